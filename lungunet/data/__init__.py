@@ -1,0 +1,1 @@
+"""Files to tensors: codec, readers, manifests, input contract, augmentation, dataset."""

@@ -1,0 +1,68 @@
+"""Every error that lungunet raises for a reason the caller can mend.
+
+::
+
+    LungUNetError(Exception)
+    +-- ConfigError(ValueError)          a bad setting, an unknown encoder, contracts that disagree
+    +-- DataError(ValueError)            unreadable, empty, wrong dtype or shape, missing pair
+    |   +-- LabelError                   a raw mask value outside the codec
+    |   +-- GeometryError                image and mask disagree
+    |   +-- SplitError                   a leaking split, or an empty list where pairs were asked for
+    +-- ModelError                       a missing, damaged, newer or mismatching model folder or checkpoint
+    |   +-- WeightsUnavailableError      pretrained weights could not be fetched
+    +-- MissingExtraError(ImportError)   an optional dependency is not installed
+
+Messages read ``{where}: {what, with the value}. {how to fix}``. This module imports nothing.
+"""
+
+_LISTED = 8  # an error names this many offenders, then counts the rest
+
+
+class LungUNetError(Exception):
+    """The root of all errors that lungunet raises on purpose."""
+
+
+class ConfigError(LungUNetError, ValueError):
+    """A setting is wrong, unknown, or disagrees with another one."""
+
+
+class DataError(LungUNetError, ValueError):
+    """A file or array is unreadable, empty, of a wrong dtype or shape, or missing."""
+
+
+class LabelError(DataError):
+    """A raw mask holds a value that the label codec does not map."""
+
+
+class GeometryError(DataError):
+    """An image and its mask do not lie on the same grid."""
+
+
+class SplitError(DataError):
+    """A split leaks, or a list that must hold pairs is empty."""
+
+
+class ModelError(LungUNetError):
+    """A model folder or checkpoint is missing, damaged, too new, or of another model."""
+
+
+class WeightsUnavailableError(ModelError):
+    """Pretrained weights could not be fetched."""
+
+
+class MissingExtraError(LungUNetError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def listed(items: list[str], *, separator: str = "\n  ") -> str:
+    """Join ``items`` for a message: at most eight, then "and N more".
+
+    Examples
+    --------
+    >>> listed(["a", "b"], separator=", ")
+    'a, b'
+    >>> listed([str(i) for i in range(11)], separator=" ")
+    '0 1 2 3 4 5 6 7 and 3 more'
+    """
+    rest = len(items) - _LISTED
+    return separator.join(items[:_LISTED] + ([f"and {rest} more"] if rest > 0 else []))

@@ -1,0 +1,1 @@
+"""Can the masks be trusted? Scores against the truth."""
