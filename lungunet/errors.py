@@ -7,8 +7,8 @@
     +-- DataError(ValueError)            unreadable, empty, wrong dtype or shape, missing pair
     |   +-- LabelError                   a raw mask value outside the codec
     |   +-- GeometryError                image and mask disagree
-    |   +-- SplitError                   a leaking split, or an empty list where pairs were asked for
-    +-- ModelError                       a missing, damaged, newer or mismatching model folder or checkpoint
+    |   +-- SplitError                   a leaking split, or an empty list
+    +-- ModelError                       a missing, damaged, newer or foreign model folder
     |   +-- WeightsUnavailableError      pretrained weights could not be fetched
     +-- MissingExtraError(ImportError)   an optional dependency is not installed
 

@@ -1,0 +1,5 @@
+"""``python -m lungunet``."""
+
+from lungunet.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""What verbs print with: progress bars, tables, short numbers."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+
+def progress_bar(iterable: Iterable[T], *, desc: str, total: int) -> Iterator[T]:
+    """Show a bar with rate and time left on stderr; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield from iterable
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeLeft(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(desc, total=total, rate="")
+        for item in iterable:
+            yield item
+            bar.advance(task)
+            speed = bar.tasks[task].speed
+            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
+
+
+def say(text: str = "") -> None:
+    """Print one line on stdout."""
+    typer.echo(text)
+
+
+def say_json(content: Any) -> None:
+    """Print JSON alone on stdout."""
+    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+def warn(text: str) -> None:
+    """Print one line on stderr."""
+    typer.echo(text, err=True)
+
+
+def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print columns: the first left, the others right, as wide as their widest cell."""
+    cells = [list(header), *([short(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        first, *others = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        say("  ".join([first, *others]).rstrip())
+
+
+def short(value: object) -> str:
+    """Format a cell: four digits for floats, a dash for what is undefined."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def minutes(seconds: float) -> str:
+    """Format a duration: ``45 s``, ``4 min 36 s``."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"

@@ -1,0 +1,193 @@
+"""``lungunet train``: a table row per epoch, and a run folder that can be gone on with."""
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lungunet.cli import console
+from lungunet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lungunet.training.config import RunConfig
+    from lungunet.training.tracking import EpochResult
+
+_COLUMNS = (
+    ("epoch", 5),
+    ("loss train", 10),
+    ("val", 7),
+    ("acc. train", 10),
+    ("val", 7),
+    ("IoU train", 9),
+    ("val", 7),
+    ("lr", 8),
+    ("s", 6),
+)
+
+
+def _option(text: str) -> Any:
+    return typer.Option(help=text, show_default=False)
+
+
+def train(
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder with train.txt and val.txt.", metavar="[DATA]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: the next free runs/NNN.")
+    ] = None,
+    encoder: Annotated[str | None, _option("Name from 'lungunet encoders'.")] = None,
+    weights: Annotated[
+        str | None, _option("none, imagenet (downloads), another tag, or a path. [default: none]")
+    ] = None,
+    size: Annotated[int | None, _option("Slices are fitted to this square, px.")] = None,
+    epochs: Annotated[int | None, _option("Passes over train.")] = None,
+    batch_size: Annotated[int | None, _option("Slices per forward pass.")] = None,
+    lr: Annotated[float | None, _option("Highest learning rate.")] = None,
+    weight_decay: Annotated[float | None, _option("Of AdamW.")] = None,
+    warmup_epochs: Annotated[float | None, _option("Linear rise of the learning rate.")] = None,
+    accumulate: Annotated[int | None, _option("Forward passes per optimizer step.")] = None,
+    clip_norm: Annotated[float | None, _option("Largest norm of the gradients; 0 is off.")] = None,
+    patience: Annotated[
+        int | None, _option("Stop after so many epochs without a better val IoU; 0 is off.")
+    ] = None,
+    seed: Annotated[int | None, _option("Same seed, same run.")] = None,
+    window: Annotated[str | None, _option("auto, or LEVEL,WIDTH in HU.")] = None,
+    labels: Annotated[
+        str | None, _option("Raw mask values in class order. [default: what split.json says]")
+    ] = None,
+    label_threshold: Annotated[
+        int | None, _option("For smeared masks: raw values from here on are lung.")
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Mirror left and right.", show_default=False),
+    ] = None,
+    device: Annotated[str | None, _option("auto, cpu, cuda, cuda:N or mps.")] = None,
+    precision: Annotated[str | None, _option("auto, fp32, bf16 or fp16.")] = None,
+    workers: Annotated[
+        int | None, _option("Processes that read ahead; -1 decides by itself.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="config.toml of another run; options win over it.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+) -> None:
+    """Train on train.txt, choose the best epoch on val.txt; test.txt is never opened.
+
+    Examples: `lungunet train data` | `lungunet train data --encoder resnet34 --size 512` |
+    `lungunet train --resume runs/001`
+    """
+    given = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("data", "out", "config", "resume") and value is not None
+    }
+    if data is not None:
+        given["data"] = str(data)
+    if resume is not None:
+        _refuse_beside_resume(given, out, config)
+        _train(_stored_config(resume, given), resume, resume=True)
+    else:
+        settings = _settings(config, given)
+        _train(settings, out or _next_free(Path("runs")), resume=False)
+
+
+def _refuse_beside_resume(given: dict[str, Any], out: Path | None, config: Path | None) -> None:
+    extra = sorted(set(given) - {"epochs", "device", "workers"})
+    extra += ["out"] if out else []
+    extra += ["config"] if config else []
+    if extra:
+        names = ", ".join("--" + name.replace("_", "-") for name in extra)
+        raise ConfigError(
+            f"{names}: a resumed run keeps its settings; only --epochs, --device and --workers "
+            "may change. Leave it out, or start a new run."
+        )
+
+
+def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
+    from lungunet.training.config import RunConfig
+
+    if not (run / "config.toml").exists():
+        raise ConfigError(f"{run}: no run (config.toml is missing). Give the folder of a run.")
+    return RunConfig.from_toml(run / "config.toml", **changes)
+
+
+def _settings(config: Path | None, given: dict[str, Any]) -> "RunConfig":
+    from lungunet.training.config import RunConfig
+
+    if config is not None:
+        return RunConfig.from_toml(config, **given)
+    if "data" not in given:
+        raise typer.BadParameter("give the DATA folder that 'lungunet split' made")
+    return RunConfig.from_dict(given, where="options")
+
+
+def _next_free(folder: Path) -> Path:
+    taken = {path.name for path in folder.glob("[0-9]*")}
+    number = 1
+    while f"{number:03d}" in taken:
+        number += 1
+    return folder / f"{number:03d}"
+
+
+def _train(config: "RunConfig", out: Path, *, resume: bool) -> None:
+    from lungunet.training.run import train_run
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    start = time.perf_counter()
+    best: EpochResult | None = None
+    done = 0
+    try:
+        for result in train_run(config, out, resume=resume, progress=console.progress_bar):
+            if not done:
+                _say_header(config, out)
+            _say_row(result)
+            done += 1
+            best = result if result.is_best else best
+    except KeyboardInterrupt as err:
+        console.warn(f"\nStopped. Go on with: lungunet train --resume {out}")
+        raise typer.Exit(143 if err.args == ("SIGTERM",) else 130) from err
+    if not done:
+        console.say(f"{out}: nothing left to do. Add epochs with --epochs N.")
+        return
+    if best is not None:
+        console.say(f"\nbest val IoU {best.val.iou:.4f}, pooled, at {config.size}x{config.size}, ")
+    console.say(f"{done} epochs in {console.minutes(time.perf_counter() - start)}")
+    console.say(f"model:  {out / 'best'}")
+    console.say(f"curves: tensorboard --logdir {out}")
+    console.say(f"next:   lungunet evaluate {out} {config.data}")
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def _say_header(config: "RunConfig", out: Path) -> None:
+    console.say(
+        f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
+        f"{config.epochs} epochs -> {out}\n"
+    )
+    console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
+
+
+def _say_row(result: "EpochResult") -> None:
+    train, val = result.train, result.val
+    cells = [
+        str(result.epoch),
+        *(
+            console.short(value)
+            for pair in (
+                (train.loss, val.loss),
+                (train.accuracy, val.accuracy),
+                (train.iou, val.iou),
+            )
+            for value in pair
+        ),
+        f"{result.lr:.1e}",
+        f"{train.seconds + val.seconds:.1f}",
+    ]
+    row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
+    console.say(row + ("  best" if result.is_best else ""))

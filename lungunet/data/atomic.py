@@ -1,0 +1,51 @@
+"""The one way lungunet writes a file: whole or not at all.
+
+Owns nothing but that promise; knows no format.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lungunet.errors import DataError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that becomes ``path`` when the block succeeds.
+
+    The bytes are on disk before the name changes, so a kill at any instant leaves the old file or
+    the new one. On an error the temporary file is removed and ``path`` is as it was.
+
+    Raises
+    ------
+    DataError
+        When the folder cannot be made or written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as err:
+        raise DataError(
+            f"{path}: cannot be written ({err.strerror or err}). Choose another place."
+        ) from err
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write ``content`` to ``path`` as UTF-8 without touching its line ends, atomically."""
+    write_bytes(path, content.encode())

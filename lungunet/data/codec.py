@@ -1,0 +1,319 @@
+"""Raw mask values on disk (255) to class indices (1), and back.
+
+Owns the label map and nothing else: no files, no tensors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lungunet.errors import ConfigError, LabelError, listed
+
+_UNKNOWN = 255  # in the lookup table; class indices end at 254
+_MAX_CLASSES = 255
+
+
+@dataclass(frozen=True)
+class LabelCodec:
+    """A strict map between raw mask values and class indices ``0..C-1``.
+
+    Parameters
+    ----------
+    classes : raw value -> class index; every index from 0 to C-1 must occur, C is 2 to 255
+    raw_values : class index -> the raw value that a predicted mask gets. May be left out where the
+        map is one-to-one; a map that merges raw values cannot decode without it.
+    names : one name per class, for messages and tables
+    threshold : for masks with smeared values (JPEG, anti-aliasing): raw values from here on are
+        class 1, smaller ones class 0. Two classes only.
+
+    Raises
+    ------
+    ConfigError
+        When the map has gaps, or its parts disagree.
+
+    Examples
+    --------
+    >>> codec = LabelCodec({0: 0, 255: 1})
+    >>> codec.encode(np.array([[0, 255]], np.uint8))
+    array([[0, 1]], dtype=uint8)
+    >>> codec.decode(np.array([[0, 1]]))
+    array([[  0, 255]], dtype=uint8)
+    """
+
+    classes: Mapping[int, int]
+    raw_values: Mapping[int, int] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        """Complete what follows from the map, and refuse what contradicts it."""
+        classes = {int(raw): int(index) for raw, index in sorted(self.classes.items())}
+        n = self._count_classes(classes)
+        raw_values = {int(index): int(raw) for index, raw in self.raw_values.items()}
+        if not raw_values and len(classes) == n:
+            raw_values = {index: raw for raw, index in classes.items()}
+        if raw_values and sorted(raw_values) != list(range(n)):
+            raise ConfigError(
+                f"label codec: {len(raw_values)} raw values are declared for {n} classes. "
+                "Declare one value per class."
+            )
+        for index, raw in raw_values.items():
+            if classes.get(raw) != index:
+                raise ConfigError(
+                    f"label codec: class {index} is to be written as {raw}, but the map reads {raw}"
+                    f" as class {classes.get(raw)}. Declare a value that the map reads as {index}."
+                )
+        names = tuple(self.names) or _default_names(n)
+        if len(names) != n:
+            raise ConfigError(f"label codec: {len(names)} names for {n} classes. Name each class.")
+        if self.threshold is not None and n != 2:
+            raise ConfigError(
+                f"label codec: a threshold parts two classes, the map has {n}. Leave one out."
+            )
+        for name, value in (("classes", classes), ("raw_values", raw_values), ("names", names)):
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def _count_classes(classes: dict[int, int]) -> int:
+        indices = sorted(set(classes.values()))
+        named = listed([str(index) for index in indices], separator=", ")
+        if indices != list(range(len(indices))) or not 2 <= len(indices) <= _MAX_CLASSES:
+            raise ConfigError(
+                f"label codec: class indices are {named}. "
+                f"Use every index from 0 upwards, 2 to {_MAX_CLASSES} of them."
+            )
+        return len(indices)
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are, background included."""
+        return len(self.names)
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether every class has one raw value to be written as."""
+        return bool(self.raw_values)
+
+    @property
+    def for_prediction(self) -> "LabelCodec":
+        """The codec of predicted masks: 0/255 for lung against background, else this one."""
+        return LUNG_CODEC if self.n_classes == 2 else self
+
+    def encode(self, raw: np.ndarray, where: str = "mask") -> np.ndarray:
+        """Map raw values to class indices.
+
+        Parameters
+        ----------
+        raw : (..., H, W) of any integer dtype or bool
+        where : what a message calls this mask
+
+        Returns
+        -------
+        (..., H, W) uint8
+
+        Raises
+        ------
+        LabelError
+            When a value is not in the map; names value, count and first position.
+        """
+        raw = _integers(raw, where)
+        if self.threshold is not None:
+            return (raw >= self.threshold).astype(np.uint8)
+        if raw.dtype == np.uint8 and self._table is not None:
+            indices = _look_up(raw, self._table)
+            # One pass over uint8 costs a tenth of the look-up: being strict is nearly free.
+            if raw.size and indices.max() == _UNKNOWN:
+                raise self._unknown(raw, where)
+            return indices
+        return self._encode_wide(raw, where)
+
+    def _encode_wide(self, raw: np.ndarray, where: str) -> np.ndarray:
+        keys = np.array(list(self.classes), np.int64)
+        indices = np.array(list(self.classes.values()), np.uint8)
+        at = np.searchsorted(keys, raw).clip(max=len(keys) - 1)
+        if not np.array_equal(keys[at], raw):
+            raise self._unknown(raw, where)
+        return np.asarray(indices[at])
+
+    def decode(self, indices: np.ndarray, where: str = "prediction") -> np.ndarray:
+        """Map class indices to raw values.
+
+        Parameters
+        ----------
+        indices : (..., H, W) of any integer dtype or bool, values 0..C-1
+        where : what a message calls this array
+
+        Returns
+        -------
+        (..., H, W) uint8
+            uint16 or int32 where a raw value does not fit eight bits.
+
+        Raises
+        ------
+        ConfigError
+            When the map merges raw values and no value per class was declared.
+        LabelError
+            When an index is not a class.
+        """
+        if not self.can_decode:
+            raise ConfigError(
+                f"label codec {self}: several raw values share a class, so a class cannot be "
+                f"written back. Declare one value per class: '{self}:{self._suggest_values()}'."
+            )
+        indices = _integers(indices, where)
+        if indices.size and (indices.min() < 0 or indices.max() >= self.n_classes):
+            wrong = indices[(indices < 0) | (indices >= self.n_classes)]
+            raise LabelError(
+                f"{where}: class index {wrong[0]} ({wrong.size} pixels) is not one of 0 to "
+                f"{self.n_classes - 1}. Use the codec that the classes were made with."
+            )
+        values = np.array([self.raw_values[i] for i in range(self.n_classes)])
+        for dtype in (np.uint8, np.uint16):
+            if values.min() >= 0 and values.max() <= np.iinfo(dtype).max:
+                values = values.astype(dtype)
+                break
+        else:
+            values = values.astype(np.int32)
+        if values.dtype == np.uint8:
+            table = np.zeros(256, np.uint8)
+            table[: values.size] = values
+            return _look_up(indices.astype(np.uint8), table)
+        return np.asarray(values[indices])
+
+    @cached_property
+    def _table(self) -> np.ndarray | None:
+        if min(self.classes) < 0 or max(self.classes) > 255:
+            return None
+        table = np.full(256, _UNKNOWN, np.uint8)
+        table[list(self.classes)] = list(self.classes.values())
+        return table
+
+    def _unknown(self, raw: np.ndarray, where: str) -> LabelError:
+        unknown = np.argwhere(~np.isin(raw, list(self.classes)))
+        first = tuple(int(i) for i in unknown[0])
+        value = int(raw[first])
+        others = len(unknown) - int((raw == value).sum())
+        at = f"row {first[-2]}, column {first[-1]}" if len(first) == 2 else f"index {first}"
+        known = listed(
+            [f"{value} ({self.names[index]})" for value, index in self.classes.items()],
+            separator=", ",
+        )
+        return LabelError(
+            f"{where}: mask value {value} ({len(unknown) - others} pixels, first at {at}"
+            + (f"; {others} pixels hold other unknown values" if others else "")
+            + f") is not one of {known}. Pass a codec that maps it, or fix the file."
+        )
+
+    def _suggest_values(self) -> str:
+        return ",".join(
+            str(next(raw for raw, index in self.classes.items() if index == wanted))
+            for wanted in range(self.n_classes)
+        )
+
+    @classmethod
+    def parse(cls, text: str, *, threshold: int | None = None) -> "LabelCodec":
+        """Read the notation of ``--labels``.
+
+        ``0,255`` numbers the raw values in order; ``0,3=1,4=1`` names the class where it is not
+        the next one; ``0,3=1,4=1,5=2:0,3,5`` adds the raw value that each class is written as.
+
+        Examples
+        --------
+        >>> LabelCodec.parse("0,3=1,4=1:0,3").decode(np.array([0, 1]))
+        array([0, 3], dtype=uint8)
+
+        Raises
+        ------
+        ConfigError
+            When the text does not follow the notation.
+        """
+        text = text.strip()
+        head, _, tail = text.partition(":")
+        classes: dict[int, int] = {}
+        try:
+            for item in head.split(","):
+                raw, _, index = item.partition("=")
+                if int(raw) in classes:
+                    raise ConfigError(f"labels '{text}': {int(raw)} appears twice. Name it once.")
+                classes[int(raw)] = int(index) if index else len(set(classes.values()))
+            raw_values = {i: int(raw) for i, raw in enumerate(tail.split(","))} if tail else {}
+        except ConfigError:
+            raise
+        except ValueError as err:
+            raise ConfigError(
+                f"labels '{text}': not a list of whole numbers. "
+                "Write raw values in class order, as in 0,255 or 0,3=1,4=1."
+            ) from err
+        return cls(classes, raw_values, threshold=threshold)
+
+    def __str__(self) -> str:
+        """Return the notation that :meth:`parse` reads (without the threshold)."""
+        head = ",".join(f"{raw}={index}" for raw, index in self.classes.items())
+        if list(self.classes.values()) == list(range(self.n_classes)):
+            return ",".join(str(raw) for raw in self.classes)
+        tail = ",".join(str(self.raw_values[i]) for i in sorted(self.raw_values))
+        return f"{head}:{tail}" if tail else head
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; :meth:`from_dict` reads them."""
+        return {
+            "classes": {str(raw): index for raw, index in self.classes.items()},
+            "raw_values": {str(index): raw for index, raw in self.raw_values.items()},
+            "names": list(self.names),
+            "threshold": self.threshold,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "LabelCodec":
+        """Rebuild a codec from :meth:`to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            When something is missing or of the wrong kind.
+        """
+        try:
+            threshold = stored["threshold"]
+            return cls(
+                {int(raw): int(index) for raw, index in stored["classes"].items()},
+                {int(index): int(raw) for index, raw in stored["raw_values"].items()},
+                names=tuple(str(name) for name in stored["names"]),
+                threshold=None if threshold is None else int(threshold),
+            )
+        except (KeyError, TypeError, AttributeError) as err:
+            raise ConfigError(f"label codec: stored as {stored!r}, which is incomplete.") from err
+
+
+def _default_names(n: int) -> tuple[str, ...]:
+    if n == 2:
+        return ("background", "lung")
+    return ("background", *(f"class {i}" for i in range(1, n)))
+
+
+def _integers(values: np.ndarray, where: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype == np.bool_:
+        return values.view(np.uint8)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise LabelError(
+            f"{where}: dtype {values.dtype}, labels are integers. Convert it, e.g. with astype."
+        )
+    if values.dtype != np.uint8 and values.size and values.min() >= 0 and values.max() <= 255:
+        return values.astype(np.uint8)
+    return values
+
+
+def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    # cv2.LUT is vectorised where numpy's take is not; it knows no arrays of 0 or over 2 axes.
+    if not values.size:
+        return values.copy()
+    flat = np.ascontiguousarray(values).reshape(1, -1)
+    return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(values.shape)
+
+
+LUNG_CODEC = LabelCodec({0: 0, 255: 1})
+"""Raw 0 is background, raw 255 is lung."""

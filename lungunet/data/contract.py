@@ -1,0 +1,347 @@
+"""How a CT slice becomes what a model sees, decided once: window, size, normalisation.
+
+The dataset, the predictor and everything after them go through :class:`InputContract`, so a model
+is never asked about pictures made differently from those it learned on. Knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from lungunet.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+_HU_DTYPES = ("int16", "int32", "float32")
+
+# One grey channel into a stem that was trained on RGB: smp sums the stem's weights over RGB, so
+# grey gets the mean of the ImageNet figures.
+_IMAGENET_MEAN = 0.449
+_IMAGENET_STD = 0.226
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of pixel values shown from black to white.
+
+    Parameters
+    ----------
+    level, width : HU; black is ``level - width / 2`` and below, white ``level + width / 2`` and
+        above
+    """
+
+    level: float
+    width: float
+
+    def __post_init__(self) -> None:
+        """Refuse a window without width."""
+        if not (np.isfinite(self.level) and np.isfinite(self.width) and self.width > 0):
+            raise ConfigError(
+                f"window {self.level:g},{self.width:g}: the width must be above 0. "
+                "Lungs are seen at -600,1500."
+            )
+
+    def apply(self, hu: np.ndarray) -> np.ndarray:
+        """Map Hounsfield units to [0, 1], clipping outside the window.
+
+        Parameters
+        ----------
+        hu : (..., H, W) int16, int32 or float32, HU
+
+        Returns
+        -------
+        (..., H, W) float32
+            0 at ``level - width / 2`` and below, 1 at ``level + width / 2`` and above.
+
+        References
+        ----------
+        DICOM PS3.3 C.11.2.1.3.2, VOI LUT function LINEAR_EXACT.
+
+        Examples
+        --------
+        >>> Window(level=-600, width=1500).apply(np.array([-2000, -600, 400]))
+        array([0. , 0.5, 1. ], dtype=float32)
+        """
+        low = self.level - self.width / 2
+        scaled = (np.asarray(hu, np.float32) - np.float32(low)) * np.float32(1 / self.width)
+        return np.clip(scaled, 0, 1, out=scaled)
+
+    def to_grey(self, hu: np.ndarray) -> np.ndarray:
+        """Map Hounsfield units to eight-bit grey, rounding to the nearest step.
+
+        Returns
+        -------
+        (..., H, W) uint8
+        """
+        grey = self.apply(hu)
+        grey *= 255
+        return np.asarray(np.rint(grey, out=grey).astype(np.uint8))
+
+
+LUNG_WINDOW = Window(level=-600, width=1500)
+"""What radiologists read lungs at, and what ``--window auto`` means for HU."""
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What a model expects of a CT slice.
+
+    Parameters
+    ----------
+    size : side of the square that the model sees, px
+    window : None for eight-bit pictures, which are taken as they are
+    dtypes : dtypes that are accepted; anything else is refused rather than guessed at
+    mean, std : of the grey values in [0, 1], subtracted and divided last
+    """
+
+    size: int
+    window: Window | None = LUNG_WINDOW
+    dtypes: tuple[str, ...] = _HU_DTYPES
+    mean: float = _IMAGENET_MEAN
+    std: float = _IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and spreads that no model can work with."""
+        if self.size < 16:
+            raise ConfigError(f"size {self.size}: must be at least 16 px. 256 is usual.")
+        if not self.std > 0:
+            raise ConfigError(f"std {self.std}: must be above 0.")
+
+    @classmethod
+    def for_dtypes(
+        cls, dtypes: Iterable[str], *, size: int, window: Window | None = None
+    ) -> InputContract:
+        """Decide the contract from the dtypes of a whole training set.
+
+        Parameters
+        ----------
+        dtypes : of every slice of the training set
+        window : None decides: uint8 is grey already; int16, int32 and float32 hold HU
+
+        Raises
+        ------
+        ConfigError
+            When dtypes are mixed or uint16, so that nobody can know what the values mean.
+        """
+        found = tuple(sorted(set(dtypes)))
+        if window is not None:
+            hu = found if not set(found) <= set(_HU_DTYPES) else _HU_DTYPES
+            return cls(size, window, hu)
+        if found == ("uint8",):
+            return cls(size, None, found)
+        if found and set(found) <= set(_HU_DTYPES):
+            return cls(size, LUNG_WINDOW, _HU_DTYPES)
+        raise ConfigError(
+            f"slices of dtype {' and '.join(found) or 'unknown'}: the values can mean anything. "
+            "Say which range to show, in the values of the files: --window LEVEL,WIDTH "
+            "(a HU window of -600,1500 in files stored with an offset of 1024 is 424,1500)."
+        )
+
+    def to_grey(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
+        """Window a slice to eight-bit grey at its own size.
+
+        Parameters
+        ----------
+        image : (H, W) of a dtype in ``dtypes``
+        where : what a message calls this slice
+
+        Returns
+        -------
+        (H, W) uint8
+
+        Raises
+        ------
+        DataError
+            When the dtype is not one that the contract was made for.
+        """
+        if image.ndim != 2 or not image.size:
+            raise DataError(f"{where}: shape {image.shape}, a slice is (H, W) with H, W above 0.")
+        if image.dtype.name not in self.dtypes:
+            raise DataError(
+                f"{where}: a slice of {image.dtype}, the model expects {self._wanted()}. "
+                "Use the files that the slices were exported from, or a model trained on "
+                f"{image.dtype}."
+            )
+        return image if self.window is None else self.window.to_grey(image)
+
+    def _wanted(self) -> str:
+        names = " or ".join(self.dtypes)
+        if self.window is None:
+            return f"{names} grey values"
+        return f"{names} seen at window {self.window.level:g},{self.window.width:g}"
+
+    def fit(self, grey: np.ndarray) -> np.ndarray:
+        """Scale to ``size`` keeping proportions, and pad with black to a square (letterbox).
+
+        Parameters
+        ----------
+        grey : (H, W) uint8
+
+        Returns
+        -------
+        (size, size) uint8
+        """
+        top, left, height, width = self._box(*grey.shape)
+        shrinks = height < grey.shape[0] or width < grey.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return self._pad(cv2.resize(grey, (width, height), interpolation=method), top, left)
+
+    def fit_mask(self, classes: np.ndarray) -> np.ndarray:
+        """Scale and pad class indices the way :meth:`fit` does the slice.
+
+        Shrinking gives each pixel the class that covers most of it. Picking the nearest raw pixel
+        instead would move edges by up to half a raw pixel, always to the same side (on real masks
+        512 -> 256 -> 512: IoU 0.988 against 0.990).
+
+        Parameters
+        ----------
+        classes : (H, W) uint8
+
+        Returns
+        -------
+        (size, size) uint8
+            Padding is class 0.
+        """
+        top, left, height, width = self._box(*classes.shape)
+        if (height, width) == classes.shape:
+            return self._pad(classes, top, left)
+        if height < classes.shape[0] or width < classes.shape[1]:
+            return self._pad(_majority(classes, (width, height)), top, left)
+        nearest = cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return self._pad(nearest, top, left)
+
+    def normalise(self, grey: np.ndarray) -> np.ndarray:
+        """Turn eight-bit grey into what the network is fed.
+
+        Parameters
+        ----------
+        grey : (H, W) uint8
+
+        Returns
+        -------
+        (1, H, W) float32
+            ``(grey / 255 - mean) / std``
+        """
+        table = (np.arange(256, dtype=np.float32) / 255 - np.float32(self.mean)) / np.float32(
+            self.std
+        )
+        return np.asarray(cv2.LUT(grey, table))[None]
+
+    def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
+        """Take one slice all the way: window, fit, normalise.
+
+        Returns
+        -------
+        (1, size, size) float32
+        """
+        return self.normalise(self.fit(self.to_grey(image, where)))
+
+    def unfit(self, logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Bring logits back to the size of the slice: cut the padding off, scale bilinearly.
+
+        Parameters
+        ----------
+        logits : (N, C, size, size) float
+        height, width : of the slice, px
+
+        Returns
+        -------
+        (N, C, height, width) float32
+        """
+        import torch.nn.functional as F  # the contract itself serves without torch
+
+        top, left, inner_height, inner_width = self._box(height, width)
+        inner = logits[..., top : top + inner_height, left : left + inner_width].float()
+        if (inner_height, inner_width) == (height, width):
+            return inner
+        # Shrinking needs a low-pass, growing must not have one.
+        shrinks = height < inner_height
+        return F.interpolate(inner, (height, width), mode="bilinear", antialias=shrinks)
+
+    def _box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return top, left, height, width of the slice inside the square."""
+        scale = self.size / max(height, width)
+        inner_height = max(1, round(height * scale))
+        inner_width = max(1, round(width * scale))
+        top, left = (self.size - inner_height) // 2, (self.size - inner_width) // 2
+        return top, left, inner_height, inner_width
+
+    def _pad(self, inner: np.ndarray, top: int, left: int) -> np.ndarray:
+        if inner.shape == (self.size, self.size):
+            return np.ascontiguousarray(inner)
+        square = np.zeros((self.size, self.size), np.uint8)
+        square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+        return square
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; :meth:`from_dict` reads them."""
+        return {**asdict(self), "dtypes": list(self.dtypes)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> InputContract:
+        """Rebuild a contract from :meth:`to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            When something is missing or of the wrong kind.
+        """
+        try:
+            window = stored["window"]
+            return cls(
+                size=int(stored["size"]),
+                window=window and Window(float(window["level"]), float(window["width"])),
+                dtypes=tuple(str(name) for name in stored["dtypes"]),
+                mean=float(stored["mean"]),
+                std=float(stored["std"]),
+            )
+        except (KeyError, TypeError, AttributeError) as err:
+            raise ConfigError(f"input contract: stored as {stored!r}, incomplete.") from err
+
+    def __str__(self) -> str:
+        """Say it in one line, for tables and messages."""
+        seen = "8-bit grey" if self.window is None else f"window {self.window.level:g},"
+        seen += "" if self.window is None else f"{self.window.width:g}"
+        return f"{self.size}x{self.size}, {seen}"
+
+
+def parse_window(text: str) -> Window | None:
+    """Read the notation of ``--window``: ``auto`` (None), or ``LEVEL,WIDTH`` in HU.
+
+    Examples
+    --------
+    >>> parse_window("40,400")
+    Window(level=40.0, width=400.0)
+
+    Raises
+    ------
+    ConfigError
+        When it is neither.
+    """
+    if text.strip().lower() == "auto":
+        return None
+    try:
+        level, width = (float(part) for part in text.split(","))
+    except ValueError as err:
+        raise ConfigError(f"window '{text}': write LEVEL,WIDTH in HU as in -600,1500.") from err
+    return Window(level, width)
+
+
+def _majority(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shares = [
+        cv2.resize((classes == index).view(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
+        for index in range(1, int(classes.max()) + 1)
+    ]
+    if not shares:
+        return np.zeros(size[::-1], np.uint8)
+    if len(shares) == 1:
+        return np.asarray((shares[0] > 127).view(np.uint8))
+    covered = np.sum(shares, axis=0, dtype=np.int32)
+    stack = np.stack([np.maximum(255 - covered, 0), *shares])
+    return np.asarray(stack.argmax(axis=0), np.uint8)

@@ -1,0 +1,231 @@
+"""The only reader and writer of image files: CT slices and label images, one axial plane each.
+
+Values come back in the dtype of the file and are never scaled. Knows no window and no label map.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lungunet.data.atomic import write_bytes
+from lungunet.errors import DataError, LabelError
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+"""File endings that are read, lower case."""
+
+SLICE_DTYPES = ("uint8", "int16", "uint16", "int32", "float32")
+"""What a CT slice may hold."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its pixels are decoded."""
+
+    height: int
+    width: int
+    dtype: str
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read one CT slice with its own dtype.
+
+    Parameters
+    ----------
+    path : PNG, TIFF, JPEG or BMP; grey, or colour with equal channels
+
+    Returns
+    -------
+    (H, W) uint8, int16, uint16, int32 or float32
+        The stored values: HU where the file holds HU.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, empty, damaged, coloured, of another dtype, or holds NaN or inf.
+    """
+    path = Path(path)
+    image = _one_channel(_decode(path), path, DataError)
+    if image.dtype.name not in SLICE_DTYPES:
+        raise DataError(
+            f"{path}: dtype {image.dtype}, a CT slice is one of {', '.join(SLICE_DTYPES)}. "
+            "Convert it."
+        )
+    if image.dtype == np.float32 and not np.isfinite(image).all():
+        count = int((~np.isfinite(image)).sum())
+        raise DataError(f"{path}: {count} pixels are NaN or infinite. Replace them by HU of air.")
+    return image
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read one label image: raw mask values, not yet classes.
+
+    Returns
+    -------
+    (H, W) of an integer dtype
+        The stored values; a 1-bit file gives 0 and 255.
+
+    Raises
+    ------
+    LabelError
+        When the colour channels differ.
+    DataError
+        When the file is missing, empty, damaged, or holds floats.
+    """
+    path = Path(path)
+    mask = _one_channel(_decode(path), path, LabelError)
+    if not np.issubdtype(mask.dtype, np.integer):
+        raise DataError(f"{path}: dtype {mask.dtype}, labels are integers. Convert it to 8 bits.")
+    return mask
+
+
+def read_header(path: str | Path) -> Header:
+    """Read size and dtype without decoding the pixels (about 0.1 ms).
+
+    Raises
+    ------
+    DataError
+        When the file is missing, empty or no image.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            dtype = _header_dtype(image)
+            if dtype is not None:
+                return Header(image.height, image.width, dtype)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        pass  # unusual or damaged: the decoder knows more formats, and says what is wrong
+    pixels = _decode(path)
+    return Header(pixels.shape[0], pixels.shape[1], pixels.dtype.name)
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write one CT slice with its own dtype, atomically.
+
+    Parameters
+    ----------
+    path : the ending decides the format; only TIFF holds int16, int32 and float32
+    image : (H, W) of a dtype in :data:`SLICE_DTYPES`
+
+    Raises
+    ------
+    DataError
+        When the format cannot hold the dtype, or the folder cannot be written.
+    """
+    path = Path(path)
+    lossless = path.suffix.lower() in (".tif", ".tiff") or (
+        path.suffix.lower() in (".png", ".bmp") and image.dtype == np.uint8
+    )
+    if not lossless and not (path.suffix.lower() == ".png" and image.dtype == np.uint16):
+        raise DataError(
+            f"{path}: a {path.suffix or 'nameless'} file does not keep {image.dtype} values. "
+            "Write a .tif."
+        )
+    write_bytes(path, _encode(path, image))
+
+
+def write_mask(path: str | Path, mask: np.ndarray) -> None:
+    """Write raw mask values as a PNG, atomically.
+
+    Parameters
+    ----------
+    path : ends with .png
+    mask : (H, W) uint8 or uint16
+
+    Raises
+    ------
+    DataError
+        When the ending is not .png, the dtype does not fit, or the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png" or mask.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: masks are written as 8 or 16 bit .png, this is {mask.dtype}.")
+    write_bytes(path, _encode(path, mask))
+
+
+def write_picture(path: str | Path, rgb: np.ndarray) -> None:
+    """Write a picture for eyes, such as an overlay, as PNG, atomically.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8
+    """
+    path = Path(path)
+    write_bytes(path, _encode(path, np.ascontiguousarray(rgb[..., ::-1])))  # OpenCV writes BGR
+
+
+def _encode(path: Path, pixels: np.ndarray) -> bytes:
+    done, buffer = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(pixels))
+    if not done:
+        raise DataError(f"{path}: OpenCV cannot write {pixels.dtype} as {path.suffix}.")
+    return buffer.tobytes()
+
+
+def _decode(path: Path) -> np.ndarray:
+    try:
+        content = np.frombuffer(path.read_bytes(), np.uint8)
+    except FileNotFoundError as err:
+        raise DataError(f"{path}: no such file. Check the path or the manifest.") from err
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+    if not content.size:
+        raise DataError(f"{path}: the file is empty. Copy or export it again.")
+    # imdecode, not imread: it refuses truncated files (imread returns half a JPEG) and opens
+    # names that are not ASCII on Windows. OpenCV's own log would say what our error says better.
+    with _opencv_log_silenced():
+        try:
+            pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            pixels = None
+    if pixels is None or not pixels.size:
+        raise DataError(
+            f"{path}: not a readable image: damaged, truncated, or not one of "
+            f"{', '.join(SUFFIXES)}. Export it again."
+        )
+    return np.asarray(pixels)
+
+
+@contextmanager
+def _opencv_log_silenced() -> Iterator[None]:
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _one_channel(pixels: np.ndarray, path: Path, error: type[DataError]) -> np.ndarray:
+    if pixels.ndim == 2:
+        return pixels
+    colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
+    opaque = pixels.shape[2] in (1, 3) or bool((pixels[..., -1] == pixels[..., -1].max()).all())
+    if opaque and all(
+        np.array_equal(colours[..., 0], colours[..., i]) for i in range(1, colours.shape[2])
+    ):
+        return np.ascontiguousarray(colours[..., 0])
+    kind = "mask" if error is LabelError else "slice"
+    fix = (
+        "Convert it to one channel with one integer per class, "
+        "e.g. 255 where the lung's colour is and 0 elsewhere."
+        if error is LabelError
+        else "Convert it to one grey channel."
+    )
+    raise error(f"{path}: a {kind} with {pixels.shape[2]} channels that differ. {fix}")
+
+
+def _header_dtype(image: Image.Image) -> str | None:
+    """Return the dtype OpenCV would decode to, or None where the header does not tell."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits, kind = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
+        names = {(8, 1): "uint8", (16, 1): "uint16", (16, 2): "int16", (32, 2): "int32"}
+        names[32, 3] = "float32"
+        return names.get((bits.pop(), kind.pop())) if len(bits) == len(kind) == 1 else None
+    if image.format in ("PNG", "JPEG", "BMP"):
+        return {"L": "uint8", "1": "uint8", "P": "uint8", "I;16": "uint16"}.get(image.mode)
+    return None

@@ -1,0 +1,253 @@
+"""Pairs to tensors: the dataset, the sampler that seeds its augmentation, and the loader.
+
+Everything here runs on the CPU and pickles, so that any DataLoader can take it.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.contract import InputContract, Window
+from lungunet.data.ct import read_header, read_image, read_mask
+from lungunet.data.manifest import Pair, read_manifest
+from lungunet.data.transforms import Transform, seed_transform
+from lungunet.errors import ConfigError, DataError, GeometryError, SplitError
+
+DEFAULT_SIZE = 256
+
+Key = int | tuple[int, int]
+"""An index, or (epoch, index) as :class:`EpochSampler` yields it."""
+
+
+class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """CT slices with their masks, as tensors.
+
+    Parameters
+    ----------
+    pairs : pairs with masks, or the path of a manifest
+    transform : augmentation on slice and mask together, such as :func:`train_transform`: called
+        with ``image=`` and ``mask=``, (size, size) uint8 each. Normalisation comes after it.
+    size : side of the square that slices are fitted to, px; 256 where neither it nor a contract
+        is given
+    window : how HU become grey; None decides from the dtypes of all slices
+    codec : raw mask values to classes
+    contract : take over the input contract of another dataset (val must carry train's) instead of
+        ``size`` and ``window``
+    seed : of the augmentation, see :meth:`__getitem__`
+
+    Raises
+    ------
+    SplitError
+        When there are no pairs.
+    DataError
+        When a pair lacks its mask, or a file is no image.
+    ConfigError
+        When both a contract and a size or window are given, or dtypes leave the window open.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair] | str | Path,
+        *,
+        transform: Transform | None = None,
+        size: int | None = None,
+        window: Window | None = None,
+        codec: LabelCodec = LUNG_CODEC,
+        contract: InputContract | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.pairs = read_manifest(pairs) if isinstance(pairs, str | Path) else list(pairs)
+        if not self.pairs:
+            raise SplitError(f"{pairs if isinstance(pairs, str | Path) else 'pairs'}: no pairs.")
+        for pair in self.pairs:
+            if pair.mask is None:
+                raise DataError(f"{pair.image}: no mask. A dataset needs one for every image.")
+        if contract is not None and (size is not None or window is not None):
+            raise ConfigError("A contract holds size and window already: give one or the other.")
+        self.contract = contract or InputContract.for_dtypes(
+            (read_header(pair.image).dtype for pair in self.pairs),
+            size=DEFAULT_SIZE if size is None else size,
+            window=window,
+        )
+        self.codec = codec
+        self.transform = transform
+        self.seed = seed
+        self._draws = 0
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return one sample.
+
+        Parameters
+        ----------
+        key : (epoch, index) draws an augmentation that depends on (seed, epoch, index) alone,
+            whatever the worker. A plain index, as foreign samplers yield it, draws another one at
+            every call.
+
+        Returns
+        -------
+        image : (1, size, size) float32, normalised
+        mask : (size, size) int64, classes 0..C-1
+
+        Raises
+        ------
+        DataError
+            When a file is unreadable, of a wrong dtype, or the transform broke the sample.
+        GeometryError
+            When image and mask differ in size.
+        LabelError
+            When the mask holds a value outside the codec.
+        """
+        index = key if isinstance(key, int | np.integer) else key[1]
+        grey, classes = self.read(index)
+        if self.transform is not None:
+            seed_transform(self.transform, self._entropy(key))
+            moved = self.transform(image=grey, mask=classes)
+            grey, classes = self._checked(moved["image"], moved["mask"], self.pairs[index])
+        image = torch.from_numpy(self.contract.normalise(np.ascontiguousarray(grey)))
+        return image, torch.from_numpy(classes.astype(np.int64))
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one sample before augmentation and normalisation.
+
+        Returns
+        -------
+        grey : (size, size) uint8
+        classes : (size, size) uint8
+        """
+        image, classes = read_pair(self.pairs[index], self.codec)
+        grey = self.contract.to_grey(image, str(self.pairs[index].image))
+        return self.contract.fit(grey), self.contract.fit_mask(classes)
+
+    def _entropy(self, key: Key) -> tuple[int, ...]:
+        if not isinstance(key, int | np.integer):
+            return (self.seed, *key)
+        # No epoch is named: count calls. Workers that are started anew each epoch count from 0
+        # again, but torch seeds them from a number that it draws per epoch.
+        self._draws += 1
+        worker = get_worker_info()
+        return (self.seed, int(key), self._draws, worker.seed if worker else 0)
+
+    @staticmethod
+    def _checked(
+        grey: np.ndarray, classes: np.ndarray, pair: Pair
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not (isinstance(grey, np.ndarray) and grey.dtype == np.uint8 and grey.ndim == 2):
+            got = f"{getattr(grey, 'dtype', type(grey).__name__)} {tuple(np.shape(grey))}"
+            raise DataError(
+                f"{pair.name}: the transform returned an image of {got}; it must stay (H, W) uint8."
+                " Leave out Normalize and ToTensorV2: the dataset does both afterwards."
+            )
+        if classes.shape != grey.shape:
+            raise GeometryError(
+                f"{pair.name}: after the transform the mask is {classes.shape}, the image "
+                f"{grey.shape}. Use transforms that move both."
+            )
+        return grey, classes
+
+
+def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:
+    """Read a slice and the classes of its mask, both at the size of the files.
+
+    Returns
+    -------
+    image : (H, W), dtype of the file
+    classes : (H, W) uint8
+
+    Raises
+    ------
+    DataError, GeometryError, LabelError
+        As for :meth:`LungCTDataset.__getitem__`.
+    """
+    if pair.mask is None:
+        raise DataError(f"{pair.image}: no mask to compare with.")
+    image, raw = read_image(pair.image), read_mask(pair.mask)
+    if image.shape != raw.shape:
+        raise GeometryError(
+            f"{pair.name}: mask is {raw.shape[0]}x{raw.shape[1]}, image is "
+            f"{image.shape[0]}x{image.shape[1]}. A mask must be drawn on the image it labels: "
+            "re-export it, or drop the pair."
+        )
+    return image, codec.encode(raw, str(pair.mask))
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index), in an order that depends on (seed, epoch) alone.
+
+    Each pass counts as one epoch; :meth:`set_epoch` says which one comes next.
+
+    Parameters
+    ----------
+    length : number of samples
+    shuffle : False keeps the order of the dataset
+    """
+
+    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of ``epoch``."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        return ((epoch, int(index)) for index in order)
+
+
+def make_loader(
+    dataset: LungCTDataset,
+    *,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    pin_memory: bool | None = None,
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """Return a DataLoader whose batches depend on seed and epoch alone, not on ``workers``.
+
+    Parameters
+    ----------
+    shuffle : True for training: also drops a last batch of one, which batch norm cannot train on
+    workers : processes that read ahead; 0 reads in this one
+    pin_memory : None means: when CUDA is there
+
+    Raises
+    ------
+    ConfigError
+        When a number is out of range.
+    """
+    if batch_size < 1 or workers < 0:
+        raise ConfigError(f"batch_size={batch_size}, workers={workers}: at least 1, at least 0.")
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), seed=seed, shuffle=shuffle),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # A generator of its own: starting an iterator would otherwise draw from the global one,
+        # and a resumed run would see other dropout than an uninterrupted one.
+        generator=torch.Generator().manual_seed(seed),
+        drop_last=shuffle and len(dataset) > batch_size and len(dataset) % batch_size == 1,
+    )
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # one worker is one core

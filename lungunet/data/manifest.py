@@ -1,0 +1,244 @@
+"""Pairs of image and mask, and the text files that list them.
+
+Owns file names and lists; reads headers, never pixels. Knows nothing of splits.
+"""
+
+import glob
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungunet.data.atomic import write_text
+from lungunet.data.ct import SUFFIXES, read_header
+from lungunet.errors import DataError, listed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and the mask drawn on it; the mask is None where there is only an image."""
+
+    image: Path
+    mask: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The file stem: what tables and messages call this pair."""
+        return self.image.stem
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """List the image files of a folder (not of its subfolders), sorted by name.
+
+    Raises
+    ------
+    DataError
+        When the folder is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Check the path.")
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    if not found:
+        raise DataError(f"{folder}: holds no image ({', '.join(SUFFIXES)}). Check the path.")
+    return found
+
+
+def list_images(source: str | Path) -> list[Path]:
+    """List the images that a person means by a file, a folder, a glob or a manifest (.txt).
+
+    Raises
+    ------
+    DataError
+        When nothing is found.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return find_images(path)
+    if path.suffix.lower() == ".txt":
+        return [pair.image for pair in read_manifest(path, masks=False)]
+    if path.exists() or not glob.has_magic(str(source)):
+        return [path]
+    # glob.glob takes absolute patterns, Path.glob does not.
+    found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))  # noqa: PTH207
+    found = [file for file in found if file.suffix.lower() in SUFFIXES]
+    if not found:
+        raise DataError(f"{source}: no image matches. Check the pattern; quote it in the shell.")
+    return found
+
+
+def find_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
+    """Pair the images of one folder with the masks of another by file stem.
+
+    Parameters
+    ----------
+    images, masks : folders; extensions may differ, ``a.tif`` pairs with ``a.png``
+
+    Returns
+    -------
+    list of Pair
+        Sorted by stem.
+
+    Raises
+    ------
+    DataError
+        One error that lists every unpaired, ambiguous, unreadable or mis-sized file.
+    """
+    by_stem: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    for side, folder in enumerate((images, masks)):
+        for path in find_images(folder):
+            by_stem[path.stem][side].append(path)
+    problems: list[str] = []
+    pairs: list[Pair] = []
+    for stem, (image_files, mask_files) in sorted(by_stem.items()):
+        if len(image_files) == 1 and len(mask_files) == 1:
+            pairs.append(Pair(image_files[0], mask_files[0]))
+            continue
+        problems += [f"{path}: no mask of that stem" for path in image_files if not mask_files]
+        problems += [f"{path}: no image of that stem" for path in mask_files if not image_files]
+        for files in (image_files, mask_files):
+            if len(files) > 1:
+                problems.append(f"{stem}: {' and '.join(str(path) for path in files)} share a stem")
+    for pair in pairs:
+        problems += _header_problems(pair)
+    if problems:
+        raise DataError(
+            f"{images} and {masks}: {len(problems)} files do not pair up:\n  {listed(problems)}\n"
+            "Rename, re-export or remove them; nothing was written."
+        )
+    return pairs
+
+
+def _header_problems(pair: Pair) -> list[str]:
+    try:
+        image, mask = read_header(pair.image), read_header(pair.mask or pair.image)
+    except DataError as err:
+        return [str(err)]
+    if (image.height, image.width) != (mask.height, mask.width):
+        return [
+            f"{pair.name}: mask is {mask.height}x{mask.width}, "
+            f"image is {image.height}x{image.width}"
+        ]
+    return []
+
+
+def write_manifest(path: str | Path, pairs: Iterable[Pair]) -> None:
+    """Write one line ``image<TAB>mask`` per pair, sorted, atomically.
+
+    Paths are POSIX and relative to the manifest's folder, so the folder can move with its data.
+
+    Raises
+    ------
+    DataError
+        When a path holds a tab or a line break.
+    """
+    path = Path(path)
+    write_text(path, render_manifest(path.parent, pairs))
+
+
+def render_manifest(folder: Path, pairs: Iterable[Pair]) -> str:
+    """Return the text of a manifest that lies in ``folder``; see :func:`write_manifest`."""
+    lines = []
+    for pair in pairs:
+        fields = [_relative(file, folder) for file in (pair.image, pair.mask) if file]
+        for text in fields:
+            if any(sign in text for sign in "\t\n\r"):
+                raise DataError(
+                    f"{text!r}: a tab or line break cannot stand in a list of paths. Rename it."
+                )
+        lines.append("\t".join(fields) + "\n")
+    return "".join(sorted(lines))
+
+
+def _relative(file: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive on Windows
+        return file.resolve().as_posix()
+
+
+def read_manifest(path: str | Path, *, masks: bool = True) -> list[Pair]:
+    """Read a list of pairs.
+
+    Parameters
+    ----------
+    path : UTF-8 text, one ``image<TAB>mask`` per line. Both kinds of slashes and line ends, a BOM
+        and blank lines are read; relative paths are taken from the file's folder, then from the
+        current one.
+    masks : False also takes lines that name an image alone, as prediction needs
+
+    Raises
+    ------
+    DataError
+        When a line has another number of columns, or names a missing or repeated file: says which
+        line.
+    """
+    path = Path(path)
+    pairs: list[Pair] = []
+    seen: dict[Path, int] = {}
+    missing: list[str] = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        if not line.strip():
+            continue
+        fields = [text.strip() for text in line.split("\t")]
+        if len(fields) != 2 and (masks or len(fields) != 1):
+            raise DataError(
+                f"{path}, line {number}: {len(fields)} columns. "
+                "Write image, one tab, mask; nothing else."
+            )
+        files = [_locate(text, path.parent) for text in fields if text or masks]
+        missing += [
+            f"line {number}: {text}"
+            for text, file in zip(fields, files, strict=False)
+            if file is None
+        ]
+        if None in files:
+            continue
+        pair = Pair(*(file for file in files if file))
+        if pair.image in seen:
+            raise DataError(
+                f"{path}, line {number}: {pair.image} stands in line {seen[pair.image]} already. "
+                "Remove one of the lines."
+            )
+        seen[pair.image] = number
+        pairs.append(pair)
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} files are missing:\n  {listed(missing)}\n"
+            f"Paths are taken from {path.parent}, then from the current folder."
+        )
+    return pairs
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as err:
+        raise DataError(f"{path}: no such list. 'lungunet split' writes it.") from err
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror}).") from err
+    except UnicodeDecodeError as err:
+        raise DataError(
+            f"{path}: byte {err.start} is not UTF-8. Save the list as UTF-8 text."
+        ) from err
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def _locate(text: str, folder: Path) -> Path | None:
+    if not text or "\0" in text:
+        return None
+    for name in dict.fromkeys((text, text.replace("\\", "/"))):
+        for base in (folder, Path()):
+            candidate = base / name
+            try:
+                if candidate.is_file():
+                    return candidate
+            except OSError:  # a name that is too long
+                return None
+    return None

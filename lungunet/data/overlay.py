@@ -1,0 +1,61 @@
+"""Pictures for eyes: contours of truth and prediction on a windowed slice, and sheets of them."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+TRUTH_RGB = (64, 200, 255)
+"""Blue for the truth, orange for the prediction: told apart by colour-blind eyes too."""
+PRED_RGB = (255, 140, 0)
+
+
+def draw_overlay(
+    grey: np.ndarray, *, truth: np.ndarray | None = None, pred: np.ndarray | None = None
+) -> np.ndarray:
+    """Draw the outlines of masks on a slice: truth blue, prediction orange.
+
+    Parameters
+    ----------
+    grey : (H, W) uint8, as :meth:`InputContract.to_grey` gives it
+    truth, pred : (H, W) integer classes; the outline runs around each class above 0
+
+    Returns
+    -------
+    (H, W, 3) uint8, RGB
+    """
+    rgb = np.repeat(grey[..., None], 3, axis=2)
+    for classes, colour in ((truth, TRUTH_RGB), (pred, PRED_RGB)):
+        if classes is None:
+            continue
+        for index in range(1, int(classes.max(initial=0)) + 1):
+            region = np.ascontiguousarray(classes == index).view(np.uint8)
+            outlines, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(rgb, outlines, -1, colour, 1)
+    return rgb
+
+
+def tile(pictures: Sequence[np.ndarray], *, columns: int = 4, side: int = 320) -> np.ndarray:
+    """Lay pictures out on one sheet.
+
+    Parameters
+    ----------
+    pictures : at least one (H, W, 3) uint8; each is fitted into a square
+    columns : pictures in a row
+    side : of a picture on the sheet, px
+
+    Returns
+    -------
+    (rows * side, columns * side, 3) uint8
+    """
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = np.zeros((rows * side, columns * side, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        scale = side / max(picture.shape[:2])
+        size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        small = cv2.resize(picture, size, interpolation=method)
+        top, left = place // columns * side, place % columns * side
+        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return sheet

@@ -1,0 +1,275 @@
+"""Which pairs train, which choose the model, which judge it: whole patients at a time.
+
+Owns the three lists and split.json beside them; reads no image.
+"""
+
+import csv
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungunet.data.atomic import write_text
+from lungunet.data.manifest import Pair, read_manifest, render_manifest
+from lungunet.errors import ConfigError, DataError, SplitError, listed
+
+SPLITS = ("train", "val", "test")
+"""The names of the three lists."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three lists of pairs that share no case."""
+
+    train: list[Pair]
+    val: list[Pair]
+    test: list[Pair]
+
+
+def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
+    """Find the patient of every pair.
+
+    Parameters
+    ----------
+    rule : path of a CSV file with the columns name and patient, or a regular expression that is
+        searched in each file stem: its first group, or the whole match, is the patient
+
+    Returns
+    -------
+    dict
+        Stem to patient, for exactly the given pairs.
+
+    Raises
+    ------
+    SplitError
+        When a pair has no patient.
+    ConfigError
+        When the rule is no regular expression, or the CSV lacks a column.
+    """
+    if rule.lower().endswith(".csv"):
+        table = _read_group_table(Path(rule))
+        groups = {pair.name: table.get(pair.name, table.get(pair.image.name)) for pair in pairs}
+    else:
+        try:
+            pattern = re.compile(rule)
+        except re.error as err:
+            raise ConfigError(f"group '{rule}': not a regular expression ({err}).") from err
+        found = {pair.name: pattern.search(pair.name) for pair in pairs}
+        groups = {
+            name: match and match.group(min(1, pattern.groups)) for name, match in found.items()
+        }
+    missing = sorted(name for name, patient in groups.items() if not patient)
+    if missing:
+        raise SplitError(
+            f"group '{rule}': no patient for {len(missing)} pairs: "
+            f"{listed(missing, separator=', ')}. Extend the rule to cover them."
+        )
+    return {name: str(patient) for name, patient in groups.items()}
+
+
+def _read_group_table(path: Path) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise ConfigError(f"{path}: cannot be read as CSV ({err}). Save it as UTF-8.") from err
+    if not rows or not {"name", "patient"} <= set(rows[0]):
+        raise ConfigError(f"{path}: needs a header line with the columns name and patient.")
+    table: dict[str, str] = {}
+    for row in rows:
+        name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
+        if table.setdefault(name, patient) != patient:
+            raise SplitError(f"{path}: {name} has two patients, {table[name]} and {patient}.")
+    return table
+
+
+def split_pairs(
+    pairs: Iterable[Pair],
+    *,
+    val: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+) -> Split:
+    """Part pairs into train, val and test, whole patients at a time.
+
+    The result depends on stems, patients, ratios and seed alone, not on the order of ``pairs``.
+
+    Parameters
+    ----------
+    val, test : share of the pairs, in [0, 1); 0 leaves that list empty
+    groups : stem -> patient, as :func:`read_groups` gives it; None takes every pair as a patient
+        of its own
+
+    Raises
+    ------
+    SplitError
+        When there are too few pairs or patients to fill a list that was asked for.
+    ConfigError
+        When the ratios leave nothing for train.
+    """
+    _check_ratios(val, test)
+    patients = _by_patient(pairs, groups)
+    total = sum(len(members) for members in patients.values())
+    wanted = {"test": round(total * test), "val": round(total * val)}
+    lists: dict[str, list[Pair]] = {name: [] for name in SPLITS}
+    for patient in _shuffled(patients, seed):
+        members = patients[patient]
+        # Take the patient where that brings the list nearer to its share.
+        into = next(
+            (
+                name
+                for name in ("test", "val")
+                if wanted[name] - len(lists[name]) > len(members) / 2
+                or (wanted[name] and not lists[name])
+            ),
+            "train",
+        )
+        lists[into] += members
+    for name, share in (("train", 1.0), ("val", val), ("test", test)):
+        if share and not lists[name]:
+            raise SplitError(
+                f"{total} pairs of {len(patients)} patients cannot fill train, val and test at "
+                f"val={val:g}, test={test:g}: {name} is empty. Add pairs or change the ratios."
+            )
+    return Split(*(sorted(lists[name], key=lambda pair: pair.name) for name in SPLITS))
+
+
+def fold_pairs(
+    pairs: Iterable[Pair], *, folds: int, seed: int = 0, groups: Mapping[str, str] | None = None
+) -> list[Split]:
+    """Part pairs into ``folds`` pairs of train and val; each pair is in one val.
+
+    Raises
+    ------
+    SplitError
+        When there are fewer patients than folds.
+    """
+    if folds < 2:
+        raise ConfigError(f"folds {folds}: must be at least 2.")
+    patients = _by_patient(pairs, groups)
+    if len(patients) < folds:
+        raise SplitError(f"{len(patients)} patients cannot fill {folds} folds. Use fewer folds.")
+    parts: list[list[Pair]] = [[] for _ in range(folds)]
+    # Large patients first, each to the smallest fold: even folds whatever the sizes.
+    order = _shuffled(patients, seed)
+    for patient in sorted(order, key=lambda name: -len(patients[name])):
+        min(parts, key=len).extend(patients[patient])
+    by_name = [sorted(part, key=lambda pair: pair.name) for part in parts]
+    return [
+        Split(
+            train=sorted(
+                (pair for other in by_name if other is not part for pair in other),
+                key=lambda pair: pair.name,
+            ),
+            val=part,
+            test=[],
+        )
+        for part in by_name
+    ]
+
+
+def _check_ratios(val: float, test: float) -> None:
+    for name, share in (("val", val), ("test", test)):
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name}={share:g}: a share of the pairs is in [0, 1).")
+    if val + test >= 1:
+        raise ConfigError(f"val={val:g} and test={test:g} leave nothing for train. Lower them.")
+
+
+def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict[str, list[Pair]]:
+    patients: dict[str, list[Pair]] = defaultdict(list)
+    for pair in sorted(pairs, key=lambda pair: pair.name):
+        patients[pair.name if groups is None else groups[pair.name]].append(pair)
+    twice = [
+        name for name, n in Counter(p.name for m in patients.values() for p in m).items() if n > 1
+    ]
+    if twice:
+        raise SplitError(f"stems that occur twice: {listed(twice, separator=', ')}. Rename them.")
+    return dict(sorted(patients.items()))
+
+
+def _shuffled(patients: Mapping[str, Any], seed: int) -> list[str]:
+    names = sorted(patients)
+    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+
+
+def render_split(folder: str | Path, split: Split, facts: Mapping[str, Any]) -> dict[Path, str]:
+    """Return what :func:`write_split` would write: path -> text.
+
+    Parameters
+    ----------
+    facts : what split.json records beside the counts: seed, ratios, dtypes, label codec
+    """
+    folder = Path(folder)
+    counts = {name: len(getattr(split, name)) for name in SPLITS}
+    record = json.dumps({**facts, "counts": counts}, indent=2, sort_keys=True) + "\n"
+    manifests = {
+        folder / f"{name}.txt": render_manifest(folder, getattr(split, name)) for name in SPLITS
+    }
+    return {**manifests, folder / "split.json": record}
+
+
+def write_split(folder: str | Path, split: Split, facts: Mapping[str, Any]) -> None:
+    """Write train.txt, val.txt, test.txt and split.json, each atomically."""
+    for path, text in render_split(folder, split, facts).items():
+        write_text(path, text)
+
+
+def read_split(folder: str | Path) -> Split:
+    """Read the three lists of a data folder; a missing val.txt or test.txt counts as empty.
+
+    Raises
+    ------
+    SplitError
+        When a file stands in two lists.
+    DataError
+        When the folder or train.txt is missing, or a line is wrong.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. 'lungunet split' makes it.")
+    lists = {
+        name: read_manifest(folder / f"{name}.txt")
+        if name == "train" or (folder / f"{name}.txt").exists()
+        else []
+        for name in SPLITS
+    }
+    owners: dict[Path, str] = {}
+    leaks = []
+    for name, pairs in lists.items():
+        for pair in pairs:
+            owner = owners.setdefault(pair.image.resolve(), name)
+            if owner != name:
+                leaks.append(f"{pair.name}: in {owner} and {name}")
+    if leaks:
+        raise SplitError(
+            f"{folder}: {len(leaks)} slices stand in two lists:\n  {listed(leaks)}\n"
+            "A score on slices the model has seen means nothing: run 'lungunet split' again."
+        )
+    return Split(**lists)
+
+
+def read_split_facts(folder: str | Path) -> dict[str, Any]:
+    """Return what split.json records, or an empty dict where there is none.
+
+    Raises
+    ------
+    DataError
+        When the file is damaged.
+    """
+    path = Path(folder) / "split.json"
+    if not path.exists():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise DataError(f"{path}: damaged ({err}). Run 'lungunet split' again.") from err
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: not a JSON object. Run 'lungunet split' again.")
+    return facts

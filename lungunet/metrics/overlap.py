@@ -1,0 +1,309 @@
+"""Overlap metrics from counted pixels: a confusion matrix on the device, and its ratios.
+
+Counts are summed and divided once, at the end; averages of per-batch ratios are never taken. This
+module knows tensors of class indices and nothing of models, files or label values.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungunet.errors import DataError
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How well a prediction overlaps the truth, pooled over all counted pixels.
+
+    "Lung" is every class above 0 merged. Undefined is NaN: a ratio without a denominator, that is
+    every overlap of two empty regions. One empty region gives 0.
+
+    Parameters
+    ----------
+    accuracy : correct pixels over all pixels, all classes told apart; NaN without pixels
+    iou : TP / (TP + FP + FN) of lung
+    miou : mean of ``class_iou`` over the classes, background included, that truth or prediction
+        holds
+    dice : 2 TP / (2 TP + FP + FN) of lung
+    precision : TP / (TP + FP) of lung; NaN where nothing is predicted
+    recall : TP / (TP + FN) of lung; NaN where the truth holds none
+    class_iou : IoU of each class 0..C-1; NaN for a class in neither
+    n_pixels : number of pixels counted
+    """
+
+    accuracy: float
+    iou: float
+    miou: float
+    dice: float
+    precision: float
+    recall: float
+    class_iou: tuple[float, ...]
+    n_pixels: int
+
+
+def overlap(counts: Tensor | np.ndarray) -> Overlap:
+    """Turn a confusion matrix into metrics.
+
+    Parameters
+    ----------
+    counts : (C, C) integer
+        ``counts[t, p]`` pixels of true class ``t`` that were predicted as ``p``; C >= 2.
+
+    Raises
+    ------
+    DataError
+        The matrix is not square, not of integers, smaller than 2 x 2, or holds a negative count.
+
+    References
+    ----------
+    Jaccard 1912, DOI 10.1111/j.1469-8137.1912.tb05611.x (IoU); Dice 1945, DOI 10.2307/1932409.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> result = overlap(np.array([[90, 2], [1, 7]]))
+    >>> result.iou, result.accuracy
+    (0.7, 0.97)
+    >>> overlap(np.array([[100, 0], [0, 0]])).dice  # no lung in either
+    nan
+    """
+    table = _checked(counts)
+    truth, pred, hit = table.sum(axis=1), table.sum(axis=0), table.diagonal()
+    class_iou = tuple(
+        _ratio(int(h), int(t + p - h)) for h, t, p in zip(hit, truth, pred, strict=True)
+    )
+    # Lung is all classes above 0: what is lung in both is the block without row 0 and column 0.
+    tp, fp, fn = int(table[1:, 1:].sum()), int(table[0, 1:].sum()), int(table[1:, 0].sum())
+    present = [value for value in class_iou if value == value]
+    return Overlap(
+        accuracy=_ratio(int(hit.sum()), int(table.sum())),
+        iou=_ratio(tp, tp + fp + fn),
+        miou=sum(present) / len(present) if present else float("nan"),
+        dice=_ratio(2 * tp, 2 * tp + fp + fn),
+        precision=_ratio(tp, tp + fp),
+        recall=_ratio(tp, tp + fn),
+        class_iou=class_iou,
+        n_pixels=int(table.sum()),
+    )
+
+
+def _checked(counts: Tensor | np.ndarray) -> np.ndarray:
+    table = counts.detach().cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or table.shape[0] < 2:
+        raise DataError(f"counts: shape {table.shape}. A confusion matrix is (C, C) with C >= 2.")
+    if not np.issubdtype(table.dtype, np.integer):
+        raise DataError(f"counts: dtype {table.dtype}. Give whole pixel counts, not fractions.")
+    if (table < 0).any():
+        raise DataError(f"counts: smallest count {table.min()}. A count cannot be negative.")
+    return table.astype(np.int64)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+class ConfusionMeter:
+    """Count (truth, prediction) pairs of pixels on the device that predicts.
+
+    ``update``, ``merge`` and ``counts`` never wait for a CUDA device and work in deterministic
+    mode; ``compute`` waits once. The counts live on the device of what was fed last.
+
+    Parameters
+    ----------
+    n_classes : number of classes C with background, at least 2
+
+    Examples
+    --------
+    >>> meter = ConfusionMeter(2)
+    >>> meter.update(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 1]]))
+    >>> meter.counts
+    tensor([[1, 1],
+            [0, 1]])
+    >>> meter.compute().iou
+    0.5
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        if n_classes < 2:
+            raise DataError(f"n_classes: {n_classes}. Count background as a class: at least 2.")
+        self.n_classes = n_classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        # Bin t * C + p counts true class t predicted as p; the last bin counts what is no class at
+        # all.
+        self._bins = torch.zeros(self.n_classes**2 + 1, dtype=torch.int64)
+
+    def update(self, pred: Tensor, mask: Tensor) -> None:
+        """Add the pixels of one batch.
+
+        Parameters
+        ----------
+        pred : any shape, integer or bool, class indices 0..C-1
+        mask : the same shape and device
+
+        Raises
+        ------
+        DataError
+            Shapes, dtypes or devices differ, or an index lies outside 0..C-1 (on a CPU: at once,
+            nothing is counted; on other devices: ``compute`` raises).
+        """
+        _check_pair(pred, mask)
+        pred, mask = pred.detach().reshape(-1).long(), mask.detach().reshape(-1).long()
+        n_bins = self.n_classes**2 + 1
+        if pred.device.type == "cpu":
+            _check_range("pred", pred, self.n_classes)
+            _check_range("mask", mask, self.n_classes)
+            self._add(torch.bincount(mask * self.n_classes + pred, minlength=n_bins))
+        else:
+            self._add(_count_without_sync(_bin_of(pred, mask, self.n_classes), n_bins))
+
+    def merge(self, other: "ConfusionMeter | Tensor | np.ndarray") -> None:
+        """Add what another meter counted, or a (C, C) matrix of counts (a rank's, a checkpoint's).
+
+        Raises
+        ------
+        DataError
+            The number of classes differs.
+        """
+        if isinstance(other, ConfusionMeter):
+            other_bins = other._bins
+        else:
+            counts = torch.as_tensor(other).detach().reshape(-1).long()
+            other_bins = torch.cat([counts, counts.new_zeros(1)])
+        if other_bins.shape != self._bins.shape:
+            raise DataError(
+                f"counts: {other_bins.numel() - 1} entries, this meter has {self.n_classes} x "
+                f"{self.n_classes}. Merge meters of the same classes."
+            )
+        self._add(other_bins)
+
+    def __iadd__(self, other: "ConfusionMeter | Tensor | np.ndarray") -> Self:
+        self.merge(other)
+        return self
+
+    def _add(self, bins: Tensor) -> None:
+        device = bins.device if self._bins.device.type == "cpu" else self._bins.device
+        self._bins = self._bins.to(device, non_blocking=True) + bins.to(device, non_blocking=True)
+
+    @property
+    def counts(self) -> Tensor:
+        """A copy of the counts: (C, C) int64, ``counts[truth, pred]``, on the device."""
+        return self._bins[:-1].reshape(self.n_classes, self.n_classes).clone()
+
+    def compute(self) -> Overlap:
+        """Give the metrics of all pixels counted; the one place that waits for the device.
+
+        Raises
+        ------
+        DataError
+            Pixels outside 0..C-1 were fed on a device other than the CPU.
+        """
+        bins = self._bins.cpu()
+        if n_outside := int(bins[-1]):
+            raise DataError(
+                f"mask or pred: {n_outside} pixels outside the classes 0..{self.n_classes - 1}. "
+                "Decode masks with the label codec before counting."
+            )
+        return overlap(bins[:-1].reshape(self.n_classes, self.n_classes))
+
+
+def _check_pair(pred: Tensor, mask: Tensor) -> None:
+    if pred.shape != mask.shape:
+        raise DataError(
+            f"pred: shape {tuple(pred.shape)}, mask: {tuple(mask.shape)}. Both are class "
+            "indices of the same pixels: take the argmax over classes first."
+        )
+    for name, tensor in (("pred", pred), ("mask", mask)):
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise DataError(
+                f"{name}: dtype {tensor.dtype}. Give class indices of an integer dtype."
+            )
+    if pred.device != mask.device:
+        raise DataError(f"pred: on {pred.device}, mask: on {mask.device}. Move one to the other.")
+
+
+def _check_range(name: str, indices: Tensor, n_classes: int) -> None:
+    if not indices.numel():
+        return
+    low, high = (int(value) for value in indices.aminmax())
+    if low < 0 or high >= n_classes:
+        value = low if low < 0 else high
+        raise DataError(
+            f"{name}: class index {value} is not one of 0..{n_classes - 1}. Decode masks "
+            "with the label codec before counting."
+        )
+
+
+def _bin_of(pred: Tensor, mask: Tensor, n_classes: int) -> Tensor:
+    outside = (pred < 0) | (pred >= n_classes) | (mask < 0) | (mask >= n_classes)
+    return torch.where(outside, n_classes**2, mask * n_classes + pred)
+
+
+def _count_without_sync(bins: Tensor, n_bins: int) -> Tensor:
+    # torch.bincount reads min and max back from a CUDA device, which waits for it, and histc
+    # raises in deterministic mode. One comparison per bin does neither,
+    # and the bins are few: C * C + 1.
+    return torch.stack([(bins == k).sum() for k in range(n_bins)])
+
+
+class Mean:
+    """The running weighted mean of scalars that live on a device, such as losses.
+
+    Sum and weight are kept on the device in float64 (float32 on mps, which has no float64), so
+    ``update`` never waits. A NaN that is fed makes the mean NaN.
+
+    Examples
+    --------
+    >>> mean = Mean()
+    >>> mean.update(torch.tensor(1.0), weight=3)  # the mean loss of a batch of 3
+    >>> mean.update(torch.tensor(5.0), weight=1)  # a last batch of 1
+    >>> mean.compute()
+    2.0
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def update(self, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
+        """Add the scalar ``value``, counted ``weight`` times: for a mean over a batch, its size."""
+        if isinstance(value, Tensor):
+            value = value.detach().to(_widest(value.device))
+            self._sums = self._sums.to(value.device, value.dtype, non_blocking=True)
+        self._sums[0] += value * weight
+        self._sums[1] += weight
+
+    def merge(self, other: "Mean | Tensor") -> None:
+        """Add another mean, or its ``sums``, as if its values had been fed here."""
+        sums = other._sums if isinstance(other, Mean) else other
+        if sums.shape != (2,):
+            raise DataError(f"sums: shape {tuple(sums.shape)}. Give the (2,) sums of a Mean.")
+        device = sums.device if self._sums.device.type == "cpu" else self._sums.device
+        dtype = _widest(device)
+        self._sums = self._sums.to(device, dtype) + sums.detach().to(device, dtype)
+
+    def __iadd__(self, other: "Mean | Tensor") -> Self:
+        self.merge(other)
+        return self
+
+    @property
+    def sums(self) -> Tensor:
+        """A copy of (sum of value * weight, sum of weight), (2,) on the device; ranks add it up."""
+        return self._sums.clone()
+
+    def compute(self) -> float:
+        """Give the mean, NaN without weight; waits for the device."""
+        total, weight = self._sums.tolist()
+        return total / weight if weight else float("nan")
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64

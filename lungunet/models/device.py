@@ -1,0 +1,56 @@
+"""Which device and precision to compute on. Knows torch alone."""
+
+from typing import Literal, get_args
+
+import torch
+
+from lungunet.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device.
+
+    ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        When the name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise ConfigError(f"device '{name}': write auto, cpu, cuda, cuda:1 or mps.") from err
+    present = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        raise ConfigError(f"device '{name}': this machine has none. Leave it out, or use cpu.")
+    return device
+
+
+def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the dtype that forward passes compute in.
+
+    ``auto`` is bf16 on CUDA that supports it, fp16 on older CUDA, fp32 elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        When the name is unknown, or fp16 is asked for outside CUDA.
+    """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision '{precision}': write {', '.join(get_args(Precision))}.")
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError("precision 'fp16': needs CUDA. Use bf16 or fp32.")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,0 +1,233 @@
+"""The model folder: weights with everything that is needed to use them rightly.
+
+``config.json`` and ``model.safetensors`` are smp's own format; ``lungunet.json`` adds the input
+contract, the label codec and what the model scored. Nothing is unpickled.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+import lungunet
+from lungunet.data.atomic import write_bytes, write_text
+from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import InputContract
+from lungunet.errors import ConfigError, ModelError, listed
+from lungunet.models.unet import Architecture, architecture_of, build_from
+
+FORMAT = 1
+_CONFIG, _WEIGHTS, _ABOUT, _CARD = "config.json", "model.safetensors", "lungunet.json", "README.md"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a model folder holds.
+
+    Parameters
+    ----------
+    model : on the CPU, in eval mode
+    scores : what the model scored on val when it was saved; empty where that is not known
+    folder : where it was read
+    """
+
+    model: nn.Module
+    contract: InputContract
+    codec: LabelCodec
+    scores: dict[str, Any]
+    folder: Path
+
+
+def save_model(
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    contract: InputContract,
+    codec: LabelCodec,
+    scores: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder, file by file, each one atomically.
+
+    Parameters
+    ----------
+    model : made by :func:`build_unet`, or any module: then only :func:`load_model` with
+        ``model=`` can read it
+    scores : JSON-able facts about the model, such as its epoch and metrics on val
+    """
+    folder = Path(folder)
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    weights = save_tensors(state)
+    architecture = architecture_of(model)
+    about = {
+        "format": FORMAT,
+        "architecture": architecture and architecture.to_dict(),
+        "contract": contract.to_dict(),
+        "codec": codec.to_dict(),
+        "scores": dict(scores or {}),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "versions": {
+            "lungunet": lungunet.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    # The hash ties the scores to the weights: after a kill between the two writes the new weights
+    # are read without scores instead of with those of the old ones.
+    write_text(folder / _CONFIG, _json(_smp_config(model)))
+    write_bytes(folder / _WEIGHTS, weights)
+    write_text(folder / _ABOUT, _json(about))
+    write_text(folder / _CARD, _card(about))
+
+
+def _smp_config(model: nn.Module) -> dict[str, Any]:
+    config = getattr(model, "config", None)
+    if not isinstance(config, Mapping):
+        return {"_model_class": type(model).__name__}
+    # encoder_weights would make smp ask the hub for weights that this folder holds already.
+    return {**config, "encoder_weights": None, "_model_class": type(model).__name__}
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True, default=str, allow_nan=False) + "\n"
+
+
+def find_model_folder(path: str | Path) -> Path:
+    """Find the model folder behind a path: the folder itself, or ``best`` in a run folder.
+
+    Raises
+    ------
+    ModelError
+        When there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "best"):
+        if (folder / _ABOUT).is_file():
+            return folder
+    if not path.exists():
+        raise ModelError(f"{path}: no such folder. Give a run folder or a model folder.")
+    raise ModelError(
+        f"{path}: no model in it ({_ABOUT} is missing). Give the folder that 'lungunet train' made."
+    )
+
+
+def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedModel:
+    """Read a model folder; no network, no unpickling.
+
+    Parameters
+    ----------
+    path : a run folder or a model folder
+    model : a module to load the weights into, for models that :func:`build_unet` did not make
+
+    Raises
+    ------
+    ModelError
+        When a file is missing or damaged, the format is newer, or weights and model disagree.
+    """
+    folder = find_model_folder(path)
+    about = _read_json(folder / _ABOUT)
+    if not isinstance(about.get("format"), int) or not 1 <= about["format"] <= FORMAT:
+        raise ModelError(
+            f"{folder}: format {about.get('format')} is not one that this lungunet reads "
+            f"(1 to {FORMAT}). Upgrade lungunet."
+        )
+    try:
+        contract = InputContract.from_dict(about["contract"])
+        codec = LabelCodec.from_dict(about["codec"])
+        stored = about["architecture"]
+        if model is None and stored is None:
+            raise ModelError(
+                f"{folder}: holds a model that build_unet did not make. Build it and pass it: "
+                "load_model(path, model=...)."
+            )
+        if model is None:
+            model = build_from(Architecture.from_dict(stored))
+    except (KeyError, TypeError, ConfigError) as err:
+        raise ModelError(f"{folder / _ABOUT}: damaged ({err}). Copy the folder again.") from err
+    weights = _read_bytes(folder / _WEIGHTS)
+    _load_weights(model, weights, folder / _WEIGHTS)
+    known = hashlib.sha256(weights).hexdigest() == about.get("weights_sha256")
+    scores = about.get("scores") if known else None
+    return SavedModel(model.eval(), contract, codec, dict(scores or {}), folder)
+
+
+def _load_weights(model: nn.Module, weights: bytes, path: Path) -> None:
+    try:
+        state = load_tensors(weights)
+    except (SafetensorError, ValueError) as err:
+        raise ModelError(f"{path}: damaged ({err}). Copy the folder again.") from err
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as err:  # sizes differ
+        raise ModelError(f"{path}: does not fit the model: {err}") from err
+    if missing or unexpected:
+        raise ModelError(
+            f"{path}: does not fit the model. Missing: {listed(missing, separator=', ') or '-'}; "
+            f"unexpected: {listed(unexpected, separator=', ') or '-'}. "
+            "Copy the whole folder again."
+        )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise ModelError(
+            f"{path}: cannot be read ({err.strerror}). Copy the folder again."
+        ) from err
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_bytes(path))
+    except ValueError as err:
+        raise ModelError(f"{path}: damaged ({err}). Copy the folder again.") from err
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object. Copy the folder again.")
+    return content
+
+
+def _card(about: Mapping[str, Any]) -> str:
+    contract, codec = about["contract"], about["codec"]
+    window = contract["window"]
+    seen = f"HU window {window['level']:g},{window['width']:g}" if window else "8-bit grey"
+    architecture = about["architecture"] or {}
+    rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in about["scores"].items())
+    return f"""---
+library_name: lungunet
+pipeline_tag: image-segmentation
+tags: [lung, ct, segmentation]
+---
+# Lung segmentation model
+
+Segments {", ".join(codec["names"][1:])} in axial CT slices. Not a medical device: for research,
+and only on slices like those it was trained on.
+
+- Encoder: {architecture.get("encoder", "a model of the user's own")}
+- Input: {seen}, letterboxed to {contract["size"]}x{contract["size"]}, files of
+  {", ".join(contract["dtypes"])}
+- Written by lungunet {about["versions"]["lungunet"]}
+
+| on val | |
+|---|---|
+{rows}
+
+```python
+import lungunet
+
+predictor = lungunet.Predictor.load("path/to/this/folder")
+mask = predictor.predict(lungunet.read_image("slice.tif"))  # uint8, 0/255
+```
+"""
+
+
+def _short(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,159 @@
+"""Every setting of a training run: frozen dataclasses, and their TOML file.
+
+Owns names, defaults and checks; knows no model and no data.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+
+from lungunet.data.atomic import write_text
+from lungunet.data.dataset import DEFAULT_SIZE
+from lungunet.errors import ConfigError
+from lungunet.models.device import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train: what :class:`Trainer` needs beside model and data.
+
+    Parameters
+    ----------
+    epochs : passes over train
+    batch_size : slices per forward pass
+    lr : highest learning rate, reached after warm-up; then a cosine down to 0
+    weight_decay : of AdamW
+    warmup_epochs : length of the linear rise of the learning rate; may be a fraction
+    accumulate : forward passes per optimizer step
+    clip_norm : gradients are scaled down to this norm; 0 leaves them
+    patience : stop after so many epochs without a better val IoU; 0 never stops early
+    seed : of shuffling, augmentation, dropout and (in ``lungunet train``) initial weights
+    device : auto, cpu, cuda, cuda:1 or mps
+    precision : auto, fp32, bf16 or fp16
+    workers : processes that read ahead; -1 decides from device and cores
+
+    Raises
+    ------
+    ConfigError
+        When a value is out of range.
+    """
+
+    epochs: int = 30
+    batch_size: int = 8
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup_epochs: float = 1.0
+    accumulate: int = 1
+    clip_norm: float = 1.0
+    patience: int = 0
+    seed: int = 0
+    device: str = "auto"
+    precision: Precision = "auto"
+    workers: int = -1
+
+    def __post_init__(self) -> None:
+        """Refuse what no training can work with."""
+        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "workers": -1}
+        least |= {"weight_decay": 0, "warmup_epochs": 0, "clip_norm": 0, "patience": 0, "seed": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if not value >= minimum:
+                raise ConfigError(f"{name}={value}: must be at least {minimum}.")
+        if not 0 < self.lr < float("inf"):
+            raise ConfigError(f"lr={self.lr}: must be above 0. 0.001 is a safe start.")
+
+    def to_toml(self) -> str:
+        """Return every setting as TOML text; :meth:`from_toml` reads it."""
+        return tomli_w.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_toml(cls, path: str | Path, **changes: Any) -> Self:
+        """Read settings from a TOML file; ``changes`` win over it, defaults fill the rest.
+
+        Raises
+        ------
+        ConfigError
+            When the file is missing or no TOML, or a setting is unknown or of the wrong kind.
+        """
+        path = Path(path)
+        try:
+            stored = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+            raise ConfigError(f"{path}: cannot be read as TOML ({err}).") from err
+        return cls.from_dict({**stored, **changes}, where=path.name)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "config") -> Self:
+        """Build a config from plain values, checking names and types.
+
+        Raises
+        ------
+        ConfigError
+            As for :meth:`from_toml`.
+        """
+        hints = typing.get_type_hints(cls)
+        for name, value in values.items():
+            if name not in hints:
+                near = difflib.get_close_matches(name, hints, n=1)
+                hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
+                raise ConfigError(f"{where}: unknown setting '{name}'. {hint}")
+            if not _fits(value, hints[name]):
+                raise ConfigError(
+                    f"{where}: {name} = {value!r} is of the wrong kind. "
+                    f"Write {_describe(hints[name])}."
+                )
+        return cls(**values)
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_toml` to ``path``, atomically."""
+        write_text(path, self.to_toml())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainConfig):
+    """All that ``lungunet train`` needs: what, on what, and how (:class:`TrainConfig`).
+
+    Parameters
+    ----------
+    data : folder with train.txt and val.txt
+    encoder : name as ``lungunet encoders`` lists it
+    weights : none, imagenet, another smp tag, or a path
+    size : side of the square that slices are fitted to, px
+    window : auto, or LEVEL,WIDTH in HU
+    labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it
+    label_threshold : raw mask values from here on are lung, for smeared masks; -1 is off
+    flip : mirror left and right at random; turn off for side-aware labels
+    """
+
+    data: str
+    encoder: str = "tu-mobilenetv3_small_100"
+    weights: str = "none"
+    size: int = DEFAULT_SIZE
+    window: str = "auto"
+    labels: str = "auto"
+    label_threshold: int = -1
+    flip: bool = True
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(f'"{choice}"' for choice in typing.get_args(hint))
+    names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+    return names.get(hint, "text in quotes")

@@ -1,0 +1,144 @@
+"""What an epoch measured, and where it is written: history.csv and TensorBoard.
+
+The only place that imports TensorBoard. Knows numbers and pictures, no models.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from lungunet.data.atomic import write_text
+
+HISTORY_COLUMNS = (
+    *("epoch", "split", "loss", "accuracy", "iou", "miou", "dice"),
+    *("lr", "seconds", "images_per_second"),
+)
+_CHARTS = ("loss", "accuracy", "iou", "miou", "dice")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pass over one list, at the training size; metrics are pooled over its pixels.
+
+    Parameters
+    ----------
+    loss : mean over slices
+    accuracy, iou, miou, dice : as :class:`lungunet.ConfusionMeter` defines them; NaN is undefined
+    seconds : wall clock, reading included
+    """
+
+    loss: float
+    accuracy: float
+    iou: float
+    miou: float
+    dice: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch did.
+
+    Parameters
+    ----------
+    epoch : counts from 1
+    train : on augmented slices, while the weights were moving
+    val : afterwards, without augmentation
+    lr : of the epoch's last step
+    is_best : whether val IoU is the best so far, and ``best/`` holds these weights
+    """
+
+    epoch: int
+    train: Measured
+    val: Measured
+    lr: float
+    is_best: bool
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the two lines of history.csv."""
+        return [
+            {"epoch": self.epoch, "split": name, "lr": self.lr, **asdict(measured)}
+            for name, measured in (("train", self.train), ("val", self.val))
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; :meth:`from_dict` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """Rebuild a result from :meth:`to_dict`."""
+        return cls(
+            **{**stored, "train": Measured(**stored["train"]), "val": Measured(**stored["val"])}
+        )
+
+
+def write_history(path: str | Path, results: Iterable[EpochResult]) -> None:
+    """Write history.csv: two rows per epoch, full precision, undefined values empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        for row in result.rows():
+            writer.writerow({key: _cell(row[key]) for key in HISTORY_COLUMNS})
+    write_text(path, text.getvalue())
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "" if math.isnan(value) else str(value)
+
+
+class TensorBoardLog:
+    """The TensorBoard events of one run, train and val of each metric on one chart.
+
+    Parameters
+    ----------
+    folder : of the run; all events go into it, none into subfolders
+    first_epoch : events of this epoch and later ones, left by an interrupted run, are dropped
+    """
+
+    def __init__(self, folder: str | Path, *, first_epoch: int = 1) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        if first_epoch == 1:
+            layout = {name: ["Multiline", [f"{name}/train$", f"{name}/val$"]] for name in _CHARTS}
+            self._writer.add_custom_scalars({"train and val": layout})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+
+    def add_text(self, name: str, text: str) -> None:
+        """Show ``text`` in the Text tab; hyper-parameters go here, as add_hparams makes folders."""
+        self._writer.add_text(name, f"```\n{text}\n```")
+
+    def add_epoch(self, result: EpochResult) -> None:
+        """Write one point per curve and flush them to disk."""
+        for name in _CHARTS:
+            for split, measured in (("train", result.train), ("val", result.val)):
+                value = getattr(measured, name)
+                if math.isfinite(value):  # TensorBoard draws no gap for NaN
+                    self._writer.add_scalar(f"{name}/{split}", value, result.epoch)
+        self._writer.add_scalar("lr", result.lr, result.epoch)
+        self._writer.flush()
+
+    def add_picture(self, name: str, rgb: np.ndarray, epoch: int) -> None:
+        """Show an (H, W, 3) uint8 picture in the Images tab."""
+        self._writer.add_image(name, rgb, epoch, dataformats="HWC")

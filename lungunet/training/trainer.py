@@ -1,0 +1,429 @@
+"""The training loop: one visible loop, and the run folder it leaves behind.
+
+Knows tensors, a model and a config; reads no command line and prints nothing.
+"""
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lungunet.data.atomic import write_text
+from lungunet.data.dataset import EpochSampler, LungCTDataset, make_loader
+from lungunet.data.overlay import draw_overlay
+from lungunet.errors import ConfigError, ModelError
+from lungunet.metrics.overlap import ConfusionMeter, Mean
+from lungunet.models.device import pick_device, pick_precision
+from lungunet.models.folder import save_model
+from lungunet.models.losses import CrossEntropyDiceLoss
+from lungunet.progress import Progress, silent
+from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
+from lungunet.training.config import TrainConfig
+from lungunet.training.environment import environment_json
+from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog, write_history
+
+_PICTURES = 4  # val slices that are shown in TensorBoard
+
+Loader = DataLoader[tuple[torch.Tensor, torch.Tensor]]
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Takes logits (N, C, H, W) and mask (N, H, W) int64; returns the mean over slices, a scalar."""
+
+
+class Trainer:
+    """Trains a model and keeps everything about it in a run folder.
+
+    Parameters
+    ----------
+    model : takes (N, 1, H, W) float32, returns logits (N, C, H, W); a smaller output, as a U-Net
+        with valid convolutions gives, is trained on the centre of the mask
+    config : settings; None takes the defaults
+    out : the run folder; made when training starts
+    loss : None means :class:`CrossEntropyDiceLoss`
+    progress : shows how far an epoch is, such as ``tqdm.tqdm``
+    notes : JSON-able facts that environment.json gets beside its own
+
+    Raises
+    ------
+    ConfigError
+        When the config asks for a device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig | None = None,
+        *,
+        out: str | Path,
+        loss: Loss | None = None,
+        progress: Progress = silent,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config = config or TrainConfig()
+        self.out = Path(out)
+        self.loss: Loss = loss or CrossEntropyDiceLoss()
+        self.device = pick_device(self.config.device)
+        self.dtype = pick_precision(self.config.precision, self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(self.device)
+        # fused: one kernel for all parameters, and no device sync in fp16's scaler.
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+        # Disabled, it passes everything through: one loop for all precisions.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.history: list[EpochResult] = []
+        self.best: EpochResult | None = None
+        self._progress = progress
+        self._notes = dict(notes or {})
+
+    def fit(
+        self, train: LungCTDataset, val: LungCTDataset, *, resume: bool = False
+    ) -> list[EpochResult]:
+        """Train to the end: the loop over :meth:`epochs`.
+
+        Returns
+        -------
+        list of EpochResult
+            Of all epochs, those before a resume included.
+        """
+        for _ in self.epochs(train, val, resume=resume):
+            pass
+        return self.history
+
+    def epochs(
+        self, train: LungCTDataset, val: LungCTDataset, *, resume: bool = False
+    ) -> Iterator[EpochResult]:
+        """Train epoch by epoch; ``break`` stops early and leaves a complete run folder.
+
+        Each epoch: one pass over ``train``, one over ``val``, then best model, events,
+        checkpoint and history are written, then its result is yielded.
+
+        Parameters
+        ----------
+        resume : go on from ``last.ckpt`` in the run folder
+
+        Raises
+        ------
+        ConfigError
+            When val does not carry train's contract and codec, the run folder is in use, or the
+            loss is no longer a number.
+        ModelError
+            When the checkpoint is missing or of another run.
+        DataError, GeometryError, LabelError
+            When a file is wrong.
+        """
+        _check_same_contract(train, val)
+        self._seed()
+        if resume:
+            self._resume(train)
+        else:
+            self._start_folder()
+        loaders = {"train": self._loader(train, shuffle=True), "val": self._loader(val)}
+        first = len(self.history) + 1
+        with TensorBoardLog(self.out, first_epoch=first) as log:
+            if first == 1:
+                log.add_text("config", self.config.to_toml())
+            for epoch in range(first, self.config.epochs + 1):
+                if self._is_patience_spent():
+                    return
+                trained = self._train_epoch(loaders["train"], epoch)
+                validated = self._val_epoch(loaders["val"], epoch)
+                result = self._judge(epoch, trained, validated)
+                self._leave(result, train, val, log)
+                yield result
+
+    def _train_epoch(self, loader: Loader, epoch: int) -> Measured:
+        self.model.train()
+        _set_epoch(loader, epoch)
+        meters = _Meters(self._n_classes(loader))
+        steps = len(loader)
+        every = self.config.accumulate
+        for step, (image, mask) in enumerate(self._show(loader, f"epoch {epoch} train")):
+            self._set_lr((epoch - 1) * math.ceil(steps / every) + step // every, loader)
+            logits, mask = self._forward(image, mask)
+            loss = self.loss(logits, mask)
+            # The last group of an epoch may be shorter: divide by what it really holds.
+            group = min(every, steps - step // every * every)
+            self.scaler.scale(loss / group).backward()
+            if (step + 1) % every == 0 or step + 1 == steps:
+                self._step()
+            meters.update(loss, logits, mask)
+        return meters.measured()
+
+    @torch.no_grad()
+    def _val_epoch(self, loader: Loader, epoch: int) -> Measured:
+        self.model.eval()
+        meters = _Meters(self._n_classes(loader))
+        for image, mask in self._show(loader, f"epoch {epoch} val"):
+            logits, mask = self._forward(image, mask)
+            meters.update(self.loss(logits, mask), logits, mask)
+        return meters.measured()
+
+    def _forward(
+        self, image: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # non_blocking: with pinned memory the copy overlaps with the step before.
+        image = image.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        mask = mask.to(self.device, non_blocking=True)
+        with self._autocast():
+            logits = self.model(image)
+        return logits, _centre(mask, logits.shape[-2:])
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _step(self) -> None:
+        if self.config.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _set_lr(self, step: int, loader: Loader) -> None:
+        per_epoch = math.ceil(len(loader) / self.config.accumulate)
+        lr = learning_rate(
+            step,
+            total=self.config.epochs * per_epoch,
+            warmup=round(self.config.warmup_epochs * per_epoch),
+            peak=self.config.lr,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _judge(self, epoch: int, train: Measured, val: Measured) -> EpochResult:
+        lr = self.optimizer.param_groups[0]["lr"]
+        if not (math.isfinite(train.loss) and math.isfinite(val.loss)):
+            raise ConfigError(
+                f"{self.out}: the loss is {train.loss} on train and {val.loss} on val in epoch "
+                f"{epoch}, at a learning rate of {lr:.2g}. Lower lr; the checkpoint of epoch "
+                f"{epoch - 1} is kept."
+            )
+        # NaN (no lung in val and none predicted) never counts as better.
+        is_best = self.best is None or val.iou > self.best.val.iou
+        return EpochResult(epoch, train, val, lr, is_best)
+
+    def _leave(
+        self, result: EpochResult, train: LungCTDataset, val: LungCTDataset, log: TensorBoardLog
+    ) -> None:
+        """Write the epoch, in an order that a kill between any two files survives."""
+        self.history.append(result)
+        if result.is_best:
+            self.best = result
+            scores = {"epoch": result.epoch, **{f"val_{k}": v for k, v in _scores(result).items()}}
+            save_model(
+                self.out / "best",
+                self.model,
+                contract=train.contract,
+                codec=train.codec,
+                scores=scores,
+            )
+            for name, picture in self._pictures(val):
+                log.add_picture(name, picture, result.epoch)
+        log.add_epoch(result)
+        save_checkpoint(self.out / "last.ckpt", self._state(train))
+        write_history(self.out / "history.csv", self.history)
+
+    def _state(self, train: LungCTDataset) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": [result.to_dict() for result in self.history],
+            "rng": _rng_state(self.device),
+            "threads": torch.get_num_threads(),
+            "contract": train.contract.to_dict(),
+            "codec": train.codec.to_dict(),
+        }
+
+    def _resume(self, train: LungCTDataset) -> None:
+        state = load_checkpoint(self.out / "last.ckpt")
+        for name, now in (
+            ("contract", train.contract.to_dict()),
+            ("codec", train.codec.to_dict()),
+        ):
+            if state[name] != now:
+                raise ModelError(
+                    f"{self.out}: was trained with {name} {state[name]}, now it is {now}. "
+                    "Resume with the same data and settings, or start a new run."
+                )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as err:
+            raise ModelError(
+                f"{self.out / 'last.ckpt'}: belongs to another model. Resume with the same encoder."
+            ) from err
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
+        self.best = next((r for r in reversed(self.history) if r.is_best), None)
+        torch.set_num_threads(state["threads"])  # sums differ between thread counts
+        _set_rng_state(state["rng"], self.device)
+        write_history(self.out / "history.csv", self.history)
+
+    def _start_folder(self) -> None:
+        if (self.out / "last.ckpt").exists() or (self.out / "history.csv").exists():
+            raise ConfigError(f"{self.out}: holds a run already. Resume it, or choose another out.")
+        self.history, self.best = [], None
+        self.config.save(self.out / "config.toml")
+        write_text(self.out / "environment.json", environment_json(self.device, self._notes))
+
+    def _seed(self) -> None:
+        random.seed(self.config.seed)
+        torch.manual_seed(self.config.seed)
+        if self.device.type == "cuda":
+            # TF32: matrix products at ten bits of mantissa, several times faster on CUDA.
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+
+    def _loader(self, dataset: LungCTDataset, *, shuffle: bool = False) -> Loader:
+        return make_loader(
+            dataset,
+            batch_size=self.config.batch_size,
+            shuffle=shuffle,
+            seed=self.config.seed,
+            workers=_workers(self.config.workers, self.device),
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _show(self, loader: Loader, desc: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(self._progress(loader, desc=desc, total=len(loader)))
+
+    def _is_patience_spent(self) -> bool:
+        if not self.config.patience or self.best is None:
+            return False
+        return self.history[-1].epoch - self.best.epoch >= self.config.patience
+
+    @staticmethod
+    def _n_classes(loader: Loader) -> int:
+        dataset = loader.dataset
+        assert isinstance(dataset, LungCTDataset)  # we made the loader
+        return dataset.codec.n_classes
+
+    @torch.no_grad()
+    def _pictures(self, val: LungCTDataset) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield overlays of the same few val slices, spread over the list."""
+        count = min(_PICTURES, len(val))
+        for index in np.linspace(0, len(val) - 1, count).round().astype(int):
+            grey, truth = val.read(index)
+            image = torch.from_numpy(val.contract.normalise(grey))[None]
+            logits, _ = self._forward(image, torch.from_numpy(truth)[None])
+            pred = np.zeros_like(truth)
+            small = logits[0].argmax(0).byte().cpu().numpy()
+            top, left = ((a - b) // 2 for a, b in zip(truth.shape, small.shape, strict=True))
+            pred[top : top + small.shape[0], left : left + small.shape[1]] = small
+            name = f"val/{val.pairs[index].name} (truth blue, prediction orange)"
+            yield name, draw_overlay(grey, truth=truth, pred=pred)
+
+
+class _Meters:
+    """Loss, counts and clock of one pass."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.counts = ConfusionMeter(n_classes)
+        self.loss = Mean()
+        self.images = 0
+        self.start = time.perf_counter()
+
+    def update(self, loss: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> None:
+        """Count one batch; waits for nothing."""
+        self.loss.update(loss, len(mask))
+        self.counts.update(logits.detach().argmax(1), mask)
+        self.images += len(mask)
+
+    def measured(self) -> Measured:
+        """Read the meters: the one place per pass that waits for the device."""
+        overlap, loss = self.counts.compute(), self.loss.compute()
+        seconds = time.perf_counter() - self.start
+        return Measured(
+            loss=loss,
+            accuracy=overlap.accuracy,
+            iou=overlap.iou,
+            miou=overlap.miou,
+            dice=overlap.dice,
+            seconds=seconds,
+            images_per_second=self.images / seconds,
+        )
+
+
+def learning_rate(step: int, *, total: int, warmup: int, peak: float) -> float:
+    """Linear warm-up, then half a cosine down to 0; a pure function, so resuming needs no state.
+
+    Examples
+    --------
+    >>> [round(learning_rate(s, total=6, warmup=2, peak=1.0), 3) for s in range(6)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _scores(result: EpochResult) -> dict[str, float | None]:
+    values = {
+        name: getattr(result.val, name) for name in ("loss", "accuracy", "iou", "miou", "dice")
+    }
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
+    for name, ours, theirs in (
+        ("input contract", train.contract, val.contract),
+        ("label codec", train.codec, val.codec),
+    ):
+        if ours != theirs:
+            raise ConfigError(
+                f"val has another {name} ({theirs}) than train ({ours}). "
+                "Build it with contract=train.contract, codec=train.codec."
+            )
+
+
+def _centre(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    top, left = ((a - b) // 2 for a, b in zip(mask.shape[-2:], size, strict=True))
+    return mask[..., top : top + size[0], left : left + size[1]]
+
+
+def _set_epoch(loader: Loader, epoch: int) -> None:
+    assert isinstance(loader.sampler, EpochSampler)  # we made the loader
+    loader.sampler.set_epoch(epoch)
+
+
+def _workers(wanted: int, device: torch.device) -> int:
+    if wanted >= 0:
+        return wanted
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    # A CPU that trains has no core to spare for more than one reader.
+    return min(8, cores) if device.type == "cuda" else min(1, cores - 1)
+
+
+def _rng_state(device: torch.device) -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": random.getstate(),
+    }
+
+
+def _set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
