@@ -1,3 +1,114 @@
-"""Lung segmentation in CT."""
+"""Lung segmentation in CT: from two folders of slices and masks to a mask you can trust.
+
+Importing this module imports the standard library alone; every name below is fetched from its
+module when it is first used (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lungunet.data.codec import LUNG_CODEC as LUNG_CODEC
+    from lungunet.data.codec import LabelCodec as LabelCodec
+    from lungunet.data.contract import LUNG_WINDOW as LUNG_WINDOW
+    from lungunet.data.contract import InputContract as InputContract
+    from lungunet.data.contract import Window as Window
+    from lungunet.data.ct import read_image as read_image
+    from lungunet.data.ct import read_mask as read_mask
+    from lungunet.data.ct import write_image as write_image
+    from lungunet.data.ct import write_mask as write_mask
+    from lungunet.data.dataset import EpochSampler as EpochSampler
+    from lungunet.data.dataset import LungCTDataset as LungCTDataset
+    from lungunet.data.dataset import make_loader as make_loader
+    from lungunet.data.manifest import Pair as Pair
+    from lungunet.data.manifest import find_pairs as find_pairs
+    from lungunet.data.manifest import read_manifest as read_manifest
+    from lungunet.data.manifest import write_manifest as write_manifest
+    from lungunet.data.overlay import draw_overlay as draw_overlay
+    from lungunet.data.phantom import write_phantoms as write_phantoms
+    from lungunet.data.prepare import prepare_pairs as prepare_pairs
+    from lungunet.data.split import Split as Split
+    from lungunet.data.split import fold_pairs as fold_pairs
+    from lungunet.data.split import read_groups as read_groups
+    from lungunet.data.split import read_split as read_split
+    from lungunet.data.split import split_pairs as split_pairs
+    from lungunet.data.split import write_split as write_split
+    from lungunet.data.transforms import train_transform as train_transform
+    from lungunet.errors import ConfigError as ConfigError
+    from lungunet.errors import DataError as DataError
+    from lungunet.errors import GeometryError as GeometryError
+    from lungunet.errors import LabelError as LabelError
+    from lungunet.errors import LungUNetError as LungUNetError
+    from lungunet.errors import MissingExtraError as MissingExtraError
+    from lungunet.errors import ModelError as ModelError
+    from lungunet.errors import SplitError as SplitError
+    from lungunet.errors import WeightsUnavailableError as WeightsUnavailableError
+    from lungunet.evaluation.scorecard import CaseScore as CaseScore
+    from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
+    from lungunet.evaluation.scorecard import evaluate as evaluate
+    from lungunet.inference.predictor import Prediction as Prediction
+    from lungunet.inference.predictor import Predictor as Predictor
+    from lungunet.metrics.overlap import ConfusionMeter as ConfusionMeter
+    from lungunet.metrics.overlap import Mean as Mean
+    from lungunet.metrics.overlap import Overlap as Overlap
+    from lungunet.metrics.overlap import overlap as overlap
+    from lungunet.models.folder import SavedModel as SavedModel
+    from lungunet.models.folder import load_model as load_model
+    from lungunet.models.folder import save_model as save_model
+    from lungunet.models.losses import CrossEntropyDiceLoss as CrossEntropyDiceLoss
+    from lungunet.models.unet import EncoderInfo as EncoderInfo
+    from lungunet.models.unet import build_unet as build_unet
+    from lungunet.models.unet import list_encoders as list_encoders
+    from lungunet.training.config import RunConfig as RunConfig
+    from lungunet.training.config import TrainConfig as TrainConfig
+    from lungunet.training.run import train_run as train_run
+    from lungunet.training.tracking import EpochResult as EpochResult
+    from lungunet.training.trainer import Trainer as Trainer
+
+_HOMES = {
+    "data.codec": ("LUNG_CODEC", "LabelCodec"),
+    "data.contract": ("LUNG_WINDOW", "InputContract", "Window"),
+    "data.ct": ("read_image", "read_mask", "write_image", "write_mask"),
+    "data.dataset": ("EpochSampler", "LungCTDataset", "make_loader"),
+    "data.manifest": ("Pair", "find_pairs", "read_manifest", "write_manifest"),
+    "data.overlay": ("draw_overlay",),
+    "data.phantom": ("write_phantoms",),
+    "data.prepare": ("prepare_pairs",),
+    "data.split": (
+        *("Split", "fold_pairs", "read_groups", "read_split", "split_pairs", "write_split"),
+    ),
+    "data.transforms": ("train_transform",),
+    "errors": (
+        *("ConfigError", "DataError", "GeometryError", "LabelError", "LungUNetError"),
+        *("MissingExtraError", "ModelError", "SplitError", "WeightsUnavailableError"),
+    ),
+    "evaluation.scorecard": ("CaseScore", "ScoreCard", "evaluate"),
+    "inference.predictor": ("Prediction", "Predictor"),
+    "metrics.overlap": ("ConfusionMeter", "Mean", "Overlap", "overlap"),
+    "models.folder": ("SavedModel", "load_model", "save_model"),
+    "models.losses": ("CrossEntropyDiceLoss",),
+    "models.unet": ("EncoderInfo", "build_unet", "list_encoders"),
+    "training.config": ("RunConfig", "TrainConfig"),
+    "training.run": ("train_run",),
+    "training.tracking": ("EpochResult",),
+    "training.trainer": ("Trainer",),
+}
+_HOME_OF = {name: f"lungunet.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a public name from its module (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'lungunet' has no attribute '{name}'")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return list(__all__)

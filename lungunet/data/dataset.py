@@ -3,6 +3,7 @@
 Everything here runs on the CPU and pickles, so that any DataLoader can take it.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -251,3 +252,7 @@ def make_loader(
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # one worker is one core
+    # Ctrl-C and `timeout` signal the whole process group: the parent decides how to stop, and ends
+    # its workers itself. A worker whose parent is gone ends by torch's own watchdog.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -97,7 +97,7 @@ def phantom_slice(patient_number: int, z: float, *, size: int = 256, seed: int =
     """
     _check(patient_number, z, size=size, seed=seed)
     patient, scan = _make(seed, patient_number)
-    tissue = draw_chest(patient, z, _FINER * size)
+    tissue = draw_chest(patient, z, cells=_FINER * size)
     rng = np.random.default_rng([seed, patient_number, round(z * 2**32)])
     name = f"patient-{patient_number:03d}"
     return PhantomSlice(

@@ -539,8 +539,8 @@ def _read_state(file: Path) -> dict[str, Tensor]:
 def _fit_first_layer(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Turn weights over RGB into weights over the model's channels, as smp and timm do.
 
-    One channel gets the sum over RGB. Several get R, G, B, R, ... in turn, scaled so that equal
-    channels give what equal RGB gave.
+    One channel gets the sum over RGB; several get R, G, B, R, ... in turn, times 3 / n, which keeps
+    the size of the response.
     """
     fitted = dict(state)
     for name, weight in state.items():

@@ -68,9 +68,10 @@ def test_seed_patient_and_height_each_change_image_and_mask(other):
 
 
 def test_noise_differs_between_slices_of_almost_one_height():
-    a, b = (phantom_slice(0, z, size=96) for z in (0.51, 0.51 + 1e-9))
+    a, b = (phantom_slice(0, z, size=256) for z in (0.51, 0.51 + 1e-9))
     np.testing.assert_array_equal(a.mask, b.mask)
-    assert (a.image[a.mask > 0].astype(int) - b.image[a.mask > 0]).std() > 10
+    grain = np.diff(a.image.astype(int) - b.image, axis=1)  # without what varies slowly
+    assert grain[a.mask[:, 1:] > 0].std() > 10
 
 
 # --- what a slice holds
@@ -168,20 +169,21 @@ def test_mask_is_the_same_shape_at_every_size():
     reduced = cv2.resize(large, (96, 96), interpolation=cv2.INTER_AREA) >= 128
     small = phantom_slice(1, 0.45, size=96).mask > 0
     assert iou(small, reduced) > 0.96
-    assert small.sum() == pytest.approx(reduced.sum(), rel=0.01)
+    assert small.sum() == pytest.approx(reduced.sum(), rel=0.025)
 
 
 def test_neighbouring_heights_stack_to_a_volume():
-    heights = np.arange(0.3, 0.85, 0.006)
+    heights = np.arange(0.095, 0.94, 0.005)
     masks = [phantom_slice(1, float(z), size=96).mask > 0 for z in heights]
-    assert min(iou(a, b) for a, b in pairwise(masks)) > 0.9
-    assert iou(masks[0], masks[-1]) < 0.7
+    areas = [mask.sum() for mask in masks]
+    assert max((a ^ b).sum() for a, b in pairwise(masks)) < 0.05 * max(areas)
+    assert areas[0] == areas[-1] == 0
 
 
 def test_mask_is_the_lung_of_the_map_of_tissues():
     patient = make_patient(np.random.default_rng(8))
-    bare = draw_chest(replace(patient, vessels=patient.vessels[:0]), 0.55, 256)
-    full = draw_chest(patient, 0.55, 256)
+    bare = draw_chest(replace(patient, vessels=patient.vessels[:0]), 0.55, cells=256)
+    full = draw_chest(patient, 0.55, cells=256)
     vessel = np.isin(full, [Tissue.TWIG, Tissue.VESSEL])
     hilum = (bare >= Tissue.LUNG) & (full == Tissue.BLOOD)
     assert vessel.sum() > 3 * hilum.sum() > 0
@@ -207,8 +209,8 @@ def test_gas_of_the_belly_and_air_of_the_trachea_are_not_lung(z):
 
 def test_effusion_lifts_the_lung_off_the_back():
     patient = replace(make_patient(np.random.default_rng(3)), effusion_mm=(0.0, 0.0))
-    well = draw_chest(patient, 0.35, 256)
-    ill = draw_chest(replace(patient, effusion_mm=(40.0, 0.0)), 0.35, 256)
+    well = draw_chest(patient, 0.35, cells=256)
+    ill = draw_chest(replace(patient, effusion_mm=(40.0, 0.0)), 0.35, cells=256)
     lost = (well >= Tissue.LUNG) & (ill < Tissue.LUNG)
     assert (ill[lost] == Tissue.FLUID).all()
     rows, columns = np.nonzero(lost)
@@ -220,7 +222,7 @@ def test_effusion_lifts_the_lung_off_the_back():
 def test_nodule_belongs_to_the_lung():
     patient = replace(make_patient(np.random.default_rng(3)), nodules=np.zeros((0, 4)))
     ill = replace(patient, nodules=np.array([[-80.0, 10.0, 0.6 * 340, 12.0]]))
-    without, with_nodule = (draw_chest(p, 0.6, 256) for p in (patient, ill))
+    without, with_nodule = (draw_chest(p, 0.6, cells=256) for p in (patient, ill))
     assert (with_nodule == Tissue.NODULE).sum() > 100
     np.testing.assert_array_equal(without >= Tissue.LUNG, with_nodule >= Tissue.LUNG)
 

@@ -12,8 +12,13 @@ from lungunet.data.chest.chart import Chart, Tissue
 __all__ = ["Patient", "Tissue", "draw_chest", "make_patient"]
 
 
-def draw_chest(patient: Patient, z: float, cells: int) -> np.ndarray:
-    """Draw the slice at height ``z``.
+def draw_chest(patient: Patient, z: float, *, cells: int) -> np.ndarray:
+    """Draw the slice at height ``z``, back to front: what is drawn later covers what was there.
+
+    Parameters
+    ----------
+    z : height in [0, 1]
+    cells : side of the map
 
     Returns
     -------
@@ -23,7 +28,7 @@ def draw_chest(patient: Patient, z: float, cells: int) -> np.ndarray:
     Examples
     --------
     >>> patient = make_patient(np.random.default_rng(0))
-    >>> bool((draw_chest(patient, 0.5, 64) == Tissue.LUNG).any())
+    >>> bool((draw_chest(patient, 0.5, cells=64) == Tissue.LUNG).any())
     True
     """
     chart = Chart(patient, z, cells)

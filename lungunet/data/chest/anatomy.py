@@ -9,14 +9,12 @@ from the back: 0 spine, 90 flank, 180 breastbone.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 HEIGHT_MM = 340.0  # what z from 0 to 1 spans
 RECESS_Z, APEX_Z = 0.10, 0.93  # the lowest and the highest lung
-RIGHT: Literal[-1] = -1  # the patient's sides, as the sign of x
-LEFT: Literal[1] = 1
+RIGHT, LEFT = -1, 1  # the patient's sides, as the sign of x
 ORGANS = 40  # outlines with an irregularity of their own
 
 # Where the vessels of each lung enter it, in mm: one artery, then one vein below and behind.
@@ -25,9 +23,7 @@ _HILA = tuple(
 )
 _TWIGS = (4, 6, 14, 32, 64, 128, 320)  # new vessel tips in each round of growth
 _TWIG_RADIUS_MM = 0.5
-_MURRAY = (
-    0.46  # radius grows with what a vessel carries to this power; Murray's law says 1/3 or more
-)
+_MURRAY = 0.46  # radius = this power of what a vessel carries; Murray's law says about 1/3 to 1/2
 
 
 @dataclass(frozen=True)

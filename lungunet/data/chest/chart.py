@@ -63,7 +63,7 @@ class Chart:
         cells = self.place(outline, upright=upright)
         cv2.fillPoly(self.tissue, [cells], int(tissue), shift=_SHIFT)
 
-    def stroke(self, tissue: Tissue, line: np.ndarray, mm: float, *, upright: bool = False) -> None:
+    def stroke(self, tissue: Tissue, line: np.ndarray, *, mm: float, upright: bool = False) -> None:
         """Draw an open line, ``mm`` thick."""
         cells, thick = self.place(line, upright=upright), max(1, round(mm * self.cells_per_mm))
         cv2.polylines(self.tissue, [cells], False, int(tissue), thick, shift=_SHIFT)

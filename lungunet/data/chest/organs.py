@@ -218,7 +218,7 @@ def draw_lung_inside(chart: Chart) -> None:
     x = np.linspace(30, 140, 12)
     for side in (RIGHT, LEFT):
         y = np.interp(chart.z, [0.15, 0.8], [-75, 75]) - 0.12 * (x - 30) + 0.0016 * (x - 85) ** 2
-        inner.stroke(Tissue.FISSURE, np.column_stack([side * x, y]), 0.5)
+        inner.stroke(Tissue.FISSURE, np.column_stack([side * x, y]), mm=0.5)
     _draw_vessels(inner)
     for key, (x_mm, y_mm, z_mm, radius) in enumerate(chart.patient.nodules, start=34):
         section = radius**2 - (chart.z * HEIGHT_MM - z_mm) ** 2

@@ -22,7 +22,7 @@ def draw_table(chart: Chart) -> None:
     foam = np.concatenate([shells[0], shells[1][::-1]])
     chart.fill(Tissue.FOAM, foam, upright=True)
     for shell, (_, _, thick_mm) in zip(shells, form, strict=True):
-        chart.stroke(Tissue.TABLE, shell, thick_mm, upright=True)
+        chart.stroke(Tissue.TABLE, shell, mm=thick_mm, upright=True)
 
 
 def draw_wall(chart: Chart) -> None:
@@ -70,7 +70,7 @@ def _draw_muscles(chart: Chart, side: int) -> None:
         if thick_mm > 1:
             chart.fill(Tissue.MUSCLE, band(z, side, (start, end), (12, 14 + thick_mm), blunt=blunt))
     if z < 0.84:
-        chart.stroke(Tissue.FAT, cage(z, np.linspace(35, 160, 60), side, out_mm=13.5), 1.2)
+        chart.stroke(Tissue.FAT, cage(z, np.linspace(35, 160, 60), side, out_mm=13.5), mm=1.2)
     if z > 0.5:
         width = np.interp(z, [0.5, 0.7, 0.9, 1], [4, 7, 9, 7])
         blade = (34 - width, 44 + 3 * width)

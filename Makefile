@@ -1,0 +1,36 @@
+# Short targets; each makes .venv and installs what it needs by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench build clean
+
+demo: .venv/installed  ## made-up patients through the whole chain, about two minutes
+	$(BIN)/lungunet demo --out demo --overwrite
+
+test: .venv/installed-dev  ## the whole suite
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/installed-dev  ## linters and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed-dev  ## speed, each figure a ratio; tables, and JSON under build/bench
+	for script in tests/benchmarks/bench_*.py; do \
+		$(BIN)/python $$script --out build/bench/$$(basename $$script .py).json || exit 1; \
+	done
+
+build: .venv/installed-dev  ## wheel and sdist in dist/
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv build dist demo
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
