@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
+from lungunet.cli.options import Overwrite
 from lungunet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def train(
         Path | None, typer.Option(help="config.toml of another run; options win over it.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train on train.txt, choose the best epoch on val.txt; test.txt is never opened.
 
@@ -83,7 +85,7 @@ def train(
     given = {
         name: value
         for name, value in locals().items()
-        if name not in ("data", "out", "config", "resume") and value is not None
+        if name not in ("data", "out", "config", "resume", "overwrite") and value is not None
     }
     if data is not None:
         given["data"] = str(data)
@@ -92,7 +94,7 @@ def train(
         _train(_stored_config(resume, given), resume, resume=True)
     else:
         settings = _settings(config, given)
-        _train(settings, out or _next_free(Path("runs")), resume=False)
+        _train(settings, out or _next_free(Path("runs")), overwrite=overwrite)
 
 
 def _refuse_beside_resume(given: dict[str, Any], out: Path | None, config: Path | None) -> None:
@@ -133,7 +135,9 @@ def _next_free(folder: Path) -> Path:
     return folder / f"{number:03d}"
 
 
-def _train(config: "RunConfig", out: Path, *, resume: bool) -> None:
+def _train(
+    config: "RunConfig", out: Path, *, resume: bool = False, overwrite: bool = False
+) -> None:
     from lungunet.training.run import train_run
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -141,7 +145,10 @@ def _train(config: "RunConfig", out: Path, *, resume: bool) -> None:
     best: EpochResult | None = None
     done = 0
     try:
-        for result in train_run(config, out, resume=resume, progress=console.progress_bar):
+        results = train_run(
+            config, out, resume=resume, overwrite=overwrite, progress=console.progress_bar
+        )
+        for result in results:
             if not done:
                 _say_header(config, out)
             _say_row(result)

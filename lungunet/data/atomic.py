@@ -6,7 +6,7 @@ Owns nothing but that promise; knows no format.
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lungunet.errors import DataError
@@ -37,7 +37,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             f"{path}: cannot be written ({err.strerror or err}). Choose another place."
         ) from err
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder could not be made, nor can this name be looked up
+            temporary.unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

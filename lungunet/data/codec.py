@@ -15,6 +15,7 @@ from lungunet.errors import ConfigError, LabelError, listed
 
 _UNKNOWN = 255  # in the lookup table; class indices end at 254
 _MAX_CLASSES = 255
+_RAW_RANGE = np.iinfo(np.int32)  # what the integer formats that OpenCV reads can hold
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class LabelCodec:
     def __post_init__(self) -> None:
         """Complete what follows from the map, and refuse what contradicts it."""
         classes = {int(raw): int(index) for raw, index in sorted(self.classes.items())}
+        for raw in classes:
+            if not _RAW_RANGE.min <= raw <= _RAW_RANGE.max:
+                raise ConfigError(
+                    f"label codec: raw value {raw} does not fit 32 bits, no mask can hold it. "
+                    "Check the map."
+                )
         n = self._count_classes(classes)
         raw_values = {int(index): int(raw) for index, raw in self.raw_values.items()}
         if not raw_values and len(classes) == n:
@@ -171,13 +178,11 @@ class LabelCodec:
                 f"{where}: class index {wrong[0]} ({wrong.size} pixels) is not one of 0 to "
                 f"{self.n_classes - 1}. Use the codec that the classes were made with."
             )
-        values = np.array([self.raw_values[i] for i in range(self.n_classes)])
+        values = np.array([self.raw_values[i] for i in range(self.n_classes)], np.int32)
         for dtype in (np.uint8, np.uint16):
             if values.min() >= 0 and values.max() <= np.iinfo(dtype).max:
                 values = values.astype(dtype)
                 break
-        else:
-            values = values.astype(np.int32)
         if values.dtype == np.uint8:
             table = np.zeros(256, np.uint8)
             table[: values.size] = values
@@ -277,15 +282,13 @@ class LabelCodec:
             When something is missing or of the wrong kind.
         """
         try:
-            threshold = stored["threshold"]
-            return cls(
-                {int(raw): int(index) for raw, index in stored["classes"].items()},
-                {int(index): int(raw) for index, raw in stored["raw_values"].items()},
-                names=tuple(str(name) for name in stored["names"]),
-                threshold=None if threshold is None else int(threshold),
-            )
-        except (KeyError, TypeError, AttributeError) as err:
+            classes = {int(raw): int(index) for raw, index in stored["classes"].items()}
+            raw_values = {int(index): int(raw) for index, raw in stored["raw_values"].items()}
+            names = tuple(str(name) for name in stored["names"])
+            threshold = None if stored["threshold"] is None else int(stored["threshold"])
+        except (KeyError, TypeError, AttributeError, ValueError) as err:
             raise ConfigError(f"label codec: stored as {stored!r}, which is incomplete.") from err
+        return cls(classes, raw_values, names, threshold)
 
 
 def _default_names(n: int) -> tuple[str, ...]:

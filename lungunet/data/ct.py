@@ -3,6 +3,7 @@
 Values come back in the dtype of the file and are never scaled. Knows no window and no label map.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,13 @@ SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 SLICE_DTYPES = ("uint8", "int16", "uint16", "int32", "float32")
 """What a CT slice may hold."""
+
+_LOSSLESS = {
+    ".tif": SLICE_DTYPES,
+    ".tiff": SLICE_DTYPES,
+    ".png": ("uint8", "uint16"),
+    ".bmp": ("uint8",),
+}
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,11 @@ def read_header(path: str | Path) -> Header:
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             dtype = _header_dtype(image)
             if dtype is not None:
                 return Header(image.height, image.width, dtype)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
         pass  # unusual or damaged: the decoder knows more formats, and says what is wrong
     pixels = _decode(path)
     return Header(pixels.shape[0], pixels.shape[1], pixels.dtype.name)
@@ -117,13 +125,10 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         When the format cannot hold the dtype, or the folder cannot be written.
     """
     path = Path(path)
-    lossless = path.suffix.lower() in (".tif", ".tiff") or (
-        path.suffix.lower() in (".png", ".bmp") and image.dtype == np.uint8
-    )
-    if not lossless and not (path.suffix.lower() == ".png" and image.dtype == np.uint16):
+    if image.dtype.name not in _LOSSLESS.get(path.suffix.lower(), ()):
         raise DataError(
             f"{path}: a {path.suffix or 'nameless'} file does not keep {image.dtype} values. "
-            "Write a .tif."
+            f"Write one of {', '.join(SLICE_DTYPES)} as .tif."
         )
     write_bytes(path, _encode(path, image))
 

@@ -109,7 +109,7 @@ class ConfusionMeter:
     """Count (truth, prediction) pairs of pixels on the device that predicts.
 
     ``update``, ``merge`` and ``counts`` never wait for a CUDA device and work in deterministic
-    mode; ``compute`` waits once. The counts live on the device of what was fed last.
+    mode; ``compute`` waits once. The counts move from the CPU to the device that first feeds them.
 
     Parameters
     ----------
@@ -134,8 +134,7 @@ class ConfusionMeter:
 
     def reset(self) -> None:
         """Forget all counts."""
-        # Bin t * C + p counts true class t predicted as p; the last bin counts what is no class at
-        # all.
+        # Bin t * C + p counts true class t predicted as p; the last bin what is no class at all.
         self._bins = torch.zeros(self.n_classes**2 + 1, dtype=torch.int64)
 
     def update(self, pred: Tensor, mask: Tensor) -> None:
@@ -168,19 +167,16 @@ class ConfusionMeter:
         Raises
         ------
         DataError
-            The number of classes differs.
+            The number of classes differs, or the counts are not integers.
         """
-        if isinstance(other, ConfusionMeter):
-            other_bins = other._bins
-        else:
-            counts = torch.as_tensor(other).detach().reshape(-1).long()
-            other_bins = torch.cat([counts, counts.new_zeros(1)])
-        if other_bins.shape != self._bins.shape:
+        counts = other.counts if isinstance(other, ConfusionMeter) else torch.as_tensor(other)
+        if counts.shape != (self.n_classes, self.n_classes) or counts.is_floating_point():
             raise DataError(
-                f"counts: {other_bins.numel() - 1} entries, this meter has {self.n_classes} x "
-                f"{self.n_classes}. Merge meters of the same classes."
+                f"counts: shape {tuple(counts.shape)}, {counts.dtype}; this meter has "
+                f"{self.n_classes} x {self.n_classes} integers. Merge meters of the same classes."
             )
-        self._add(other_bins)
+        outside = other._bins[-1:] if isinstance(other, ConfusionMeter) else counts.new_zeros(1)
+        self._add(torch.cat([counts.detach().reshape(-1).long(), outside.long()]))
 
     def __iadd__(self, other: "ConfusionMeter | Tensor | np.ndarray") -> Self:
         self.merge(other)
@@ -277,7 +273,7 @@ class Mean:
         """Add the scalar ``value``, counted ``weight`` times: for a mean over a batch, its size."""
         if isinstance(value, Tensor):
             value = value.detach().to(_widest(value.device))
-            self._sums = self._sums.to(value.device, value.dtype, non_blocking=True)
+            self._sums = self._sums.to(value.dtype).to(value.device, non_blocking=True)
         self._sums[0] += value * weight
         self._sums[1] += weight
 
@@ -288,7 +284,8 @@ class Mean:
             raise DataError(f"sums: shape {tuple(sums.shape)}. Give the (2,) sums of a Mean.")
         device = sums.device if self._sums.device.type == "cpu" else self._sums.device
         dtype = _widest(device)
-        self._sums = self._sums.to(device, dtype) + sums.detach().to(device, dtype)
+        # The dtype first: mps refuses to take a float64 tensor at all.
+        self._sums = self._sums.to(dtype).to(device) + sums.detach().to(dtype).to(device)
 
     def __iadd__(self, other: "Mean | Tensor") -> Self:
         self.merge(other)

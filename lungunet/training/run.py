@@ -18,7 +18,12 @@ from lungunet.training.trainer import Trainer
 
 
 def train_run(
-    config: RunConfig, out: str | Path, *, resume: bool = False, progress: Progress = silent
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> Iterator[EpochResult]:
     """Train on the lists of ``config.data``, yielding each epoch. The test list is never opened.
 
@@ -26,6 +31,7 @@ def train_run(
     ----------
     out : the run folder
     resume : go on from its last checkpoint
+    overwrite : replace the run that ``out`` holds
 
     Raises
     ------
@@ -42,7 +48,7 @@ def train_run(
     trainer = Trainer(
         model, config, out=out, progress=progress, notes={"manifests": _manifest_hashes(config)}
     )
-    yield from trainer.epochs(train, val, resume=resume)
+    yield from trainer.epochs(train, val, resume=resume, overwrite=overwrite)
 
 
 def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:

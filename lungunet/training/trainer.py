@@ -31,6 +31,8 @@ from lungunet.training.config import TrainConfig
 from lungunet.training.environment import environment_json
 from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog, write_history
 
+# The checkpoint goes first: without it nothing can be taken for a run to resume.
+_RUN_FILES = ("last.ckpt", "history.csv", "events.out.tfevents.*", "best/*")
 _PICTURES = 4  # val slices that are shown in TensorBoard
 
 Loader = DataLoader[tuple[torch.Tensor, torch.Tensor]]
@@ -91,7 +93,12 @@ class Trainer:
         self._notes = dict(notes or {})
 
     def fit(
-        self, train: LungCTDataset, val: LungCTDataset, *, resume: bool = False
+        self,
+        train: LungCTDataset,
+        val: LungCTDataset,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> list[EpochResult]:
         """Train to the end: the loop over :meth:`epochs`.
 
@@ -100,12 +107,17 @@ class Trainer:
         list of EpochResult
             Of all epochs, those before a resume included.
         """
-        for _ in self.epochs(train, val, resume=resume):
+        for _ in self.epochs(train, val, resume=resume, overwrite=overwrite):
             pass
         return self.history
 
     def epochs(
-        self, train: LungCTDataset, val: LungCTDataset, *, resume: bool = False
+        self,
+        train: LungCTDataset,
+        val: LungCTDataset,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> Iterator[EpochResult]:
         """Train epoch by epoch; ``break`` stops early and leaves a complete run folder.
 
@@ -115,6 +127,7 @@ class Trainer:
         Parameters
         ----------
         resume : go on from ``last.ckpt`` in the run folder
+        overwrite : replace the run that the folder holds
 
         Raises
         ------
@@ -131,7 +144,7 @@ class Trainer:
         if resume:
             self._resume(train)
         else:
-            self._start_folder()
+            self._start_folder(overwrite)
         loaders = {"train": self._loader(train, shuffle=True), "val": self._loader(val)}
         first = len(self.history) + 1
         with TensorBoardLog(self.out, first_epoch=first) as log:
@@ -275,9 +288,14 @@ class Trainer:
         _set_rng_state(state["rng"], self.device)
         write_history(self.out / "history.csv", self.history)
 
-    def _start_folder(self) -> None:
-        if (self.out / "last.ckpt").exists() or (self.out / "history.csv").exists():
-            raise ConfigError(f"{self.out}: holds a run already. Resume it, or choose another out.")
+    def _start_folder(self, overwrite: bool) -> None:
+        old = [path for name in _RUN_FILES for path in sorted(self.out.glob(name))]
+        if old and not overwrite:
+            raise ConfigError(
+                f"{self.out}: holds a run already. Resume it, overwrite it, or choose another out."
+            )
+        for path in old:
+            path.unlink()
         self.history, self.best = [], None
         self.config.save(self.out / "config.toml")
         write_text(self.out / "environment.json", environment_json(self.device, self._notes))

@@ -82,6 +82,26 @@ class TestValid:
         assert (rows.min(), rows.max()) == (16, 16 + 188 - 1)
 
 
+class TestAlignment:
+    """Without what comes up from below a pixel of output sees 9 x 9 px: four convolutions."""
+
+    def seen(self, model, x, row, column):
+        nn.init.zeros_(model.up[-1].weight)
+        x.requires_grad_()
+        model(x)[0, 1, row, column].backward()
+        rows, columns = x.grad[0, 0].nonzero().T
+        return rows.min(), rows.max(), columns.min(), columns.max()
+
+    def test_valid_output_lies_in_the_centre(self):
+        seen = self.seen(net(width=8, valid=True), picture(1, 1, 204, 220), 3, 10)
+        row, column = 3 + _MARGIN, 10 + _MARGIN
+        assert seen == (row - 4, row + 4, column - 4, column + 4)
+
+    def test_padded_output_lies_on_the_input(self):
+        seen = self.seen(net(width=8), picture(1, 1, 65, 47), 30, 20)
+        assert seen == (26, 34, 16, 24)
+
+
 class TestPadded:
     @pytest.mark.parametrize(
         "shape", [(1, 1, 1, 1), (2, 1, 1, 7), (1, 1, 65, 47), (3, 1, 64, 96), (1, 1, 191, 130)]

@@ -195,9 +195,6 @@ class TestArchitecture:
 class TestHub:
     """The loading code of smp and timm itself, on weights that the tests made."""
 
-    REPOSITORY = "smp-hub/resnet18.imagenet"
-    REVISION = "3f2325ff978283d47aa6a1d6878ca20565622683"
-
     @pytest.fixture
     def native(self, hub):
         from segmentation_models_pytorch.encoders import encoders, get_encoder
@@ -248,6 +245,14 @@ class TestHub:
         assert model.config["encoder_weights"] is None
         assert model.config["encoder_name"] == encoder
         assert architecture_of(model).encoder == encoder
+
+    def test_timm_tag_that_is_not_the_default(self, hub):
+        import timm
+
+        theirs = timm.create_model("resnet18")
+        hub("timm/resnet18.tv_in1k", theirs.state_dict())
+        ours = build_unet("tu-resnet18", weights="tv_in1k", **SMALL)
+        assert equal(ours.encoder.model.layer4, theirs.layer4)
 
     @pytest.mark.parametrize("weights", [None, "none", False])
     @pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])

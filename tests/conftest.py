@@ -1,0 +1,132 @@
+"""What every test gets: one thread, no network, small phantoms, and the command line in-process."""
+
+import os
+
+# Two xdist workers on two cores: more threads would spin against each other. Before torch starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lungunet
+from lungunet.cli import main
+
+torch.set_num_threads(1)
+
+
+class NetworkBlockedError(RuntimeError):
+    """A test tried to reach another machine."""
+
+
+def _is_local(family: int, address: Any) -> bool:
+    if family == socket.AF_UNIX:
+        return True
+    host = address[0] if isinstance(address, tuple) else address
+    if host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _block_network() -> None:
+    for name in ("connect", "connect_ex", "sendto"):
+        original = getattr(socket.socket, name)
+
+        def guarded(self: socket.socket, *args: Any, _original: Any = original) -> Any:
+            if not _is_local(self.family, args[-1]):
+                raise NetworkBlockedError(f"blocked: {args[-1]}")
+            return _original(self, *args)
+
+        setattr(socket.socket, name, guarded)
+    resolve = socket.getaddrinfo
+
+    def guarded_resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host is not None and not _is_local(socket.AF_INET, (host,)):
+            raise NetworkBlockedError(f"blocked: {host}")
+        return resolve(host, *args, **kwargs)
+
+    socket.getaddrinfo = guarded_resolve
+
+
+_block_network()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked gpu where there is none; the suite is complete without them."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call of the command line left."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_cli(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Run ``lungunet ARGS`` in this process."""
+
+    def run(*args: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["lungunet", *(str(arg) for arg in args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of 12 slices and masks: 4 patients, 48x48, some without lung."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    return lungunet.write_phantoms(folder, patients=4, slices=3, size=48)
+
+
+@pytest.fixture(scope="session")
+def split(phantoms: tuple[Path, Path]) -> lungunet.Split:
+    """Six pairs to train, three for val, three for test; patients kept together."""
+    pairs = lungunet.find_pairs(*phantoms)
+    groups = lungunet.read_groups(pairs, r"patient-\d+")
+    return lungunet.split_pairs(pairs, val=0.25, test=0.25, groups=groups)
+
+
+@pytest.fixture(scope="session")
+def data(split: lungunet.Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the three lists."""
+    folder = tmp_path_factory.mktemp("data")
+    lungunet.write_split(folder, split, {"labels": lungunet.LUNG_CODEC.to_dict()})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs; read-only by agreement."""
+    out = tmp_path_factory.mktemp("runs") / "done"
+    config = lungunet.RunConfig(data=str(data), epochs=2, size=32, batch_size=2, workers=0)
+    list(lungunet.train_run(config, out))
+    return out

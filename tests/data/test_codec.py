@@ -1,0 +1,293 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import one_to_one_codecs, views
+
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.errors import ConfigError, LabelError
+
+MERGING = {0: 0, 3: 1, 4: 1, 5: 2}
+MERGED = LabelCodec(MERGING, {0: 0, 1: 3, 2: 5})
+
+
+def by_pixel_loop(raw):
+    return [1 if pixel == 255 else 0 for pixel in raw.ravel().tolist()]
+
+
+def by_pixel_loop_back(classes):
+    return [255 if pixel == 1 else 0 for pixel in classes.ravel().tolist()]
+
+
+class TestEncode:
+    @given(views(st.sampled_from([0, 255])))
+    def test_is_the_pixel_loop(self, raw):
+        classes = LUNG_CODEC.encode(raw)
+        assert classes.dtype == np.uint8
+        assert classes.shape == raw.shape
+        assert classes.ravel().tolist() == by_pixel_loop(raw)
+
+    @given(views(st.sampled_from([0, 1]), dtypes=("uint8", "int64", "bool", ">i2")))
+    def test_and_back(self, classes):
+        raw = LUNG_CODEC.decode(classes)
+        assert raw.dtype == np.uint8
+        assert raw.shape == classes.shape
+        assert raw.ravel().tolist() == by_pixel_loop_back(classes)
+
+    def test_merges(self):
+        classes = MERGED.encode(np.array([[0, 3, 4], [5, 4, 0]], np.int16))
+        assert classes.tolist() == [[0, 1, 1], [2, 1, 0]]
+
+    def test_a_bool_mask_holds_0_and_1(self):
+        raw = np.array([[False, True]])
+        assert LabelCodec({0: 0, 1: 1}).encode(raw).tolist() == [[0, 1]]
+        with pytest.raises(LabelError, match="mask value 1 "):
+            LUNG_CODEC.encode(raw)
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
+    def test_leaves_the_mask_as_it_was(self, dtype):
+        raw = np.array([[0, 255], [255, 0]], dtype)
+        before = raw.copy()
+        LUNG_CODEC.encode(raw)
+        assert np.array_equal(raw, before)
+
+    @pytest.mark.parametrize("raw", [np.zeros((0, 5), np.uint8), np.zeros((3, 0), np.int32)])
+    def test_nothing_stays_nothing(self, raw):
+        assert LUNG_CODEC.encode(raw).shape == raw.shape
+        assert LUNG_CODEC.encode(raw).dtype == np.uint8
+        assert LUNG_CODEC.decode(raw).shape == raw.shape
+
+
+class TestStrictness:
+    def test_the_message(self):
+        raw = np.zeros((512, 512), np.uint8)
+        raw[40, 212:243] = 7
+        with pytest.raises(LabelError) as caught:
+            LUNG_CODEC.encode(raw, "ID_0012.tif")
+        assert str(caught.value) == (
+            "ID_0012.tif: mask value 7 (31 pixels, first at row 40, column 212) is not one of "
+            "0 (background), 255 (lung). Pass a codec that maps it, or fix the file."
+        )
+
+    @pytest.mark.parametrize("value", [1, 254, 256, -1, 511, 65535 - 256, 2**31 - 1, -(2**31)])
+    def test_one_pixel_is_enough(self, value):
+        raw = np.full((5, 48, 64), 255, np.int64)
+        raw[3, 47, 63] = value
+        with pytest.raises(LabelError) as caught:
+            LUNG_CODEC.encode(raw)
+        assert f"mask value {value} (1 pixels, first at index (3, 47, 63)) " in str(caught.value)
+
+    @given(views(st.integers(0, 7), dtypes=("uint8", "int16", "int64")))
+    def test_value_count_and_first_position(self, raw):
+        wrong = [
+            (at, value) for at, value in enumerate(raw.ravel().tolist()) if value not in MERGING
+        ]
+        if not wrong:
+            assert MERGED.encode(raw).ravel().tolist() == [MERGING[v] for v in raw.ravel().tolist()]
+            return
+        at, value = wrong[0]
+        count = [v for _, v in wrong].count(value)
+        where = tuple(int(i) for i in np.unravel_index(at, raw.shape))
+        named = f"row {where[0]}, column {where[1]}" if raw.ndim == 2 else f"index {where}"
+        with pytest.raises(LabelError) as caught:
+            MERGED.encode(raw)
+        assert f"mask value {value} ({count} pixels, first at {named}" in str(caught.value)
+        others = len(wrong) - count
+        assert (f"; {others} pixels hold other unknown values" in str(caught.value)) == (others > 0)
+
+    def test_many_known_values_are_capped(self):
+        codec = LabelCodec({index: index for index in range(40)})
+        with pytest.raises(LabelError, match=r"7 \(class 7\), and 32 more\. Pass"):
+            codec.encode(np.array([[99]]))
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+    def test_labels_are_integers(self, dtype):
+        with pytest.raises(LabelError, match=rf"ID_1: dtype {dtype}, labels are integers"):
+            LUNG_CODEC.encode(np.zeros((2, 2), dtype), "ID_1")
+        with pytest.raises(LabelError, match=rf"prediction: dtype {dtype}, labels are integers"):
+            LUNG_CODEC.decode(np.zeros((2, 2), dtype))
+
+
+class TestDecode:
+    @given(one_to_one_codecs(), st.data())
+    def test_a_one_to_one_map_loses_nothing(self, codec, data):
+        known = np.array(list(codec.classes))
+        dtype = np.min_scalar_type(known.min()) if known.min() < 0 else known.dtype
+        dtype = np.promote_types(np.promote_types(dtype, np.min_scalar_type(known.max())), np.int16)
+        raw = data.draw(views(st.sampled_from(known.tolist()), dtypes=(dtype,)))
+        classes = codec.encode(raw)
+        assert classes.ravel().tolist() == [codec.classes[v] for v in raw.ravel().tolist()]
+        back = codec.decode(classes)
+        assert back.dtype in (np.uint8, np.uint16, np.int32)
+        assert np.array_equal(back, raw)
+
+    @given(views(st.sampled_from(list(MERGING))))
+    def test_merged_values_come_back_as_the_declared_one(self, raw):
+        expected = [{0: 0, 3: 3, 4: 3, 5: 5}[value] for value in raw.ravel().tolist()]
+        assert MERGED.decode(MERGED.encode(raw)).ravel().tolist() == expected
+
+    def test_undeclared(self):
+        codec = LabelCodec(MERGING)
+        assert not codec.can_decode
+        with pytest.raises(ConfigError) as caught:
+            codec.decode(np.array([[0, 1]]))
+        assert str(caught.value).endswith(
+            "Declare one value per class: '0=0,3=1,4=1,5=2:0,3,5'."
+        )
+        assert LabelCodec.parse("0=0,3=1,4=1,5=2:0,3,5") == MERGED
+
+    @pytest.mark.parametrize(
+        ("values", "dtype"),
+        [((0, 255), "uint8"), ((0, 256), "uint16"), ((0, 65536), "int32"), ((-1, 1), "int32")],
+    )
+    def test_takes_the_narrowest_dtype(self, values, dtype):
+        codec = LabelCodec({raw: index for index, raw in enumerate(values)})
+        assert codec.decode(np.array([1, 0])).dtype == dtype
+        assert codec.decode(np.array([1, 0])).tolist() == [values[1], values[0]]
+
+    @pytest.mark.parametrize("index", [-1, 2, 255, 256])
+    def test_an_index_that_is_no_class(self, index):
+        classes = np.array([[0, 1], [index, index]], np.int64)
+        with pytest.raises(LabelError) as caught:
+            LUNG_CODEC.decode(classes, "ID_7")
+        assert str(caught.value) == (
+            f"ID_7: class index {index} (2 pixels) is not one of 0 to 1. "
+            "Use the codec that the classes were made with."
+        )
+
+    def test_predictions_of_lung_are_0_and_255(self):
+        assert LabelCodec({1: 0, 2: 1}).for_prediction is LUNG_CODEC
+        assert MERGED.for_prediction is MERGED
+
+
+class TestThreshold:
+    @given(views(st.integers(0, 255)), st.integers(-1, 300))
+    def test_from_there_on_is_lung(self, raw, threshold):
+        codec = LabelCodec({0: 0, 255: 1}, threshold=threshold)
+        expected = [int(value >= threshold) for value in raw.ravel().tolist()]
+        classes = codec.encode(raw)
+        assert classes.dtype == np.uint8
+        assert classes.ravel().tolist() == expected
+
+    def test_writes_clean_values(self):
+        codec = LabelCodec.parse("0,255", threshold=128)
+        raw = np.array([[0, 127, 128, 251]], np.uint8)
+        assert codec.decode(codec.encode(raw)).tolist() == [[0, 0, 255, 255]]
+
+
+class TestNotation:
+    @pytest.mark.parametrize(
+        ("text", "classes"),
+        [
+            ("0,255", {0: 0, 255: 1}),
+            (" 0, 1 ", {0: 0, 1: 1}),
+            ("0,3=1,4=1", {0: 0, 3: 1, 4: 1}),
+            ("0,3,4=1,5", {0: 0, 3: 1, 4: 1, 5: 2}),
+            ("255=0,0=1", {255: 0, 0: 1}),
+            ("-1000,400", {-1000: 0, 400: 1}),
+        ],
+    )
+    def test_parse(self, text, classes):
+        assert LabelCodec.parse(text).classes == classes
+
+    def test_parse_takes_the_threshold(self):
+        assert LabelCodec.parse("0,255", threshold=9) == LabelCodec({0: 0, 255: 1}, threshold=9)
+
+    @pytest.mark.parametrize("text", ["0,255", "0=1,255=0:255,0", "0=0,3=1,4=1", "0=0,3=1,4=1:0,4"])
+    def test_str_is_the_notation(self, text):
+        assert str(LabelCodec.parse(text)) == text
+
+    @given(one_to_one_codecs())
+    def test_round_trips(self, codec):
+        assert LabelCodec.parse(str(codec)) == codec
+        assert LabelCodec.from_dict(codec.to_dict()) == codec
+
+    @pytest.mark.parametrize(
+        "codec",
+        [
+            MERGED,
+            LabelCodec(MERGING),
+            LabelCodec({0: 0, 255: 1}, names=("other", "lung"), threshold=200),
+        ],
+    )
+    def test_to_dict_and_pickle_keep_everything(self, codec):
+        codec.encode(np.zeros((2, 2), np.uint8))  # fills the look-up table
+        assert LabelCodec.from_dict(codec.to_dict()) == codec
+        again = pickle.loads(pickle.dumps(codec))
+        assert again == codec
+        assert again.encode(np.zeros((2, 2), np.uint8)).tolist() == [[0, 0], [0, 0]]
+
+    def test_names(self):
+        assert LUNG_CODEC.names == ("background", "lung")
+        assert MERGED.names == ("background", "class 1", "class 2")
+        assert MERGED.n_classes == 3
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"classes": {0: 0, 9: 2}}, r"class indices are 0, 2\. Use every index from 0"),
+            ({"classes": {0: 1, 9: 2}}, r"class indices are 1, 2\. Use every index from 0"),
+            ({"classes": {0: 0}}, r"class indices are 0\. .* 2 to 255 of them"),
+            ({"classes": {}}, r"class indices are "),
+            ({"classes": {i: i for i in range(256)}}, r"class indices are 0, 1, .* and 248 more\. .* 2 to 255"),
+            (
+                {"classes": MERGING, "raw_values": {0: 0, 1: 3}},
+                r"2 raw values are declared for 3 classes\. Declare one value per class",
+            ),
+            (
+                {"classes": MERGING, "raw_values": {0: 0, 1: 5, 2: 3}},
+                r"class 1 is to be written as 5, but the map reads 5 as class 2\. Declare",
+            ),
+            (
+                {"classes": {0: 0, 255: 1}, "raw_values": {0: 0, 1: 7}},
+                r"class 1 is to be written as 7, but the map reads 7 as class None",
+            ),
+            ({"classes": {0: 0, 1: 1}, "names": ("a",)}, r"1 names for 2 classes\. Name each"),
+            ({"classes": MERGING, "threshold": 3}, r"a threshold parts two classes, the map has 3"),
+            ({"classes": {0: 0, 2**31: 1}}, r"raw value 2147483648 .* 32 bits"),
+            ({"classes": {0: 0, -(2**70): 1}}, r"raw value -1180591620717411303424 .* 32 bits"),
+        ],
+    )
+    def test_maps(self, kwargs, message):
+        with pytest.raises(ConfigError, match=f"^label codec: {message}"):
+            LabelCodec(**kwargs)
+
+    @pytest.mark.parametrize("text", ["", "0,", "lung", "0,255,x", "0=a,1", "0,1:0,x", "0.5,1"])
+    def test_text_that_is_no_list(self, text):
+        with pytest.raises(ConfigError, match=rf"^labels '{text}': not a list of whole numbers\."):
+            LabelCodec.parse(text)
+
+    def test_text_with_a_value_twice(self):
+        with pytest.raises(ConfigError, match=r"labels '0,255,0': 0 appears twice\. Name it once"):
+            LabelCodec.parse("0,255,0")
+
+    def test_text_with_one_class(self):
+        with pytest.raises(ConfigError, match="class indices are 0"):
+            LabelCodec.parse("255")
+
+    def test_text_with_too_few_values_to_write(self):
+        with pytest.raises(ConfigError, match="1 raw values are declared for 2 classes"):
+            LabelCodec.parse("0,3=1,4=1:0")
+
+    @pytest.mark.parametrize("key", ["classes", "raw_values", "names", "threshold"])
+    def test_a_stored_codec_that_lacks_a_part(self, key):
+        stored = MERGED.to_dict()
+        del stored[key]
+        with pytest.raises(ConfigError, match="label codec: stored as .* incomplete"):
+            LabelCodec.from_dict(stored)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("classes", {"lung": 1}), ("classes", [0, 1]), ("names", None), ("threshold", "many")],
+    )
+    def test_a_stored_codec_of_the_wrong_kind(self, key, value):
+        with pytest.raises(ConfigError, match="label codec: stored as .* incomplete"):
+            LabelCodec.from_dict({**MERGED.to_dict(), key: value})
+
+    def test_a_stored_codec_that_contradicts_itself_says_how(self):
+        with pytest.raises(ConfigError, match="1 names for 3 classes"):
+            LabelCodec.from_dict({**MERGED.to_dict(), "names": ["a"]})

@@ -1,0 +1,123 @@
+"""Who may import whom, and which third-party package is behind which door."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "lungunet"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Each room may import itself and the rooms to its right.
+ROOMS = {
+    "cli": {"evaluation", "inference", "training", "models", "metrics", "data"},
+    "evaluation": {"inference", "training", "models", "metrics", "data"},
+    "inference": {"models", "metrics", "data"},
+    "training": {"models", "metrics", "data"},
+    "models": {"data"},
+    "metrics": {"data"},
+    "data": set(),
+}
+GROUND = {"errors", "progress"}  # modules that every room may import
+
+DOORS = {
+    "segmentation_models_pytorch": ("models/",),
+    "timm": ("models/",),
+    "albumentations": ("data/transforms.py",),
+    "PIL": ("data/ct.py",),
+    "SimpleITK": ("data/volume.py",),
+    "torch.utils.tensorboard": ("training/tracking.py",),
+    "tensorboard": ("training/tracking.py",),
+    "onnxruntime": ("inference/", "models/onnx.py"),
+    "typer": ("cli/",),
+    "rich": ("cli/",),
+}
+IMAGE_FILES = {"imread", "imwrite", "imdecode", "imencode"}  # OpenCV's file functions
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_imports_point_one_way(path: Path) -> None:
+    room = place(path).split("/")[0].removesuffix(".py")
+    if room in ("__init__", "__main__"):
+        return
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "lungunet" or len(parts) == 1:
+            continue
+        other = parts[1]
+        if other in ROOMS and other != room:
+            assert other in ROOMS.get(room, set()), f"{place(path)} must not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_third_party_packages_stay_behind_their_doors(path: Path) -> None:
+    for name in imported(path):
+        for package, homes in DOORS.items():
+            if name == package or name.startswith(package + "."):
+                assert place(path).startswith(homes), f"{place(path)} must not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_image_files_are_touched_in_one_place(path: Path) -> None:
+    used = {
+        node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+    }
+    if place(path) != "data/ct.py":
+        assert not used & IMAGE_FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_nobody_prints_exits_or_swallows_below_the_command_line(path: Path) -> None:
+    if place(path).startswith("cli/"):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "exit", "quit"), place(path)
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"bare except in {place(path)}"
+
+
+def test_modules_do_not_import_in_a_circle() -> None:
+    def module(path: Path) -> str:
+        name = "lungunet." + place(path).removesuffix(".py").replace("/", ".")
+        return name.removesuffix(".__init__")
+
+    def at_import(path: Path) -> set[str]:
+        """Imports that run when the module is imported, not inside functions or for types."""
+        names: set[str] = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        return names
+
+    modules = {module(path) for path in FILES}
+    graph = {module(path): (at_import(path) & modules) - {"lungunet"} for path in FILES}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        for other in graph[name] - {name}:
+            visit(other, (*trail, name))
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_files_have_one_subject() -> None:
+    long = {place(path): n for path in FILES if (n := len(path.read_text().splitlines())) > 400}
+    assert not long

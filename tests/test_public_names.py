@@ -1,0 +1,74 @@
+"""The public API: exactly these names, lazily, and typed."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import lungunet
+
+NAMES = """
+    CaseScore ConfigError ConfusionMeter CrossEntropyDiceLoss DataError EncoderInfo EpochResult
+    EpochSampler GeometryError InputContract LUNG_CODEC LUNG_WINDOW LabelCodec LabelError
+    LungCTDataset LungUNetError Mean MissingExtraError ModelError Overlap Pair Prediction Predictor
+    RunConfig SavedModel ScoreCard Split SplitError TrainConfig Trainer WeightsUnavailableError
+    Window __version__ build_unet draw_overlay evaluate find_pairs fold_pairs list_encoders
+    load_model make_loader overlap prepare_pairs read_groups read_image read_manifest read_mask
+    read_split save_model split_pairs train_run train_transform write_image write_manifest
+    write_mask write_phantoms write_split
+""".split()
+
+
+def test_public_names_are_these() -> None:
+    assert lungunet.__all__ == sorted(NAMES)
+    assert dir(lungunet) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(lungunet, name)
+    if callable(value):
+        assert value.__doc__
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'build_vnet'"):
+        _ = lungunet.build_vnet
+
+
+def test_types_and_lazy_names_agree() -> None:
+    """What type checkers see under TYPE_CHECKING is what __getattr__ delivers."""
+    source = open(lungunet.__file__, encoding="utf-8").read()  # noqa: PTH123, SIM115
+    typed = {
+        line.split(" as ")[1].strip() for line in source.splitlines() if line.startswith("    from ")
+    }
+    assert typed == set(NAMES) - {"__version__"}
+    for name in typed:
+        home = getattr(lungunet, name)
+        module = getattr(home, "__module__", None)
+        if module:
+            assert getattr(importlib.import_module(module), name) is home
+
+
+def in_fresh_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_lungunet_imports_the_standard_library_alone() -> None:
+    loaded = in_fresh_python(
+        "import sys; before = set(sys.modules); import lungunet;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'lungunet'}))"
+    )
+    assert loaded == "[]"
+
+
+def test_help_needs_no_torch() -> None:
+    loaded = in_fresh_python(
+        "import sys, contextlib; from lungunet.cli import main; sys.argv = ['lungunet', '--help']\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None): main()\n"
+        "print({'torch', 'numpy', 'cv2', 'albumentations'} & set(sys.modules))"
+    )
+    assert loaded == "set()"
