@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from lungunet.metrics.overlap import Mean as Mean
     from lungunet.metrics.overlap import Overlap as Overlap
     from lungunet.metrics.overlap import overlap as overlap
+    from lungunet.models.encoders import EncoderInfo as EncoderInfo
+    from lungunet.models.encoders import list_encoders as list_encoders
     from lungunet.models.folder import SavedModel as SavedModel
     from lungunet.models.folder import load_model as load_model
     from lungunet.models.folder import save_model as save_model
     from lungunet.models.losses import CrossEntropyDiceLoss as CrossEntropyDiceLoss
-    from lungunet.models.unet import EncoderInfo as EncoderInfo
     from lungunet.models.unet import build_unet as build_unet
-    from lungunet.models.unet import list_encoders as list_encoders
     from lungunet.training.config import RunConfig as RunConfig
     from lungunet.training.config import TrainConfig as TrainConfig
     from lungunet.training.run import train_run as train_run
@@ -87,9 +87,10 @@ _HOMES = {
     "evaluation.scorecard": ("CaseScore", "ScoreCard", "evaluate"),
     "inference.predictor": ("Prediction", "Predictor"),
     "metrics.overlap": ("ConfusionMeter", "Mean", "Overlap", "overlap"),
+    "models.encoders": ("EncoderInfo", "list_encoders"),
     "models.folder": ("SavedModel", "load_model", "save_model"),
     "models.losses": ("CrossEntropyDiceLoss",),
-    "models.unet": ("EncoderInfo", "build_unet", "list_encoders"),
+    "models.unet": ("build_unet",),
     "training.config": ("RunConfig", "TrainConfig"),
     "training.run": ("train_run",),
     "training.tracking": ("EpochResult",),

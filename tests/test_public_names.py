@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,11 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 def test_types_and_lazy_names_agree() -> None:
     """What type checkers see under TYPE_CHECKING is what __getattr__ delivers."""
-    source = open(lungunet.__file__, encoding="utf-8").read()  # noqa: PTH123, SIM115
+    source = Path(lungunet.__file__).read_text(encoding="utf-8")
     typed = {
-        line.split(" as ")[1].strip() for line in source.splitlines() if line.startswith("    from ")
+        line.split(" as ")[1].strip()
+        for line in source.splitlines()
+        if line.startswith("    from ")
     }
     assert typed == set(NAMES) - {"__version__"}
     for name in typed:

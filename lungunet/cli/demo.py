@@ -11,6 +11,7 @@ from lungunet.cli import console, evaluate, pairs, predict, train
 from lungunet.cli.options import Overwrite
 
 _PATIENTS, _SLICES, _SIZE_PX = 24, 5, 256
+_TRAIN_PX, _EPOCHS = 128, 15
 _ONE_PATIENT = r"^(patient-\d+)"  # the group of --group
 
 
@@ -29,8 +30,8 @@ def demo(
         *("split", images, masks, data, "--val", 0.15, "--test", 0.2, "--group", _ONE_PATIENT)
     )
     pairs.split(images, masks, data, val=0.15, test=0.2, group=_ONE_PATIENT, overwrite=overwrite)
-    _announce("train", data, "--out", run, "--size", 128, "--epochs", 20)
-    train.train(data, out=run, size=128, epochs=20, overwrite=overwrite)
+    _announce("train", data, "--out", run, "--size", _TRAIN_PX, "--epochs", _EPOCHS)
+    train.train(data, out=run, size=_TRAIN_PX, epochs=_EPOCHS, overwrite=overwrite)
     _announce("evaluate", run, data, "--out", out / "scores")
     evaluate.evaluate(run, data, out=out / "scores", overwrite=overwrite)
     predicted = out / "predicted"

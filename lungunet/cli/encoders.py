@@ -19,7 +19,7 @@ def encoders(
 
     Example: `lungunet encoders "resnet*"`
     """
-    from lungunet.models.unet import list_encoders
+    from lungunet.models.encoders import list_encoders
 
     found = list_encoders(pattern)
     if as_json:

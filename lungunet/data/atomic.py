@@ -37,7 +37,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
             f"{path}: cannot be written ({err.strerror or err}). Choose another place."
         ) from err
     finally:
-        with suppress(OSError):  # where the folder could not be made, nor can this name be looked up
+        with suppress(
+            OSError
+        ):  # where the folder could not be made, nor can this name be looked up
             temporary.unlink()
 
 

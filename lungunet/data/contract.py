@@ -69,7 +69,8 @@ class Window:
         array([0. , 0.5, 1. ], dtype=float32)
         """
         low = self.level - self.width / 2
-        scaled = (np.asarray(hu, np.float32) - np.float32(low)) * np.float32(1 / self.width)
+        # Divided, not multiplied by 1 / width: the upper end comes out as 1 exactly.
+        scaled = (np.asarray(hu, np.float32) - np.float32(low)) / np.float32(self.width)
         return np.clip(scaled, 0, 1, out=scaled)
 
     def to_grey(self, hu: np.ndarray) -> np.ndarray:
@@ -293,16 +294,13 @@ class InputContract:
             When something is missing or of the wrong kind.
         """
         try:
-            window = stored["window"]
-            return cls(
-                size=int(stored["size"]),
-                window=window and Window(float(window["level"]), float(window["width"])),
-                dtypes=tuple(str(name) for name in stored["dtypes"]),
-                mean=float(stored["mean"]),
-                std=float(stored["std"]),
-            )
-        except (KeyError, TypeError, AttributeError) as err:
+            seen = stored["window"]
+            edges = None if seen is None else (float(seen["level"]), float(seen["width"]))
+            size, mean, std = int(stored["size"]), float(stored["mean"]), float(stored["std"])
+            dtypes = tuple(str(name) for name in stored["dtypes"])
+        except (KeyError, TypeError, AttributeError, ValueError) as err:
             raise ConfigError(f"input contract: stored as {stored!r}, incomplete.") from err
+        return cls(size, edges and Window(*edges), dtypes, mean, std)
 
     def __str__(self) -> str:
         """Say it in one line, for tables and messages."""

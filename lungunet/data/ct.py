@@ -122,7 +122,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     Raises
     ------
     DataError
-        When the format cannot hold the dtype, or the folder cannot be written.
+        When the format cannot hold the dtype, the shape is not (H, W), or the folder cannot be
+        written.
     """
     path = Path(path)
     if image.dtype.name not in _LOSSLESS.get(path.suffix.lower(), ()):
@@ -130,7 +131,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
             f"{path}: a {path.suffix or 'nameless'} file does not keep {image.dtype} values. "
             f"Write one of {', '.join(SLICE_DTYPES)} as .tif."
         )
-    write_bytes(path, _encode(path, image))
+    write_bytes(path, _encode(path, _plane(image, path)))
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
@@ -144,12 +145,12 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
     Raises
     ------
     DataError
-        When the ending is not .png, the dtype does not fit, or the folder cannot be written.
+        When the ending is not .png, dtype or shape do not fit, or the folder cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png" or mask.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path}: masks are written as 8 or 16 bit .png, this is {mask.dtype}.")
-    write_bytes(path, _encode(path, mask))
+    write_bytes(path, _encode(path, _plane(mask, path)))
 
 
 def write_picture(path: str | Path, rgb: np.ndarray) -> None:
@@ -161,6 +162,12 @@ def write_picture(path: str | Path, rgb: np.ndarray) -> None:
     """
     path = Path(path)
     write_bytes(path, _encode(path, np.ascontiguousarray(rgb[..., ::-1])))  # OpenCV writes BGR
+
+
+def _plane(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if pixels.ndim != 2 or not pixels.size:
+        raise DataError(f"{path}: shape {pixels.shape}, an image is (H, W) with H, W above 0.")
+    return pixels
 
 
 def _encode(path: Path, pixels: np.ndarray) -> bytes:

@@ -17,7 +17,7 @@ from lungunet.data.contract import InputContract, Window
 from lungunet.data.ct import read_header, read_image, read_mask
 from lungunet.data.manifest import Pair, read_manifest
 from lungunet.data.transforms import Transform, seed_transform
-from lungunet.errors import ConfigError, DataError, GeometryError, SplitError
+from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, SplitError
 
 DEFAULT_SIZE = 256
 
@@ -48,7 +48,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     DataError
         When a pair lacks its mask, or a file is no image.
     ConfigError
-        When both a contract and a size or window are given, or dtypes leave the window open.
+        When both a contract and a size or window are given, dtypes leave the window open, or the
+        seed is negative.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         for pair in self.pairs:
             if pair.mask is None:
                 raise DataError(f"{pair.image}: no mask. A dataset needs one for every image.")
+        if seed < 0:
+            raise ConfigError(f"seed {seed}: must be 0 or more.")
         if contract is not None and (size is not None or window is not None):
             raise ConfigError("A contract holds size and window already: give one or the other.")
         self.contract = contract or InputContract.for_dtypes(
@@ -104,12 +107,13 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         GeometryError
             When image and mask differ in size.
         LabelError
-            When the mask holds a value outside the codec.
+            When the mask holds a value outside the codec, or gets one from the transform.
         """
-        index = key if isinstance(key, int | np.integer) else key[1]
+        epoch, index = (None, key) if isinstance(key, int | np.integer) else key
+        index = range(len(self))[index]  # -1 is the last one
         grey, classes = self.read(index)
         if self.transform is not None:
-            seed_transform(self.transform, self._entropy(key))
+            seed_transform(self.transform, self._entropy(epoch, index))
             moved = self.transform(image=grey, mask=classes)
             grey, classes = self._checked(moved["image"], moved["mask"], self.pairs[index])
         image = torch.from_numpy(self.contract.normalise(np.ascontiguousarray(grey)))
@@ -127,18 +131,17 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         grey = self.contract.to_grey(image, str(self.pairs[index].image))
         return self.contract.fit(grey), self.contract.fit_mask(classes)
 
-    def _entropy(self, key: Key) -> tuple[int, ...]:
-        if not isinstance(key, int | np.integer):
-            return (self.seed, *key)
+    def _entropy(self, epoch: int | None, index: int) -> tuple[int, ...]:
+        if epoch is not None:
+            return (self.seed, epoch, index)
         # No epoch is named: count calls. Workers that are started anew each epoch count from 0
         # again, but torch seeds them from a number that it draws per epoch.
         self._draws += 1
         worker = get_worker_info()
-        return (self.seed, int(key), self._draws, worker.seed if worker else 0)
+        return (self.seed, index, self._draws, worker.seed if worker else 0)
 
-    @staticmethod
     def _checked(
-        grey: np.ndarray, classes: np.ndarray, pair: Pair
+        self, grey: np.ndarray, classes: np.ndarray, pair: Pair
     ) -> tuple[np.ndarray, np.ndarray]:
         if not (isinstance(grey, np.ndarray) and grey.dtype == np.uint8 and grey.ndim == 2):
             got = f"{getattr(grey, 'dtype', type(grey).__name__)} {tuple(np.shape(grey))}"
@@ -150,6 +153,11 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise GeometryError(
                 f"{pair.name}: after the transform the mask is {classes.shape}, the image "
                 f"{grey.shape}. Use transforms that move both."
+            )
+        if classes.max() >= self.codec.n_classes:
+            raise LabelError(
+                f"{pair.name}: after the transform the mask holds class {classes.max()}, there are "
+                f"0 to {self.codec.n_classes - 1}. Fill masks with 0 (fill_mask=0)."
             )
         return grey, classes
 
@@ -233,8 +241,13 @@ def make_loader(
     ConfigError
         When a number is out of range.
     """
-    if batch_size < 1 or workers < 0:
-        raise ConfigError(f"batch_size={batch_size}, workers={workers}: at least 1, at least 0.")
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} {value}: must be {least} or more.")
     return DataLoader(
         dataset,
         batch_size=batch_size,

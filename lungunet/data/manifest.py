@@ -15,6 +15,9 @@ from lungunet.data.atomic import write_text
 from lungunet.data.ct import SUFFIXES, read_header
 from lungunet.errors import DataError, listed
 
+# Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
+_UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -136,7 +139,8 @@ def write_manifest(path: str | Path, pairs: Iterable[Pair]) -> None:
     Raises
     ------
     DataError
-        When a path holds a tab or a line break.
+        When a path cannot stand in a list: it holds a tab or a line break, begins or ends with a
+        blank, or is not UTF-8.
     """
     path = Path(path)
     write_text(path, render_manifest(path.parent, pairs))
@@ -148,19 +152,22 @@ def render_manifest(folder: Path, pairs: Iterable[Pair]) -> str:
     for pair in pairs:
         fields = [_relative(file, folder) for file in (pair.image, pair.mask) if file]
         for text in fields:
-            if any(sign in text for sign in "\t\n\r"):
+            if _UNLISTABLE.search(text):
                 raise DataError(
-                    f"{text!r}: a tab or line break cannot stand in a list of paths. Rename it."
+                    f"{text!r}: a tab, a line break, a blank at either end or a byte that is not "
+                    "UTF-8 cannot stand in a list of paths. Rename it."
                 )
         lines.append("\t".join(fields) + "\n")
     return "".join(sorted(lines))
 
 
 def _relative(file: Path, folder: Path) -> str:
+    # Links to folders are followed, for ".." to mean the same; a link to a file keeps its own name.
+    file = file.parent.resolve() / file.name
     try:
-        return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(file, folder.resolve())).as_posix()
     except ValueError:  # another drive on Windows
-        return file.resolve().as_posix()
+        return file.as_posix()
 
 
 def read_manifest(path: str | Path, *, masks: bool = True) -> list[Pair]:
@@ -187,26 +194,28 @@ def read_manifest(path: str | Path, *, masks: bool = True) -> list[Pair]:
         if not line.strip():
             continue
         fields = [text.strip() for text in line.split("\t")]
+        if not masks and len(fields) == 2 and not fields[1]:
+            fields.pop()
         if len(fields) != 2 and (masks or len(fields) != 1):
             raise DataError(
                 f"{path}, line {number}: {len(fields)} columns. "
                 "Write image, one tab, mask; nothing else."
             )
-        files = [_locate(text, path.parent) for text in fields if text or masks]
+        files = [_locate(text, path.parent) for text in fields]
         missing += [
-            f"line {number}: {text}"
-            for text, file in zip(fields, files, strict=False)
+            f"line {number}: {text or 'an empty column'}"
+            for text, file in zip(fields, files, strict=True)
             if file is None
         ]
         if None in files:
             continue
         pair = Pair(*(file for file in files if file))
-        if pair.image in seen:
+        first = seen.setdefault(pair.image.resolve(), number)
+        if first != number:
             raise DataError(
-                f"{path}, line {number}: {pair.image} stands in line {seen[pair.image]} already. "
+                f"{path}, line {number}: {pair.image} stands in line {first} already. "
                 "Remove one of the lines."
             )
-        seen[pair.image] = number
         pairs.append(pair)
     if missing:
         raise DataError(

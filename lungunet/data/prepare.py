@@ -59,13 +59,14 @@ def prepare_pairs(
     return written, LabelCodec(kept if raw else plain, names=codec.names)
 
 
-def _shape(height: int, width: int, size: int) -> tuple[int, int]:
+def _shape(array: np.ndarray, size: int) -> tuple[int, int]:
+    height, width = array.shape
     scale = size / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    height, width = _shape(*image.shape, size)
+    height, width = _shape(image, size)
     if (height, width) == image.shape:
         return image
     method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
@@ -76,7 +77,7 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _resize_labels(classes: np.ndarray, size: int) -> np.ndarray:
-    height, width = _shape(*classes.shape, size)
+    height, width = _shape(classes, size)
     # EXACT: the plain nearest of OpenCV is shifted by half a pixel.
     return np.asarray(
         cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8

@@ -185,6 +185,8 @@ def _check_ratios(val: float, test: float) -> None:
 def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict[str, list[Pair]]:
     patients: dict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: pair.name):
+        if groups is not None and pair.name not in groups:
+            raise SplitError(f"{pair.name}: no patient in the groups. Name one for every pair.")
         patients[pair.name if groups is None else groups[pair.name]].append(pair)
     twice = [
         name for name, n in Counter(p.name for m in patients.values() for p in m).items() if n > 1
@@ -195,6 +197,8 @@ def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict
 
 
 def _shuffled(patients: Mapping[str, Any], seed: int) -> list[str]:
+    if seed < 0:
+        raise ConfigError(f"seed {seed}: must be 0 or more.")
     names = sorted(patients)
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 

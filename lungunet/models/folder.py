@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
@@ -22,8 +20,9 @@ import lungunet
 from lungunet.data.atomic import write_bytes, write_text
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.errors import ConfigError, ModelError, listed
+from lungunet.errors import ConfigError, ModelError
 from lungunet.models.unet import Architecture, architecture_of, build_from
+from lungunet.models.weights import load_weights
 
 FORMAT = 1
 _CONFIG, _WEIGHTS, _ABOUT, _CARD = "config.json", "model.safetensors", "lungunet.json", "README.md"
@@ -152,28 +151,11 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
             model = build_from(Architecture.from_dict(stored))
     except (KeyError, TypeError, ConfigError) as err:
         raise ModelError(f"{folder / _ABOUT}: damaged ({err}). Copy the folder again.") from err
-    weights = _read_bytes(folder / _WEIGHTS)
-    _load_weights(model, weights, folder / _WEIGHTS)
-    known = hashlib.sha256(weights).hexdigest() == about.get("weights_sha256")
+    load_weights(model, folder / _WEIGHTS)
+    digest = hashlib.sha256(_read_bytes(folder / _WEIGHTS)).hexdigest()
+    known = digest == about.get("weights_sha256")
     scores = about.get("scores") if known else None
     return SavedModel(model.eval(), contract, codec, dict(scores or {}), folder)
-
-
-def _load_weights(model: nn.Module, weights: bytes, path: Path) -> None:
-    try:
-        state = load_tensors(weights)
-    except (SafetensorError, ValueError) as err:
-        raise ModelError(f"{path}: damaged ({err}). Copy the folder again.") from err
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as err:  # sizes differ
-        raise ModelError(f"{path}: does not fit the model: {err}") from err
-    if missing or unexpected:
-        raise ModelError(
-            f"{path}: does not fit the model. Missing: {listed(missing, separator=', ') or '-'}; "
-            f"unexpected: {listed(unexpected, separator=', ') or '-'}. "
-            "Copy the whole folder again."
-        )
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,28 +1,26 @@
-"""Build U-Nets by the name of their encoder, fill them with weights, list the encoders.
+"""Build U-Nets by the name of their encoder, and remember how they were built.
 
-Knows names, tensors and files of weights; nothing of slices, training or the model folder's
-metadata. smp and timm are imported inside the functions that need them: they take about 2 s.
+Knows nothing of slices, training or the model folder. smp is imported inside the functions that
+need it: it takes about 2 s.
 """
 
 import difflib
-import fnmatch
 import json
 import os
-import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
-from lungunet.errors import ConfigError, ModelError, WeightsUnavailableError, listed
+from lungunet.errors import ConfigError, WeightsUnavailableError
+from lungunet.models.encoders import ORIGINAL, check_encoder, tags_of, unknown_tag
 from lungunet.models.original import UNet2015
+from lungunet.models.weights import WEIGHT_SUFFIXES, load_weights
 
-_ORIGINAL = "unet2015"
 _ORIGINAL_ARGUMENTS = ("valid", "width")
 _MARK = "_lungunet_architecture"  # the attribute of a model that holds its Architecture
 
@@ -40,16 +38,6 @@ _SMP_ARGUMENTS = (
 _REFUSED = ("activation", "aux_params", "encoder_name", "encoder_weights", "decoder_use_batchnorm")
 _DECODER_CHANNELS = (256, 128, 64, 32, 16)  # smp's default
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "nearest-exact")
-
-# Families (modules of timm 1.0.31) none of whose models halves the picture from level to level,
-# which is what smp asks of a U-Net encoder; in every other family all models do. Counted on the
-# meta device.
-_NO_PYRAMID = """
-    beit cait convit convmixer crossvit csatv2 deepseek_vit deit efficientvim efficientvit_msra eva
-    gemma4_vit levit mlp_mixer naflexvit pit qwen3_vit sequencer shvit tnt visformer
-    vision_transformer vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam
-    vitamin volo xcit
-"""
 
 
 @dataclass(frozen=True)
@@ -120,23 +108,6 @@ class Architecture:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class EncoderInfo:
-    """An encoder that ``build_unet`` can use.
-
-    Parameters
-    ----------
-    name : what ``build_unet`` takes
-    parameters : number of parameters of the encoder alone with one input channel; None for "tu-"
-        encoders, which would have to be built one by one, 0.1 s each and there are 900
-    weights : names that ``weights=`` takes; for "tu-" encoders "imagenet" stands for the first
-    """
-
-    name: str
-    parameters: int | None
-    weights: tuple[str, ...]
-
-
 def build_unet(
     encoder: str = "resnet34",
     *,
@@ -193,15 +164,15 @@ def build_unet(
     (1, 2, 65, 47)
     """
     architecture = Architecture(encoder, in_channels, classes, smp_arguments)
-    _check_encoder(encoder)
+    check_encoder(encoder)
     tag, path = _tag_or_path(encoder, weights)
     with _seeded(seed):
         model = (
-            _build_original(architecture) if encoder == _ORIGINAL else _build_smp(architecture, tag)
+            _build_original(architecture) if encoder == ORIGINAL else _build_smp(architecture, tag)
         )
     setattr(model, _MARK, architecture)
     if path is not None:
-        _load_weights(model, path)
+        load_weights(model, path)
     return model
 
 
@@ -232,125 +203,6 @@ def architecture_of(model: nn.Module) -> Architecture | None:
     return found if isinstance(found, Architecture) else None
 
 
-def list_encoders(pattern: str = "*") -> list[EncoderInfo]:
-    """List the encoders whose name fits a shell pattern.
-
-    Encoders of timm are listed only where the pattern begins with "tu-". The "timm-" names of smp
-    still build but are deprecated, and left out: timm has each of them under "tu-".
-
-    Examples
-    --------
-    >>> [(e.name, e.parameters, e.weights) for e in list_encoders("resnet1?")]
-    [('resnet18', 11170240, ('imagenet', 'ssl', 'swsl'))]
-    """
-    if pattern.startswith("tu-"):
-        return [EncoderInfo(name, None, _tags_of(name)) for name in _timm_names(pattern)]
-    return [
-        EncoderInfo(name, _count_parameters(name), _tags_of(name))
-        for name in _native_names()
-        if fnmatch.fnmatchcase(name, pattern)
-    ]
-
-
-def _native_names() -> list[str]:
-    from segmentation_models_pytorch.encoders import encoders
-
-    return [_ORIGINAL, *(name for name in encoders if not name.startswith("timm-"))]
-
-
-def _timm_names(pattern: str = "tu-*") -> list[str]:
-    import timm
-
-    families = [name for name in timm.list_modules() if name not in _NO_PYRAMID.split()]
-    return [f"tu-{name}" for name in timm.list_models(pattern[3:], module=families)]
-
-
-def _tags_of(encoder: str) -> tuple[str, ...]:
-    """Give the tags of pretrained weights of a known encoder, the default one first."""
-    if encoder == _ORIGINAL:
-        return ()
-    if not encoder.startswith("tu-"):
-        from segmentation_models_pytorch.encoders import encoders
-
-        return tuple(encoders[encoder]["pretrained_settings"])
-    return _timm_tags(encoder[3:])
-
-
-def _timm_tags(model: str) -> tuple[str, ...]:
-    import timm.models
-
-    name, tag = timm.models.split_model_name_tag(model)
-    configs = timm.models.get_arch_pretrained_cfgs(name).values()  # the default one comes first
-    tags = tuple(config.tag for config in configs if config.has_weights and config.tag)
-    return (tag,) if tag in tags else tags
-
-
-def _count_parameters(encoder: str) -> int:
-    if encoder == _ORIGINAL:
-        with torch.device("meta"):  # allocates nothing and draws nothing
-            return _n_parameters(UNet2015().down)
-    from segmentation_models_pytorch.encoders import get_encoder
-
-    # MixTransformer reads numbers back from a linspace, which the meta device cannot; the others
-    # are spared the mode, which doubles the time. What smp draws on the CPU must not move the
-    # global generator.
-    mode = _LinspaceOnCpu() if encoder.startswith("mit_") else nullcontext()
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), mode:
-        return _n_parameters(get_encoder(encoder, in_channels=1, weights=None))
-
-
-def _n_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-class _LinspaceOnCpu(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        device = {"device": "cpu"} if func is torch.linspace else {}
-        return func(*args, **{**(kwargs or {}), **device})
-
-
-def _check_encoder(encoder: str) -> None:
-    if encoder == _ORIGINAL:
-        return
-    if encoder.startswith("tu-"):
-        import timm.models
-
-        name, tag = timm.models.split_model_name_tag(encoder[3:])
-        if timm.is_model(name):
-            if tag and encoder[3:] not in timm.models.get_arch_pretrained_cfgs(name):
-                raise _unknown_tag(f"tu-{name}", tag)
-            return
-    else:
-        from segmentation_models_pytorch.encoders import encoders
-
-        if encoder in encoders:
-            return
-    raise ConfigError(
-        f"Unknown encoder '{encoder}'. {_closest(encoder)}'lungunet encoders' lists all."
-    )
-
-
-def _closest(encoder: str) -> str:
-    # Native names first and a stable sort: of equally close names the better known one is shown.
-    names = _native_names() + _timm_names()
-    matcher = difflib.SequenceMatcher(b=encoder)
-    ratios: dict[str, float] = {}
-    for name in names:
-        matcher.set_seq1(name)
-        ratios[name] = matcher.ratio()
-    close = [name for name in sorted(names, key=lambda n: -ratios[n])[:2] if ratios[name] > 0.6]
-    return f"Closest: {', '.join(map(repr, close))}. " if close else ""
-
-
-def _unknown_tag(encoder: str, tag: str) -> ConfigError:
-    tags = [repr(known) for known in _tags_of(encoder)]
-    exist = f"There are {listed(tags, separator=', ')}" if tags else "There are none to download"
-    return ConfigError(
-        f"{encoder}: no weights '{tag}'. {exist}; None starts from random weights, and a path "
-        "reads a file or a model folder."
-    )
-
-
 def _tag_or_path(encoder: str, weights: str | Path | bool | None) -> tuple[str | None, Path | None]:
     # smp takes False for a wish to download ("is not None"), so nothing but None or a name goes on.
     if weights is None or weights is False or weights == "none":
@@ -358,13 +210,13 @@ def _tag_or_path(encoder: str, weights: str | Path | bool | None) -> tuple[str |
     if isinstance(weights, Path):
         return None, weights
     tag = "imagenet" if weights is True else weights
-    tags = _tags_of(encoder)
+    tags = tags_of(encoder)
     if tag in tags or (tag == "imagenet" and tags and encoder.startswith("tu-")):
         return tag, None
     path = Path(tag)
-    if path.exists() or path.suffix in _READERS or os.sep in tag or "/" in tag:
+    if path.exists() or path.suffix in WEIGHT_SUFFIXES or os.sep in tag or "/" in tag:
         return None, path
-    raise _unknown_tag(encoder, tag)
+    raise unknown_tag(encoder, tag)
 
 
 @contextmanager
@@ -382,7 +234,7 @@ def _seeded(seed: int | None) -> Iterator[None]:
 def _build_original(architecture: Architecture) -> nn.Module:
     for name in architecture.smp_arguments:
         if name not in _ORIGINAL_ARGUMENTS:
-            raise _unknown_argument(_ORIGINAL, name, _ORIGINAL_ARGUMENTS)
+            raise _unknown_argument(ORIGINAL, name, _ORIGINAL_ARGUMENTS)
     return UNet2015(architecture.in_channels, architecture.classes, **architecture.smp_arguments)
 
 
@@ -469,95 +321,3 @@ def _is_unreachable(err: Exception) -> bool:
     names = {cls.__name__ for cls in type(err).__mro__}
     by_name = {"LocalEntryNotFoundError", "HTTPError", "RequestException", "URLError"}
     return isinstance(err, ConnectionError | TimeoutError) or bool(names & by_name)
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    file = _weights_file(path)
-    state = _read_state(file)
-    target, what = model, "model"
-    encoder = getattr(model, "encoder", None)
-    if isinstance(encoder, nn.Module) and not state.keys() & model.state_dict().keys():
-        target, what = encoder, "encoder"
-        state = _fit_first_layer(state, encoder.state_dict())
-    try:
-        target.load_state_dict(dict(state))  # a copy: smp's loaders take keys out of what they get
-    except RuntimeError as err:
-        raise ModelError(
-            f"{file}: does not fit the {what} of {architecture_of(model)}:\n  "
-            f"{listed(_misfits(state, target.state_dict()))}\n"
-            "Build the model that the weights came from, or give other weights."
-        ) from err
-
-
-def _weights_file(path: Path) -> Path:
-    names = ("model.safetensors", "best/model.safetensors")  # a model folder, a run folder
-    file = next((path / name for name in names if (path / name).is_file()), path)
-    if file.is_dir():
-        raise ModelError(
-            f"{path}: holds neither {names[0]} nor {names[1]}. Give a model folder, a run folder "
-            "or a file of weights."
-        )
-    if not file.is_file():
-        raise ModelError(f"{path}: there is no such file of weights. Check the path.")
-    if file.suffix not in _READERS:
-        raise ModelError(
-            f"{path}: cannot read '{file.suffix}' as weights. Give one of {', '.join(_READERS)}."
-        )
-    return file
-
-
-def _read_safetensors(file: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(file)
-
-
-def _read_torch(file: Path) -> Any:
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-_READERS = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
-
-
-def _read_state(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-
-    try:
-        state = _READERS[file.suffix](file)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as err:
-        raise ModelError(
-            f"{file}: damaged, or holds more than tensors, which is not loaded because it could "
-            "run code. Save it again with torch.save(model.state_dict(), ...)."
-        ) from err
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ModelError(
-            f"{file}: holds no state dict (names and tensors). Save model.state_dict() alone."
-        )
-    return state
-
-
-def _fit_first_layer(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Turn weights over RGB into weights over the model's channels, as smp and timm do.
-
-    One channel gets the sum over RGB; several get R, G, B, R, ... in turn, times 3 / n, which keeps
-    the size of the response.
-    """
-    fitted = dict(state)
-    for name, weight in state.items():
-        shape = wanted[name].shape if name in wanted else weight.shape
-        if weight.ndim != 4 or weight.shape[1] != 3 or shape[1] == 3:
-            continue
-        n = shape[1]
-        turns = weight[:, torch.arange(n) % 3] * (3 / n)
-        fitted[name] = weight.sum(dim=1, keepdim=True) if n == 1 else turns
-    return fitted
-
-
-def _misfits(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
-    shapes = [
-        f"{name}: {tuple(state[name].shape)} in the file, {tuple(wanted[name].shape)} in the model"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    missing = [f"{name}: missing in the file" for name in wanted if name not in state]
-    return shapes + missing + [f"{name}: not in the model" for name in state if name not in wanted]

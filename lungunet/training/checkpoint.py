@@ -1,6 +1,7 @@
 """last.ckpt: all that an interrupted run needs to go on, written whole, read without unpickling."""
 
 import pickle
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         found = content.get("format") if isinstance(content, dict) else None
         raise ModelError(f"{path}: format {found}, this lungunet reads {FORMAT}. Upgrade lungunet.")
     return content
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of every generator that training draws from, as plain values."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": random.getstate(),
+    }
+
+
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the generators back to where :func:`rng_state` found them."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -101,7 +101,8 @@ class TrainConfig:
         hints = typing.get_type_hints(cls)
         for name, value in values.items():
             if name not in hints:
-                near = difflib.get_close_matches(name, hints, n=1)
+                near = [known for known in hints if name.startswith(f"{known}_")]
+                near = near or difflib.get_close_matches(name, hints, n=1)
                 hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
                 raise ConfigError(f"{where}: unknown setting '{name}'. {hint}")
             if not _fits(value, hints[name]):

@@ -125,9 +125,9 @@ class TensorBoardLog:
     ) -> None:
         self._writer.close()
 
-    def add_text(self, name: str, text: str) -> None:
+    def add_text(self, name: str, text: str, epoch: int) -> None:
         """Show ``text`` in the Text tab; hyper-parameters go here, as add_hparams makes folders."""
-        self._writer.add_text(name, f"```\n{text}\n```")
+        self._writer.add_text(name, f"```\n{text}\n```", epoch)
 
     def add_epoch(self, result: EpochResult) -> None:
         """Write one point per curve and flush them to disk."""

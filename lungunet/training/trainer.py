@@ -6,7 +6,6 @@ Knows tensors, a model and a config; reads no command line and prints nothing.
 import math
 import os
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,22 +16,20 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lungunet.data.atomic import write_text
 from lungunet.data.dataset import EpochSampler, LungCTDataset, make_loader
 from lungunet.data.overlay import draw_overlay
 from lungunet.errors import ConfigError, ModelError
-from lungunet.metrics.overlap import ConfusionMeter, Mean
 from lungunet.models.device import pick_device, pick_precision
-from lungunet.models.folder import save_model
 from lungunet.models.losses import CrossEntropyDiceLoss
 from lungunet.progress import Progress, silent
-from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
+from lungunet.training.checkpoint import rng_state, set_rng_state
 from lungunet.training.config import TrainConfig
 from lungunet.training.environment import environment_json
-from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog, write_history
+from lungunet.training.folder import RunFolder
+from lungunet.training.meters import PassMeter
+from lungunet.training.schedule import learning_rate
+from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog
 
-# The checkpoint goes first: without it nothing can be taken for a run to resume.
-_RUN_FILES = ("last.ckpt", "history.csv", "events.out.tfevents.*", "best/*")
 _PICTURES = 4  # val slices that are shown in TensorBoard
 
 Loader = DataLoader[tuple[torch.Tensor, torch.Tensor]]
@@ -71,7 +68,7 @@ class Trainer:
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config or TrainConfig()
-        self.out = Path(out)
+        self.folder = RunFolder(out)
         self.loss: Loss = loss or CrossEntropyDiceLoss()
         self.device = pick_device(self.config.device)
         self.dtype = pick_precision(self.config.precision, self.device)
@@ -144,15 +141,17 @@ class Trainer:
         if resume:
             self._resume(train)
         else:
-            self._start_folder(overwrite)
+            self.folder.start(overwrite=overwrite)
+            self.folder.describe(environment_json(self.device, self._notes))
+            self.history, self.best = [], None
+        self.folder.save_config(self.config)
+        if self._is_done():
+            return
         loaders = {"train": self._loader(train, shuffle=True), "val": self._loader(val)}
-        first = len(self.history) + 1
-        with TensorBoardLog(self.out, first_epoch=first) as log:
-            if first == 1:
-                log.add_text("config", self.config.to_toml())
-            for epoch in range(first, self.config.epochs + 1):
-                if self._is_patience_spent():
-                    return
+        with TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1) as log:
+            log.add_text("config", self.config.to_toml(), len(self.history))
+            while not self._is_done():
+                epoch = len(self.history) + 1
                 trained = self._train_epoch(loaders["train"], epoch)
                 validated = self._val_epoch(loaders["val"], epoch)
                 result = self._judge(epoch, trained, validated)
@@ -162,7 +161,7 @@ class Trainer:
     def _train_epoch(self, loader: Loader, epoch: int) -> Measured:
         self.model.train()
         _set_epoch(loader, epoch)
-        meters = _Meters(self._n_classes(loader))
+        meters = PassMeter(self._n_classes(loader))
         steps = len(loader)
         every = self.config.accumulate
         for step, (image, mask) in enumerate(self._show(loader, f"epoch {epoch} train")):
@@ -171,7 +170,7 @@ class Trainer:
             loss = self.loss(logits, mask)
             # The last group of an epoch may be shorter: divide by what it really holds.
             group = min(every, steps - step // every * every)
-            self.scaler.scale(loss / group).backward()
+            self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
             if (step + 1) % every == 0 or step + 1 == steps:
                 self._step()
             meters.update(loss, logits, mask)
@@ -180,7 +179,7 @@ class Trainer:
     @torch.no_grad()
     def _val_epoch(self, loader: Loader, epoch: int) -> Measured:
         self.model.eval()
-        meters = _Meters(self._n_classes(loader))
+        meters = PassMeter(self._n_classes(loader))
         for image, mask in self._show(loader, f"epoch {epoch} val"):
             logits, mask = self._forward(image, mask)
             meters.update(self.loss(logits, mask), logits, mask)
@@ -222,12 +221,12 @@ class Trainer:
         lr = self.optimizer.param_groups[0]["lr"]
         if not (math.isfinite(train.loss) and math.isfinite(val.loss)):
             raise ConfigError(
-                f"{self.out}: the loss is {train.loss} on train and {val.loss} on val in epoch "
-                f"{epoch}, at a learning rate of {lr:.2g}. Lower lr; the checkpoint of epoch "
+                f"{self.folder.path}: the loss is {train.loss} on train and {val.loss} on val in "
+                f"epoch {epoch}, at a learning rate of {lr:.2g}. Lower lr; the checkpoint of epoch "
                 f"{epoch - 1} is kept."
             )
-        # NaN (no lung in val and none predicted) never counts as better.
-        is_best = self.best is None or val.iou > self.best.val.iou
+        # NaN (no lung in val and none predicted) is worse than any number.
+        is_best = self.best is None or _rank(val.iou) > _rank(self.best.val.iou)
         return EpochResult(epoch, train, val, lr, is_best)
 
     def _leave(
@@ -237,41 +236,34 @@ class Trainer:
         self.history.append(result)
         if result.is_best:
             self.best = result
-            scores = {"epoch": result.epoch, **{f"val_{k}": v for k, v in _scores(result).items()}}
-            save_model(
-                self.out / "best",
-                self.model,
-                contract=train.contract,
-                codec=train.codec,
-                scores=scores,
+            self.folder.save_best(
+                self.model, contract=train.contract, codec=train.codec, result=result
             )
             for name, picture in self._pictures(val):
                 log.add_picture(name, picture, result.epoch)
         log.add_epoch(result)
-        save_checkpoint(self.out / "last.ckpt", self._state(train))
-        write_history(self.out / "history.csv", self.history)
+        self.folder.save_last(self._state(train), self.history)
 
     def _state(self, train: LungCTDataset) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "history": [result.to_dict() for result in self.history],
-            "rng": _rng_state(self.device),
+            "rng": rng_state(self.device),
             "threads": torch.get_num_threads(),
             "contract": train.contract.to_dict(),
             "codec": train.codec.to_dict(),
         }
 
     def _resume(self, train: LungCTDataset) -> None:
-        state = load_checkpoint(self.out / "last.ckpt")
+        state = self.folder.load_last()
         for name, now in (
             ("contract", train.contract.to_dict()),
             ("codec", train.codec.to_dict()),
         ):
             if state[name] != now:
                 raise ModelError(
-                    f"{self.out}: was trained with {name} {state[name]}, now it is {now}. "
+                    f"{self.folder.path}: was trained with {name} {state[name]}, now it is {now}. "
                     "Resume with the same data and settings, or start a new run."
                 )
         try:
@@ -279,26 +271,14 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as err:
             raise ModelError(
-                f"{self.out / 'last.ckpt'}: belongs to another model. Resume with the same encoder."
+                f"{self.folder.path}: belongs to another model. Resume with the same encoder."
             ) from err
         self.scaler.load_state_dict(state["scaler"])
         self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
         self.best = next((r for r in reversed(self.history) if r.is_best), None)
         torch.set_num_threads(state["threads"])  # sums differ between thread counts
-        _set_rng_state(state["rng"], self.device)
-        write_history(self.out / "history.csv", self.history)
-
-    def _start_folder(self, overwrite: bool) -> None:
-        old = [path for name in _RUN_FILES for path in sorted(self.out.glob(name))]
-        if old and not overwrite:
-            raise ConfigError(
-                f"{self.out}: holds a run already. Resume it, overwrite it, or choose another out."
-            )
-        for path in old:
-            path.unlink()
-        self.history, self.best = [], None
-        self.config.save(self.out / "config.toml")
-        write_text(self.out / "environment.json", environment_json(self.device, self._notes))
+        set_rng_state(state["rng"], self.device)
+        self.folder.save_history(self.history)
 
     def _seed(self) -> None:
         random.seed(self.config.seed)
@@ -321,10 +301,11 @@ class Trainer:
     def _show(self, loader: Loader, desc: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return iter(self._progress(loader, desc=desc, total=len(loader)))
 
-    def _is_patience_spent(self) -> bool:
-        if not self.config.patience or self.best is None:
-            return False
-        return self.history[-1].epoch - self.best.epoch >= self.config.patience
+    def _is_done(self) -> bool:
+        if len(self.history) >= self.config.epochs:
+            return True
+        waited = self.history[-1].epoch - self.best.epoch if self.best else 0
+        return 0 < self.config.patience <= waited
 
     @staticmethod
     def _n_classes(loader: Loader) -> int:
@@ -348,55 +329,8 @@ class Trainer:
             yield name, draw_overlay(grey, truth=truth, pred=pred)
 
 
-class _Meters:
-    """Loss, counts and clock of one pass."""
-
-    def __init__(self, n_classes: int) -> None:
-        self.counts = ConfusionMeter(n_classes)
-        self.loss = Mean()
-        self.images = 0
-        self.start = time.perf_counter()
-
-    def update(self, loss: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> None:
-        """Count one batch; waits for nothing."""
-        self.loss.update(loss, len(mask))
-        self.counts.update(logits.detach().argmax(1), mask)
-        self.images += len(mask)
-
-    def measured(self) -> Measured:
-        """Read the meters: the one place per pass that waits for the device."""
-        overlap, loss = self.counts.compute(), self.loss.compute()
-        seconds = time.perf_counter() - self.start
-        return Measured(
-            loss=loss,
-            accuracy=overlap.accuracy,
-            iou=overlap.iou,
-            miou=overlap.miou,
-            dice=overlap.dice,
-            seconds=seconds,
-            images_per_second=self.images / seconds,
-        )
-
-
-def learning_rate(step: int, *, total: int, warmup: int, peak: float) -> float:
-    """Linear warm-up, then half a cosine down to 0; a pure function, so resuming needs no state.
-
-    Examples
-    --------
-    >>> [round(learning_rate(s, total=6, warmup=2, peak=1.0), 3) for s in range(6)]
-    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
-    """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _scores(result: EpochResult) -> dict[str, float | None]:
-    values = {
-        name: getattr(result.val, name) for name in ("loss", "accuracy", "iou", "miou", "dice")
-    }
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def _rank(iou: float) -> float:
+    return -1.0 if math.isnan(iou) else iou
 
 
 def _check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
@@ -429,19 +363,3 @@ def _workers(wanted: int, device: torch.device) -> int:
     )
     # A CPU that trains has no core to spare for more than one reader.
     return min(8, cores) if device.type == "cuda" else min(1, cores - 1)
-
-
-def _rng_state(device: torch.device) -> dict[str, Any]:
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "python": random.getstate(),
-    }
-
-
-def _set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

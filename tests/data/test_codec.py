@@ -133,9 +133,7 @@ class TestDecode:
         assert not codec.can_decode
         with pytest.raises(ConfigError) as caught:
             codec.decode(np.array([[0, 1]]))
-        assert str(caught.value).endswith(
-            "Declare one value per class: '0=0,3=1,4=1,5=2:0,3,5'."
-        )
+        assert str(caught.value).endswith("Declare one value per class: '0=0,3=1,4=1,5=2:0,3,5'.")
         assert LabelCodec.parse("0=0,3=1,4=1,5=2:0,3,5") == MERGED
 
     @pytest.mark.parametrize(
@@ -233,7 +231,10 @@ class TestRefusals:
             ({"classes": {0: 1, 9: 2}}, r"class indices are 1, 2\. Use every index from 0"),
             ({"classes": {0: 0}}, r"class indices are 0\. .* 2 to 255 of them"),
             ({"classes": {}}, r"class indices are "),
-            ({"classes": {i: i for i in range(256)}}, r"class indices are 0, 1, .* and 248 more\. .* 2 to 255"),
+            (
+                {"classes": {i: i for i in range(256)}},
+                r"class indices are 0, 1, .* and 248 more\. .* 2 to 255",
+            ),
             (
                 {"classes": MERGING, "raw_values": {0: 0, 1: 3}},
                 r"2 raw values are declared for 3 classes\. Declare one value per class",

@@ -11,17 +11,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lungunet.errors import ConfigError, ModelError, WeightsUnavailableError
+from lungunet.models.encoders import _closest, _count_parameters, list_encoders
 from lungunet.models.unet import (
     Architecture,
-    _closest,
-    _count_parameters,
-    _fit_first_layer,
     _is_unreachable,
     architecture_of,
     build_from,
     build_unet,
-    list_encoders,
 )
+from lungunet.models.weights import _fit_first_layer
 
 SMALL = {"decoder_channels": [32, 16, 16, 8, 8]}
 ENCODERS = {  # name -> arguments that keep it small
@@ -352,7 +350,6 @@ class TestFile:
         write(tmp_path / "w.pt", model.state_dict())
         with pytest.raises(ModelError, match=r"missing in the file\n.*and \d+ more") as caught:
             build_unet("resnet34", weights=tmp_path / "w.pt", **SMALL)
-        assert "encoder='resnet34'" in str(caught.value)
         assert str(tmp_path / "w.pt") in str(caught.value)
 
     def test_a_deeper_encoder_is_not_cut_to_fit(self, tmp_path):

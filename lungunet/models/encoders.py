@@ -1,0 +1,172 @@
+"""The encoders there are: their names, sizes and pretrained weights.
+
+Asks smp and timm, which are imported inside the functions that need them: they take about 2 s.
+"""
+
+import difflib
+import fnmatch
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from lungunet.errors import ConfigError, listed
+from lungunet.models.original import UNet2015
+
+ORIGINAL = "unet2015"
+
+# Families (modules of timm 1.0.31) none of whose models halves the picture from level to level,
+# which is what smp asks of a U-Net encoder; in every other family all models do. Counted on the
+# meta device.
+_NO_PYRAMID = """
+    beit cait convit convmixer crossvit csatv2 deepseek_vit deit efficientvim efficientvit_msra eva
+    gemma4_vit levit mlp_mixer naflexvit pit qwen3_vit sequencer shvit tnt visformer
+    vision_transformer vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam
+    vitamin volo xcit
+"""
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """An encoder that ``build_unet`` can use.
+
+    Parameters
+    ----------
+    name : what ``build_unet`` takes
+    parameters : number of parameters of the encoder alone with one input channel; None for "tu-"
+        encoders, which would have to be built one by one, 0.1 s each and there are 900
+    weights : names that ``weights=`` takes; for "tu-" encoders "imagenet" stands for the first
+    """
+
+    name: str
+    parameters: int | None
+    weights: tuple[str, ...]
+
+
+def list_encoders(pattern: str = "*") -> list[EncoderInfo]:
+    """List the encoders whose name fits a shell pattern.
+
+    Encoders of timm are listed only where the pattern begins with "tu-". The "timm-" names of smp
+    still build but are deprecated, and left out: timm has each of them under "tu-".
+
+    Examples
+    --------
+    >>> [(e.name, e.parameters, e.weights) for e in list_encoders("resnet1?")]
+    [('resnet18', 11170240, ('imagenet', 'ssl', 'swsl'))]
+    """
+    if pattern.startswith("tu-"):
+        return [EncoderInfo(name, None, tags_of(name)) for name in _timm_names(pattern)]
+    return [
+        EncoderInfo(name, _count_parameters(name), tags_of(name))
+        for name in _native_names()
+        if fnmatch.fnmatchcase(name, pattern)
+    ]
+
+
+def _native_names() -> list[str]:
+    from segmentation_models_pytorch.encoders import encoders
+
+    return [ORIGINAL, *(name for name in encoders if not name.startswith("timm-"))]
+
+
+def _timm_names(pattern: str = "tu-*") -> list[str]:
+    import timm
+
+    families = [name for name in timm.list_modules() if name not in _NO_PYRAMID.split()]
+    return [f"tu-{name}" for name in timm.list_models(pattern[3:], module=families)]
+
+
+def tags_of(encoder: str) -> tuple[str, ...]:
+    """Give the tags of pretrained weights of a known encoder, the default one first."""
+    if encoder == ORIGINAL:
+        return ()
+    if not encoder.startswith("tu-"):
+        from segmentation_models_pytorch.encoders import encoders
+
+        return tuple(encoders[encoder]["pretrained_settings"])
+    return _timm_tags(encoder[3:])
+
+
+def _timm_tags(model: str) -> tuple[str, ...]:
+    import timm.models
+
+    name, tag = timm.models.split_model_name_tag(model)
+    configs = timm.models.get_arch_pretrained_cfgs(name).values()  # the default one comes first
+    tags = tuple(config.tag for config in configs if config.has_weights and config.tag)
+    return (tag,) if tag in tags else tags
+
+
+def _count_parameters(encoder: str) -> int:
+    if encoder == ORIGINAL:
+        with torch.device("meta"):  # allocates nothing and draws nothing
+            return _n_parameters(UNet2015().down)
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    # MixTransformer reads numbers back from a linspace, which the meta device cannot; the others
+    # are spared the mode, which doubles the time. What smp draws on the CPU must not move the
+    # global generator.
+    mode = _LinspaceOnCpu() if encoder.startswith("mit_") else nullcontext()
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), mode:
+        return _n_parameters(get_encoder(encoder, in_channels=1, weights=None))
+
+
+def _n_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        device = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **{**(kwargs or {}), **device})
+
+
+def check_encoder(encoder: str) -> None:
+    """Refuse an unknown encoder.
+
+    Raises
+    ------
+    ConfigError
+        Names the closest encoders, or the tags where only the tag is unknown.
+    """
+    if encoder == ORIGINAL:
+        return
+    if encoder.startswith("tu-"):
+        import timm.models
+
+        name, tag = timm.models.split_model_name_tag(encoder[3:])
+        if timm.is_model(name):
+            if tag and encoder[3:] not in timm.models.get_arch_pretrained_cfgs(name):
+                raise unknown_tag(f"tu-{name}", tag)
+            return
+    else:
+        from segmentation_models_pytorch.encoders import encoders
+
+        if encoder in encoders:
+            return
+    raise ConfigError(
+        f"Unknown encoder '{encoder}'. {_closest(encoder)}'lungunet encoders' lists all."
+    )
+
+
+def _closest(encoder: str) -> str:
+    # Native names first and a stable sort: of equally close names the better known one is shown.
+    names = _native_names() + _timm_names()
+    matcher = difflib.SequenceMatcher(b=encoder)
+    ratios: dict[str, float] = {}
+    for name in names:
+        matcher.set_seq1(name)
+        ratios[name] = matcher.ratio()
+    close = [name for name in sorted(names, key=lambda n: -ratios[n])[:2] if ratios[name] > 0.6]
+    return f"Closest: {', '.join(map(repr, close))}. " if close else ""
+
+
+def unknown_tag(encoder: str, tag: str) -> ConfigError:
+    """Return the error for a tag that ``encoder`` does not have."""
+    tags = [repr(known) for known in tags_of(encoder)]
+    exist = f"There are {listed(tags, separator=', ')}" if tags else "There are none to download"
+    return ConfigError(
+        f"{encoder}: no weights '{tag}'. {exist}; None starts from random weights, and a path "
+        "reads a file or a model folder."
+    )

@@ -1,0 +1,118 @@
+"""Files of weights into a model: read without unpickling, refused where they do not fit.
+
+Knows names and tensors; nothing of encoders, tags or the network.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lungunet.errors import ModelError, listed
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill ``model`` from a file, or from the file in a model folder or run folder.
+
+    Parameters
+    ----------
+    path : the state dict of the whole model, or of its ``encoder`` alone
+
+    Raises
+    ------
+    ModelError
+        When the file is missing or damaged, could run code, or fits neither.
+    """
+    file = _weights_file(path)
+    state = _read_state(file)
+    target, what = model, "model"
+    encoder = getattr(model, "encoder", None)
+    if isinstance(encoder, nn.Module) and not state.keys() & model.state_dict().keys():
+        target, what = encoder, "encoder"
+        state = _fit_first_layer(state, encoder.state_dict())
+    try:
+        target.load_state_dict(dict(state))  # a copy: smp's loaders take keys out of what they get
+    except RuntimeError as err:
+        raise ModelError(
+            f"{file}: does not fit the {what}:\n  "
+            f"{listed(_misfits(state, target.state_dict()))}\n"
+            "Build the model that the weights came from, or give other weights."
+        ) from err
+
+
+def _weights_file(path: Path) -> Path:
+    names = ("model.safetensors", "best/model.safetensors")  # a model folder, a run folder
+    file = next((path / name for name in names if (path / name).is_file()), path)
+    if file.is_dir():
+        raise ModelError(
+            f"{path}: holds neither {names[0]} nor {names[1]}. Give a model folder, a run folder "
+            "or a file of weights."
+        )
+    if not file.is_file():
+        raise ModelError(f"{path}: there is no such file of weights. Check the path.")
+    if file.suffix not in _READERS:
+        raise ModelError(
+            f"{path}: cannot read '{file.suffix}' as weights. Give one of {', '.join(_READERS)}."
+        )
+    return file
+
+
+def _read_safetensors(file: Path) -> Any:
+    from safetensors.torch import load_file
+
+    return load_file(file)
+
+
+def _read_torch(file: Path) -> Any:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+_READERS = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
+WEIGHT_SUFFIXES = tuple(_READERS)
+"""Endings of the files that :func:`load_weights` reads."""
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+
+    try:
+        state = _READERS[file.suffix](file)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as err:
+        raise ModelError(
+            f"{file}: damaged, or holds more than tensors, which is not loaded because it could "
+            "run code. Save it again with torch.save(model.state_dict(), ...)."
+        ) from err
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ModelError(
+            f"{file}: holds no state dict (names and tensors). Save model.state_dict() alone."
+        )
+    return state
+
+
+def _fit_first_layer(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Turn weights over RGB into weights over the model's channels, as smp and timm do.
+
+    One channel gets the sum over RGB; several get R, G, B, R, ... in turn, times 3 / n, which keeps
+    the size of the response.
+    """
+    fitted = dict(state)
+    for name, weight in state.items():
+        shape = wanted[name].shape if name in wanted else weight.shape
+        if weight.ndim != 4 or weight.shape[1] != 3 or shape[1] == 3:
+            continue
+        n = shape[1]
+        turns = weight[:, torch.arange(n) % 3] * (3 / n)
+        fitted[name] = weight.sum(dim=1, keepdim=True) if n == 1 else turns
+    return fitted
+
+
+def _misfits(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    shapes = [
+        f"{name}: {tuple(state[name].shape)} in the file, {tuple(wanted[name].shape)} in the model"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    missing = [f"{name}: missing in the file" for name in wanted if name not in state]
+    return shapes + missing + [f"{name}: not in the model" for name in state if name not in wanted]

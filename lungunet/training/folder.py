@@ -1,0 +1,89 @@
+"""The run folder: which file is written when, so that a kill between any two loses nothing.
+
+Knows file names and their order; neither trains nor measures.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lungunet.data.atomic import write_text
+from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import InputContract
+from lungunet.errors import ConfigError
+from lungunet.models.folder import save_model
+from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
+from lungunet.training.config import TrainConfig
+from lungunet.training.tracking import EpochResult, write_history
+
+# The checkpoint goes first: without it nothing can be taken for a run to resume.
+_LEFT_BY_A_RUN = ("last.ckpt", "history.csv", "events.out.tfevents.*", "best/*")
+
+
+class RunFolder:
+    """What one training leaves behind.
+
+    Parameters
+    ----------
+    path : made when something is written
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def start(self, *, overwrite: bool = False) -> None:
+        """Make room for a new run.
+
+        Raises
+        ------
+        ConfigError
+            When a run is there and may not be overwritten.
+        """
+        old = [file for name in _LEFT_BY_A_RUN for file in sorted(self.path.glob(name))]
+        if old and not overwrite:
+            raise ConfigError(
+                f"{self.path}: holds a run already. Resume it, overwrite it, or choose another out."
+            )
+        for file in old:
+            file.unlink()
+
+    def describe(self, environment: str) -> None:
+        """Write environment.json."""
+        write_text(self.path / "environment.json", environment)
+
+    def save_config(self, config: TrainConfig) -> None:
+        """Write config.toml."""
+        config.save(self.path / "config.toml")
+
+    def save_best(
+        self, model: nn.Module, *, contract: InputContract, codec: LabelCodec, result: EpochResult
+    ) -> None:
+        """Write best/, the model folder."""
+        scores: dict[str, Any] = {"epoch": result.epoch}
+        for name in ("loss", "accuracy", "iou", "miou", "dice"):
+            value = getattr(result.val, name)
+            scores[f"val_{name}"] = value if math.isfinite(value) else None
+        save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)
+
+    def save_last(self, state: Mapping[str, Any], history: Sequence[EpochResult]) -> None:
+        """Write last.ckpt with the history in it, then history.csv, which resuming can rebuild."""
+        rows = [result.to_dict() for result in history]
+        save_checkpoint(self.path / "last.ckpt", {**state, "history": rows})
+        self.save_history(history)
+
+    def save_history(self, history: Sequence[EpochResult]) -> None:
+        """Write history.csv."""
+        write_history(self.path / "history.csv", history)
+
+    def load_last(self) -> dict[str, Any]:
+        """Read last.ckpt.
+
+        Raises
+        ------
+        ModelError
+            When it is missing or damaged.
+        """
+        return load_checkpoint(self.path / "last.ckpt")

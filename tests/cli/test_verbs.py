@@ -1,0 +1,335 @@
+"""The command line: what each verb prints, writes and exits with."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lungunet
+from lungunet.cli import demo
+
+VERBS = ("demo", "split", "prepare", "train", "evaluate", "predict", "encoders")
+QUICK = ("--size", "32", "--epochs", "1", "--batch-size", "2", "--workers", "0")
+
+
+class TestHelp:
+    def test_lists_every_verb(self, run_cli) -> None:
+        done = run_cli("--help")
+        assert done.code == 0
+        assert all(verb in done.out for verb in VERBS)
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_every_verb_has_an_example(self, run_cli, verb: str) -> None:
+        done = run_cli(verb, "--help")
+        assert done.code == 0
+        assert f"lungunet {verb}" in done.out.split("Example")[1]
+
+    def test_version(self, run_cli) -> None:
+        assert run_cli("--version").out == f"{lungunet.__version__}\n"
+
+    @pytest.mark.parametrize(
+        "args",
+        [("splitt",), ("train",), ("split", "a"), ("train", "d", "--epochs", "x"), ("predict",)],
+    )
+    def test_usage_errors_are_2(self, run_cli, args: tuple[str, ...]) -> None:
+        done = run_cli(*args)
+        assert done.code == 2
+        assert done.err
+        assert "Traceback" not in done.err
+
+
+class TestSplit:
+    def test_writes_lists_and_says_what_is_in_them(self, run_cli, phantoms, tmp_path: Path) -> None:
+        out = tmp_path / "data"
+        done = run_cli("split", *phantoms, out, "--val", 0.25, "--test", 0.25)
+        assert (done.code, done.err) == (0, "")
+        assert "train      6" in done.out
+        assert f"lungunet train {out}" in done.out
+        facts = json.loads((out / "split.json").read_text())
+        assert facts["counts"] == {"train": 6, "val": 3, "test": 3}
+        assert facts["dtypes"] == {"int16": 12}
+        assert facts["labels"]["classes"] == {"0": 0, "255": 1}
+        for line in (out / "train.txt").read_text().splitlines():
+            image, label = line.strip().split("\t")
+            assert (out / image).is_file()
+            assert (out / label).is_file()
+
+    def test_again_is_fine_and_identical_another_split_is_refused(
+        self, run_cli, phantoms, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "data"
+        run_cli("split", *phantoms, out)
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert run_cli("split", *phantoms, out).code == 0
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        refused = run_cli("split", *phantoms, out, "--seed", 5)
+        assert refused.code == 1
+        assert "already there. Add --overwrite" in refused.err
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert run_cli("split", *phantoms, out, "--seed", 5, "--overwrite").code == 0
+        assert {path.name: path.read_bytes() for path in out.iterdir()} != before
+
+    def test_folds_keep_the_test_list(self, run_cli, phantoms, tmp_path: Path) -> None:
+        out = tmp_path / "data"
+        args = ("--test", 0.25, "--folds", 3, "--group", r"patient-\d+", "--json")
+        done = run_cli("split", *phantoms, out, *args)
+        assert json.loads(done.out)["counts"]["test"] == 3
+        val: list[str] = []
+        for number in (1, 2, 3):
+            fold = lungunet.read_split(out / f"fold-{number}")
+            assert [p.name for p in fold.test] == [p.name for p in lungunet.read_split(out).test]
+            val += [pair.name for pair in fold.val]
+            assert not {p.name[:11] for p in fold.val} & {p.name[:11] for p in fold.train}
+        assert len(val) == len(set(val)) == 9
+
+    def test_wrong_masks_are_named_before_anything_is_written(
+        self, run_cli, phantoms, tmp_path: Path
+    ) -> None:
+        done = run_cli("split", *phantoms, tmp_path / "data", "--labels", "0,1")
+        assert done.code == 1
+        assert "mask value 255" in done.err
+        assert "is not one of 0 (background), 1 (lung)" in done.err
+        assert not (tmp_path / "data").exists()
+
+    def test_missing_folder(self, run_cli, tmp_path: Path) -> None:
+        done = run_cli("split", tmp_path / "a", tmp_path / "b", tmp_path / "c")
+        assert (done.code, done.out) == (1, "")
+        assert done.err == f"lungunet: {tmp_path / 'a'}: no such folder. Check the path.\n"
+
+
+class TestPrepare:
+    def test_labels_become_classes_and_train_needs_no_flag(
+        self, run_cli, phantoms, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "prepared"
+        assert run_cli("prepare", *phantoms, out, "--size", 40).code == 0
+        split = lungunet.read_split(out)
+        values = {int(v) for p in split.train for v in np.unique(lungunet.read_mask(p.mask))}
+        assert values == {0, 1}
+        image = lungunet.read_image(split.train[0].image)
+        assert (image.shape, image.dtype) == ((40, 40), np.int16)
+        assert run_cli("train", out, "--out", tmp_path / "run", *QUICK).code == 0
+        scores = run_cli("evaluate", tmp_path / "run", out, "--json")
+        assert json.loads(scores.out)["slices"] == len(split.test)
+
+    def test_raw_keeps_the_values(self, run_cli, phantoms, tmp_path: Path) -> None:
+        run_cli("prepare", *phantoms, tmp_path / "p", "--size", 40, "--raw")
+        masks = sorted((tmp_path / "p" / "masks").iterdir())
+        assert {int(v) for mask in masks for v in np.unique(lungunet.read_mask(mask))} == {0, 255}
+        assert run_cli("prepare", *phantoms, tmp_path / "p", "--size", 40).code == 1
+
+
+class TestTrain:
+    def test_a_row_per_epoch_and_the_next_command(
+        self, run_cli, data: Path, tmp_path: Path
+    ) -> None:
+        done = run_cli("train", data, "--out", tmp_path / "r", *QUICK, "--epochs", 2)
+        assert (done.code, done.err) == (0, "")
+        rows = [line.split() for line in done.out.splitlines() if line[:5].strip().isdigit()]
+        assert [row[0] for row in rows] == ["1", "2"]
+        assert f"lungunet evaluate {tmp_path / 'r'} {data}" in done.out
+
+    def test_without_out_takes_the_next_free_number(
+        self, run_cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for _ in range(2):
+            assert run_cli("train", data, *QUICK).code == 0
+        assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["001", "002"]
+
+    def test_config_repeats_a_run_and_options_win(self, run_cli, run: Path, tmp_path: Path) -> None:
+        again = tmp_path / "again"
+        assert run_cli("train", "--config", run / "config.toml", "--out", again).code == 0
+        name = "best/model.safetensors"
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+        other = tmp_path / "other"
+        done = run_cli("train", "--config", run / "config.toml", "--out", other, "--epochs", 1)
+        assert done.code == 0
+        assert lungunet.RunConfig.from_toml(other / "config.toml").epochs == 1
+
+    def test_the_test_list_is_never_opened(self, run_cli, data: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(data, tmp_path / "data"))
+        for name in ("train.txt", "val.txt"):
+            pairs = lungunet.read_manifest(data / name)
+            lungunet.write_manifest(copy / name, pairs)
+        image = tmp_path / "gone.tif"
+        image.write_bytes(b"not an image")
+        (copy / "test.txt").write_text(f"{image}\t{image}\n")
+        assert run_cli("train", copy, "--out", tmp_path / "r", *QUICK).code == 0
+
+    def test_resume_says_when_nothing_is_left_and_goes_on_with_more_epochs(
+        self, run_cli, run: Path, tmp_path: Path
+    ) -> None:
+        copy = Path(shutil.copytree(run, tmp_path / "copy"))
+        done = run_cli("train", "--resume", copy)
+        assert done.code == 0
+        assert "nothing left to do" in done.out
+        done = run_cli("train", "--resume", copy, "--epochs", 3)
+        assert done.code == 0
+        with (copy / "history.csv").open() as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == list("112233")
+        assert lungunet.RunConfig.from_toml(copy / "config.toml").epochs == 3
+
+    def test_resume_keeps_its_settings(self, run_cli, run: Path) -> None:
+        done = run_cli("train", "--resume", run, "--lr", 0.1, "--out", "x")
+        assert done.code == 1
+        assert "--lr, --out: a resumed run keeps its settings" in done.err
+
+    def test_ctrl_c_exits_130_with_the_command_to_go_on(
+        self, run_cli, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("lungunet.training.trainer.Trainer._val_epoch", interrupted)
+        done = run_cli("train", data, "--out", tmp_path / "r", *QUICK)
+        assert done.code == 130
+        assert f"lungunet train --resume {tmp_path / 'r'}" in done.err
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (("--encoder", "resnet3x"), "Unknown encoder 'resnet3x'. Closest: 'resnet34'"),
+            (("--lr", -1), "lr=-1.0: must be above 0"),
+            (("--precision", "fp8"), "precision = 'fp8' is of the wrong kind"),
+            (("--window", "x"), "window 'x': write LEVEL,WIDTH"),
+            (("--size", 8), "size 8: must be at least 16 px"),
+            (("--labels", "0,1"), "mask value 255"),
+            (("--weights", "no/such/file.pt"), "no such file of weights"),
+        ],
+    )
+    def test_bad_settings_are_one_line_and_exit_1(
+        self, run_cli, data: Path, tmp_path: Path, args, message: str
+    ) -> None:
+        done = run_cli("train", data, "--out", tmp_path / "r", *QUICK, *args)
+        assert done.code == 1
+        assert message in done.err
+        assert "Traceback" not in done.err
+
+    def test_a_run_is_refused_then_overwritten(self, run_cli, run: Path, data: Path) -> None:
+        done = run_cli("train", data, "--out", run, *QUICK)
+        assert done.code == 1
+        assert "holds a run already" in done.err
+
+    def test_an_empty_val_list_says_so(self, run_cli, phantoms, tmp_path: Path) -> None:
+        run_cli("split", *phantoms, tmp_path / "d", "--val", 0)
+        done = run_cli("train", tmp_path / "d", "--out", tmp_path / "r")
+        assert done.code == 1
+        assert "val.txt: no pairs" in done.err
+
+
+class TestEvaluate:
+    def test_table_json_and_files_agree(
+        self, run_cli, run: Path, data: Path, tmp_path: Path
+    ) -> None:
+        table = run_cli("evaluate", run, data, "--out", tmp_path / "s")
+        assert table.code == 0
+        scores = json.loads(run_cli("evaluate", run, data, "--json").out)
+        stored = json.loads((tmp_path / "s" / "scores.json").read_text())
+        assert scores["pooled"] == stored["pooled"]
+        row = next(line for line in table.out.splitlines() if line.startswith("lung IoU"))
+        assert f"{scores['pooled']['iou']:.4f}" in row
+        assert run_cli("evaluate", run, data, "--out", tmp_path / "s").code == 1
+
+    def test_other_lists(self, run_cli, run: Path, data: Path) -> None:
+        assert json.loads(run_cli("evaluate", run, data, "--split", "train", "--json").out)[
+            "slices"
+        ] == len(lungunet.read_split(data).train)
+        assert run_cli("evaluate", run, data, "--split", "dev").code == 2
+
+
+class TestPredict:
+    def test_one_mask_per_slice_with_overlays_and_probabilities(
+        self, run_cli, run: Path, phantoms, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "masks"
+        done = run_cli("predict", run, phantoms[0], "--out", out, "--overlay", "--probabilities")
+        assert (done.code, done.err) == (0, "")
+        stems = {path.stem for path in phantoms[0].iterdir()}
+        for folder, suffix in ((out, ".png"), (out / "overlays", ".png")):
+            assert {path.stem for path in folder.glob(f"*{suffix}")} == stems
+        for stem in stems:
+            mask = lungunet.read_mask(out / f"{stem}.png")
+            probs = lungunet.read_image(out / "probabilities" / f"{stem}.tif")
+            assert mask.shape == probs.shape == (48, 48)
+            assert set(np.unique(mask)) <= {0, 255}
+            np.testing.assert_array_equal(mask == 255, probs > 0.5)
+
+    def test_files_globs_and_lists(
+        self, run_cli, run: Path, phantoms, data: Path, tmp_path: Path
+    ) -> None:
+        one = sorted(phantoms[0].iterdir())[0]
+        for number, source in enumerate((one, phantoms[0] / "patient-000*.tif", data / "test.txt")):
+            out = tmp_path / str(number)
+            assert run_cli("predict", run, source, "--out", out).code == 0
+            assert len(list(out.glob("*.png"))) == (1, 3, 3)[number]
+
+    def test_a_bad_file_is_skipped_and_the_exit_code_says_so(
+        self, run_cli, run: Path, phantoms, tmp_path: Path
+    ) -> None:
+        folder = Path(shutil.copytree(phantoms[0], tmp_path / "in"))
+        (folder / "bad.tif").write_bytes(b"II*\x00")
+        done = run_cli("predict", run, folder, "--out", tmp_path / "out")
+        assert done.code == 1
+        assert "skipped" in done.err
+        assert "bad.tif: not a readable image" in done.err
+        assert "1 of 13 files were skipped" in done.err
+        assert len(list((tmp_path / "out").glob("*.png"))) == 12
+
+    def test_existing_masks_and_equal_stems_are_refused_before_any_work(
+        self, run_cli, run: Path, phantoms, tmp_path: Path
+    ) -> None:
+        one = sorted(phantoms[0].iterdir())[0]
+        assert run_cli("predict", run, one, "--out", tmp_path).code == 0
+        done = run_cli("predict", run, one, "--out", tmp_path)
+        assert done.code == 1
+        assert "already there" in done.err
+        assert run_cli("predict", run, one, "--out", tmp_path, "--overwrite").code == 0
+        done = run_cli("predict", run, one, phantoms[1], "--out", tmp_path / "x")
+        assert done.code == 1
+        assert "files that would write the same mask" in done.err
+        assert not (tmp_path / "x").exists()
+
+
+class TestEncoders:
+    def test_table_and_json(self, run_cli) -> None:
+        table = run_cli("encoders", "resnet1[0-9]")
+        assert table.code == 0
+        assert table.out.splitlines()[1].split() == [
+            "resnet18",
+            "11.2",
+            "M",
+            "imagenet,",
+            "ssl,",
+            "swsl",
+        ]
+        listed = json.loads(run_cli("encoders", "resnet1[0-9]", "--json").out)
+        assert listed == [
+            {"name": "resnet18", "parameters": 11170240, "weights": ["imagenet", "ssl", "swsl"]}
+        ]
+
+    def test_no_match(self, run_cli) -> None:
+        done = run_cli("encoders", "nothing*")
+        assert done.code == 1
+        assert "no name matches" in done.err
+
+
+def test_demo_runs_the_whole_chain_and_prints_its_commands(
+    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "_PATIENTS", 6)
+    monkeypatch.setattr(demo, "_SLICES", 2)
+    monkeypatch.setattr(demo, "_SIZE_PX", 48)
+    monkeypatch.setattr(demo, "_EPOCHS", 1)
+    out = tmp_path / "demo"
+    done = run_cli("demo", "--out", out)
+    assert (done.code, done.err) == (0, "")
+    typed = [line.split()[2] for line in done.out.splitlines() if line.startswith("$ lungunet")]
+    assert typed == ["split", "train", "evaluate", "predict"]
+    assert (out / "overlay.png").is_file()
+    assert list((out / "predicted").glob("*.png"))
+    assert run_cli("demo", "--out", out).code == 1
+    assert run_cli("demo", "--out", out, "--overwrite").code == 0

@@ -1,0 +1,311 @@
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lungunet.data.manifest import (
+    Pair,
+    find_images,
+    find_pairs,
+    list_images,
+    read_manifest,
+    write_manifest,
+)
+from lungunet.errors import DataError
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return [folder / name for name in names]
+
+
+def draw(path, shape=(12, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros(shape, np.uint8)).save(path)
+
+
+def same_files(pairs, expected):
+    """Compare as files, for `a/../b` and `b` are one."""
+    return [[os.path.realpath(f) for f in (p.image, p.mask) if f] for p in pairs] == [
+        [os.path.realpath(f) for f in (p.image, p.mask) if f] for p in expected
+    ]
+
+
+class TestFindImages:
+    def test_sorted_and_only_images(self, tmp_path):
+        touch(tmp_path, "b.TIF", "a.png", "c.jpeg", "notes.txt", ".hidden.png", "in/d.png")
+        (tmp_path / "folder.png").mkdir()
+        assert [path.name for path in find_images(str(tmp_path))] == ["a.png", "b.TIF", "c.jpeg"]
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(DataError, match=r"gone: no such folder\. Check the path"):
+            find_images(tmp_path / "gone")
+
+    def test_no_image(self, tmp_path):
+        with pytest.raises(DataError, match=r"holds no image \(\.png, \.tif, .*\)\. Check the"):
+            find_images(tmp_path)
+
+
+class TestFindPairs:
+    def test_by_stem_whatever_the_ending(self, tmp_path):
+        for name in ("b c.tif", "a.v2.png", "ü.bmp"):
+            draw(tmp_path / "images" / name)
+        for name in ("a.v2.tif", "ü.png", "b c.png"):
+            draw(tmp_path / "masks" / name)
+        pairs = find_pairs(tmp_path / "images", tmp_path / "masks")
+        assert [pair.name for pair in pairs] == ["a.v2", "b c", "ü"]
+        assert [pair.mask.name for pair in pairs] == ["a.v2.tif", "b c.png", "ü.png"]
+
+    def test_one_error_lists_all_problems(self, tmp_path):
+        images, masks = tmp_path / "images", tmp_path / "masks"
+        draw(images / "good.png")
+        draw(masks / "good.png")
+        draw(images / "alone.png")
+        draw(masks / "orphan.png")
+        draw(images / "twice.png")
+        draw(images / "twice.tif")
+        draw(masks / "twice.png")
+        draw(images / "small.png")
+        draw(masks / "small.png", (12, 15))
+        draw(images / "bad.png")
+        touch(masks, "bad.png")
+        with pytest.raises(DataError) as caught:
+            find_pairs(images, masks)
+        lines = str(caught.value).splitlines()
+        assert lines[0] == f"{images} and {masks}: 5 files do not pair up:"
+        assert lines[1:-1] == [
+            f"  {images / 'alone.png'}: no mask of that stem",
+            f"  {masks / 'orphan.png'}: no image of that stem",
+            f"  twice: {images / 'twice.png'} and {images / 'twice.tif'} share a stem",
+            f"  {masks / 'bad.png'}: the file is empty. Copy or export it again.",
+            "  small: mask is 12x15, image is 12x16",
+        ]
+        assert lines[-1] == "Rename, re-export or remove them; nothing was written."
+
+    def test_long_lists_are_capped(self, tmp_path):
+        touch(tmp_path / "images", *(f"{i:02}.png" for i in range(20)))
+        draw(tmp_path / "masks" / "x.png")
+        with pytest.raises(DataError, match="21 files do not pair up") as caught:
+            find_pairs(tmp_path / "images", tmp_path / "masks")
+        assert str(caught.value).count("no mask of that stem") == 8
+        assert "and 13 more" in str(caught.value)
+
+
+class TestWrite:
+    def test_posix_relative_sorted(self, tmp_path):
+        masks = touch(tmp_path / "masks", "b.png", "a.png")
+        images = touch(tmp_path / "images", "b.tif", "a.tif")
+        path = tmp_path / "data" / "train.txt"
+        write_manifest(path, [Pair(*both) for both in zip(images, masks, strict=True)])
+        assert path.read_bytes() == (
+            b"../images/a.tif\t../masks/a.png\n../images/b.tif\t../masks/b.png\n"
+        )
+
+    def test_the_common_loop_reads_it(self, tmp_path):
+        images = touch(tmp_path, "one two.tif", "ü.tif")
+        masks = touch(tmp_path / "masks", "one two.png", "ü.png")
+        write_manifest(tmp_path / "a.txt", map(Pair, images, masks))
+        with (tmp_path / "a.txt").open(encoding="utf-8") as lines:
+            for line, name in zip(lines, ("one two", "ü"), strict=True):
+                im, label = line.strip().split("\t")
+                assert (tmp_path / im).is_file()
+                assert label == f"masks/{name}.png"
+
+    def test_an_image_alone(self, tmp_path):
+        write_manifest(tmp_path / "a.txt", [Pair(tmp_path / "a.png")])
+        assert (tmp_path / "a.txt").read_text() == "a.png\n"
+
+    def test_nothing_is_an_empty_file(self, tmp_path):
+        write_manifest(tmp_path / "a.txt", [])
+        assert (tmp_path / "a.txt").read_bytes() == b""
+        assert read_manifest(tmp_path / "a.txt") == []
+
+    @pytest.mark.parametrize("name", ["a\tb.png", "a\nb.png", "a\rb.png", "a.png ", "\udcff.png"])
+    def test_names_that_cannot_stand_in_a_list(self, tmp_path, name):
+        with pytest.raises(DataError, match=r"cannot stand in a list of paths\. Rename it"):
+            write_manifest(tmp_path / "a.txt", [Pair(tmp_path / "x.png", tmp_path / name)])
+        assert not list(tmp_path.iterdir())
+
+    def test_links_to_files_keep_their_names(self, tmp_path):
+        # As data sets under git-annex or DVC lie: the name is a link to a file named by its hash.
+        touch(tmp_path / "store", "5f2c", "9a01")
+        for name, blob in (("ID_1.png", "5f2c"), ("ID_1_mask.png", "9a01")):
+            (tmp_path / name).symlink_to(tmp_path / "store" / blob)
+        pair = Pair(tmp_path / "ID_1.png", tmp_path / "ID_1_mask.png")
+        write_manifest(tmp_path / "a.txt", [pair])
+        assert (tmp_path / "a.txt").read_text() == "ID_1.png\tID_1_mask.png\n"
+        assert [pair.name for pair in read_manifest(tmp_path / "a.txt")] == ["ID_1"]
+
+    def test_a_linked_folder_on_the_way(self, tmp_path):
+        image, mask = touch(tmp_path / "far" / "away", "a.png", "b.png")
+        (tmp_path / "far" / "away" / "data").mkdir()
+        (tmp_path / "data").symlink_to(tmp_path / "far" / "away" / "data")
+        write_manifest(tmp_path / "data" / "a.txt", [Pair(image, mask)])
+        assert same_files(read_manifest(tmp_path / "data" / "a.txt"), [Pair(image, mask)])
+
+    @settings(
+        max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    )
+    @given(
+        st.lists(
+            st.text(
+                st.characters(exclude_characters="/\0\t\n\r", exclude_categories=["Cs"]),
+                min_size=1,
+                max_size=12,
+            ).filter(lambda name: name not in (".", "..") and name == name.strip()),
+            unique=True,
+            max_size=5,
+        )
+    )
+    def test_any_name_round_trips(self, tmp_path, names):
+        images = touch(tmp_path / "images", *names)
+        masks = touch(tmp_path / "masks", *names)
+        pairs = [Pair(*both) for both in zip(images, masks, strict=True)]
+        write_manifest(tmp_path / "lists" / "a.txt", pairs)
+        again = read_manifest(tmp_path / "lists" / "a.txt")
+        assert same_files(
+            sorted(again, key=lambda p: p.image.name), sorted(pairs, key=lambda p: p.image.name)
+        )
+        lines = (tmp_path / "lists" / "a.txt").read_text(encoding="utf-8").split("\n")
+        assert all(a <= b for a, b in pairwise(lines[:-1]))
+
+
+class TestRead:
+    @pytest.fixture
+    def files(self, tmp_path):
+        touch(tmp_path / "images", "a.tif", "b c.tif")
+        touch(tmp_path / "masks", "a.png", "b c.png")
+        return [
+            Pair(tmp_path / "images" / f"{stem}.tif", tmp_path / "masks" / f"{stem}.png")
+            for stem in ("a", "b c")
+        ]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"images/a.tif\tmasks/a.png\nimages/b c.tif\tmasks/b c.png\n",
+            b"images/a.tif\tmasks/a.png\nimages/b c.tif\tmasks/b c.png",
+            b"images/a.tif\tmasks/a.png\r\nimages/b c.tif\tmasks/b c.png\r\n",
+            b"images/a.tif\tmasks/a.png\rimages/b c.tif\tmasks/b c.png\r",
+            b"\xef\xbb\xbfimages/a.tif\tmasks/a.png\n\n  \nimages/b c.tif\tmasks/b c.png\n\n",
+            b"images\\a.tif\tmasks\\a.png\nimages\\b c.tif\tmasks\\b c.png\n",
+            b" images/a.tif \t masks/a.png \n./images/b c.tif\tmasks/../masks/b c.png\n",
+        ],
+        ids=["posix", "no last newline", "crlf", "cr", "bom, blank lines", "windows", "blanks"],
+    )
+    @pytest.mark.parametrize("masks", [True, False])
+    def test_variants(self, tmp_path, files, content, masks):
+        (tmp_path / "a.txt").write_bytes(content)
+        assert same_files(read_manifest(str(tmp_path / "a.txt"), masks=masks), files)
+
+    def test_absolute(self, tmp_path, files):
+        (tmp_path / "far").mkdir()
+        text = "\n".join(f"{pair.image}\t{pair.mask}" for pair in files)
+        (tmp_path / "far" / "a.txt").write_text(text)
+        assert read_manifest(tmp_path / "far" / "a.txt") == files
+
+    def test_relative_to_the_list_then_to_here(self, tmp_path, files, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        text = "images/a.tif\tmasks/a.png\nimages/b c.tif\tmasks/b c.png\n"
+        (tmp_path / "lists").mkdir()
+        (tmp_path / "lists" / "a.txt").write_text(text)
+        assert same_files(read_manifest("lists/a.txt"), files)
+        nearer = touch(tmp_path / "lists" / "images", "a.tif")[0]
+        assert same_files(read_manifest("lists/a.txt"), [Pair(nearer, files[0].mask), files[1]])
+
+    @pytest.mark.parametrize("line", ["images/a.tif", "images/a.tif\t", " images/a.tif \t "])
+    def test_an_image_alone(self, tmp_path, files, line):
+        (tmp_path / "a.txt").write_text(line + "\n")
+        assert read_manifest(tmp_path / "a.txt", masks=False) == [Pair(files[0].image)]
+        with pytest.raises(DataError, match=r"a\.txt, line 1: 1 columns|line 1: an empty column"):
+            read_manifest(tmp_path / "a.txt")
+
+    @pytest.mark.parametrize("masks", [True, False])
+    def test_a_mask_alone_is_not_taken_for_an_image(self, tmp_path, files, masks):
+        (tmp_path / "a.txt").write_text("\tmasks/a.png\n")
+        with pytest.raises(DataError, match="1 files are missing:\n  line 1: an empty column\n"):
+            read_manifest(tmp_path / "a.txt", masks=masks)
+
+    @pytest.mark.parametrize(
+        ("line", "columns"), [("a b", 1), ("a,b", 1), ("a\tb\tc", 3), ("a\tb\t", 3)]
+    )
+    def test_columns(self, tmp_path, files, line, columns):
+        (tmp_path / "a.txt").write_text(f"images/a.tif\tmasks/a.png\n\n{line}\n")
+        with pytest.raises(DataError) as caught:
+            read_manifest(tmp_path / "a.txt")
+        assert str(caught.value) == (
+            f"{tmp_path / 'a.txt'}, line 3: {columns} columns. "
+            "Write image, one tab, mask; nothing else."
+        )
+
+    def test_missing_files_are_listed_together(self, tmp_path, files):
+        lines = ["images/a.tif\tmasks/no.png", "images/b c.tif\tmasks/b c.png", "no.tif\tgone.png"]
+        lines += [f"images/a.tif\t{'x' * 300}.png", "images/a.tif\tnul\0.png"]
+        (tmp_path / "a.txt").write_text("\r\n".join(lines))
+        with pytest.raises(DataError) as caught:
+            read_manifest(tmp_path / "a.txt")
+        assert str(caught.value).splitlines() == [
+            f"{tmp_path / 'a.txt'}: 5 files are missing:",
+            "  line 1: masks/no.png",
+            "  line 3: no.tif",
+            "  line 3: gone.png",
+            f"  line 4: {'x' * 300}.png",
+            "  line 5: nul\0.png",
+            f"Paths are taken from {tmp_path}, then from the current folder.",
+        ]
+
+    @pytest.mark.parametrize(
+        "again", ["images/a.tif", "./images/a.tif", "images/../images/a.tif", "images\\a.tif"]
+    )
+    def test_duplicates(self, tmp_path, files, again):
+        (tmp_path / "a.txt").write_text(f"images/a.tif\tmasks/a.png\n\n{again}\tmasks/b c.png\n")
+        with pytest.raises(DataError, match=r"line 3: .*a\.tif stands in line 1 already\. Remove"):
+            read_manifest(tmp_path / "a.txt")
+
+    def test_not_utf8(self, tmp_path):
+        (tmp_path / "a.txt").write_bytes(b"im\xfcge.tif\tmask.png\n")
+        with pytest.raises(DataError, match=r"a\.txt: byte 2 is not UTF-8\. Save the list as UTF"):
+            read_manifest(tmp_path / "a.txt")
+
+    def test_no_list(self, tmp_path):
+        with pytest.raises(DataError, match=r"a\.txt: no such list\. 'lungunet split' writes it"):
+            read_manifest(tmp_path / "a.txt")
+        with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
+            read_manifest(tmp_path)
+
+
+class TestListImages:
+    def test_what_a_person_means(self, tmp_path, monkeypatch):
+        a, b, c = touch(tmp_path, "a.png", "b.tif", "sub/c.png")
+        touch(tmp_path, "notes.md")
+        (tmp_path / "list.txt").write_text("b.tif\nsub/c.png\ta.png\n")
+        assert list_images(a) == [a]
+        assert list_images(str(tmp_path)) == [a, b]
+        assert list_images(tmp_path / "*") == [a, b]
+        assert list_images(tmp_path / "*.png") == [a]
+        assert list_images(f"{tmp_path}/**/*.png") == [a, c]
+        assert list_images(tmp_path / "list.txt") == [b, c]
+        monkeypatch.chdir(tmp_path)
+        assert list_images("sub/*.png") == [Path("sub/c.png")]
+
+    def test_a_name_with_brackets_is_a_name(self, tmp_path):
+        (path,) = touch(tmp_path, "slice[1].png")
+        assert list_images(path) == [path]
+
+    def test_a_missing_file_is_for_the_reader_to_report(self, tmp_path):
+        assert list_images(tmp_path / "gone.png") == [tmp_path / "gone.png"]
+
+    def test_nothing_matches(self, tmp_path):
+        touch(tmp_path, "notes.md")
+        with pytest.raises(DataError, match=r"\*: no image matches\. Check the pattern; quote it"):
+            list_images(tmp_path / "*")
+        with pytest.raises(DataError, match="holds no image"):
+            list_images(tmp_path)

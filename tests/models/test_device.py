@@ -1,0 +1,44 @@
+"""Which device and precision are chosen."""
+
+import pytest
+import torch
+
+from lungunet import ConfigError
+from lungunet.models.device import pick_device, pick_precision
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_cuda_where_there_is_one() -> None:
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", ""])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(ConfigError, match="write auto, cpu, cuda, cuda:1 or mps"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "xpu"])
+def test_devices_that_are_not_there(name: str) -> None:
+    with pytest.raises(ConfigError, match="this machine has none"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"), [({"amx_bf16": True}, torch.bfloat16), ({}, torch.float32)]
+)
+def test_auto_on_a_cpu_asks_for_amx(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert pick_precision("auto", CPU) == dtype
+
+
+def test_named_precisions() -> None:
+    assert pick_precision("fp32", CPU) == torch.float32
+    assert pick_precision("bf16", CPU) == torch.bfloat16
+    with pytest.raises(ConfigError, match="needs CUDA"):
+        pick_precision("fp16", CPU)
+    with pytest.raises(ConfigError, match="write auto, fp32, bf16, fp16"):
+        pick_precision("half", CPU)  # type: ignore[arg-type]

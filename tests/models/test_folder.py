@@ -1,0 +1,127 @@
+"""The model folder: whole, readable by smp, and refused where it is damaged."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import lungunet
+from lungunet import InputContract, LabelCodec, ModelError, build_unet, load_model, save_model
+from lungunet.models.folder import FORMAT
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(run / "best", tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: build_unet("resnet18", classes=3, seed=1, decoder_channels=(16, 16, 8, 8, 8)),
+        lambda: build_unet("tu-mobilenetv3_small_100", seed=1),
+        lambda: build_unet("unet2015", width=4, seed=1),
+    ],
+)
+def test_round_trip_keeps_logits_contract_codec_and_scores(model, tmp_path: Path) -> None:
+    model = model().eval()
+    classes = 3 if hasattr(model, "segmentation_head") and model.config["classes"] == 3 else 2
+    codec = LabelCodec({i * 9: i for i in range(classes)})
+    contract = InputContract(64, lungunet.Window(40, 400), ("int16",), mean=0.3, std=0.2)
+    save_model(tmp_path, model, contract=contract, codec=codec, scores={"val_iou": 0.5})
+    saved = load_model(tmp_path)
+    assert (saved.contract, saved.codec, saved.scores) == (contract, codec, {"val_iou": 0.5})
+    assert not saved.model.training
+    image = torch.randn(2, 1, 40, 56)
+    with torch.no_grad():
+        assert torch.equal(saved.model(image), model(image))
+
+
+def test_no_weights_are_fetched(folder: Path) -> None:
+    assert json.loads((folder / "config.json").read_text())["encoder_weights"] is None
+    load_model(folder)  # the suite blocks the network
+
+
+def test_new_weights_without_their_scores_load_without_scores(folder: Path) -> None:
+    """As after a kill between the two writes."""
+    model = load_model(folder).model
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    other = folder.parent / "other"
+    save_model(other, model, contract=InputContract(64), codec=lungunet.LUNG_CODEC)
+    shutil.copy(other / "model.safetensors", folder / "model.safetensors")
+    assert load_model(folder).scores == {}
+
+
+def damage(name: str, content: bytes | None):
+    def apply(folder: Path) -> None:
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+
+    return apply
+
+
+def change(**values: object):
+    def apply(folder: Path) -> None:
+        path = folder / "lungunet.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return apply
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage("lungunet.json", None), "no model in it"),
+        (damage("lungunet.json", b"{"), "lungunet.json: damaged"),
+        (damage("lungunet.json", b"[]"), "lungunet.json: not a JSON object"),
+        (damage("lungunet.json", b"\xff"), "lungunet.json: damaged"),
+        (damage("model.safetensors", None), "model"),
+        (damage("model.safetensors", b"PK\x03\x04 something"), "model.safetensors: damaged"),
+        (truncate, "model.safetensors: damaged"),
+        (change(format=FORMAT + 1), f"format {FORMAT + 1} is not one that this lungunet reads"),
+        (change(format="1"), "format 1 is not one"),
+        (change(contract={}), "lungunet.json: damaged"),
+        (change(codec=None), "lungunet.json: damaged"),
+        (change(architecture={"encoder": "resnet18"}), "lungunet.json: damaged"),
+        (
+            change(
+                architecture={
+                    "encoder": "resnet18",
+                    "in_channels": 1,
+                    "classes": 2,
+                    "smp_arguments": {},
+                }
+            ),
+            "does not fit the model",
+        ),
+    ],
+)
+def test_damage_is_a_model_error(folder: Path, harm, message: str) -> None:
+    harm(folder)
+    with pytest.raises(ModelError) as caught:
+        load_model(folder)
+    assert message in str(caught.value)
+
+
+def test_model_card_names_input_and_limits(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert "Not a medical device" in card
+    assert "HU window -600,1500" in card
+    assert "val_iou" in card
+
+
+def test_weights_path_starts_a_model_from_a_run(run: Path) -> None:
+    saved = load_model(run).model.state_dict()
+    model = build_unet("tu-mobilenetv3_small_100", weights=run)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())

@@ -1,0 +1,414 @@
+"""The loop and the run folder it leaves behind."""
+
+import csv
+import json
+import math
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+import lungunet
+from lungunet import (
+    ConfigError,
+    LungCTDataset,
+    ModelError,
+    RunConfig,
+    TrainConfig,
+    Trainer,
+    Window,
+    build_unet,
+)
+from lungunet.training.tracking import HISTORY_COLUMNS
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def train(split: lungunet.Split) -> LungCTDataset:
+    return LungCTDataset(split.train, transform=lungunet.train_transform(), size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def val(split: lungunet.Split, train: LungCTDataset) -> LungCTDataset:
+    return LungCTDataset(split.val, contract=train.contract)
+
+
+def tiny(seed: int = 0) -> nn.Module:
+    return build_unet("unet2015", width=4, seed=seed)
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"epochs": 2, "batch_size": 2, "workers": 0, **_FP32, **changes})
+
+
+_FP32 = {"device": "cpu", "precision": "fp32"}
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestRunFolder:
+    def test_holds_what_the_design_lists_and_one_event_file(self, run: Path) -> None:
+        names = {path.name.split(".tfevents")[0] for path in run.iterdir()}
+        assert names == {
+            *("config.toml", "environment.json", "history.csv", "events.out", "last.ckpt", "best"),
+        }
+        assert len(list(run.rglob("*tfevents*"))) == 1
+        best = {path.name for path in (run / "best").iterdir()}
+        assert best == {"config.json", "model.safetensors", "lungunet.json", "README.md"}
+
+    def test_history_has_two_rows_per_epoch_and_the_columns(self, run: Path) -> None:
+        with (run / "history.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert tuple(rows[0]) == HISTORY_COLUMNS
+        assert [(row["epoch"], row["split"]) for row in rows] == [
+            *(("1", "train"), ("1", "val"), ("2", "train"), ("2", "val")),
+        ]
+        assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+
+    def test_config_repeats_the_run(self, run: Path, data: Path) -> None:
+        stored = RunConfig.from_toml(run / "config.toml")
+        assert stored == RunConfig(data=str(data), epochs=2, size=32, batch_size=2, workers=0)
+
+    def test_environment_has_versions_and_manifest_hashes(self, run: Path) -> None:
+        environment = json.loads((run / "environment.json").read_text())
+        assert environment["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+        assert set(environment["manifests"]) == {"train", "val", "test"}
+        assert environment["threads"] == torch.get_num_threads()
+
+    def test_smp_reads_the_model_folder_and_gives_identical_logits(self, run: Path) -> None:
+        ours = lungunet.load_model(run).model
+        theirs = smp.from_pretrained(run / "best", encoder_weights=None).eval()
+        image = torch.randn(2, 1, 64, 96)
+        with torch.no_grad():
+            assert torch.equal(ours(image), theirs(image))
+
+    def test_a_used_folder_is_refused_then_overwritten_when_asked(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        Trainer(tiny(), config(epochs=1), out=tmp_path).fit(train, val)
+        before = (tmp_path / "last.ckpt").read_bytes()
+        with pytest.raises(ConfigError, match="holds a run already"):
+            Trainer(tiny(), config(epochs=1), out=tmp_path).fit(train, val)
+        assert (tmp_path / "last.ckpt").read_bytes() == before
+        Trainer(tiny(1), config(epochs=1), out=tmp_path).fit(train, val, overwrite=True)
+        assert (tmp_path / "last.ckpt").read_bytes() != before
+        assert len(list(tmp_path.glob("events*"))) == 1
+
+
+class TestTensorBoard:
+    def test_its_own_reader_finds_the_curves(self, run: Path) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+        events.Reload()
+        tags = set(events.Tags()["scalars"])
+        wanted = {f"{m}/{s}" for m in ("loss", "accuracy", "iou") for s in ("train", "val")}
+        assert wanted | {"lr"} <= tags
+        with (run / "history.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            found = {e.step: e.value for e in events.Scalars(f"loss/{row['split']}")}
+            assert math.isclose(found[int(row["epoch"])], float(row["loss"]), rel_tol=1e-6)
+        assert any("val/patient" in tag for tag in events.Tags()["images"])
+        assert "custom_scalars__config__" in events.Tags()["tensors"]
+
+    @pytest.mark.filterwarnings("ignore:html5lib's sanitizer:DeprecationWarning")  # of bleach
+    def test_the_real_server_serves_them(self, run: Path) -> None:
+        from tensorboard import program
+
+        board = program.TensorBoard()
+        board.configure(
+            argv=[
+                None,
+                "--logdir",
+                str(run),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--load_fast",
+                "false",
+            ]
+        )
+        url = board.launch()
+        address = f"{url}data/plugin/scalars/scalars?tag=iou/val&run=."
+        for _ in range(100):  # the server loads its data in the background
+            try:
+                with urllib.request.urlopen(address) as answer:
+                    points = json.load(answer)
+                break
+            except urllib.error.HTTPError:
+                time.sleep(0.1)
+        assert [point[1] for point in points] == [1, 2]
+
+
+class TestLoop:
+    def test_the_loss_falls_and_best_is_the_best_epoch(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        trainer = Trainer(tiny(), config(epochs=12, lr=5e-3), out=tmp_path)
+        history = trainer.fit(train, val)
+        assert history[-1].train.loss < 0.7 * history[0].train.loss
+        ious = [-1 if math.isnan(r.val.iou) else r.val.iou for r in history]
+        about = json.loads((tmp_path / "best" / "lungunet.json").read_text())
+        assert about["scores"]["epoch"] == ious.index(max(ious)) + 1
+        assert [r.is_best for r in history] == [
+            iou > max([-2, *ious[:i]]) for i, iou in enumerate(ious)
+        ]
+
+    def test_same_seed_same_weights_another_seed_others(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        found = []
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            trainer = Trainer(tiny(), config(seed=seed), out=tmp_path / name)
+            torch.rand(7), random.random()  # whatever ran before must not matter
+            trainer.fit(train, val)
+            found.append(weights(trainer.model))
+        assert same(found[0], found[1])
+        assert not same(found[0], found[2])
+
+    def test_workers_do_not_change_the_weights(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        found = []
+        for workers in (0, 2):
+            trainer = Trainer(tiny(), config(workers=workers), out=tmp_path / str(workers))
+            trainer.fit(train, val)
+            found.append(weights(trainer.model))
+        assert same(*found)
+
+    def test_resumed_run_equals_the_uninterrupted_one(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        whole = Trainer(tiny(), config(epochs=4), out=tmp_path / "whole")
+        whole.fit(train, val)
+        for _ in Trainer(tiny(), config(epochs=4), out=tmp_path / "cut").epochs(train, val):
+            break
+        torch.rand(3)
+        resumed = Trainer(tiny(5), config(epochs=4), out=tmp_path / "cut")
+        assert len(resumed.fit(train, val, resume=True)) == 4
+        assert same(weights(whole.model), weights(resumed.model))
+        for name in ("whole", "cut"):
+            assert len((tmp_path / name / "history.csv").read_text().splitlines()) == 9
+        a, b = (
+            (tmp_path / name / "best" / "model.safetensors").read_bytes()
+            for name in ("whole", "cut")
+        )
+        assert a == b
+
+    def test_a_finished_run_has_nothing_left(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        Trainer(tiny(), config(), out=tmp_path).fit(train, val)
+        files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("events*")}
+        assert list(Trainer(tiny(), config(), out=tmp_path).epochs(train, val, resume=True)) == []
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("events*")} == files
+
+    def test_resuming_another_model_or_contract_is_refused(
+        self, tmp_path: Path, split: lungunet.Split, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        Trainer(tiny(), config(epochs=1), out=tmp_path).fit(train, val)
+        wider = build_unet("unet2015", width=6)
+        with pytest.raises(ModelError, match="belongs to another model"):
+            Trainer(wider, config(), out=tmp_path).fit(train, val, resume=True)
+        other = LungCTDataset(split.train, size=48)
+        with pytest.raises(ModelError, match="was trained with contract"):
+            Trainer(tiny(), config(), out=tmp_path).fit(
+                other, LungCTDataset(split.val, contract=other.contract), resume=True
+            )
+        with pytest.raises(ModelError, match="nothing to resume"):
+            Trainer(tiny(), config(), out=tmp_path / "none").fit(train, val, resume=True)
+
+    def test_val_with_another_contract_or_codec_is_refused(
+        self, tmp_path: Path, split: lungunet.Split, train: LungCTDataset
+    ) -> None:
+        other = LungCTDataset(split.val, size=SIZE, window=Window(40, 400))
+        with pytest.raises(ConfigError, match="val has another input contract"):
+            Trainer(tiny(), config(), out=tmp_path).fit(train, other)
+        codec = lungunet.LabelCodec({0: 0, 255: 1}, names=("air", "lung"))
+        with pytest.raises(ConfigError, match="val has another label codec"):
+            Trainer(tiny(), config(), out=tmp_path).fit(
+                train, LungCTDataset(split.val, contract=train.contract, codec=codec)
+            )
+        assert not list(tmp_path.iterdir())
+
+    def test_patience_stops_early(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        model = tiny()
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)  # equal logits: background for good, IoU stays 0
+        trainer = Trainer(model, config(epochs=9, patience=2), out=tmp_path, loss=constant_loss)
+        assert len(trainer.fit(train, val)) == 3
+
+    def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        calls = iter(range(100))
+
+        def explodes(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return logits.mean() * (math.nan if next(calls) > 6 else 1.0)
+
+        trainer = Trainer(tiny(), config(epochs=3), out=tmp_path, loss=explodes)
+        with pytest.raises(ConfigError, match=r"loss is nan on train .* in epoch 2, at a learning"):
+            trainer.fit(train, val)
+        saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert len(saved["history"]) == 1
+        assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+
+    def test_accumulating_two_batches_equals_one_of_twice_the_size(
+        self, tmp_path: Path, split: lungunet.Split
+    ) -> None:
+        train = LungCTDataset(split.train[:4], size=SIZE)
+        found = []
+        for name, batch, accumulate in (("one", 4, 1), ("two", 2, 2)):
+            model = build_unet("unet2015", width=4, seed=0)
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+            settings = config(epochs=1, batch_size=batch, accumulate=accumulate)
+            Trainer(model, settings, out=tmp_path / name).fit(train, train)
+            found.append(weights(model))
+        for name in found[0]:
+            torch.testing.assert_close(found[0][name], found[1][name], atol=1e-5, rtol=1e-4)
+
+    def test_clipping_bounds_the_gradient(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        norms = []
+        model = tiny()
+        trainer = Trainer(model, config(epochs=1, clip_norm=1e-3), out=tmp_path)
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: norms.append(
+                math.hypot(
+                    *(float(p.grad.norm()) for p in model.parameters() if p.grad is not None)
+                )
+            )
+        )
+        trainer.fit(train, val)
+        assert norms
+        assert max(norms) <= 1.001e-3
+
+    def test_lr_follows_the_schedule(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        seen: list[float] = []
+        trainer = Trainer(tiny(), config(epochs=2, lr=0.01), out=tmp_path)
+        trainer.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
+        )
+        history = trainer.fit(train, val)
+        n = math.ceil(len(train) / 2)
+        wanted = [
+            lungunet.training.schedule.learning_rate(s, total=2 * n, warmup=n, peak=0.01)
+            for s in range(2 * n)
+        ]
+        assert seen == wanted
+        assert [result.lr for result in history] == [wanted[n - 1], wanted[-1]]
+
+    def test_val_metrics_equal_a_plain_loop(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        trainer = Trainer(tiny(), config(epochs=1), out=tmp_path)
+        result = trainer.fit(train, val)[0]
+        model = trainer.model.eval()
+        tp = fp = fn = right = total = 0
+        with torch.no_grad():
+            for image, mask in (val[i] for i in range(len(val))):
+                pred = model(image[None])[0].argmax(0)
+                tp += int(((pred == 1) & (mask == 1)).sum())
+                fp += int(((pred == 1) & (mask == 0)).sum())
+                fn += int(((pred == 0) & (mask == 1)).sum())
+                right += int((pred == mask).sum())
+                total += mask.numel()
+        assert result.val.accuracy == right / total
+        assert result.val.iou == tp / (tp + fp + fn)
+
+    def test_progress_sees_every_batch(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        seen: list[tuple[str, int, int]] = []
+
+        def progress(iterable: Iterable[Any], *, desc: str, total: int) -> Iterator[Any]:
+            count = 0
+            for item in iterable:
+                count += 1
+                yield item
+            seen.append((desc, total, count))
+
+        Trainer(tiny(), config(epochs=1), out=tmp_path, progress=progress).fit(train, val)
+        assert seen == [
+            ("epoch 1 train", math.ceil(len(train) / 2), math.ceil(len(train) / 2)),
+            ("epoch 1 val", math.ceil(len(val) / 2), math.ceil(len(val) / 2)),
+        ]
+
+    def test_valid_convolutions_train_on_the_centre_of_the_mask(
+        self, tmp_path: Path, split: lungunet.Split
+    ) -> None:
+        train = LungCTDataset(split.train, size=188)
+        model = build_unet("unet2015", width=2, valid=True, seed=0)
+        shapes = []
+
+        def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            shapes.append((tuple(logits.shape[-2:]), tuple(mask.shape[-2:])))
+            return lungunet.CrossEntropyDiceLoss()(logits, mask)
+
+        Trainer(model, config(epochs=1), out=tmp_path, loss=loss).fit(
+            train, LungCTDataset(split.val, contract=train.contract)
+        )
+        assert set(shapes) == {((4, 4), (4, 4))}
+        predictor = lungunet.Predictor.load(tmp_path)
+        image = lungunet.read_image(split.val[0].image)
+        assert predictor.predict(image).shape == image.shape
+
+    def test_a_model_of_the_users_own_trains_and_loads(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        model = nn.Conv2d(1, 2, 3, padding=1)
+        Trainer(model, config(epochs=1), out=tmp_path).fit(train, val)
+        with pytest.raises(ModelError, match="build_unet did not make"):
+            lungunet.load_model(tmp_path)
+        again = lungunet.load_model(tmp_path, model=nn.Conv2d(1, 2, 3, padding=1))
+        assert again.contract == train.contract
+
+    def test_bf16_trains(self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset) -> None:
+        history = Trainer(tiny(), config(precision="bf16"), out=tmp_path).fit(train, val)
+        assert math.isfinite(history[-1].val.loss)
+
+    def test_unknown_device_and_precision(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="device 'gpu': write auto"):
+            Trainer(tiny(), config(device="gpu"), out=tmp_path)
+        with pytest.raises(ConfigError, match="precision 'fp16': needs CUDA"):
+            Trainer(tiny(), config(precision="fp16"), out=tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_trains_on_cuda(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, precision: str
+) -> None:
+    settings = config(device="cuda", precision=precision, epochs=6, lr=5e-3)
+    history = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path).fit(train, val)
+    assert history[-1].train.loss < history[0].train.loss
+    assert np.isfinite(history[-1].val.loss)
+
+
+def constant_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.ones((), requires_grad=True)
