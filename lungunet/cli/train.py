@@ -39,37 +39,52 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: the next free runs/NNN.")
     ] = None,
-    encoder: Annotated[str | None, _option("Name from 'lungunet encoders'.")] = None,
+    encoder: Annotated[
+        str | None, _option("Name from 'lungunet encoders'. [default: tu-mobilenetv3_small_100]")
+    ] = None,
     weights: Annotated[
         str | None, _option("none, imagenet (downloads), another tag, or a path. [default: none]")
     ] = None,
-    size: Annotated[int | None, _option("Slices are fitted to this square, px.")] = None,
-    epochs: Annotated[int | None, _option("Passes over train.")] = None,
-    batch_size: Annotated[int | None, _option("Slices per forward pass.")] = None,
-    lr: Annotated[float | None, _option("Highest learning rate.")] = None,
-    weight_decay: Annotated[float | None, _option("Of AdamW.")] = None,
-    warmup_epochs: Annotated[float | None, _option("Linear rise of the learning rate.")] = None,
-    accumulate: Annotated[int | None, _option("Forward passes per optimizer step.")] = None,
-    clip_norm: Annotated[float | None, _option("Largest norm of the gradients; 0 is off.")] = None,
-    patience: Annotated[
-        int | None, _option("Stop after so many epochs without a better val IoU; 0 is off.")
+    size: Annotated[
+        int | None, _option("Slices are fitted to this square, px. [default: 256]")
     ] = None,
-    seed: Annotated[int | None, _option("Same seed, same run.")] = None,
-    window: Annotated[str | None, _option("auto, or LEVEL,WIDTH in HU.")] = None,
+    epochs: Annotated[int | None, _option("Passes over train. [default: 25]")] = None,
+    batch_size: Annotated[int | None, _option("Slices per forward pass. [default: 8]")] = None,
+    lr: Annotated[float | None, _option("Highest learning rate. [default: 0.002]")] = None,
+    weight_decay: Annotated[float | None, _option("Of AdamW. [default: 0.01]")] = None,
+    warmup_epochs: Annotated[
+        float | None, _option("Linear rise of the learning rate. [default: 1]")
+    ] = None,
+    accumulate: Annotated[
+        int | None, _option("Forward passes per optimizer step. [default: 1]")
+    ] = None,
+    clip_norm: Annotated[
+        float | None, _option("Largest norm of the gradients; 0 is off. [default: 1]")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        _option("Stop after so many epochs without a better val IoU; 0 is off. [default: 0]"),
+    ] = None,
+    seed: Annotated[int | None, _option("Same seed, same run. [default: 0]")] = None,
+    window: Annotated[str | None, _option("auto, or LEVEL,WIDTH in HU. [default: auto]")] = None,
     labels: Annotated[
         str | None, _option("Raw mask values in class order. [default: what split.json says]")
     ] = None,
     label_threshold: Annotated[
-        int | None, _option("For smeared masks: raw values from here on are lung.")
+        int | None, _option("For smeared masks: raw values from here on are lung. [default: -1]")
     ] = None,
     flip: Annotated[
         bool | None,
-        typer.Option("--flip/--no-flip", help="Mirror left and right.", show_default=False),
+        typer.Option(
+            "--flip/--no-flip", help="Mirror left and right. [default: flip]", show_default=False
+        ),
     ] = None,
-    device: Annotated[str | None, _option("auto, cpu, cuda, cuda:N or mps.")] = None,
-    precision: Annotated[str | None, _option("auto, fp32, bf16 or fp16.")] = None,
+    device: Annotated[
+        str | None, _option("auto, cpu, cuda, cuda:N or mps. [default: auto]")
+    ] = None,
+    precision: Annotated[str | None, _option("auto, fp32, bf16 or fp16. [default: auto]")] = None,
     workers: Annotated[
-        int | None, _option("Processes that read ahead; -1 decides by itself.")
+        int | None, _option("Processes that read ahead; -1 decides by itself. [default: -1]")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="config.toml of another run; options win over it.")
@@ -140,28 +155,38 @@ def _train(
 ) -> None:
     from lungunet.training.run import train_run
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     start = time.perf_counter()
     best: EpochResult | None = None
     done = 0
+    console.say(
+        f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
+        f"{config.epochs} epochs -> {out}\n"
+    )
     try:
         results = train_run(
             config, out, resume=resume, overwrite=overwrite, progress=console.progress_bar
         )
         for result in results:
             if not done:
-                _say_header(config, out)
+                console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
             _say_row(result)
             done += 1
             best = result if result.is_best else best
     except KeyboardInterrupt as err:
-        console.warn(f"\nStopped. Go on with: lungunet train --resume {out}")
+        if (out / "last.ckpt").exists():
+            console.warn(f"\nStopped. Go on with: lungunet train --resume {out}")
+        else:
+            console.warn("\nStopped before the first epoch was done: there is nothing to resume.")
         raise typer.Exit(143 if err.args == ("SIGTERM",) else 130) from err
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if not done:
         console.say(f"{out}: nothing left to do. Add epochs with --epochs N.")
         return
     if best is not None:
-        console.say(f"\nbest val IoU {best.val.iou:.4f}, pooled, at {config.size}x{config.size}, ")
+        size = f"{config.size}x{config.size}"
+        console.say(f"\nbest val IoU {best.val.iou:.4f} in epoch {best.epoch}, pooled, at {size}")
     console.say(f"{done} epochs in {console.minutes(time.perf_counter() - start)}")
     console.say(f"model:  {out / 'best'}")
     console.say(f"curves: tensorboard --logdir {out}")
@@ -170,14 +195,6 @@ def _train(
 
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt("SIGTERM")
-
-
-def _say_header(config: "RunConfig", out: Path) -> None:
-    console.say(
-        f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
-        f"{config.epochs} epochs -> {out}\n"
-    )
-    console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
 
 
 def _say_row(result: "EpochResult") -> None:

@@ -38,8 +38,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the dtype that forward passes compute in.
 
-    ``auto`` is bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with AMX: twice
-    the speed of fp32, the same IoU), fp16 on older CUDA, fp32 elsewhere.
+    ``auto`` is bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with AMX:
+    twice the speed of fp32, the same IoU), fp16 on older CUDA, fp32 elsewhere.
 
     Raises
     ------
@@ -58,5 +58,6 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def _has_amx() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in every torch we run on
-    return bool(capabilities().get("amx_bf16", False))
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch does not tell
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -45,7 +45,7 @@ class TrainConfig:
         When a value is out of range.
     """
 
-    epochs: int = 30
+    epochs: int = 25
     batch_size: int = 8
     lr: float = 2e-3
     weight_decay: float = 1e-2

@@ -20,7 +20,8 @@ from lungunet.training.config import TrainConfig
 from lungunet.training.tracking import EpochResult, write_history
 
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
-_LEFT_BY_A_RUN = ("last.ckpt", "history.csv", "events.out.tfevents.*", "best/*")
+_WORTH_KEEPING = ("last.ckpt", "history.csv", "best/*")
+_EVENTS = "events.out.tfevents.*"  # all that a run leaves that was stopped in its first epoch
 
 
 class RunFolder:
@@ -42,12 +43,12 @@ class RunFolder:
         ConfigError
             When a run is there and may not be overwritten.
         """
-        old = [file for name in _LEFT_BY_A_RUN for file in sorted(self.path.glob(name))]
+        old = [file for name in _WORTH_KEEPING for file in sorted(self.path.glob(name))]
         if old and not overwrite:
             raise ConfigError(
                 f"{self.path}: holds a run already. Resume it, overwrite it, or choose another out."
             )
-        for file in old:
+        for file in [*old, *self.path.glob(_EVENTS)]:
             file.unlink()
 
     def describe(self, environment: str) -> None:

@@ -6,7 +6,7 @@ Knows tensors, a model and a config; reads no command line and prints nothing.
 import math
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,10 @@ from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog
 
 _PICTURES = 4  # val slices that are shown in TensorBoard
 
-Loader = DataLoader[tuple[torch.Tensor, torch.Tensor]]
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Image (N, 1, H, W) float32 and mask (N, H, W) int64."""
+
+Batches = DataLoader[Batch] | Sequence[Batch]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Takes logits (N, C, H, W) and mask (N, H, W) int64; returns the mean over slices, a scalar."""
@@ -86,6 +89,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.history: list[EpochResult] = []
         self.best: EpochResult | None = None
+        self._n_classes = 2  # until the data says otherwise
         self._progress = progress
         self._notes = dict(notes or {})
 
@@ -147,25 +151,26 @@ class Trainer:
         self.folder.save_config(self.config)
         if self._is_done():
             return
+        self._n_classes = train.codec.n_classes
         loaders = {"train": self._loader(train, shuffle=True), "val": self._loader(val)}
         with TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1) as log:
             log.add_text("config", self.config.to_toml(), len(self.history))
             while not self._is_done():
                 epoch = len(self.history) + 1
+                _set_epoch(loaders["train"], epoch)
                 trained = self._train_epoch(loaders["train"], epoch)
                 validated = self._val_epoch(loaders["val"], epoch)
                 result = self._judge(epoch, trained, validated)
                 self._leave(result, train, val, log)
                 yield result
 
-    def _train_epoch(self, loader: Loader, epoch: int) -> Measured:
+    def _train_epoch(self, batches: Batches, epoch: int) -> Measured:
         self.model.train()
-        _set_epoch(loader, epoch)
-        meters = PassMeter(self._n_classes(loader))
-        steps = len(loader)
+        meters = PassMeter(self._n_classes)
+        steps = len(batches)
         every = self.config.accumulate
-        for step, (image, mask) in enumerate(self._show(loader, f"epoch {epoch} train")):
-            self._set_lr((epoch - 1) * math.ceil(steps / every) + step // every, loader)
+        for step, (image, mask) in enumerate(self._show(batches, f"epoch {epoch}/{self.config.epochs} train")):
+            self._set_lr(epoch, step, steps)
             logits, mask = self._forward(image, mask)
             loss = self.loss(logits, mask)
             # The last group of an epoch may be shorter: divide by what it really holds.
@@ -177,10 +182,10 @@ class Trainer:
         return meters.measured()
 
     @torch.no_grad()
-    def _val_epoch(self, loader: Loader, epoch: int) -> Measured:
+    def _val_epoch(self, batches: Batches, epoch: int) -> Measured:
         self.model.eval()
-        meters = PassMeter(self._n_classes(loader))
-        for image, mask in self._show(loader, f"epoch {epoch} val"):
+        meters = PassMeter(self._n_classes)
+        for image, mask in self._show(batches, f"epoch {epoch}/{self.config.epochs} val"):
             logits, mask = self._forward(image, mask)
             meters.update(self.loss(logits, mask), logits, mask)
         return meters.measured()
@@ -206,10 +211,10 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _set_lr(self, step: int, loader: Loader) -> None:
-        per_epoch = math.ceil(len(loader) / self.config.accumulate)
+    def _set_lr(self, epoch: int, step: int, steps: int) -> None:
+        per_epoch = math.ceil(steps / self.config.accumulate)
         lr = learning_rate(
-            step,
+            (epoch - 1) * per_epoch + step // self.config.accumulate,
             total=self.config.epochs * per_epoch,
             warmup=round(self.config.warmup_epochs * per_epoch),
             peak=self.config.lr,
@@ -288,7 +293,7 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
 
-    def _loader(self, dataset: LungCTDataset, *, shuffle: bool = False) -> Loader:
+    def _loader(self, dataset: LungCTDataset, *, shuffle: bool = False) -> DataLoader[Batch]:
         return make_loader(
             dataset,
             batch_size=self.config.batch_size,
@@ -298,20 +303,14 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _show(self, loader: Loader, desc: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return iter(self._progress(loader, desc=desc, total=len(loader)))
+    def _show(self, batches: Batches, desc: str) -> Iterator[Batch]:
+        return iter(self._progress(batches, desc=desc, total=len(batches)))
 
     def _is_done(self) -> bool:
         if len(self.history) >= self.config.epochs:
             return True
         waited = self.history[-1].epoch - self.best.epoch if self.best else 0
         return 0 < self.config.patience <= waited
-
-    @staticmethod
-    def _n_classes(loader: Loader) -> int:
-        dataset = loader.dataset
-        assert isinstance(dataset, LungCTDataset)  # we made the loader
-        return dataset.codec.n_classes
 
     @torch.no_grad()
     def _pictures(self, val: LungCTDataset) -> Iterator[tuple[str, np.ndarray]]:
@@ -350,7 +349,7 @@ def _centre(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return mask[..., top : top + size[0], left : left + size[1]]
 
 
-def _set_epoch(loader: Loader, epoch: int) -> None:
+def _set_epoch(loader: DataLoader[Batch], epoch: int) -> None:
     assert isinstance(loader.sampler, EpochSampler)  # we made the loader
     loader.sampler.set_epoch(epoch)
 

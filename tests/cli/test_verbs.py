@@ -1,7 +1,10 @@
 """The command line: what each verb prints, writes and exits with."""
 
 import csv
+import dataclasses
+import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 import lungunet
 from lungunet.cli import demo
+from lungunet.cli import train as cli_train
 
 VERBS = ("demo", "split", "prepare", "train", "evaluate", "predict", "encoders")
 QUICK = ("--size", "32", "--epochs", "1", "--batch-size", "2", "--workers", "0")
@@ -39,6 +43,18 @@ class TestHelp:
         assert done.code == 2
         assert done.err
         assert "Traceback" not in done.err
+
+
+def test_the_defaults_in_the_help_are_those_of_the_config() -> None:
+    """Written out there because reading them from the config would import torch for --help."""
+    hints = inspect.signature(cli_train.train).parameters
+    for field in dataclasses.fields(lungunet.RunConfig):
+        if field.name in ("data", "labels", "flip"):
+            continue
+        option = hints[field.name].annotation.__metadata__[0]
+        found = re.search(r"\[default: (.*)\]", option.help)
+        assert found, field.name
+        assert type(field.default)(found[1]) == field.default, field.name
 
 
 class TestSplit:
@@ -184,10 +200,17 @@ class TestTrain:
         def interrupted(*args, **kwargs):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("lungunet.training.trainer.Trainer._val_epoch", interrupted)
-        done = run_cli("train", data, "--out", tmp_path / "r", *QUICK)
+        run = tmp_path / "r"
+        with monkeypatch.context() as patch:
+            patch.setattr("lungunet.training.trainer.Trainer._val_epoch", interrupted)
+            done = run_cli("train", data, "--out", run, *QUICK)
         assert done.code == 130
-        assert f"lungunet train --resume {tmp_path / 'r'}" in done.err
+        assert "there is nothing to resume" in done.err
+        assert run_cli("train", data, "--out", run, *QUICK).code == 0
+        monkeypatch.setattr("lungunet.training.trainer.Trainer._val_epoch", interrupted)
+        done = run_cli("train", "--resume", run, "--epochs", 2)
+        assert done.code == 130
+        assert f"lungunet train --resume {run}" in done.err
 
     @pytest.mark.parametrize(
         ("args", "message"),

@@ -355,8 +355,8 @@ class TestLoop:
 
         Trainer(tiny(), config(epochs=1), out=tmp_path, progress=progress).fit(train, val)
         assert seen == [
-            ("epoch 1 train", math.ceil(len(train) / 2), math.ceil(len(train) / 2)),
-            ("epoch 1 val", math.ceil(len(val) / 2), math.ceil(len(val) / 2)),
+            ("epoch 1/1 train", math.ceil(len(train) / 2), math.ceil(len(train) / 2)),
+            ("epoch 1/1 val", math.ceil(len(val) / 2), math.ceil(len(val) / 2)),
         ]
 
     def test_valid_convolutions_train_on_the_centre_of_the_mask(
