@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from lungunet.errors import ModelError as ModelError
     from lungunet.errors import SplitError as SplitError
     from lungunet.errors import WeightsUnavailableError as WeightsUnavailableError
-    from lungunet.evaluation.scorecard import CaseScore as CaseScore
+    from lungunet.evaluation.cases import CaseScore as CaseScore
+    from lungunet.evaluation.evaluate import evaluate as evaluate
+    from lungunet.evaluation.masks import MaskFolder as MaskFolder
     from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
-    from lungunet.evaluation.scorecard import evaluate as evaluate
     from lungunet.inference.predictor import Prediction as Prediction
     from lungunet.inference.predictor import Predictor as Predictor
     from lungunet.metrics.overlap import ConfusionMeter as ConfusionMeter
@@ -84,7 +85,10 @@ _HOMES = {
         *("ConfigError", "DataError", "GeometryError", "LabelError", "LungUNetError"),
         *("MissingExtraError", "ModelError", "SplitError", "WeightsUnavailableError"),
     ),
-    "evaluation.scorecard": ("CaseScore", "ScoreCard", "evaluate"),
+    "evaluation.cases": ("CaseScore",),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.masks": ("MaskFolder",),
+    "evaluation.scorecard": ("ScoreCard",),
     "inference.predictor": ("Prediction", "Predictor"),
     "metrics.overlap": ("ConfusionMeter", "Mean", "Overlap", "overlap"),
     "models.encoders": ("EncoderInfo", "list_encoders"),

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import ipaddress
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -130,3 +131,9 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = lungunet.RunConfig(data=str(data), epochs=2, size=32, batch_size=2, workers=0)
     list(lungunet.train_run(config, out))
     return out
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to write into."""
+    return Path(shutil.copytree(run, tmp_path / "own-run"))

@@ -12,7 +12,7 @@ import lungunet
 NAMES = """
     CaseScore ConfigError ConfusionMeter CrossEntropyDiceLoss DataError EncoderInfo EpochResult
     EpochSampler GeometryError InputContract LUNG_CODEC LUNG_WINDOW LabelCodec LabelError
-    LungCTDataset LungUNetError Mean MissingExtraError ModelError Overlap Pair Prediction Predictor
+    LungCTDataset LungUNetError MaskFolder Mean MissingExtraError ModelError Overlap Pair Prediction Predictor
     RunConfig SavedModel ScoreCard Split SplitError TrainConfig Trainer WeightsUnavailableError
     Window __version__ build_unet draw_overlay evaluate find_pairs fold_pairs list_encoders
     load_model make_loader overlap prepare_pairs read_groups read_image read_manifest read_mask

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import lungunet
-from lungunet.cli import demo, encoders, evaluate, pairs, predict, train
+from lungunet.cli import audit, demo, encoders, evaluate, pairs, predict, report, train
 
 app = typer.Typer(
     help="Lung segmentation in CT: from two folders of slices and masks to a mask you can trust.",
@@ -35,7 +35,9 @@ def _root(
 app.command()(demo.demo)
 app.command()(pairs.split)
 app.command()(pairs.prepare)
+app.command()(audit.audit)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
+app.command()(report.report)
 app.command()(encoders.encoders)

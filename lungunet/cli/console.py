@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -63,11 +64,16 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         say("  ".join([first, *others]).rstrip())
 
 
-def short(value: object) -> str:
-    """Format a cell: four digits for floats, a dash for what is undefined."""
+def short(value: object, digits: int = 4) -> str:
+    """Format a cell: few digits for floats, a dash for what is undefined."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def command(*words: object) -> str:
+    """Return a lungunet command as it is typed, quoted where a path needs it."""
+    return shlex.join(["lungunet", *(str(word) for word in words)])
 
 
 def minutes(seconds: float) -> str:

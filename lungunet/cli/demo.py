@@ -32,8 +32,8 @@ def demo(
     pairs.split(images, masks, data, val=0.15, test=0.2, group=_ONE_PATIENT, overwrite=overwrite)
     _announce("train", data, "--out", run, "--size", _TRAIN_PX, "--epochs", _EPOCHS)
     train.train(data, out=run, size=_TRAIN_PX, epochs=_EPOCHS, overwrite=overwrite)
-    _announce("evaluate", run, data, "--out", out / "scores")
-    evaluate.evaluate(run, data, out=out / "scores", overwrite=overwrite)
+    _announce("evaluate", run, data)
+    evaluate.evaluate(str(run), data)
     predicted = out / "predicted"
     _announce("predict", run, data / "test.txt", "--out", predicted, "--overlay")
     predict.predict(run, [str(data / "test.txt")], out=predicted, overlay=True, overwrite=overwrite)

@@ -22,6 +22,8 @@ def encoders(
     from lungunet.models.encoders import list_encoders
 
     found = list_encoders(pattern)
+    if not found:
+        raise ConfigError(f"encoders '{pattern}': no name matches. Try '*net*' or 'tu-*net*'.")
     if as_json:
         console.say_json(
             [
@@ -30,8 +32,6 @@ def encoders(
             ]
         )
         return
-    if not found:
-        raise ConfigError(f"encoders '{pattern}': no name matches. Try '*net*' or 'tu-*net*'.")
     rows = [
         (e.name, f"{e.parameters / 1e6:.1f} M" if e.parameters else "-", ", ".join(e.weights))
         for e in found

@@ -1,7 +1,8 @@
-"""``lungunet evaluate``: how good the masks are where the truth is known."""
+"""``lungunet evaluate``: how good the masks are where the truth is known, and against what."""
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,73 +10,199 @@ from lungunet.cli import console
 from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, refuse_existing
 
 if TYPE_CHECKING:
+    from lungunet.data.codec import LabelCodec
+    from lungunet.evaluation.evaluate import Predicts
     from lungunet.evaluation.scorecard import ScoreCard
+    from lungunet.metrics.bootstrap import Interval
+
+_NAMES = {
+    "iou": "lung IoU",
+    "dice": "Dice",
+    "precision": "precision",
+    "recall": "recall",
+    "miou": "mIoU",
+    "accuracy": "accuracy",
+    "hd95": "HD95, px",
+    "assd": "ASSD, px",
+    "surface_dice": "surface Dice, 1 px",
+}
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder or model folder.", metavar="MODEL")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Run folder, model folder, the word threshold, or a folder of masks.",
+            metavar="MODEL",
+        ),
+    ],
     data: Annotated[Path, typer.Argument(help="Folder with the lists.", metavar="DATA")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Write scores.json and cases.csv here.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write scores.json, cases.csv and pictures here. Default for a run: its own "
+            "evaluation/SPLIT."
+        ),
+    ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines/--no-baselines", help="Score threshold and all background too."),
+    ] = True,
     labels: Annotated[
-        str, typer.Option(help="Raw mask values in class order; auto is what split.json says.")
+        str,
+        typer.Option(help="Raw values of the truth in class order; auto: what split.json says."),
     ] = "auto",
     label_threshold: LabelThreshold = -1,
+    mask_labels: Annotated[
+        str, typer.Option(help="Raw values of a folder of masks; auto: as lungunet writes them.")
+    ] = "auto",
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Score a model on one list, at the size of the files: pooled, and slice by slice.
+    """Score masks on one list at the size of the files: pooled, slice by slice, by patient.
 
-    Example: `lungunet evaluate runs/001 data --out scores`
+    Beside the model stand a threshold without weights and all background, on the same slices.
+
+    Examples: `lungunet evaluate runs/001 data` | `lungunet evaluate threshold data` |
+    `lungunet evaluate masks_of_another_tool/ data`
     """
-    from lungunet.data.split import SPLITS, read_split
-    from lungunet.evaluation.scorecard import evaluate as score
-    from lungunet.inference.predictor import Predictor
-    from lungunet.training.run import choose_codec
+    from lungunet.data.split import SPLITS, choose_codec, read_list, read_split_facts
+    from lungunet.evaluation.evaluate import evaluate as score
+    from lungunet.evaluation.evaluate import save_pictures
 
     if split not in SPLITS:
         raise typer.BadParameter(f"'{split}' is not one of {', '.join(SPLITS)}")
     if out is not None:
         refuse_existing([out / "scores.json", out / "cases.csv"], overwrite)
-    pairs = getattr(read_split(data), split)
+    elif (Path(model) / "best").is_dir():
+        out = Path(model) / "evaluation" / split  # scores of the run's own: always the latest
+    pairs = read_list(data, split)
     codec = choose_codec(data, labels, label_threshold)
-    predictor = Predictor.load(model, device=device)
-    card = score(predictor, pairs, codec=codec, progress=console.progress_bar)
+    predictor = _open(model, codec, mask_labels, device)
+    card = score(
+        predictor,
+        pairs,
+        codec=codec,
+        patients=read_split_facts(data).get("patients"),
+        baselines=baselines,
+        progress=console.progress_bar,
+    )
+    about = {"model": model, "split": split}
     if out is not None:
-        card.save(out)
+        card.save(out, **about)
+        save_pictures(out / "pictures", predictor, pairs, card, codec=codec)
     if as_json:
-        console.say_json({"model": str(model), "split": split, **card.to_dict()})
+        console.say_json({**about, **card.to_dict()})
     else:
-        _show(card, split)
+        _show(card, split, out)
 
 
-def _show(card: "ScoreCard", split: str) -> None:
-    from lungunet.evaluation.scorecard import METRICS
+def _open(model: str, codec: "LabelCodec", mask_labels: str, device: str) -> "Predicts":
+    from lungunet.data.codec import LabelCodec
+    from lungunet.evaluation.masks import MaskFolder
+    from lungunet.inference.predictor import Predictor
+    from lungunet.models.folder import is_model_folder
 
-    console.say(f"{len(card.cases)} slices of {split}, at the size of the files\n")
-    rows = []
-    for metric in METRICS:
-        mean, median, n = card.per_case(metric)
-        rows.append((_NAMES[metric], getattr(card.pooled, metric), mean, median, n))
-    console.show_table(("", "pooled", "mean per slice", "median", "n"), rows)
+    if Path(model).is_dir() and not is_model_folder(model):
+        coded = codec.for_prediction if mask_labels == "auto" else LabelCodec.parse(mask_labels)
+        return MaskFolder(model, coded)
+    return Predictor.load(model, device=device)
+
+
+def _show(card: "ScoreCard", split: str, out: Path | None) -> None:
+    n = len(set(card.patients))
+    console.say(
+        f"{len(card.cases)} slices of {split}, {n} patients, at the size of the files; "
+        "intervals are 95 %, resampled by patient\n"
+    )
+    console.show_table(("", "pooled", "interval", "mean per slice", "median", "n"), _rows(card))
     if len(card.class_names) > 2:
         console.say()
-        console.show_table(
-            ("class", "IoU pooled"), zip(card.class_names, card.pooled.class_iou, strict=True)
-        )
+        classes = zip(card.class_names, card.pooled.class_iou, strict=True)
+        console.show_table(("class", "IoU pooled"), classes)
+    _show_empty(card)
+    _show_baselines(card)
     console.say("\nworst slices")
     console.show_table(
-        ("", "IoU", "lung px", "predicted px"),
-        [(case.name, case.scores.iou, case.truth_px, case.pred_px) for case in card.worst()],
+        ("", "IoU", "HD95, px", "lung px", "predicted px"),
+        [
+            (case.name, case.scores.iou, f"{case.value('hd95'):.1f}", case.truth_px, case.pred_px)
+            for case in card.worst()
+        ],
     )
+    if out is not None:
+        console.say(f"\nscores and pictures: {out}")
 
 
-_NAMES = {
-    "accuracy": "accuracy",
-    "iou": "lung IoU",
-    "miou": "mIoU",
-    "dice": "Dice",
-    "precision": "precision",
-    "recall": "recall",
-}
+def _rows(card: "ScoreCard") -> list[tuple[object, ...]]:
+    from lungunet.evaluation.scorecard import POOLED_WITH_INTERVAL
+
+    rows: list[tuple[object, ...]] = []
+    for metric, name in _NAMES.items():
+        case = card.per_case(metric)
+        pooled: float | None = getattr(card.pooled, metric, None)
+        known = metric in POOLED_WITH_INTERVAL
+        interval = _interval(card.pooled_interval(metric)) if known else ""
+        digits = 2 if metric in ("hd95", "assd") else 4
+        means = [console.short(value, digits) for value in (case.mean, case.median)]
+        rows.append((name, "" if pooled is None else pooled, interval, *means, case.n))
+    return rows
+
+
+def _interval(interval: "Interval", sign: str = "") -> str:
+    if math.isnan(interval.low):
+        return "-"
+    return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
+
+
+def _show_empty(card: "ScoreCard") -> None:
+    empty = card.empty_slices()
+    if not empty["slices"]:
+        return
+    console.say(
+        f"\n{empty['slices']} slices hold no lung; on {empty['with_false_positives']} of them "
+        f"{empty['false_positive_px']} px were called lung. Mean Dice by what such slices count as:"
+    )
+    titles = {
+        "both_empty_is_nan": "nothing if rightly empty, 0 if not (as above)",
+        "both_empty_is_1": "1 if rightly empty, 0 if not",
+        "empty_truth_skipped": "nothing, whatever was predicted",
+    }
+    rules = card.dice_by_rule()
+    console.show_table(("rule", "Dice"), [(titles[rule], rules[rule]) for rule in titles])
+
+
+def _show_baselines(card: "ScoreCard") -> None:
+    for remark in card.remarks:
+        console.say(f"\n{remark}")
+    if not card.baselines:
+        return
+    rows: list[tuple[Any, ...]] = [("these masks", card.pooled.iou, card.pooled.accuracy, "", "")]
+    for name, other in card.baselines.items():
+        gain = card.difference(other, "iou")
+        rows.append(
+            (
+                name,
+                other.pooled.iou,
+                other.pooled.accuracy,
+                f"{gain.value:+.4f}",
+                _interval(gain.interval, "+"),
+            )
+        )
+    console.say()
+    console.show_table(("", "lung IoU", "accuracy", "IoU gained", "interval"), rows)
+    if "threshold" in card.baselines:
+        console.say(_verdict(card))
+
+
+def _verdict(card: "ScoreCard") -> str:
+    gain = card.difference(card.baselines["threshold"], "iou")
+    if math.isnan(gain.interval.low):
+        return "too few patients to say whether these masks beat the threshold"
+    if gain.interval.low > 0:
+        return f"these masks beat the threshold, by {gain.value:.4f} pooled lung IoU"
+    if gain.interval.high < 0:
+        return "the threshold is better: these masks are not worth their weights"
+    return "no clear difference from the threshold: these masks have not earned their place"

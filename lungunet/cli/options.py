@@ -21,6 +21,23 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing o
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 
+def refuse_inputs(outputs: list[Path], inputs: list[Path]) -> None:
+    """Stop where output would replace what is read, whatever may be overwritten.
+
+    Raises
+    ------
+    ConfigError
+        Names the paths.
+    """
+    read = {path.resolve() for path in inputs}
+    found = [str(path) for path in outputs if path.resolve() in read]
+    if found:
+        raise ConfigError(
+            f"{listed(found, separator=', ')}: would be written over while it is read. "
+            "Choose another output folder."
+        )
+
+
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
     """Stop before any work where output would replace files.
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, Labels, LabelThreshold, Overwrite, refuse_existing
+from lungunet.cli.options import (
+    Json,
+    Labels,
+    LabelThreshold,
+    Overwrite,
+    refuse_existing,
+    refuse_inputs,
+)
 
 if TYPE_CHECKING:
     from lungunet.data.codec import LabelCodec
@@ -28,6 +35,14 @@ Group = Annotated[
         "group is the patient), or a CSV with the columns name and patient."
     ),
 ]
+Guard = Annotated[
+    bool,
+    typer.Option(
+        "--guard",
+        help="Keep slices that look like neighbours of one patient in one list, patients named "
+        "or not.",
+    ),
+]
 Folds = Annotated[
     int, typer.Option(help="Also write this many fold-K folders for cross-validation.")
 ]
@@ -41,6 +56,7 @@ def split(
     test: Test = 0.2,
     seed: Seed = 0,
     group: Group = None,
+    guard: Guard = False,
     folds: Folds = 0,
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
@@ -54,19 +70,30 @@ def split(
     Example: `lungunet split 2d_images 2d_masks data`
     """
     from lungunet.data.manifest import find_pairs
-    from lungunet.data.split import split_pairs
+    from lungunet.data.split import number_patients, split_pairs
     from lungunet.data.survey import survey_pairs
 
     codec = _codec(labels, label_threshold)
     pairs = find_pairs(images, masks)
-    groups = _groups(pairs, group)
+    groups = _groups(pairs, group, guard)
     lists = split_pairs(pairs, val=val, test=test, seed=seed, groups=groups)
     survey = survey_pairs(pairs, codec=codec, progress=console.progress_bar)
-    facts = _facts(codec, survey, val=val, test=test, seed=seed, group=group)
+    facts = _facts(
+        codec,
+        survey,
+        val=val,
+        test=test,
+        seed=seed,
+        group=group,
+        guard=guard,
+        patients=number_patients(groups),
+    )
     files = _render(data, lists, facts, folds, groups)
     # Writing what is there already changes nothing, so it needs no permission.
-    refuse_existing([path for path, text in files.items() if _differs(path, text)], overwrite)
-    _write(files)
+    stale = _stale_folds(data, files)
+    changed = [path for path, text in files.items() if _differs(path, text)]
+    refuse_existing([*changed, *stale], overwrite)
+    _write(files, stale)
     _report(data, lists, survey, as_json)
 
 
@@ -82,6 +109,7 @@ def prepare(
     test: Test = 0.2,
     seed: Seed = 0,
     group: Group = None,
+    guard: Guard = False,
     folds: Folds = 0,
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
@@ -96,22 +124,34 @@ def prepare(
     """
     from lungunet.data.manifest import find_pairs
     from lungunet.data.prepare import prepare_pairs
-    from lungunet.data.split import SPLITS, split_pairs
+    from lungunet.data.split import SPLITS, number_patients, split_pairs
     from lungunet.data.survey import survey_pairs
 
     codec = _codec(labels, label_threshold)
     pairs = find_pairs(images, masks)
     outputs = [data / f"{name}.txt" for name in SPLITS]
+    refuse_inputs([data / "images", data / "masks"], [images, masks])
     refuse_existing([*outputs, data / "images", data / "masks"], overwrite)
-    groups = _groups(pairs, group)
+    groups = _groups(pairs, group, guard)
     split_pairs(pairs, val=val, test=test, seed=seed, groups=groups)  # fails before any work
-    survey = survey_pairs(pairs, codec=codec, progress=console.progress_bar)
+    survey_pairs(pairs, codec=codec, progress=console.progress_bar)  # so do wrong files
     written, new_codec = prepare_pairs(
         pairs, data, codec=codec, size=size, raw=raw, progress=console.progress_bar
     )
     lists = split_pairs(written, val=val, test=test, seed=seed, groups=groups)
-    facts = _facts(new_codec, survey, val=val, test=test, seed=seed, group=group)
-    _write(_render(data, lists, {**facts, "prepared_size": size}, folds, groups))
+    survey = survey_pairs(written, codec=new_codec, progress=console.progress_bar)
+    facts = _facts(
+        new_codec,
+        survey,
+        val=val,
+        test=test,
+        seed=seed,
+        group=group,
+        guard=guard,
+        patients=number_patients(groups),
+    )
+    files = _render(data, lists, {**facts, "prepared_size": size}, folds, groups)
+    _write(files, _stale_folds(data, files))
     _report(data, lists, survey, as_json)
 
 
@@ -121,10 +161,15 @@ def _codec(labels: str, threshold: int) -> "LabelCodec":
     return LabelCodec.parse(labels, threshold=threshold if threshold >= 0 else None)
 
 
-def _groups(pairs: "Sequence[Pair]", rule: str | None) -> dict[str, str] | None:
+def _groups(pairs: "Sequence[Pair]", rule: str | None, guard: bool) -> dict[str, str] | None:
     from lungunet.data.split import read_groups
+    from lungunet.data.twins import find_twins, fingerprint_pairs, guard_groups
 
-    return None if rule is None else read_groups(pairs, rule)
+    groups = None if rule is None else read_groups(pairs, rule)
+    if not guard:
+        return groups
+    twins = find_twins(fingerprint_pairs(pairs, progress=console.progress_bar))
+    return guard_groups(pairs, twins, groups=groups)
 
 
 def _facts(codec: "LabelCodec", survey: "Survey", **settings: Any) -> dict[str, Any]:
@@ -164,9 +209,18 @@ def _differs(path: Path, text: str) -> bool:
     return path.exists() and path.read_bytes() != text.encode()
 
 
-def _write(files: dict[Path, str]) -> None:
+def _stale_folds(data: Path, files: dict[Path, str]) -> list[Path]:
+    """List what an earlier split left in fold folders: beside new lists it would leak."""
+    names = ("train.txt", "val.txt", "test.txt", "split.json")
+    old = [fold / name for fold in data.glob("fold-[0-9]*") for name in names]
+    return [path for path in old if path.exists() and path not in files]
+
+
+def _write(files: dict[Path, str], stale: list[Path]) -> None:
     from lungunet.data.atomic import write_text
 
+    for path in stale:
+        path.unlink()
     for path, text in files.items():
         write_text(path, text)
 
@@ -183,4 +237,4 @@ def _report(data: Path, lists: "Split", survey: "Survey", as_json: bool) -> None
     sizes = ", ".join(f"{n} of {size}" for size, n in survey.sizes.items())
     console.say(f"\nslices: {dtypes}; {sizes}")
     console.say(f"lung:   {survey.lung_share:.1%} of the pixels; {survey.empty} slices without")
-    console.say(f"\nnext:   lungunet train {data}")
+    console.say(f"\nnext:   {console.command('train', data)}")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Overwrite, Precision, refuse_existing
+from lungunet.cli.options import (
+    Device,
+    Overwrite,
+    Precision,
+    refuse_existing,
+    refuse_inputs,
+)
 from lungunet.errors import ConfigError, DataError, listed
 
 if TYPE_CHECKING:
@@ -41,9 +47,12 @@ def predict(
     from lungunet.data.manifest import list_images
     from lungunet.inference.predictor import Predictor
 
-    files = [file for source in inputs for file in list_images(source)]
+    found = [file for source in inputs for file in list_images(source)]
+    files = list({file.resolve(): file for file in found}.values())  # a file named twice is one
     _refuse_same_stem(files)
-    refuse_existing([out / f"{file.stem}.png" for file in files], overwrite)
+    masks = [out / f"{file.stem}.png" for file in files]
+    refuse_inputs(masks, files)
+    refuse_existing(masks, overwrite)
     predictor = Predictor.load(model, device=device, precision=precision)  # type: ignore[arg-type]
     failed = []
     predictions = predictor.predict_files(files, batch_size=batch_size)
@@ -85,7 +94,7 @@ def _write(
     classes = prediction.classes
     write_mask(out / f"{stem}.png", predictor.codec.decode(classes))
     if overlay and prediction.image is not None:
-        grey = predictor.segmenter.to_grey(prediction.image)
+        grey = predictor.to_grey(prediction.image)
         write_picture(out / "overlays" / f"{stem}.png", draw_overlay(grey, pred=classes))
     if probabilities and prediction.probabilities is not None:
         names = predictor.codec.names

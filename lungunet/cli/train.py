@@ -12,6 +12,7 @@ from lungunet.cli.options import Overwrite
 from lungunet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lungunet.evaluation.crossval import FoldResult
     from lungunet.training.config import RunConfig
     from lungunet.training.tracking import EpochResult
 
@@ -90,6 +91,10 @@ def train(
         Path | None, typer.Option(help="config.toml of another run; options win over it.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    cross_validate: Annotated[
+        bool,
+        typer.Option("--cross-validate", help="Train and score every fold of 'split --folds'."),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train on train.txt, choose the best epoch on val.txt; test.txt is never opened.
@@ -100,36 +105,58 @@ def train(
     given = {
         name: value
         for name, value in locals().items()
-        if name not in ("data", "out", "config", "resume", "overwrite") and value is not None
+        if name not in ("data", "out", "config", "resume", "cross_validate", "overwrite")
+        and value is not None
     }
     if data is not None:
         given["data"] = str(data)
-    if resume is not None:
-        _refuse_beside_resume(given, out, config)
+    if cross_validate and resume is None:
+        _cross_validate(_settings(config, given), out or _next_free(Path("runs")), overwrite)
+    elif resume is not None:
+        _refuse_beside_resume(
+            given, out, config, cross_validate=cross_validate, overwrite=overwrite
+        )
         _train(_stored_config(resume, given), resume, resume=True)
     else:
         settings = _settings(config, given)
         _train(settings, out or _next_free(Path("runs")), overwrite=overwrite)
 
 
-def _refuse_beside_resume(given: dict[str, Any], out: Path | None, config: Path | None) -> None:
-    extra = sorted(set(given) - {"epochs", "device", "workers"})
+def _refuse_beside_resume(
+    given: dict[str, Any],
+    out: Path | None,
+    config: Path | None,
+    *,
+    cross_validate: bool,
+    overwrite: bool,
+) -> None:
+    extra = sorted(set(given) - {"data", "epochs", "patience", "device", "workers"})
     extra += ["out"] if out else []
     extra += ["config"] if config else []
+    extra += ["cross-validate"] if cross_validate else []
+    extra += ["overwrite"] if overwrite else []
     if extra:
         names = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise ConfigError(
-            f"{names}: a resumed run keeps its settings; only --epochs, --device and --workers "
-            "may change. Leave it out, or start a new run."
+            f"{names}: a resumed run keeps its settings; only DATA, --epochs, --patience, "
+            "--device and --workers may change. Leave it out, or start a new run."
         )
 
 
 def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
+    import tomllib
+
     from lungunet.training.config import RunConfig
 
-    if not (run / "config.toml").exists():
+    file = run / "config.toml"
+    if not file.exists():
         raise ConfigError(f"{run}: no run (config.toml is missing). Give the folder of a run.")
-    return RunConfig.from_toml(run / "config.toml", **changes)
+    if "data" not in tomllib.loads(file.read_text(encoding="utf-8")):
+        raise ConfigError(
+            f"{run}: was made in Python, with a model and data that only that program knows. "
+            "Resume it there: Trainer.fit(train, val, resume=True)."
+        )
+    return RunConfig.from_toml(file, **changes)
 
 
 def _settings(config: Path | None, given: dict[str, Any]) -> "RunConfig":
@@ -175,14 +202,17 @@ def _train(
             best = result if result.is_best else best
     except KeyboardInterrupt as err:
         if (out / "last.ckpt").exists():
-            console.warn(f"\nStopped. Go on with: lungunet train --resume {out}")
+            console.warn(f"\nStopped. Go on with: {console.command('train', '--resume', out)}")
         else:
             console.warn("\nStopped before the first epoch was done: there is nothing to resume.")
         raise typer.Exit(143 if err.args == ("SIGTERM",) else 130) from err
     finally:
         signal.signal(signal.SIGTERM, before)
     if not done:
-        console.say(f"{out}: nothing left to do. Add epochs with --epochs N.")
+        console.say(
+            f"{out}: nothing left to do: all {config.epochs} epochs are done, or val IoU has not "
+            "risen for --patience epochs. Go on with a larger --epochs, or --patience 0."
+        )
         return
     if best is not None:
         size = f"{config.size}x{config.size}"
@@ -190,7 +220,46 @@ def _train(
     console.say(f"{done} epochs in {console.minutes(time.perf_counter() - start)}")
     console.say(f"model:  {out / 'best'}")
     console.say(f"curves: tensorboard --logdir {out}")
-    console.say(f"next:   lungunet evaluate {out} {config.data}")
+    console.say(f"next:   {console.command('evaluate', out, config.data)}")
+
+
+def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
+    from lungunet.evaluation.crossval import FoldResult, cross_validate, merge_cards
+
+    start = time.perf_counter()
+    console.say(f"{config.encoder}, {config.size}x{config.size}, {config.epochs} epochs -> {out}\n")
+    console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
+    folds: list[FoldResult] = []
+    for result in cross_validate(config, out, overwrite=overwrite, progress=console.progress_bar):
+        if not isinstance(result, FoldResult):
+            _say_row(result)
+            continue
+        folds.append(result)
+        console.say(f"{result.name}: lung IoU {result.card.pooled.iou:.4f}, last epoch\n")
+    _say_spread(folds)
+    card = merge_cards(folds)
+    card.save(out, model=str(out), split="out of fold")
+    console.say(f"\n{len(folds)} folds in {console.minutes(time.perf_counter() - start)}")
+    console.say(f"scores of every slice by a model that never saw it: {out / 'scores.json'}")
+
+
+def _say_spread(folds: "list[FoldResult]") -> None:
+    """Print a row per fold, then their mean and standard deviation."""
+    from statistics import fmean, stdev
+
+    rows: list[list[object]] = []
+    for fold in folds:
+        threshold = fold.card.baselines.get("threshold")
+        distance = fold.card.per_case("hd95").mean
+        scores = [fold.card.pooled.iou, fold.card.pooled.dice, distance]
+        scores.append(threshold.pooled.iou if threshold else float("nan"))
+        rows.append([fold.name, len(fold.card.cases), *scores])
+    columns = list(zip(*(row[2:] for row in rows), strict=True))
+    rows.append(["mean", "", *(fmean(column) for column in columns)])
+    if len(folds) > 1:
+        rows.append(["standard deviation", "", *(stdev(column) for column in columns)])
+    header = ("pooled, at file size", "slices", "lung IoU", "Dice", "HD95, px", "threshold IoU")
+    console.show_table(header, rows)
 
 
 def _interrupt(signum: int, frame: object) -> None:

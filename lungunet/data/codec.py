@@ -172,7 +172,8 @@ class LabelCodec:
                 f"written back. Declare one value per class: '{self}:{self._suggest_values()}'."
             )
         indices = _integers(indices, where)
-        if indices.size and (indices.min() < 0 or indices.max() >= self.n_classes):
+        # What is not uint8 by now holds a value below 0 or above 255.
+        if indices.size and (indices.dtype != np.uint8 or indices.max() >= self.n_classes):
             wrong = indices[(indices < 0) | (indices >= self.n_classes)]
             raise LabelError(
                 f"{where}: class index {wrong[0]} ({wrong.size} pixels) is not one of 0 to "
@@ -186,7 +187,7 @@ class LabelCodec:
         if values.dtype == np.uint8:
             table = np.zeros(256, np.uint8)
             table[: values.size] = values
-            return _look_up(indices.astype(np.uint8), table)
+            return _look_up(indices.astype(np.uint8, copy=False), table)
         return np.asarray(values[indices])
 
     @cached_property

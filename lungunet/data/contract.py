@@ -163,13 +163,22 @@ class InputContract:
         """
         if image.ndim != 2 or not image.size:
             raise DataError(f"{where}: shape {image.shape}, a slice is (H, W) with H, W above 0.")
-        if image.dtype.name not in self.dtypes:
-            raise DataError(
-                f"{where}: a slice of {image.dtype}, the model expects {self._wanted()}. "
-                "Use the files that the slices were exported from, or a model trained on "
-                f"{image.dtype}."
-            )
+        self.check_dtype(image.dtype.name, where)
         return image if self.window is None else self.window.to_grey(image)
+
+    def check_dtype(self, dtype: str, where: str = "slice") -> None:
+        """Refuse slices of a dtype that the contract was not made for.
+
+        Raises
+        ------
+        DataError
+            Says what was expected.
+        """
+        if dtype not in self.dtypes:
+            raise DataError(
+                f"{where}: a slice of {dtype}, the model expects {self._wanted()}. Use the files "
+                f"that the slices were exported from, or a model trained on {dtype}."
+            )
 
     def _wanted(self) -> str:
         names = " or ".join(self.dtypes)

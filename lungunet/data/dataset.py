@@ -3,6 +3,8 @@
 Everything here runs on the CPU and pickles, so that any DataLoader can take it.
 """
 
+import operator
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract, Window
 from lungunet.data.ct import read_header, read_image, read_mask
 from lungunet.data.manifest import Pair, read_manifest
+from lungunet.data.split import choose_codec
 from lungunet.data.transforms import Transform, seed_transform
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, SplitError
 
@@ -36,7 +39,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     size : side of the square that slices are fitted to, px; 256 where neither it nor a contract
         is given
     window : how HU become grey; None decides from the dtypes of all slices
-    codec : raw mask values to classes
+    codec : raw mask values to classes; None means what split.json beside a manifest says, else
+        0/255
     contract : take over the input contract of another dataset (val must carry train's) instead of
         ``size`` and ``window``
     seed : of the augmentation, see :meth:`__getitem__`
@@ -46,7 +50,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     SplitError
         When there are no pairs.
     DataError
-        When a pair lacks its mask, or a file is no image.
+        When a pair lacks its mask, or a file is no image or not of the contract's dtypes.
     ConfigError
         When both a contract and a size or window are given, dtypes leave the window open, or the
         seed is negative.
@@ -59,7 +63,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         transform: Transform | None = None,
         size: int | None = None,
         window: Window | None = None,
-        codec: LabelCodec = LUNG_CODEC,
+        codec: LabelCodec | None = None,
         contract: InputContract | None = None,
         seed: int = 0,
     ) -> None:
@@ -73,12 +77,14 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ConfigError(f"seed {seed}: must be 0 or more.")
         if contract is not None and (size is not None or window is not None):
             raise ConfigError("A contract holds size and window already: give one or the other.")
+        headers = {pair.image: read_header(pair.image).dtype for pair in self.pairs}
         self.contract = contract or InputContract.for_dtypes(
-            (read_header(pair.image).dtype for pair in self.pairs),
-            size=DEFAULT_SIZE if size is None else size,
-            window=window,
+            headers.values(), size=DEFAULT_SIZE if size is None else size, window=window
         )
-        self.codec = codec
+        for path, dtype in headers.items():
+            self.contract.check_dtype(dtype, str(path))
+        folder = Path(pairs).parent if isinstance(pairs, str | Path) else None
+        self.codec = codec or (choose_codec(folder) if folder else LUNG_CODEC)
         self.transform = transform
         self.seed = seed
         self._draws = 0
@@ -109,7 +115,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         LabelError
             When the mask holds a value outside the codec, or gets one from the transform.
         """
-        epoch, index = (None, key) if isinstance(key, int | np.integer) else key
+        epoch, index = key if isinstance(key, tuple) else (None, operator.index(key))
         index = range(len(self))[index]  # -1 is the last one
         grey, classes = self.read(index)
         if self.transform is not None:
@@ -265,7 +271,9 @@ def make_loader(
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # one worker is one core
-    # Ctrl-C and `timeout` signal the whole process group: the parent decides how to stop, and ends
-    # its workers itself. A worker whose parent is gone ends by torch's own watchdog.
+    # Ctrl-C and `timeout` signal the whole process group: the parent decides how to stop, so its
+    # workers leave the group. Its own SIGTERM must still reach them: a worker that ignored it would
+    # hang the parent at exit. A worker whose parent is gone ends by torch's own watchdog.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()

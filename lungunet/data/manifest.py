@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,11 @@ class Pair:
 
     image: Path
     mask: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Take text as paths too."""
+        object.__setattr__(self, "image", Path(self.image))
+        object.__setattr__(self, "mask", None if self.mask is None else Path(self.mask))
 
     @property
     def name(self) -> str:
@@ -65,7 +70,10 @@ def list_images(source: str | Path) -> list[Path]:
     if path.is_dir():
         return find_images(path)
     if path.suffix.lower() == ".txt":
-        return [pair.image for pair in read_manifest(path, masks=False)]
+        found = list_named(path)
+        if not found:
+            raise DataError(f"{path}: names no image. Give a list that does.")
+        return found
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
     # glob.glob takes absolute patterns, Path.glob does not.
@@ -170,7 +178,27 @@ def _relative(file: Path, folder: Path) -> str:
         return file.as_posix()
 
 
-def read_manifest(path: str | Path, *, masks: bool = True) -> list[Pair]:
+def list_named(path: str | Path) -> list[Path]:
+    """Return the images that a list names, there or not; masks beside them do not matter.
+
+    Raises
+    ------
+    DataError
+        When the list cannot be read, or a line has no image or more than two columns.
+    """
+    path = Path(path)
+    found = []
+    for number, fields in _read_fields(path):
+        if len(fields) > 2 or not fields[0]:
+            raise DataError(
+                f"{path}, line {number}: {len(fields)} columns, the first is '{fields[0]}'. "
+                "Write an image, or image, one tab, mask."
+            )
+        found.append(_locate(fields[0], path.parent) or path.parent / fields[0])
+    return found
+
+
+def read_manifest(path: str | Path) -> list[Pair]:
     """Read a list of pairs.
 
     Parameters
@@ -178,7 +206,6 @@ def read_manifest(path: str | Path, *, masks: bool = True) -> list[Pair]:
     path : UTF-8 text, one ``image<TAB>mask`` per line. Both kinds of slashes and line ends, a BOM
         and blank lines are read; relative paths are taken from the file's folder, then from the
         current one.
-    masks : False also takes lines that name an image alone, as prediction needs
 
     Raises
     ------
@@ -190,13 +217,8 @@ def read_manifest(path: str | Path, *, masks: bool = True) -> list[Pair]:
     pairs: list[Pair] = []
     seen: dict[Path, int] = {}
     missing: list[str] = []
-    for number, line in enumerate(_read_lines(path), start=1):
-        if not line.strip():
-            continue
-        fields = [text.strip() for text in line.split("\t")]
-        if not masks and len(fields) == 2 and not fields[1]:
-            fields.pop()
-        if len(fields) != 2 and (masks or len(fields) != 1):
+    for number, fields in _read_fields(path):
+        if len(fields) != 2:
             raise DataError(
                 f"{path}, line {number}: {len(fields)} columns. "
                 "Write image, one tab, mask; nothing else."
@@ -223,6 +245,13 @@ def read_manifest(path: str | Path, *, masks: bool = True) -> list[Pair]:
             f"Paths are taken from {path.parent}, then from the current folder."
         )
     return pairs
+
+
+def _read_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the columns of each line that is not blank."""
+    for number, line in enumerate(_read_lines(path), start=1):
+        if line.strip():
+            yield number, [text.strip() for text in line.split("\t")]
 
 
 def _read_lines(path: Path) -> list[str]:

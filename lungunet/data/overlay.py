@@ -53,9 +53,9 @@ def tile(pictures: Sequence[np.ndarray], *, columns: int = 4, side: int = 320) -
     sheet = np.zeros((rows * side, columns * side, 3), np.uint8)
     for place, picture in enumerate(pictures):
         scale = side / max(picture.shape[:2])
-        size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+        height, width = (max(1, round(length * scale)) for length in picture.shape[:2])
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = cv2.resize(picture, size, interpolation=method)
+        small = cv2.resize(picture, (width, height), interpolation=method)
         top, left = place // columns * side, place % columns * side
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet

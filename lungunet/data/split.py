@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from lungunet.data.atomic import write_text
-from lungunet.data.manifest import Pair, read_manifest, render_manifest
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.manifest import Pair, list_named, read_manifest, render_manifest
 from lungunet.errors import ConfigError, DataError, SplitError, listed
 
 SPLITS = ("train", "val", "test")
@@ -70,6 +71,20 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
             f"{listed(missing, separator=', ')}. Extend the rule to cover them."
         )
     return {name: str(patient) for name, patient in groups.items()}
+
+
+def number_patients(groups: Mapping[str, str] | None) -> dict[str, int] | None:
+    """Replace patients by numbers, so that split.json can keep who is who without any name.
+
+    Examples
+    --------
+    >>> number_patients({"a1": "Ann", "b1": "Bob", "a2": "Ann"})
+    {'a1': 1, 'a2': 1, 'b1': 2}
+    """
+    if groups is None:
+        return None
+    numbers = {patient: n for n, patient in enumerate(sorted(set(groups.values())), start=1)}
+    return {name: numbers[patient] for name, patient in sorted(groups.items())}
 
 
 def _read_group_table(path: Path) -> dict[str, str]:
@@ -225,38 +240,86 @@ def write_split(folder: str | Path, split: Split, facts: Mapping[str, Any]) -> N
         write_text(path, text)
 
 
-def read_split(folder: str | Path) -> Split:
-    """Read the three lists of a data folder; a missing val.txt or test.txt counts as empty.
+def read_split(folder: str | Path, *names: str) -> Split:
+    """Read the lists of a data folder; a missing list counts as empty.
+
+    Parameters
+    ----------
+    names : the lists that are wanted, of train, val and test; the others are not opened and come
+        back empty. None given means all.
 
     Raises
     ------
     SplitError
-        When a file stands in two lists.
+        When a file stands in two of the lists.
     DataError
-        When the folder or train.txt is missing, or a line is wrong.
+        When the folder or all lists are missing, or a line is wrong.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. 'lungunet split' makes it.")
+    if not any((folder / f"{name}.txt").exists() for name in SPLITS):
+        raise DataError(
+            f"{folder}: no train.txt, val.txt or test.txt. 'lungunet split' makes them."
+        )
+    files = {name: folder / f"{name}.txt" for name in SPLITS}
     lists = {
-        name: read_manifest(folder / f"{name}.txt")
-        if name == "train" or (folder / f"{name}.txt").exists()
-        else []
-        for name in SPLITS
+        name: read_manifest(file) if name in (names or SPLITS) and file.exists() else []
+        for name, file in files.items()
     }
+    _refuse_leaks(folder, {name: [pair.image for pair in lists[name]] for name in lists})
+    return Split(**lists)
+
+
+def _refuse_leaks(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
     owners: dict[Path, str] = {}
     leaks = []
-    for name, pairs in lists.items():
-        for pair in pairs:
-            owner = owners.setdefault(pair.image.resolve(), name)
+    for name, files in images.items():
+        for file in files:
+            owner = owners.setdefault(file.resolve(), name)
             if owner != name:
-                leaks.append(f"{pair.name}: in {owner} and {name}")
+                leaks.append(f"{file.stem}: in {owner} and {name}")
     if leaks:
         raise SplitError(
             f"{folder}: {len(leaks)} slices stand in two lists:\n  {listed(leaks)}\n"
             "A score on slices the model has seen means nothing: run 'lungunet split' again."
         )
-    return Split(**lists)
+
+
+def read_list(folder: str | Path, name: str) -> list[Pair]:
+    """Read one list of a data folder, and check by name that it shares no slice with the others.
+
+    The files of the other lists need not be there: a test set can travel alone.
+
+    Raises
+    ------
+    SplitError, DataError
+        As for :func:`read_split`.
+    """
+    folder = Path(folder)
+    pairs: list[Pair] = getattr(read_split(folder, name), name)
+    others = [other for other in SPLITS if other != name and (folder / f"{other}.txt").exists()]
+    _refuse_leaks(
+        folder,
+        {other: list_named(folder / f"{other}.txt") for other in others}
+        | {name: [pair.image for pair in pairs]},
+    )
+    return pairs
+
+
+def choose_codec(data: str | Path, labels: str = "auto", threshold: int = -1) -> LabelCodec:
+    """Return the codec of a data folder's masks: as said, else as split.json says, else 0,255.
+
+    Parameters
+    ----------
+    labels : auto, or as :meth:`LabelCodec.parse` reads it
+    threshold : raw values from here on are lung; -1 is off
+    """
+    stored = read_split_facts(data).get("labels")
+    if labels == "auto" and threshold < 0:
+        return LUNG_CODEC if stored is None else LabelCodec.from_dict(stored)
+    text = "0,255" if labels == "auto" else labels
+    return LabelCodec.parse(text, threshold=threshold if threshold >= 0 else None)
 
 
 def read_split_facts(folder: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from lungunet.data.codec import LabelCodec
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
-from lungunet.errors import DataError, listed
+from lungunet.errors import DataError, SplitError, listed
 from lungunet.progress import Progress, silent
 
 
@@ -41,9 +41,13 @@ def survey_pairs(
 
     Raises
     ------
+    SplitError
+        When there are no pairs.
     DataError
         One error that lists every file that is unreadable, mis-sized, or coded otherwise.
     """
+    if not pairs:
+        raise SplitError("no pairs to read. Check the folders.")
     dtypes: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     problems: list[str] = []

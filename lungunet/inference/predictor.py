@@ -13,7 +13,8 @@ import torch
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
-from lungunet.errors import DataError
+from lungunet.errors import ConfigError, DataError
+from lungunet.inference.threshold import ThresholdSegmenter
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.folder import load_model
 
@@ -137,7 +138,8 @@ class Predictor:
 
         Parameters
         ----------
-        path : a run folder or a model folder
+        path : a run folder or a model folder, or the word ``"threshold"`` for the baseline by HU,
+            which needs no weights; a folder of that name is ``"./threshold"`` or a Path
 
         Raises
         ------
@@ -146,6 +148,8 @@ class Predictor:
         ConfigError
             When the device is not there.
         """
+        if path == "threshold":
+            return cls(ThresholdSegmenter())
         saved = load_model(path)
         return cls(
             TorchSegmenter(
@@ -157,6 +161,16 @@ class Predictor:
     def codec(self) -> LabelCodec:
         """The codec of the masks that come out: 0/255 for lung against background."""
         return self.segmenter.codec.for_prediction
+
+    def to_grey(self, image: np.ndarray) -> np.ndarray:
+        """Return a slice as (H, W) uint8, the way the model's window shows it.
+
+        Raises
+        ------
+        DataError
+            As for :meth:`probabilities`.
+        """
+        return self.segmenter.to_grey(image)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Segment one slice.
@@ -200,7 +214,14 @@ class Predictor:
         """Segment files, in order; a bad file becomes a :class:`Prediction` with an error.
 
         Files are read ahead in a thread; memory does not grow with their number.
+
+        Raises
+        ------
+        ConfigError
+            When the batch size is below 1.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: must be at least 1.")
         paths = iter(paths)
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = reader.submit(_read_batch, list(islice(paths, batch_size)))

@@ -50,7 +50,7 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
         raise ConfigError(f"precision '{precision}': write {', '.join(get_args(Precision))}.")
     if precision == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            return torch.bfloat16 if _has_bf16() else torch.float16
         return torch.bfloat16 if device.type == "cpu" and _has_amx() else torch.float32
     if precision == "fp16" and device.type != "cuda":
         raise ConfigError("precision 'fp16': needs CUDA. Use bf16 or fp32.")
@@ -61,3 +61,7 @@ def _has_amx() -> bool:
     if not hasattr(torch.cpu, "get_capabilities"):  # older torch does not tell
         return False
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def _has_bf16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -158,7 +158,7 @@ def _closest(encoder: str) -> str:
     for name in names:
         matcher.set_seq1(name)
         ratios[name] = matcher.ratio()
-    close = [name for name in sorted(names, key=lambda n: -ratios[n])[:2] if ratios[name] > 0.6]
+    close = [name for name in sorted(names, key=lambda n: -ratios[n])[:3] if ratios[name] > 0.6]
     return f"Closest: {', '.join(map(repr, close))}. " if close else ""
 
 

@@ -20,7 +20,7 @@ import lungunet
 from lungunet.data.atomic import write_bytes, write_text
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.errors import ConfigError, ModelError
+from lungunet.errors import ModelError
 from lungunet.models.unet import Architecture, architecture_of, build_from
 from lungunet.models.weights import load_weights
 
@@ -63,7 +63,9 @@ def save_model(
     scores : JSON-able facts about the model, such as its epoch and metrics on val
     """
     folder = Path(folder)
-    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    model = getattr(model, "_orig_mod", model)  # a compiled model has a prefix before each name
+    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+    state = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     weights = save_tensors(state)
     architecture = architecture_of(model)
     about = {
@@ -79,12 +81,13 @@ def save_model(
             "python": platform.python_version(),
         },
     }
+    texts = {_CONFIG: _json(_smp_config(model)), _ABOUT: _json(about), _CARD: _card(about)}
     # The hash ties the scores to the weights: after a kill between the two writes the new weights
     # are read without scores instead of with those of the old ones.
-    write_text(folder / _CONFIG, _json(_smp_config(model)))
+    write_text(folder / _CONFIG, texts[_CONFIG])
     write_bytes(folder / _WEIGHTS, weights)
-    write_text(folder / _ABOUT, _json(about))
-    write_text(folder / _CARD, _card(about))
+    write_text(folder / _ABOUT, texts[_ABOUT])
+    write_text(folder / _CARD, texts[_CARD])
 
 
 def _smp_config(model: nn.Module) -> dict[str, Any]:
@@ -97,6 +100,11 @@ def _smp_config(model: nn.Module) -> dict[str, Any]:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, sort_keys=True, default=str, allow_nan=False) + "\n"
+
+
+def is_model_folder(path: str | Path) -> bool:
+    """Tell whether a path is a model folder, or a run folder that holds one."""
+    return any((folder / _ABOUT).is_file() for folder in (Path(path), Path(path) / "best"))
 
 
 def find_model_folder(path: str | Path) -> Path:
@@ -149,13 +157,18 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
             )
         if model is None:
             model = build_from(Architecture.from_dict(stored))
-    except (KeyError, TypeError, ConfigError) as err:
+        scores = dict(about.get("scores") or {})
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise ModelError(f"{folder / _ABOUT}: damaged ({err}). Copy the folder again.") from err
+    if stored and stored["classes"] != codec.n_classes:
+        raise ModelError(
+            f"{folder / _ABOUT}: the model has {stored['classes']} classes, its label codec "
+            f"{codec.n_classes}. Save it again with the codec that it was trained with."
+        )
     load_weights(model, folder / _WEIGHTS)
     digest = hashlib.sha256(_read_bytes(folder / _WEIGHTS)).hexdigest()
     known = digest == about.get("weights_sha256")
-    scores = about.get("scores") if known else None
-    return SavedModel(model.eval(), contract, codec, dict(scores or {}), folder)
+    return SavedModel(model.eval(), contract, codec, scores if known else {}, folder)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -182,6 +195,9 @@ def _card(about: Mapping[str, Any]) -> str:
     window = contract["window"]
     seen = f"HU window {window['level']:g},{window['width']:g}" if window else "8-bit grey"
     architecture = about["architecture"] or {}
+    values = (
+        "0, 255" if len(codec["names"]) == 2 else ", ".join(map(str, codec["raw_values"].values()))
+    )
     rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in about["scores"].items())
     return f"""---
 library_name: lungunet
@@ -206,7 +222,7 @@ and only on slices like those it was trained on.
 import lungunet
 
 predictor = lungunet.Predictor.load("path/to/this/folder")
-mask = predictor.predict(lungunet.read_image("slice.tif"))  # uint8, 0/255
+mask = predictor.predict(lungunet.read_image("slice.tif"))  # values {values}
 ```
 """
 

@@ -35,7 +35,11 @@ _SMP_ARGUMENTS = (
     "decoder_interpolation",
     "output_stride",
 )
-_REFUSED = ("activation", "aux_params", "encoder_name", "encoder_weights", "decoder_use_batchnorm")
+_REFUSED = (
+    *("activation", "aux_params", "encoder_name", "encoder_weights", "decoder_use_batchnorm"),
+    # These make timm open files or connections, which a model folder must not be able to ask for.
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+)
 _DECODER_CHANNELS = (256, 128, 64, 32, 16)  # smp's default
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "nearest-exact")
 

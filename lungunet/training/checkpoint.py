@@ -12,6 +12,7 @@ from lungunet.data.atomic import replacing
 from lungunet.errors import ModelError
 
 FORMAT = 1
+_KEYS = ("model", "optimizer", "scaler", "history", "rng", "threads", "contract", "codec", "data")
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -42,6 +43,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise ModelError(f"{path}: format {found}, this lungunet reads {FORMAT}. Upgrade lungunet.")
+    missing = [key for key in _KEYS if key not in content]
+    if missing:
+        raise ModelError(f"{path}: incomplete, without {', '.join(missing)}. Start the run again.")
     return content
 
 

@@ -5,6 +5,7 @@ Owns names, defaults and checks; knows no model and no data.
 
 import dataclasses
 import difflib
+import os
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -60,12 +61,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no training can work with."""
+        self._check_kinds("config")
         least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "workers": -1}
         least |= {"weight_decay": 0, "warmup_epochs": 0, "clip_norm": 0, "patience": 0, "seed": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if not value >= minimum:
                 raise ConfigError(f"{name}={value}: must be at least {minimum}.")
+        if self.warmup_epochs == float("inf"):
+            raise ConfigError("warmup_epochs=inf: must be finite. 1 is usual.")
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed={self.seed}: must be below 2**63.")
         if not 0 < self.lr < float("inf"):
             raise ConfigError(f"lr={self.lr}: must be above 0. 0.001 is a safe start.")
 
@@ -99,18 +105,31 @@ class TrainConfig:
             As for :meth:`from_toml`.
         """
         hints = typing.get_type_hints(cls)
-        for name, value in values.items():
+        for name in values:
             if name not in hints:
                 near = [known for known in hints if name.startswith(f"{known}_")]
                 near = near or difflib.get_close_matches(name, hints, n=1)
                 hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
                 raise ConfigError(f"{where}: unknown setting '{name}'. {hint}")
-            if not _fits(value, hints[name]):
+        missing = [
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING and field.name not in values
+        ]
+        if missing:
+            raise ConfigError(f"{where}: {', '.join(missing)} is missing. Add it.")
+        try:
+            return cls(**values)
+        except ConfigError as err:
+            raise ConfigError(str(err).replace("config:", f"{where}:", 1)) from err
+
+    def _check_kinds(self, where: str) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
                 raise ConfigError(
-                    f"{where}: {name} = {value!r} is of the wrong kind. "
-                    f"Write {_describe(hints[name])}."
+                    f"{where}: {name} = {value!r} is of the wrong kind. Write {_describe(hint)}."
                 )
-        return cls(**values)
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_toml` to ``path``, atomically."""
@@ -141,6 +160,12 @@ class RunConfig(TrainConfig):
     labels: str = "auto"
     label_threshold: int = -1
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        """Take ``data`` as a path too."""
+        if isinstance(self.data, os.PathLike):
+            object.__setattr__(self, "data", os.fspath(self.data))
+        super().__post_init__()
 
 
 def _fits(value: object, hint: Any) -> bool:

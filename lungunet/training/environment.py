@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def environment_json(device: torch.device, notes: Mapping[str, Any]) -> str:
         "versions": {
             "lungunet": lungunet.__version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES},
+            **{name: _version(name) for name in _PACKAGES},
         },
         "platform": platform.platform(),
         "device": _device_name(device),
@@ -39,6 +39,13 @@ def environment_json(device: torch.device, notes: Mapping[str, Any]) -> str:
         **notes,
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # conda and others install some under other names
+        return None
 
 
 def _device_name(device: torch.device) -> str:

@@ -20,8 +20,8 @@ from lungunet.training.config import TrainConfig
 from lungunet.training.tracking import EpochResult, write_history
 
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
-_WORTH_KEEPING = ("last.ckpt", "history.csv", "best/*")
-_EVENTS = "events.out.tfevents.*"  # all that a run leaves that was stopped in its first epoch
+_WORTH_KEEPING = ("last.ckpt", "history.csv")
+_REST = ("best/*", "events.out.tfevents.*")  # all that a run leaves that ends in its first epoch
 
 
 class RunFolder:
@@ -48,7 +48,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path}: holds a run already. Resume it, overwrite it, or choose another out."
             )
-        for file in [*old, *self.path.glob(_EVENTS)]:
+        for file in [*old, *(file for name in _REST for file in self.path.glob(name))]:
             file.unlink()
 
     def describe(self, environment: str) -> None:

@@ -35,4 +35,5 @@ class PassMeter:
             dice=overlap.dice,
             seconds=seconds,
             images_per_second=self.images / seconds,
+            class_iou=overlap.class_iou,
         )

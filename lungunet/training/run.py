@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import parse_window
 from lungunet.data.dataset import LungCTDataset
-from lungunet.data.split import SPLITS, read_split, read_split_facts
+from lungunet.data.split import choose_codec, read_split
 from lungunet.data.transforms import train_transform
 from lungunet.errors import ConfigError, SplitError
 from lungunet.models.unet import build_unet
@@ -38,17 +38,35 @@ def train_run(
     LungUNetError
         Whatever is wrong with config, data or checkpoint; before the first step where possible.
     """
+    trainer, train, val = make_trainer(config, out, pretrained=not resume, progress=progress)
+    yield from trainer.epochs(train, val, resume=resume, overwrite=overwrite)
+
+
+def make_trainer(
+    config: RunConfig, out: str | Path, *, pretrained: bool = True, progress: Progress = silent
+) -> tuple[Trainer, LungCTDataset, LungCTDataset]:
+    """Build what :func:`train_run` runs: the trainer, and the datasets of train and val.
+
+    Parameters
+    ----------
+    pretrained : False leaves ``config.weights`` out, for a trainer that will resume
+
+    Raises
+    ------
+    LungUNetError
+        As for :func:`train_run`.
+    """
+    # A run is gone on with from any folder, so it must not depend on the current one.
+    config = replace(config, data=str(Path(config.data).resolve()))
     train, val = load_datasets(config)
     model = build_unet(
         config.encoder,
-        weights=None if resume else config.weights,
+        weights=config.weights if pretrained else None,
         classes=train.codec.n_classes,
         seed=config.seed,
     )
-    trainer = Trainer(
-        model, config, out=out, progress=progress, notes={"manifests": _manifest_hashes(config)}
-    )
-    yield from trainer.epochs(train, val, resume=resume, overwrite=overwrite)
+    notes = {"manifests": _manifest_hashes(config)}
+    return Trainer(model, config, out=out, progress=progress, notes=notes), train, val
 
 
 def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
@@ -59,7 +77,7 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
     SplitError
         When train or val is empty.
     """
-    split = read_split(config.data)
+    split = read_split(config.data, "train", "val")
     for name in ("train", "val"):
         if not getattr(split, name):
             raise SplitError(
@@ -83,23 +101,8 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
     return train, LungCTDataset(split.val, contract=train.contract, codec=codec)
 
 
-def choose_codec(data: str | Path, labels: str = "auto", threshold: int = -1) -> LabelCodec:
-    """Return the codec of a data folder's masks: as said, else as split.json says, else 0,255.
-
-    Parameters
-    ----------
-    labels : auto, or as :meth:`LabelCodec.parse` reads it
-    threshold : raw values from here on are lung; -1 is off
-    """
-    stored = read_split_facts(data).get("labels")
-    if labels == "auto" and threshold < 0:
-        return LUNG_CODEC if stored is None else LabelCodec.from_dict(stored)
-    text = "0,255" if labels == "auto" else labels
-    return LabelCodec.parse(text, threshold=threshold if threshold >= 0 else None)
-
-
 def _manifest_hashes(config: RunConfig) -> dict[str, str]:
-    files = {name: Path(config.data) / f"{name}.txt" for name in SPLITS}
+    files = {name: Path(config.data) / f"{name}.txt" for name in ("train", "val")}
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in files.items()

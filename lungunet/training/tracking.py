@@ -33,6 +33,7 @@ class Measured:
     loss : mean over slices
     accuracy, iou, miou, dice : as :class:`lungunet.ConfusionMeter` defines them; NaN is undefined
     seconds : wall clock, reading included
+    class_iou : IoU of each class, background first
     """
 
     loss: float
@@ -42,6 +43,7 @@ class Measured:
     dice: float
     seconds: float
     images_per_second: float
+    class_iou: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,14 @@ class EpochResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the two lines of history.csv."""
-        return [
-            {"epoch": self.epoch, "split": name, "lr": self.lr, **asdict(measured)}
-            for name, measured in (("train", self.train), ("val", self.val))
-        ]
+        rows = []
+        for name, measured in (("train", self.train), ("val", self.val)):
+            row = {"epoch": self.epoch, "split": name, "lr": self.lr, **asdict(measured)}
+            classes = row.pop("class_iou")
+            if len(classes) > 2:  # with two, IoU of lung says it
+                row |= {f"iou_class_{index}": iou for index, iou in enumerate(classes)}
+            rows.append(row)
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; :meth:`from_dict` reads them."""
@@ -85,11 +91,11 @@ class EpochResult:
 def write_history(path: str | Path, results: Iterable[EpochResult]) -> None:
     """Write history.csv: two rows per epoch, full precision, undefined values empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    rows = [row for result in results for row in result.rows()]
+    more = [key for key in (rows[0] if rows else {}) if key not in HISTORY_COLUMNS]
+    writer = csv.DictWriter(text, [*HISTORY_COLUMNS, *more], lineterminator="\n")
     writer.writeheader()
-    for result in results:
-        for row in result.rows():
-            writer.writerow({key: _cell(row[key]) for key in HISTORY_COLUMNS})
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 

@@ -23,6 +23,7 @@ from lungunet.models.device import pick_device, pick_precision
 from lungunet.models.losses import CrossEntropyDiceLoss
 from lungunet.progress import Progress, silent
 from lungunet.training.checkpoint import rng_state, set_rng_state
+from lungunet.training.checks import case_names, check_same_contract, try_out
 from lungunet.training.config import TrainConfig
 from lungunet.training.environment import environment_json
 from lungunet.training.folder import RunFolder
@@ -90,6 +91,7 @@ class Trainer:
         self.history: list[EpochResult] = []
         self.best: EpochResult | None = None
         self._n_classes = 2  # until the data says otherwise
+        self._names: dict[str, list[str]] = {}
         self._progress = progress
         self._notes = dict(notes or {})
 
@@ -140,18 +142,24 @@ class Trainer:
         DataError, GeometryError, LabelError
             When a file is wrong.
         """
-        _check_same_contract(train, val)
+        check_same_contract(train, val)
+        self._n_classes = train.codec.n_classes
+        self._names = case_names(train, val)
         self._seed()
         if resume:
             self._resume(train)
-        else:
+            if self._is_done():
+                return
+        elif self.history:
+            raise ConfigError(
+                f"{self.folder.path}: this Trainer has trained already. Make a new one, with a new "
+                "model, for a new run."
+            )
+        try_out(self.model, train, batch_size=self.config.batch_size, dtype=self.dtype)
+        if not resume:
             self.folder.start(overwrite=overwrite)
             self.folder.describe(environment_json(self.device, self._notes))
-            self.history, self.best = [], None
         self.folder.save_config(self.config)
-        if self._is_done():
-            return
-        self._n_classes = train.codec.n_classes
         loaders = {"train": self._loader(train, shuffle=True), "val": self._loader(val)}
         with TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1) as log:
             log.add_text("config", self.config.to_toml(), len(self.history))
@@ -169,7 +177,9 @@ class Trainer:
         meters = PassMeter(self._n_classes)
         steps = len(batches)
         every = self.config.accumulate
-        for step, (image, mask) in enumerate(self._show(batches, f"epoch {epoch}/{self.config.epochs} train")):
+        for step, (image, mask) in enumerate(
+            self._show(batches, f"epoch {epoch}/{self.config.epochs} train")
+        ):
             self._set_lr(epoch, step, steps)
             logits, mask = self._forward(image, mask)
             loss = self.loss(logits, mask)
@@ -258,10 +268,16 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "contract": train.contract.to_dict(),
             "codec": train.codec.to_dict(),
+            "data": self._names,
         }
 
     def _resume(self, train: LungCTDataset) -> None:
         state = self.folder.load_last()
+        if state["data"] != self._names:
+            raise ModelError(
+                f"{self.folder.path}: was trained on other lists. Resume with the lists that it "
+                "began with, or start a new run."
+            )
         for name, now in (
             ("contract", train.contract.to_dict()),
             ("codec", train.codec.to_dict()),
@@ -332,18 +348,6 @@ def _rank(iou: float) -> float:
     return -1.0 if math.isnan(iou) else iou
 
 
-def _check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
-    for name, ours, theirs in (
-        ("input contract", train.contract, val.contract),
-        ("label codec", train.codec, val.codec),
-    ):
-        if ours != theirs:
-            raise ConfigError(
-                f"val has another {name} ({theirs}) than train ({ours}). "
-                "Build it with contract=train.contract, codec=train.codec."
-            )
-
-
 def _centre(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     top, left = ((a - b) // 2 for a, b in zip(mask.shape[-2:], size, strict=True))
     return mask[..., top : top + size[0], left : left + size[1]]
@@ -357,8 +361,8 @@ def _set_epoch(loader: DataLoader[Batch], epoch: int) -> None:
 def _workers(wanted: int, device: torch.device) -> int:
     if wanted >= 0:
         return wanted
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    # A CPU that trains has no core to spare for more than one reader.
-    return min(8, cores) if device.type == "cuda" else min(1, cores - 1)
+    # A CPU that trains has no core to spare, and reading takes it a tenth of the time.
+    if device.type != "cuda":
+        return 0
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return min(8, len(allowed) or os.cpu_count() or 1)

@@ -101,6 +101,14 @@ class TestSplit:
             assert not {p.name[:11] for p in fold.val} & {p.name[:11] for p in fold.train}
         assert len(val) == len(set(val)) == 9
 
+    def test_folds_of_another_split_do_not_stay(self, run_cli, phantoms, tmp_path: Path) -> None:
+        out = tmp_path / "data"
+        run_cli("split", *phantoms, out, "--folds", 3)
+        done = run_cli("split", *phantoms, out, "--seed", 3, "--folds", 2)
+        assert (done.code, "fold-3" in done.err or "more" in done.err) == (1, True)
+        assert run_cli("split", *phantoms, out, "--seed", 3, "--folds", 2, "--overwrite").code == 0
+        assert not list((out / "fold-3").iterdir())
+
     def test_wrong_masks_are_named_before_anything_is_written(
         self, run_cli, phantoms, tmp_path: Path
     ) -> None:
@@ -130,6 +138,15 @@ class TestPrepare:
         assert run_cli("train", out, "--out", tmp_path / "run", *QUICK).code == 0
         scores = run_cli("evaluate", tmp_path / "run", out, "--json")
         assert json.loads(scores.out)["slices"] == len(split.test)
+
+    def test_inputs_are_never_written_over(self, run_cli, phantoms, tmp_path: Path) -> None:
+        for folder in phantoms:
+            shutil.copytree(folder, tmp_path / folder.name)
+        before = sorted((p, p.read_bytes()) for p in tmp_path.rglob("*.*"))
+        folders = [tmp_path / folder.name for folder in phantoms]
+        done = run_cli("prepare", *folders, tmp_path, "--size", 32, "--overwrite")
+        assert (done.code, "while it is read" in done.err) == (1, True)
+        assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*.*")) == before
 
     def test_raw_keeps_the_values(self, run_cli, phantoms, tmp_path: Path) -> None:
         run_cli("prepare", *phantoms, tmp_path / "p", "--size", 40, "--raw")
@@ -171,9 +188,7 @@ class TestTrain:
         for name in ("train.txt", "val.txt"):
             pairs = lungunet.read_manifest(data / name)
             lungunet.write_manifest(copy / name, pairs)
-        image = tmp_path / "gone.tif"
-        image.write_bytes(b"not an image")
-        (copy / "test.txt").write_text(f"{image}\t{image}\n")
+        (copy / "test.txt").write_bytes(b"\xff no list at all, and no file either")
         assert run_cli("train", copy, "--out", tmp_path / "r", *QUICK).code == 0
 
     def test_resume_says_when_nothing_is_left_and_goes_on_with_more_epochs(
@@ -188,6 +203,40 @@ class TestTrain:
         with (copy / "history.csv").open() as file:
             assert [row["epoch"] for row in csv.DictReader(file)] == list("112233")
         assert lungunet.RunConfig.from_toml(copy / "config.toml").epochs == 3
+
+    def test_a_run_that_stopped_early_goes_on_when_told_to(
+        self, run_cli, data: Path, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "r"
+        lr = ("--lr", 1e-12, "--epochs", 6, "--patience", 1)
+        run_cli("train", data, "--out", run, *QUICK, *lr)
+        rows = len((run / "history.csv").read_text().splitlines())
+        assert rows < 13
+        done = run_cli("train", "--resume", run)
+        assert "val IoU has not risen" in done.out
+        assert run_cli("train", "--resume", run, "--patience", 0).code == 0
+        assert len((run / "history.csv").read_text().splitlines()) == 13
+
+    def test_a_run_made_in_python_is_resumed_there(self, run_cli, tmp_path: Path) -> None:
+        lungunet.TrainConfig().save(tmp_path / "config.toml")
+        done = run_cli("train", "--resume", tmp_path)
+        assert (done.code, "was made in Python" in done.err) == (1, True)
+        done = run_cli("train", "--config", tmp_path / "config.toml")
+        assert (done.code, "config.toml: data is missing" in done.err) == (1, True)
+
+    def test_cross_validation_scores_every_slice_once(
+        self, run_cli, phantoms, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "data"
+        run_cli("split", *phantoms, out, "--test", 0, "--folds", 2)
+        done = run_cli("train", out, "--out", tmp_path / "cv", *QUICK, "--cross-validate")
+        assert (done.code, done.err) == (0, "")
+        assert "standard deviation" in done.out
+        scores = json.loads((tmp_path / "cv" / "scores.json").read_text())
+        assert scores["slices"] == len({case["name"] for case in scores["cases"]}) == 12
+        assert (tmp_path / "cv" / "fold-2" / "best").is_dir()
+        done = run_cli("train", tmp_path / "none", "--cross-validate")
+        assert (done.code, "has no folds" in done.err) == (1, True)
 
     def test_resume_keeps_its_settings(self, run_cli, run: Path) -> None:
         done = run_cli("train", "--resume", run, "--lr", 0.1, "--out", "x")
@@ -246,25 +295,82 @@ class TestTrain:
 
 class TestEvaluate:
     def test_table_json_and_files_agree(
-        self, run_cli, run: Path, data: Path, tmp_path: Path
+        self, run_cli, own_run: Path, data: Path, tmp_path: Path
     ) -> None:
-        table = run_cli("evaluate", run, data, "--out", tmp_path / "s")
+        table = run_cli("evaluate", own_run, data, "--out", tmp_path / "s")
         assert table.code == 0
-        scores = json.loads(run_cli("evaluate", run, data, "--json").out)
+        scores = json.loads(run_cli("evaluate", own_run, data, "--json").out)
         stored = json.loads((tmp_path / "s" / "scores.json").read_text())
         assert scores["pooled"] == stored["pooled"]
         row = next(line for line in table.out.splitlines() if line.startswith("lung IoU"))
         assert f"{scores['pooled']['iou']:.4f}" in row
-        assert run_cli("evaluate", run, data, "--out", tmp_path / "s").code == 1
+        assert run_cli("evaluate", own_run, data, "--out", tmp_path / "s").code == 1
 
-    def test_other_lists(self, run_cli, run: Path, data: Path) -> None:
-        assert json.loads(run_cli("evaluate", run, data, "--split", "train", "--json").out)[
+    def test_other_lists(self, run_cli, own_run: Path, data: Path) -> None:
+        assert json.loads(run_cli("evaluate", own_run, data, "--split", "train", "--json").out)[
             "slices"
         ] == len(lungunet.read_split(data).train)
-        assert run_cli("evaluate", run, data, "--split", "dev").code == 2
+        assert run_cli("evaluate", own_run, data, "--split", "dev").code == 2
+
+    def test_a_test_set_travels_alone_but_its_names_are_still_checked(
+        self, run_cli, own_run: Path, data: Path, tmp_path: Path
+    ) -> None:
+        alone = tmp_path / "alone"
+        lungunet.write_manifest(alone / "test.txt", lungunet.read_split(data).test)
+        (alone / "train.txt").write_text("not/here.tif\tnot/here.png\n")
+        assert run_cli("evaluate", own_run, alone).code == 0
+        (alone / "train.txt").write_text((alone / "test.txt").read_text().splitlines()[0])
+        done = run_cli("evaluate", own_run, alone)
+        assert done.code == 1
+        assert "in train and test" in done.err
+
+    def test_threshold_and_masks_of_another_tool(
+        self, run_cli, data: Path, phantoms, tmp_path: Path
+    ) -> None:
+        done = run_cli("evaluate", "threshold", data, "--no-baselines")
+        assert done.code == 0
+        assert "lung IoU" in done.out
+        done = run_cli("evaluate", phantoms[1], data, "--json", "--no-baselines")
+        assert json.loads(done.out)["pooled"]["iou"] == 1.0
+        assert not list(phantoms[1].glob("*.json"))
+
+    def test_what_stands_in_the_way_of_a_verdict(self, run_cli, own_run: Path, data: Path) -> None:
+        done = run_cli("evaluate", own_run, data)
+        assert "all background" in done.out
+        assert "threshold" in done.out
+        assert (own_run / "evaluation" / "test" / "scores.json").exists()
+        assert list((own_run / "evaluation" / "test" / "pictures").glob("worst-01_*.png"))
 
 
 class TestPredict:
+    def test_inputs_are_never_written_over(self, run_cli, run: Path, tmp_path: Path) -> None:
+        slice_ = tmp_path / "s.png"
+        lungunet.write_mask(slice_, np.full((40, 40), 9, np.uint8))
+        before = slice_.read_bytes()
+        done = run_cli("predict", run, tmp_path, "--out", tmp_path, "--overwrite")
+        assert done.code == 1
+        assert "would be written over while it is read" in done.err
+        assert slice_.read_bytes() == before
+
+    def test_a_list_may_name_what_is_not_there(
+        self, run_cli, run: Path, data: Path, tmp_path: Path
+    ) -> None:
+        first = lungunet.read_split(data).test[0].image
+        (tmp_path / "some.txt").write_text(f"{first}\tno/mask.png\nno/slice.tif\n")
+        done = run_cli("predict", run, tmp_path / "some.txt", "--out", tmp_path / "o")
+        assert done.code == 1
+        assert "slice.tif: no such file" in done.err
+        assert len(list((tmp_path / "o").glob("*.png"))) == 1
+        (tmp_path / "none.txt").write_text("\n")
+        done = run_cli("predict", run, tmp_path / "none.txt", "--out", tmp_path / "p")
+        assert (done.code, "names no image" in done.err) == (1, True)
+
+    def test_a_file_named_twice_is_predicted_once(
+        self, run_cli, run: Path, phantoms, tmp_path: Path
+    ) -> None:
+        one = sorted(phantoms[0].iterdir())[0]
+        assert run_cli("predict", run, one, phantoms[0], "--out", tmp_path).code == 0
+
     def test_one_mask_per_slice_with_overlays_and_probabilities(
         self, run_cli, run: Path, phantoms, tmp_path: Path
     ) -> None:
@@ -335,9 +441,10 @@ class TestEncoders:
         ]
 
     def test_no_match(self, run_cli) -> None:
-        done = run_cli("encoders", "nothing*")
-        assert done.code == 1
-        assert "no name matches" in done.err
+        for more in ((), ("--json",)):
+            done = run_cli("encoders", "nothing*", *more)
+            assert (done.code, done.out) == (1, "")
+            assert "no name matches" in done.err
 
 
 def test_demo_runs_the_whole_chain_and_prints_its_commands(

@@ -11,6 +11,12 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def interrupted(path, error):
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 class TestReplacing:
     def test_the_old_file_stands_until_the_block_ends(self, tmp_path):
         path = tmp_path / "a.txt"
@@ -39,9 +45,8 @@ class TestReplacing:
     def test_an_error_leaves_the_old_file(self, tmp_path, error):
         path = tmp_path / "a.txt"
         path.write_text("old")
-        with pytest.raises(error), replacing(path) as temporary:
-            temporary.write_text("half")
-            raise error
+        with pytest.raises(error):
+            interrupted(path, error)
         assert path.read_text() == "old"
         assert names(tmp_path) == ["a.txt"]
 
@@ -82,12 +87,8 @@ class TestRefusals:
     def test_a_full_disk(self, tmp_path):
         (tmp_path / "a.txt").write_text("old")
         full = OSError(28, "No space left on device")
-        with (
-            pytest.raises(DataError, match=r"\(No space left on device\)") as caught,
-            replacing(tmp_path / "a.txt") as temporary,
-        ):
-            temporary.write_text("half")
-            raise full
+        with pytest.raises(DataError, match=r"\(No space left on device\)") as caught:
+            interrupted(tmp_path / "a.txt", full)
         assert caught.value.__cause__ is full
         assert (tmp_path / "a.txt").read_text() == "old"
         assert names(tmp_path) == ["a.txt"]

@@ -278,7 +278,7 @@ class TestRefusals:
     def test_a_stored_codec_that_lacks_a_part(self, key):
         stored = MERGED.to_dict()
         del stored[key]
-        with pytest.raises(ConfigError, match="label codec: stored as .* incomplete"):
+        with pytest.raises(ConfigError, match=r"label codec: stored as .* incomplete"):
             LabelCodec.from_dict(stored)
 
     @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ class TestRefusals:
         [("classes", {"lung": 1}), ("classes", [0, 1]), ("names", None), ("threshold", "many")],
     )
     def test_a_stored_codec_of_the_wrong_kind(self, key, value):
-        with pytest.raises(ConfigError, match="label codec: stored as .* incomplete"):
+        with pytest.raises(ConfigError, match=r"label codec: stored as .* incomplete"):
             LabelCodec.from_dict({**MERGED.to_dict(), key: value})
 
     def test_a_stored_codec_that_contradicts_itself_says_how(self):

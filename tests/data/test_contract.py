@@ -223,8 +223,9 @@ class TestLetterbox:
         assert np.array_equal(LUNG.fit_mask(grey)[8:56], grey)
 
     def test_shrinking_averages(self):
-        grey = np.random.default_rng(0).integers(0, 255, (96, 128), np.uint8)
-        assert np.abs(LUNG.fit(grey)[8:56] - downscale_local_mean(grey, (2, 2))).max() <= 0.5
+        # By 4: at exactly 2 bilinear sampling would average too.
+        grey = np.random.default_rng(0).integers(0, 255, (192, 256), np.uint8)
+        assert np.abs(LUNG.fit(grey)[8:56] - downscale_local_mean(grey, (4, 4))).max() <= 0.5
 
 
 class TestFitMask:
@@ -251,6 +252,12 @@ class TestFitMask:
     def test_growing_takes_the_nearest(self):
         classes = np.random.default_rng(0).integers(0, 3, (24, 32), np.uint8)
         assert np.array_equal(LUNG.fit_mask(classes)[8:56], classes.repeat(2, 0).repeat(2, 1))
+
+    @pytest.mark.parametrize("side", [24, 37, 50, 63])
+    def test_growing_by_a_fraction_takes_the_pixel_under_the_centre(self, side):
+        classes = np.random.default_rng(side).integers(0, 3, (side, side), np.uint8)
+        nearest = ((np.arange(64) + 0.5) * side / 64).astype(int)
+        assert np.array_equal(LUNG.fit_mask(classes), classes[np.ix_(nearest, nearest)])
 
     @given(slice_shapes, st.integers(16, 80), st.sampled_from([(0, 1), (0, 2), (0, 1, 2, 5)]))
     def test_invents_no_class(self, shape, size, found):
@@ -318,9 +325,9 @@ class TestUnfit:
         assert back.dtype == torch.float32
 
     def test_shrinking_averages(self):
-        # Slices smaller than the contract: a stripe pattern must not alias to all or nothing.
-        stripes = torch.zeros(1, 1, 64, 64)
-        stripes[..., ::2] = 1
+        # Slices smaller than the contract: sampled between the middle two columns of each four,
+        # these stripes would alias to 1 everywhere.
+        stripes = torch.tensor([0.0, 1, 1, 0]).repeat(16).expand(1, 1, 64, 64)
         back = LUNG.unfit(stripes, 16, 16)[..., 2:-2]
         assert (back - 0.5).abs().max() < 0.1
 
@@ -365,7 +372,7 @@ class TestStored:
     def test_a_part_is_missing(self, key):
         stored = LUNG.to_dict()
         del stored[key]
-        with pytest.raises(ConfigError, match="input contract: stored as .*, incomplete"):
+        with pytest.raises(ConfigError, match=r"input contract: stored as .*, incomplete"):
             InputContract.from_dict(stored)
 
     @pytest.mark.parametrize(
@@ -382,7 +389,7 @@ class TestStored:
         ],
     )
     def test_a_part_of_the_wrong_kind(self, key, value):
-        with pytest.raises(ConfigError, match="input contract: stored as .*, incomplete"):
+        with pytest.raises(ConfigError, match=r"input contract: stored as .*, incomplete"):
             InputContract.from_dict({**LUNG.to_dict(), key: value})
 
     def test_a_value_out_of_range_says_which(self):

@@ -220,11 +220,11 @@ class TestReading:
         assert np.array_equal(read_image(path), GREY)
 
     def test_leaves_the_log_of_opencv_as_it_was(self, tmp_path):
-        before = cv2.utils.logging.getLogLevel()
+        before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         (tmp_path / "a.png").write_bytes(b"no image")
         with pytest.raises(DataError):
             read_image(tmp_path / "a.png")
-        assert cv2.utils.logging.getLogLevel() == before
+        assert cv2.utils.logging.setLogLevel(before) == cv2.utils.logging.LOG_LEVEL_ERROR
 
     def test_says_nothing_on_stderr_for_a_damaged_tiff(self, tmp_path, capfd):
         content = tiff(tmp_path / "a.tif", pixels("int16")).read_bytes()
@@ -247,7 +247,9 @@ class TestColour:
 
     def test_a_coloured_slice(self, tmp_path):
         path = save(tmp_path / "a.png", np.stack([GREY, GREY, LUNG], -1))
-        with pytest.raises(DataError, match="a slice with 3 channels that differ. Convert it to o"):
+        with pytest.raises(
+            DataError, match=r"a slice with 3 channels that differ. Convert it to o"
+        ):
             read_image(path)
         with pytest.raises(LabelError, match="a mask with 3 channels that differ"):
             read_mask(path)
@@ -431,3 +433,10 @@ class TestWriting:
         write_image(tmp_path / "a.tif", pixels("float32"))
         assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
         assert read_image(tmp_path / "a.tif").dtype == np.float32
+
+
+def test_several_pages_are_refused(tmp_path):
+    pages = [Image.fromarray(np.full((4, 6), n, np.uint8)) for n in range(3)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=r"stack\.tif: 3 pages"):
+        read_image(tmp_path / "stack.tif")

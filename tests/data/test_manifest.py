@@ -13,6 +13,7 @@ from lungunet.data.manifest import (
     find_images,
     find_pairs,
     list_images,
+    list_named,
     read_manifest,
     write_manifest,
 )
@@ -201,10 +202,9 @@ class TestRead:
         ],
         ids=["posix", "no last newline", "crlf", "cr", "bom, blank lines", "windows", "blanks"],
     )
-    @pytest.mark.parametrize("masks", [True, False])
-    def test_variants(self, tmp_path, files, content, masks):
+    def test_variants(self, tmp_path, files, content):
         (tmp_path / "a.txt").write_bytes(content)
-        assert same_files(read_manifest(str(tmp_path / "a.txt"), masks=masks), files)
+        assert same_files(read_manifest(str(tmp_path / "a.txt")), files)
 
     def test_absolute(self, tmp_path, files):
         (tmp_path / "far").mkdir()
@@ -224,15 +224,20 @@ class TestRead:
     @pytest.mark.parametrize("line", ["images/a.tif", "images/a.tif\t", " images/a.tif \t "])
     def test_an_image_alone(self, tmp_path, files, line):
         (tmp_path / "a.txt").write_text(line + "\n")
-        assert read_manifest(tmp_path / "a.txt", masks=False) == [Pair(files[0].image)]
+        assert list_named(tmp_path / "a.txt") == [files[0].image]
         with pytest.raises(DataError, match=r"a\.txt, line 1: 1 columns|line 1: an empty column"):
             read_manifest(tmp_path / "a.txt")
 
-    @pytest.mark.parametrize("masks", [True, False])
-    def test_a_mask_alone_is_not_taken_for_an_image(self, tmp_path, files, masks):
+    def test_a_mask_alone_is_not_taken_for_an_image(self, tmp_path, files):
         (tmp_path / "a.txt").write_text("\tmasks/a.png\n")
         with pytest.raises(DataError, match="1 files are missing:\n  line 1: an empty column\n"):
-            read_manifest(tmp_path / "a.txt", masks=masks)
+            read_manifest(tmp_path / "a.txt")
+        with pytest.raises(DataError, match=r"a\.txt, line 1: 2 columns, the first is ''"):
+            list_named(tmp_path / "a.txt")
+
+    def test_named_images_need_not_be_there(self, tmp_path, files):
+        (tmp_path / "a.txt").write_text("images/a.tif\tno/mask.png\n\nno/image.tif\n")
+        assert list_named(tmp_path / "a.txt") == [files[0].image, tmp_path / "no" / "image.tif"]
 
     @pytest.mark.parametrize(
         ("line", "columns"), [("a b", 1), ("a,b", 1), ("a\tb\tc", 3), ("a\tb\t", 3)]
@@ -309,3 +314,6 @@ class TestListImages:
             list_images(tmp_path / "*")
         with pytest.raises(DataError, match="holds no image"):
             list_images(tmp_path)
+        (tmp_path / "a.txt").write_text("\n")
+        with pytest.raises(DataError, match=r"a\.txt: names no image\. Give a list that does"):
+            list_images(tmp_path / "a.txt")

@@ -97,10 +97,17 @@ class TestSplit:
             assert "cannot fill" in str(err)  # noqa: PT017 - the other way out is a split
             return
         owners = [{groups[name] for name in names(getattr(split, part))} for part in SPLITS]
-        assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+        assert sum(map(len, owners)) == len(sizes)
         assert sorted(names(split.train + split.val + split.test)) == sorted(names(pairs))
         for part, share in ((split.val, 0.2), (split.test, 0.3)):
             assert abs(len(part) - share * len(pairs)) <= max(sizes) + 0.5
+
+    @pytest.mark.parametrize(("size", "n"), [(4, 8), (3, 9), (1, 8)])
+    def test_takes_the_patient_that_brings_the_list_nearer(self, size, n):
+        # A quarter of 40 slices is 10, of 30 it is 7.5: by whole patients 8 and 9 are nearest.
+        patients = 30 if size == 1 else 10
+        pairs, groups = slices_of([size] * patients)
+        assert len(split_pairs(pairs, val=0, test=0.25, groups=groups).test) == n
 
     def test_equal_patients_give_the_exact_shares(self):
         pairs, groups = slices_of([5] * 20)
@@ -280,7 +287,8 @@ class TestFiles:
             write_split(tmp_path / "data", split_pairs(on_disk), self.FACTS)
             found = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
             assert sorted(found) == ["split.json", "test.txt", "train.txt", "val.txt"]
-            rendered = render_split(tmp_path / "data", split_pairs(on_disk[::-1]), self.FACTS)
+            turned = dict(reversed(self.FACTS.items()))
+            rendered = render_split(tmp_path / "data", split_pairs(on_disk[::-1]), turned)
             assert {path.name: text.encode() for path, text in rendered.items()} == found
 
     def test_an_empty_list_is_an_empty_file(self, tmp_path, on_disk):
@@ -317,10 +325,12 @@ class TestFiles:
         with pytest.raises(SplitError, match="ü 0: in train and test"):
             read_split(tmp_path / "data")
 
-    def test_no_folder_and_no_train(self, tmp_path):
+    def test_no_folder_and_no_list(self, tmp_path):
         with pytest.raises(DataError, match=r"gone: no such folder\. 'lungunet split' makes it"):
             read_split(tmp_path / "gone")
-        with pytest.raises(DataError, match=r"train\.txt: no such list"):
+        with pytest.raises(
+            DataError, match=r"no train\.txt, val\.txt or test\.txt\. 'lungunet split' m"
+        ):
             read_split(tmp_path)
 
     def test_facts(self, tmp_path):

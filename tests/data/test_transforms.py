@@ -122,8 +122,16 @@ class TestSeeding:
         np.random.seed(1)  # noqa: NPY002
         assert np.array_equal(one, moved(transform, (0, 0, 3))["image"])
 
-    def test_seven_coins_fall_each_for_itself(self):
-        transform = A.Compose(coins(7))
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda: A.Compose(coins(7)),
+            lambda: A.Compose([A.Sequential([A.Sequential(coins(7), p=1)], p=1)]),
+            lambda: A.Sequential([*coins(3), A.Compose(coins(4, 3))], p=1),
+        ],
+    )
+    def test_seven_coins_fall_each_for_itself(self, build):
+        transform = build()
         draws = np.array([fired(transform, (0, 0, i), bits=7) for i in range(400)])
         # Set alike, all seven fire or none: 400 draws gave 179 times none and 221 times all.
         expected = np.array([comb(7, k) * 400 / 2**7 for k in range(8)])

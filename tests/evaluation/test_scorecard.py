@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import lungunet
-from lungunet import DataError, LabelCodec, Pair, Predictor, SplitError, evaluate
+from lungunet import DataError, LabelCodec, MaskFolder, Pair, Predictor, SplitError, evaluate
+from lungunet.evaluation.cases import pooled_ratios, score_case
+from lungunet.evaluation.evaluate import save_pictures
+from lungunet.evaluation.scorecard import POOLED_WITH_INTERVAL
 
 
 class Fixed:
@@ -24,7 +27,7 @@ class Fixed:
         return [np.eye(2, dtype=np.float32)[:, next(self.masks)] for _ in images]
 
     def to_grey(self, image):
-        return image
+        return lungunet.LUNG_WINDOW.to_grey(image)
 
 
 @pytest.fixture
@@ -49,8 +52,8 @@ def case(tmp_path: Path):
 def iou(truth: np.ndarray, pred: np.ndarray) -> float:
     both = either = 0
     for t, p in zip(truth.ravel(), pred.ravel(), strict=True):
-        both += t and p
-        either += t or p
+        both += bool(t and p)
+        either += bool(t or p)
     return both / either if either else math.nan
 
 
@@ -62,10 +65,10 @@ def test_pooled_and_per_case_equal_a_double_loop(case) -> None:
     flat_t, flat_p = (np.concatenate([a.ravel() for a in arrays]) for arrays in (truths, preds))
     assert card.pooled.iou == iou(flat_t, flat_p)
     assert card.pooled.accuracy == (flat_t == flat_p).mean()
-    mean, median, n = card.per_case("iou")
+    found = card.per_case("iou")
     defined = [value for value in wanted if not math.isnan(value)]
-    assert (mean, median, n) == (np.mean(defined), np.median(defined), 3)
-    assert [c.name for c in card.worst(2)][0] == "s3"
+    assert (found.mean, found.median, found.n) == (np.mean(defined), np.median(defined), 3)
+    assert card.worst(2)[0].name == "s3"
     assert [c.truth_px for c in card.cases] == [int(t.sum()) for t in truths]
 
 
@@ -111,3 +114,181 @@ def test_a_trained_model_scores_the_same_when_masks_are_written_and_read(
         truth = lungunet.read_mask(pair.mask)
         expected = iou(truth == 255, pred == 255)
         assert scored.scores.iou == expected or math.isnan(expected)
+
+
+def card_of(truths, preds, patients=None) -> lungunet.ScoreCard:
+    names = [f"s{index}" for index in range(len(truths))]
+    patients = patients or names
+    cases = [
+        score_case(name, truth, pred, patient=patient)
+        for name, truth, pred, patient in zip(names, truths, preds, patients, strict=True)
+    ]
+    return lungunet.ScoreCard(tuple(cases), ("background", "lung"))
+
+
+def boxes(n: int, *, shift: int = 0) -> list[np.ndarray]:
+    """Lopsided boxes that differ from slice to slice."""
+    masks = []
+    for index in range(n):
+        mask = np.zeros((30, 40), np.uint8)
+        mask[5 : 15 + index % 7, 8 + shift : 20 + shift] = 1
+        masks.append(mask)
+    return masks
+
+
+def test_patients_are_pooled_before_they_are_averaged() -> None:
+    truths, preds = boxes(3), boxes(3, shift=2)
+    preds[2] = truths[2]
+    card = card_of(truths, preds, ["a", "a", "b"])
+    first = iou(np.concatenate(truths[:2]), np.concatenate(preds[:2]))
+    found = card.per_patient("iou")
+    assert (found.mean, found.n) == (np.mean([first, 1.0]), 2)
+    assert card.to_dict()["patients"] == 2
+
+
+def test_a_missed_and_an_invented_lung_cost_the_diagonal() -> None:
+    truths, preds = boxes(3), boxes(3)
+    preds[0] = np.zeros_like(preds[0])
+    truths[1] = np.zeros_like(truths[1])
+    card = card_of(truths, preds)
+    assert [case.surface.hd95 for case in card.cases] == [math.inf, math.inf, 0.0]
+    assert [case.value("hd95") for case in card.cases] == [50.0, 50.0, 0.0]  # 30, 40, 50
+    assert card.per_case("hd95").mean == 100 / 3
+    assert card.to_dict()["cases"][0]["hd95_px"] == "inf"
+
+
+def test_dice_by_each_rule_for_slices_without_lung() -> None:
+    full, empty = boxes(1)[0], np.zeros((30, 40), np.uint8)
+    card = card_of([full, empty, empty], [full, empty, full])
+    assert card.dice_by_rule() == {
+        "both_empty_is_nan": 0.5,  # 1, undefined, 0
+        "both_empty_is_1": 2 / 3,
+        "empty_truth_skipped": 1.0,
+    }
+    assert card.empty_slices() == {
+        "slices": 2,
+        "with_false_positives": 1,
+        "false_positive_px": int(full.sum()),
+    }
+
+
+def test_intervals_hold_the_score_and_shrink_with_more_patients() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for n in (8, 80):
+        truths = boxes(n)
+        preds = [np.roll(truth, rng.integers(0, 5), axis=1) for truth in truths]
+        card = card_of(truths, preds)
+        interval = card.pooled_interval("iou")
+        assert interval.low < card.pooled.iou < interval.high
+        widths.append(interval.high - interval.low)
+        mean = card.per_case("iou")
+        assert mean.interval.low < mean.mean < mean.interval.high
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_paired_difference_is_surer_than_the_scores() -> None:
+    """Slices differ more than the two sets of masks do: pairing takes the slices out."""
+    rng = np.random.default_rng(1)
+    truths = boxes(60)
+    shifts = rng.integers(2, 9, 60)
+    ours = card_of(truths, [np.roll(t, s - 1, axis=1) for t, s in zip(truths, shifts, strict=True)])
+    theirs = card_of(truths, [np.roll(t, s, axis=1) for t, s in zip(truths, shifts, strict=True)])
+    gain = ours.difference(theirs, "iou")
+    assert gain.value == ours.pooled.iou - theirs.pooled.iou
+    assert 0 < gain.interval.low < gain.value < gain.interval.high
+    alone = ours.pooled_interval("iou")
+    assert gain.interval.high - gain.interval.low < (alone.high - alone.low) / 2
+    mean = ours.mean_difference(theirs, "hd95")
+    assert mean.value == -1.0
+    assert (mean.interval.low, mean.interval.high) == (-1.0, -1.0)
+    assert theirs.difference(ours, "dice").value < 0
+
+
+def test_vectorised_ratios_equal_those_of_one_table() -> None:
+    counts = np.random.default_rng(2).integers(0, 9, (20, 3, 3))
+    counts[3] = 0
+    for metric in POOLED_WITH_INTERVAL:
+        wanted = [getattr(lungunet.overlap(table), metric) for table in counts]
+        np.testing.assert_allclose(pooled_ratios(counts, metric), wanted)
+
+
+class TestBaselines:
+    def test_stand_beside_the_model_on_the_same_slices(
+        self, run: Path, split: lungunet.Split
+    ) -> None:
+        card = evaluate(Predictor.load(run, device="cpu"), split.val)
+        assert set(card.baselines) == {"threshold", "all background"}
+        nothing = card.baselines["all background"]
+        assert (nothing.pooled.iou, nothing.pooled.recall) == (0.0, 0.0)
+        share = np.mean([(lungunet.read_mask(pair.mask) == 0).mean() for pair in split.val])
+        assert nothing.pooled.accuracy == pytest.approx(share)
+        for pair, case in zip(split.val, card.baselines["threshold"].cases, strict=True):
+            pred = Predictor.load("threshold").predict(lungunet.read_image(pair.image))
+            wanted = iou(lungunet.read_mask(pair.mask) == 255, pred == 255)
+            assert case.scores.iou == wanted or math.isnan(wanted)
+        stored = card.to_dict()["baselines"]["threshold"]["model_minus_baseline"]["pooled_iou"]
+        assert stored["value"] == card.pooled.iou - card.baselines["threshold"].pooled.iou
+
+    def test_can_be_left_out(self, case) -> None:
+        pairs, _, preds = case
+        card = evaluate(Predictor(Fixed(preds)), pairs, baselines=False)
+        assert card.baselines == {}
+
+    def test_slices_without_hu_have_no_threshold(self, case) -> None:
+        pairs, truths, preds = case
+        for pair, truth in zip(pairs, truths, strict=True):
+            lungunet.write_image(pair.image, truth.astype(np.uint8))
+        card = evaluate(Predictor(Fixed(preds)), pairs)
+        assert set(card.baselines) == {"all background"}
+        assert "no threshold baseline: slice: a slice of uint8" in card.remarks[0]
+
+
+class TestMaskFolder:
+    def test_scores_equal_those_of_the_model_that_wrote_the_masks(
+        self, run: Path, split: lungunet.Split, tmp_path: Path
+    ) -> None:
+        predictor = Predictor.load(run, device="cpu")
+        for pair in split.test:
+            mask = predictor.predict(lungunet.read_image(pair.image))
+            lungunet.write_mask(tmp_path / f"{pair.name}.png", mask)
+        card = evaluate(MaskFolder(tmp_path), split.test)
+        wanted = evaluate(predictor, split.test)
+        for ours, theirs in zip(card.cases, wanted.cases, strict=True):
+            np.testing.assert_array_equal(ours.counts, theirs.counts)
+
+    def test_other_codes_missing_masks_and_other_sizes(self, case, tmp_path: Path) -> None:
+        pairs, truths, _ = case
+        folder = tmp_path / "theirs"
+        for pair, truth in zip(pairs, truths, strict=True):
+            lungunet.write_mask(folder / f"{pair.name}.png", truth.astype(np.uint8))
+        card = evaluate(MaskFolder(folder, LabelCodec({0: 0, 1: 1})), pairs)
+        assert card.pooled.iou == 1.0
+        with pytest.raises(lungunet.LabelError, match="mask value 1 "):
+            evaluate(MaskFolder(folder), pairs)
+        lungunet.write_mask(folder / "s1.png", np.zeros((3, 3), np.uint8))
+        with pytest.raises(lungunet.GeometryError, match=r"s1: the mask to score is \(3, 3\)"):
+            evaluate(MaskFolder(folder, LabelCodec({0: 0, 1: 1})), pairs)
+        (folder / "s0.png").unlink()
+        with pytest.raises(DataError, match="no mask of stem s0"):
+            evaluate(MaskFolder(folder, LabelCodec({0: 0, 1: 1})), pairs)
+        (folder / "s2.tif").write_bytes(b"")
+        with pytest.raises(DataError, match=r"other masks have the stem of .*s2\.png"):
+            MaskFolder(folder)
+
+
+def test_pictures_of_the_worst_and_the_best(
+    run: Path, split: lungunet.Split, tmp_path: Path
+) -> None:
+    pairs = [*split.train, *split.test]
+    predictor = Predictor.load(run, device="cpu")
+    card = evaluate(predictor, pairs, baselines=False)
+    stale = tmp_path / "worst-09_old.png"
+    stale.write_bytes(b"")
+    save_pictures(tmp_path, predictor, pairs, card, codec=lungunet.LUNG_CODEC)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    ranked = [case.name for case in card.worst(99)]
+    assert f"worst-01_{ranked[0]}.png" in names
+    assert sum(name.startswith("worst") for name in names) == min(6, len(ranked))
+    assert (f"best-01_{ranked[-1]}.png" in names) == (len(ranked) > 6)
+    assert not stale.exists()

@@ -93,6 +93,24 @@ def truncate(folder: Path) -> None:
         (change(format="1"), "format 1 is not one"),
         (change(contract={}), "lungunet.json: damaged"),
         (change(codec=None), "lungunet.json: damaged"),
+        (change(scores=[1]), "lungunet.json: damaged"),
+        (change(architecture=[1]), "lungunet.json: damaged"),
+        (change(architecture={"encoder": 3}), "lungunet.json: damaged"),
+        (
+            change(codec=LabelCodec({0: 0, 1: 1, 2: 2}).to_dict()),
+            "the model has 2 classes, its label codec 3",
+        ),
+        (
+            change(
+                architecture={
+                    "encoder": "tu-mobilenetv3_small_100",
+                    "in_channels": 1,
+                    "classes": 2,
+                    "smp_arguments": {"checkpoint_path": "evil.pth"},
+                }
+            ),
+            "unknown argument 'checkpoint_path'",
+        ),
         (change(architecture={"encoder": "resnet18"}), "lungunet.json: damaged"),
         (
             change(

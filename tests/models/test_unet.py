@@ -420,7 +420,7 @@ def write(path, state):
 class TestRefusals:
     def test_unknown_encoder(self):
         message = (
-            "Unknown encoder 'resnet3x'. Closest: 'resnet34', 'resnet18'. "
+            "Unknown encoder 'resnet3x'. Closest: 'resnet34', 'resnet18', 'resnet50'. "
             "'lungunet encoders' lists all."
         )
         with pytest.raises(ConfigError) as caught:

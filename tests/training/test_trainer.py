@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +29,7 @@ from lungunet import (
     Window,
     build_unet,
 )
+from lungunet.training.checks import try_out
 from lungunet.training.tracking import HISTORY_COLUMNS
 
 SIZE = 32
@@ -88,7 +90,7 @@ class TestRunFolder:
     def test_environment_has_versions_and_manifest_hashes(self, run: Path) -> None:
         environment = json.loads((run / "environment.json").read_text())
         assert environment["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-        assert set(environment["manifests"]) == {"train", "val", "test"}
+        assert set(environment["manifests"]) == {"train", "val"}  # test is never opened
         assert environment["threads"] == torch.get_num_threads()
 
     def test_smp_reads_the_model_folder_and_gives_identical_logits(self, run: Path) -> None:
@@ -412,3 +414,89 @@ def test_trains_on_cuda(
 
 def constant_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.ones((), requires_grad=True)
+
+
+class TestBeforeTheFirstStep:
+    """What cannot work fails before a run folder is made or replaced."""
+
+    @pytest.mark.parametrize(
+        ("model", "changes", "message"),
+        [
+            (lambda: build_unet("resnet18"), {"batch_size": 1}, "does not take a batch of 1"),
+            (lambda: build_unet("unet2015", width=2, in_channels=3), {}, "does not take a batch"),
+            (lambda: build_unet("unet2015", width=2, classes=3), {}, "the model gives 3 classes"),
+        ],
+    )
+    def test_models_and_batches_that_do_not_fit(
+        self, tmp_path: Path, run: Path, train, val, model, changes, message: str
+    ) -> None:
+        own = Path(shutil.copytree(run, tmp_path / "run"))
+        before = sorted(path.name for path in own.rglob("*"))
+        with pytest.raises(ConfigError, match=message):
+            Trainer(model(), config(**changes), out=own).fit(train, val, overwrite=True)
+        assert sorted(path.name for path in own.rglob("*")) == before
+
+    def test_trying_out_changes_nothing(self, train: LungCTDataset) -> None:
+        model = build_unet("resnet18", seed=0)
+        before, state = weights(model), torch.get_rng_state()
+        try_out(model, train, batch_size=4, dtype=torch.float32)
+        assert same(before, weights(model))
+        assert torch.equal(state, torch.get_rng_state())
+
+    def test_a_trainer_trains_once(self, tmp_path: Path, train, val) -> None:
+        trainer = Trainer(tiny(), config(epochs=1), out=tmp_path)
+        trainer.fit(train, val)
+        with pytest.raises(ConfigError, match="this Trainer has trained already"):
+            trainer.fit(train, val, overwrite=True)
+        assert (tmp_path / "last.ckpt").exists()
+
+    def test_other_lists_are_not_resumed(self, tmp_path: Path, split, train, val) -> None:
+        Trainer(tiny(), config(epochs=1), out=tmp_path).fit(train, val)
+        fewer = LungCTDataset(split.train[1:], contract=train.contract)
+        with pytest.raises(ModelError, match="was trained on other lists"):
+            Trainer(tiny(), config(), out=tmp_path).fit(fewer, val, resume=True)
+
+
+def test_a_run_is_gone_on_with_from_another_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    settings = RunConfig(data=Path(data.name), epochs=1, size=32, batch_size=2)
+    list(lungunet.train_run(settings, tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    again = RunConfig.from_toml("run/config.toml", epochs=2)
+    assert len(list(lungunet.train_run(again, "run", resume=True))) == 1
+
+
+def test_compiled_and_tied_models_are_saved_as_they_are(tmp_path: Path) -> None:
+    contract = lungunet.InputContract(32)
+    compiled = torch.compile(tiny(), backend="eager")
+    lungunet.save_model(tmp_path / "a", compiled, contract=contract, codec=lungunet.LUNG_CODEC)
+    assert same(weights(lungunet.load_model(tmp_path / "a").model), weights(tiny()))
+    tied = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3))
+    tied[1].weight = tied[0].weight
+    lungunet.save_model(tmp_path / "b", tied, contract=contract, codec=lungunet.LUNG_CODEC)
+
+
+def test_three_classes_have_a_column_each(phantoms, tmp_path: Path) -> None:
+    pairs = lungunet.find_pairs(*phantoms)
+    three = []
+    for pair in pairs:
+        mask = lungunet.read_mask(pair.mask)
+        mask[:, : mask.shape[1] // 2] //= 255  # left 1, right 255
+        path = tmp_path / "masks" / f"{pair.name}.png"
+        lungunet.write_mask(path, mask)
+        three.append(lungunet.Pair(pair.image, path))
+    codec = lungunet.LabelCodec.parse("0,1,255")
+    train = LungCTDataset(three, size=32, codec=codec)
+    model = build_unet("unet2015", width=4, classes=3)
+    Trainer(model, config(epochs=1), out=tmp_path / "run").fit(train, train)
+    with (tmp_path / "run" / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"iou_class_0", "iou_class_1", "iou_class_2"} <= set(rows[1])
+    predictor = lungunet.Predictor.load(tmp_path / "run")
+    card = lungunet.evaluate(predictor, three, codec=codec)
+    card.save(tmp_path / "scores")
+    with (tmp_path / "scores" / "cases.csv").open() as file:
+        assert {"iou_background", "iou_class 1", "iou_class 2"} <= set(next(csv.DictReader(file)))
+    assert "values 0, 1, 255" in (tmp_path / "run" / "best" / "README.md").read_text()

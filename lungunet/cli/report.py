@@ -1,0 +1,22 @@
+"""``lungunet report``: a page about a run, to read or to mail."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungunet.cli import console
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+) -> None:
+    """Write RUN/report.html, one page of all that RUN holds; an older one is replaced.
+
+    Opens in any browser, without network; holds the overlays too, so it can be mailed as it is.
+
+    Example: `lungunet report runs/001`
+    """
+    from lungunet.evaluation.report import write_report
+
+    console.say(str(write_report(run)))

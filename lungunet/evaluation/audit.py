@@ -1,0 +1,364 @@
+"""Can the files and the labels of a data folder be trusted? One reading, one ranking, worst first.
+
+Owns the order of work and what an audit leaves behind. The checks themselves are in
+``file_checks``, ``set_checks`` and ``label_checks``. Knows no command line.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from lungunet.data.atomic import write_text
+from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import LUNG_WINDOW
+from lungunet.data.ct import write_picture
+from lungunet.data.dataset import read_pair
+from lungunet.data.manifest import Pair, read_manifest
+from lungunet.data.overlay import draw_overlay, tile
+from lungunet.data.split import SPLITS, choose_codec, read_split_facts
+from lungunet.data.twins import Twins, fingerprint, guard_groups, restore_hu
+from lungunet.errors import DataError, SplitError
+from lungunet.evaluation.file_checks import Finding, Verdict, check_image, check_mask
+from lungunet.evaluation.label_checks import Doubt, DoubtKind, LabelView, doubt_label
+from lungunet.evaluation.out_of_fold import predict_out_of_fold
+from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
+from lungunet.progress import Progress, silent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SEVERITIES = ("error", "warning", "note")
+_PANEL = 400  # px
+_ROWS = 5  # pairs on a sheet
+_CAPTION = 22  # px
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A pair in the ranking.
+
+    Parameters
+    ----------
+    list : train, val or test
+    score : in [0, 1]: 1 for files that cannot be used, 0.5 for 5 % of the lung in dispute, 0 where
+        nothing speaks against the label
+    kind : the gravest reason
+    reasons : in words, gravest first
+    seen : bits of (H, W), packed: lung as a model saw it that was not trained on this pair; None
+        without folds
+    """
+
+    pair: Pair
+    list: str
+    score: float
+    kind: DoubtKind
+    reasons: tuple[str, ...]
+    seen: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "name": self.pair.name,
+            "list": self.list,
+            "score": self.score,
+            "kind": self.kind,
+            "reasons": list(self.reasons),
+            "image": self.pair.image.as_posix(),
+            "mask": None if self.pair.mask is None else self.pair.mask.as_posix(),
+        }
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Parameters
+    ----------
+    findings : verdicts on files, errors first
+    ranking : every pair of every list, the most doubtful label first
+    counts : pairs in each list
+    folds : models that were asked; 0 means the threshold rule alone
+    codec : how masks were read
+    """
+
+    findings: tuple[Finding, ...]
+    ranking: tuple[Suspect, ...]
+    counts: Mapping[str, int]
+    folds: int
+    codec: LabelCodec
+
+    def count(self, severity: str) -> int:
+        """Return how many findings are an error, a warning or a note."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "pairs": dict(self.counts),
+            "folds": self.folds,
+            "labels": str(self.codec),
+            "severities": {name: self.count(name) for name in _SEVERITIES},
+            "findings": [finding.to_dict() for finding in self.findings],
+            "ranking": [suspect.to_dict() for suspect in self.ranking],
+        }
+
+    def save(self, folder: str | Path, *, pictures: int = 20) -> None:
+        """Write audit.json, findings.csv, ranking.csv, and pictures of the worst pairs.
+
+        Each picture shows slice, mask (blue) and, over the mask, what the model or the rule
+        sees (orange); sheets hold five of them.
+
+        Parameters
+        ----------
+        pictures : how many; those of an earlier audit are removed
+        """
+        folder = Path(folder)
+        write_text(folder / "audit.json", json.dumps(self.to_dict(), indent=2) + "\n")
+        columns = ("severity", "list", "name", "kind", "message", "image", "mask", "other")
+        _write_csv(folder / "findings.csv", columns, (item.to_dict() for item in self.findings))
+        ranks = ("list", "name", "score", "kind", "reasons", "image", "mask")
+        flat = ({**s.to_dict(), "reasons": "; ".join(s.reasons)} for s in self.ranking)
+        _write_csv(folder / "ranking.csv", ranks, flat)
+        self._draw(folder / "pictures", pictures)
+
+    def _draw(self, folder: Path, count: int) -> None:
+        for old in chain(folder.glob("worst-*.png"), folder.glob("sheet-*.png")):
+            old.unlink()
+        drawable = [suspect for suspect in self.ranking if suspect.kind != "unreadable"][:count]
+        rows = []
+        for rank, suspect in enumerate(drawable, start=1):
+            rows.append(_picture(suspect, self.codec, rank))
+            write_picture(folder / f"worst-{rank:03d}-{suspect.pair.name}.png", rows[-1])
+        for start in range(0, len(rows), _ROWS):
+            sheet = np.concatenate(rows[start : start + _ROWS])
+            write_picture(folder / f"sheet-{1 + start // _ROWS:02d}.png", sheet)
+
+
+def audit(
+    data: str | Path,
+    *,
+    codec: LabelCodec | None = None,
+    folds: int = 0,
+    work: Path | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Audit:
+    """Check every file of every list of a data folder, and rank the labels by doubt.
+
+    Parameters
+    ----------
+    data : folder with train.txt and, where there are, val.txt and test.txt
+    codec : of the masks; None means what split.json says, else 0 and 255
+    folds : train so many small models, each judges the pairs that it did not see; 0 asks the
+        threshold rule alone. Pairs of one patient (split.json) and near-twins stay in one fold
+    work : folder for the temporary runs of the folds; None takes the system's
+    workers : threads that read; None takes one per core
+
+    Raises
+    ------
+    DataError
+        When the folder or train.txt is missing, a list is damaged or names missing files, or
+        nothing is listed.
+    """
+    pairs = _read_lists(Path(data))
+    codec = codec or choose_codec(data)
+    threads = workers or os.cpu_count() or 1
+    looks = _in_threads(
+        lambda item: _look(*item, codec), pairs, threads, progress=progress, desc="audit"
+    )
+    facts = [look.facts for look in looks]
+    twins = twins_of(facts)
+    findings = [
+        *(finding for look in looks for finding in look.findings),
+        *check_set(facts, twins),
+    ]
+    order = {name: place for place, name in enumerate((*_SEVERITIES, *SPLITS))}
+    findings.sort(key=lambda f: (order[f.severity], f.kind, order[f.list], f.pair.name))
+    suspects = [_suspect(look) for look in looks]
+    if folds:
+        readable = [place for place, look in enumerate(looks) if look.doubt is not None]
+        groups = _groups(Path(data), facts, twins)
+        suspects = _second_opinions(
+            suspects, readable, groups, codec=codec, folds=folds, work=work, progress=progress
+        )
+    suspects.sort(key=lambda suspect: (-suspect.score, suspect.pair.name))
+    counts = Counter(name for _, name in pairs)
+    return Audit(
+        findings=tuple(findings),
+        ranking=tuple(suspects),
+        counts={name: counts[name] for name in SPLITS},
+        folds=folds,
+        codec=codec,
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one reading of a pair leaves; no doubt where it could not be read."""
+
+    facts: PairFacts
+    findings: tuple[Finding, ...]
+    doubt: Doubt | None
+
+
+def _read_lists(folder: Path) -> list[tuple[Pair, str]]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. 'lungunet split' makes it.")
+    # Not read_split, which stops at the first slice in two lists: here that is a finding.
+    pairs = [
+        (pair, name)
+        for name in SPLITS
+        if name == "train" or (folder / f"{name}.txt").exists()
+        for pair in read_manifest(folder / f"{name}.txt")
+    ]
+    if not pairs:
+        raise SplitError(f"{folder}: no pairs in any list. 'lungunet split' writes them.")
+    return pairs
+
+
+def _in_threads(
+    work: Callable[[T], R], items: Sequence[T], threads: int, *, progress: Progress, desc: str
+) -> list[R]:
+    # Threads: OpenCV and zlib let go of the interpreter, and nothing has to be pickled.
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        return list(progress(pool.map(work, items), desc=desc, total=len(items)))
+
+
+def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
+    """Read one pair, once, and judge all that it tells by itself."""
+    assert pair.mask is not None  # read_manifest sees to it
+    image, verdicts = check_image(pair.image)
+    classes, mask_verdicts = check_mask(pair.mask, codec)
+    verdicts += mask_verdicts
+    if image is not None and classes is not None and image.shape != classes.shape:
+        verdicts.append(_size_verdict(pair, image, classes))
+        classes = None
+    findings = tuple(
+        Finding(pair, list_name, verdict.severity, verdict.kind, verdict.message)
+        for verdict in verdicts
+    )
+    lung = None if classes is None else classes > 0
+    facts = PairFacts(
+        pair,
+        list_name,
+        dtype=None if image is None else image.dtype.name,
+        image_digest=None if image is None else _digest(image),
+        mask_digest=None if classes is None else _digest(classes),
+        fingerprint=None if image is None else fingerprint(image),
+        lung_share=None if lung is None else float(lung.mean()),
+    )
+    if image is None or lung is None:
+        return _Look(facts, findings, None)
+    return _Look(facts, findings, doubt_label(LabelView(image, lung)))
+
+
+def _size_verdict(pair: Pair, image: np.ndarray, classes: np.ndarray) -> Verdict:
+    return Verdict(
+        "error",
+        "size",
+        f"{pair.name}: mask is {classes.shape[0]}x{classes.shape[1]}, image is "
+        f"{image.shape[0]}x{image.shape[1]}. A mask must be drawn on the image it labels: "
+        "re-export it, or drop the pair.",
+    )
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    content = np.ascontiguousarray(pixels)
+    start = f"{content.dtype} {content.shape}".encode()
+    return hashlib.blake2b(start + content.tobytes(), digest_size=16).digest()
+
+
+def _suspect(look: _Look) -> Suspect:
+    pair, name = look.facts.pair, look.facts.list
+    if look.doubt is not None:
+        return Suspect(pair, name, look.doubt.score, look.doubt.kind, look.doubt.reasons)
+    reasons = tuple(f.message for f in look.findings if f.severity == "error")
+    return Suspect(pair, name, 1.0, "unreadable", reasons)
+
+
+def _groups(data: Path, facts: Sequence[PairFacts], twins: Sequence[Twins]) -> dict[str, str]:
+    pairs = [fact.pair for fact in facts]
+    patients = read_split_facts(data).get("patients") or {}
+    known = all(pair.name in patients for pair in pairs)
+    named = {pair.name: str(patients[pair.name]) for pair in pairs} if known else None
+    return guard_groups(pairs, twins, groups=named)
+
+
+def _second_opinions(
+    suspects: Sequence[Suspect],
+    readable: Sequence[int],
+    groups: Mapping[str, str],
+    *,
+    codec: LabelCodec,
+    folds: int,
+    work: Path | None,
+    progress: Progress,
+) -> list[Suspect]:
+    """Judge the readable pairs again, with models that did not see them."""
+    place_of = {suspects[place].pair: place for place in readable}
+    judged = list(suspects)
+    predictions = predict_out_of_fold(
+        list(place_of), codec=codec, folds=folds, groups=groups, work=work, progress=progress
+    )
+    for pair, prediction in predictions:
+        place = place_of[pair]
+        image, classes = read_pair(pair, codec)
+        seen = prediction.classes > 0
+        doubt = doubt_label(LabelView(image, classes > 0), pred=seen)
+        name = suspects[place].list
+        judged[place] = Suspect(
+            pair, name, doubt.score, doubt.kind, doubt.reasons, np.packbits(seen)
+        )
+    return judged
+
+
+def _picture(suspect: Suspect, codec: LabelCodec, rank: int) -> np.ndarray:
+    """Draw slice, mask and second opinion side by side, with a line of words above."""
+    image, classes = read_pair(suspect.pair, codec)
+    grey = image if image.dtype == np.uint8 else LUNG_WINDOW.to_grey(restore_hu(image))
+    if suspect.seen is None:
+        view = LabelView(image, classes > 0)
+        size = (image.shape[1], image.shape[0])
+        other = cv2.resize(view.baseline.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    else:
+        bits = np.unpackbits(suspect.seen, count=image.size)
+        other = bits.reshape(image.shape)
+    panels = tile(
+        [
+            draw_overlay(grey),
+            draw_overlay(grey, truth=classes),
+            draw_overlay(grey, truth=classes, pred=other),
+        ],
+        columns=3,
+        side=_PANEL,
+    )
+    caption = np.zeros((_CAPTION, panels.shape[1], 3), np.uint8)
+    words = f"{rank}  {suspect.pair.name}  {suspect.list}  {suspect.score:.3f}  "
+    words += "; ".join(suspect.reasons[:2])
+    words += f"   (blue: mask, orange: {'the rule' if suspect.seen is None else 'the model'})"
+    ascii_words = words.encode("ascii", "replace").decode()
+    cv2.putText(
+        caption, ascii_words, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230), 1,
+        cv2.LINE_AA,
+    )  # fmt: skip
+    return np.concatenate([caption, panels])
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,297 @@
+"""What is wrong with one file, seen from its bytes and its values alone.
+
+Owns the verdicts (:class:`Finding`) and the checks of a single image or mask. Knows no other file
+of the set, and not where lungs are.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lungunet.data.codec import LabelCodec
+from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
+from lungunet.data.manifest import Pair
+from lungunet.errors import DataError, LabelError, listed
+
+Severity = Literal["error", "warning", "note"]
+"""error: training or a score on it goes wrong; warning: have a look; note: good to know."""
+
+Kind = Literal[
+    "unreadable",  # missing, no image, or of channels that differ
+    "truncated",  # the file ends before its pixels do
+    "dtype",  # pixels of a type that is not read, or not that of the other slices
+    "size",  # image and mask differ
+    "mask-coding",  # raw values that the codec does not know: {0, 1} for {0, 255}
+    "mask-smeared",  # many values near the known ones: JPEG, anti-aliasing
+    "mask-inverted",
+    "mask-colour",
+    "mask-palette",
+    "mask-empty",
+    "mask-full",
+    "hu-8bit",  # grey values, HU are lost
+    "hu-offset",  # HU + 1024, stored without the rescale
+    "hu-wrap",  # negative HU stored as unsigned
+    "hu-range",  # values that no chest has
+    "duplicate",  # the same pixels twice
+    "near-duplicate",
+    "twin",  # neighbours of one patient in two lists
+    "mask-duplicate",  # one mask for two images
+    "label-area",  # far more lung than the others have
+]
+
+_INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+_SMEAR = 24  # how far JPEG and anti-aliasing push most values off the true one
+_MANY_VALUES = 16
+_WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
+_DARKER_THAN_TISSUE_HU = -64
+_WATER_STORED = (824, 1224)  # 0 +- 200 HU with an offset of 1024
+_SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One verdict on one file of a pair.
+
+    Parameters
+    ----------
+    pair : the pair it is about
+    list : train, val or test
+    message : what is wrong, with the value, and how to fix it
+    other : the other pair where two are concerned
+    """
+
+    pair: Pair
+    list: str
+    severity: Severity
+    kind: Kind
+    message: str
+    other: Pair | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "name": self.pair.name,
+            "list": self.list,
+            "severity": self.severity,
+            "kind": self.kind,
+            "message": self.message,
+            "image": self.pair.image.as_posix(),
+            "mask": None if self.pair.mask is None else self.pair.mask.as_posix(),
+            "other": None if self.other is None else self.other.name,
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A finding before it is known whose it is."""
+
+    severity: Severity
+    kind: Kind
+    message: str
+
+
+def check_image(path: Path) -> tuple[np.ndarray | None, list[Verdict]]:
+    """Read a slice and judge its values.
+
+    Returns
+    -------
+    image : (H, W), or None where it cannot be read
+    verdicts : empty where all is well
+    """
+    try:
+        image = read_image(path)
+    except DataError as err:
+        return None, [Verdict("error", _why_unread(path, SLICE_DTYPES), str(err))]
+    verdict = check_hu(image, str(path))
+    return image, [verdict] if verdict else []
+
+
+def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[Verdict]]:
+    """Read a mask and judge its coding.
+
+    Returns
+    -------
+    classes : (H, W) uint8, or None where the mask cannot be read or decoded
+    verdicts : empty where all is well
+    """
+    try:
+        raw = read_mask(path)
+    except LabelError as err:
+        return None, [_colour_verdict(path, err)]
+    except DataError as err:
+        return None, [Verdict("error", _why_unread(path, _INTEGERS), str(err))]
+    try:
+        classes = codec.encode(raw, str(path))
+    except LabelError:
+        return None, [check_coding(raw, codec, str(path))]
+    verdict = _check_share(classes > 0, codec, str(path))
+    return classes, [verdict] if verdict else []
+
+
+def check_hu(image: np.ndarray, where: str) -> Verdict | None:
+    """Judge whether values can be Hounsfield units of a chest.
+
+    Parameters
+    ----------
+    image : (H, W) of a slice dtype
+    """
+    if image.dtype == np.uint8:
+        return Verdict(
+            "note",
+            "hu-8bit",
+            f"{where}: 8-bit grey, so HU are lost. Fine where all slices were exported alike.",
+        )
+    seen = image[::_SAMPLED, ::_SAMPLED]
+    if image.dtype.name != "int16" and (share := float((seen > _WRAPPED).mean())) > 0.001:
+        return Verdict(
+            "error",
+            "hu-wrap",
+            f"{where}: {share:.0%} of the values lie near {int(seen.max())}: negative HU read as "
+            "unsigned. Save it anew as int16 (image.astype('int16')).",
+        )
+    if float(seen.min()) < _DARKER_THAN_TISSUE_HU:
+        return None if float((seen > -200).mean()) > 0.005 else _no_tissue(seen, where)
+    low, high = _WATER_STORED
+    if float(((seen >= low) & (seen <= high)).mean()) > 0.05:
+        # uint16 is refused until a window is named; signed values would be taken for HU.
+        severity: Severity = "warning" if image.dtype == np.uint16 else "error"
+        return Verdict(
+            severity,
+            "hu-offset",
+            f"{where}: smallest value {seen.min():g}, tissue near 1024: stored without the rescale "
+            "intercept. Subtract 1024, or pass --window 424,1500.",
+        )
+    return Verdict(
+        "warning",
+        "hu-range",
+        f"{where}: values {seen.min():g} to {seen.max():g}, nothing as dark as air or lung. "
+        "Export it in HU.",
+    )
+
+
+def _no_tissue(seen: np.ndarray, where: str) -> Verdict:
+    return Verdict(
+        "warning",
+        "hu-range",
+        f"{where}: values {seen.min():g} to {seen.max():g}, nothing as dense as tissue. "
+        "Export it in HU.",
+    )
+
+
+def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
+    """Say how a mask that ``codec`` refuses is coded, and which flag reads it.
+
+    Parameters
+    ----------
+    raw : (H, W) integer, holding at least one unknown value
+    """
+    values = [int(value) for value in np.unique(raw)]
+    known = np.array(list(codec.classes))
+    off = np.abs(np.array(values)[:, None] - known).min(axis=1)
+    top = int(known.max())
+    near = bool((off <= _SMEAR).all()) and top > 2 * _SMEAR and values[-1] >= top - _SMEAR
+    if near or len(values) > _MANY_VALUES:
+        middle = (int(known.min()) + top + 1) // 2
+        return Verdict(
+            "error",
+            "mask-smeared",
+            f"{where}: {len(values)} values from {values[0]} to {values[-1]}, smeared by JPEG or "
+            f"smoothing. Pass --label-threshold {middle}, or export it again without loss.",
+        )
+    shown = listed([str(value) for value in values], separator=", ")
+    merged = ",".join([str(values[0]), *(f"{value}=1" for value in values[1:])])
+    flag = f"{values[0]},{values[1]}" if len(values) == 2 else merged
+    fix = f"Pass --labels {flag}" if len(values) > 1 else "Pass the --labels that know it"
+    expected = listed([str(value) for value in codec.classes], separator=", ")
+    return Verdict(
+        "error",
+        "mask-coding",
+        f"{where}: values {shown}, expected {expected}. {fix}, or fix the file.",
+    )
+
+
+def _check_share(lung: np.ndarray, codec: LabelCodec, where: str) -> Verdict | None:
+    share = float(lung.mean())
+    if share == 0:
+        return Verdict("note", "mask-empty", f"{where}: no lung. Fine where the slice shows none.")
+    if share == 1:
+        return Verdict(
+            "error", "mask-full", f"{where}: every pixel is lung. Draw it again, or drop the pair."
+        )
+    ring = np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]])
+    if share > 0.5 and float(ring.mean()) > 0.9:
+        first, second, *_ = codec.classes
+        return Verdict(
+            "error",
+            "mask-inverted",
+            f"{where}: {share:.0%} is lung and the margin of the slice is: background and lung are "
+            f"swapped. Invert it; if all are so, pass --labels {second},{first}.",
+        )
+    return None
+
+
+def _colour_verdict(path: Path, err: LabelError) -> Verdict:
+    with path.open("rb") as file:
+        start = file.read(26)
+    if start.startswith(b"\x89PNG") and start[25] == 3:
+        return Verdict(
+            "error",
+            "mask-palette",
+            f"{path}: a palette PNG, read as its colours. Save the indices as plain 8-bit grey, "
+            "e.g. with Pillow: Image.fromarray(np.array(Image.open(file))).",
+        )
+    return Verdict("error", "mask-colour", str(err))
+
+
+def _why_unread(path: Path, dtypes: tuple[str, ...]) -> Kind:
+    try:
+        if is_cut_off(path.read_bytes()):
+            return "truncated"
+        return "unreadable" if read_header(path).dtype in dtypes else "dtype"
+    except (OSError, DataError):
+        return "unreadable"
+
+
+def is_cut_off(content: bytes) -> bool:
+    """Tell whether an image file ends before its format says it does.
+
+    Parameters
+    ----------
+    content : of the file; a format other than PNG, JPEG, BMP and TIFF is never cut off
+    """
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" not in content[-16:]
+    if content.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in content[-16:]
+    if content.startswith(b"BM") and len(content) >= 6:
+        return int.from_bytes(content[2:6], "little") > len(content)
+    if content[:4] in (b"II*\0", b"MM\0*"):
+        try:
+            return _tiff_end(content) > len(content)
+        except struct.error:  # the directory itself lies past the end
+            return True
+    return False
+
+
+_STRIPS = {273: "starts", 324: "starts", 279: "lengths", 325: "lengths"}  # strips and tiles
+_FORMATS = {3: "H", 4: "I"}  # TIFF's SHORT and LONG
+
+
+def _tiff_end(content: bytes) -> int:
+    """Return where the pixels of a TIFF end; raises struct.error where the directory is cut."""
+    order = "<" if content[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(f"{order}I", content, 4)
+    (entries,) = struct.unpack_from(f"{order}H", content, at)
+    found: dict[str, tuple[int, ...]] = {"starts": (0,), "lengths": (0,)}
+    for number in range(entries):
+        entry = at + 2 + 12 * number
+        tag, kind, count = struct.unpack_from(f"{order}HHI", content, entry)
+        if tag in _STRIPS and kind in _FORMATS:
+            shape = f"{order}{count}{_FORMATS[kind]}"
+            inline = struct.calcsize(shape) <= 4
+            place = entry + 8 if inline else struct.unpack_from(f"{order}I", content, entry + 8)[0]
+            found[_STRIPS[tag]] = struct.unpack_from(shape, content, place)
+    return max(s + n for s, n in zip(found["starts"], found["lengths"], strict=False))

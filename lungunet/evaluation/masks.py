@@ -1,0 +1,61 @@
+"""Masks that any other tool made, in the place of a model."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.contract import LUNG_WINDOW, Window
+from lungunet.data.ct import read_mask
+from lungunet.data.manifest import find_images
+from lungunet.errors import DataError, listed
+from lungunet.inference.predictor import Prediction
+
+
+class MaskFolder:
+    """Answers for a slice with the mask of the same stem in a folder.
+
+    Parameters
+    ----------
+    folder : masks as PNG, TIFF, JPEG or BMP
+    codec : how they are coded
+
+    Raises
+    ------
+    DataError
+        When the folder is missing or empty, or two masks share a stem.
+    """
+
+    def __init__(self, folder: str | Path, codec: LabelCodec = LUNG_CODEC) -> None:
+        self.folder = Path(folder)
+        self.codec = codec
+        files = find_images(folder)
+        self._by_stem = {file.stem: file for file in files}
+        if len(self._by_stem) < len(files):
+            twice = [str(file) for file in files if self._by_stem[file.stem] != file]
+            raise DataError(
+                f"{folder}: other masks have the stem of {listed(twice, separator=', ')}. "
+                "Keep one of each."
+            )
+
+    def to_grey(self, image: np.ndarray) -> np.ndarray:
+        """Return a slice as (H, W) uint8 for eyes; slices without HU are stretched to fit."""
+        if image.dtype == np.uint8:
+            return image
+        if image.dtype == np.uint16:
+            low, high = float(image.min()), float(image.max())
+            return Window((low + high) / 2, max(high - low, 1.0)).to_grey(image)
+        return LUNG_WINDOW.to_grey(image)
+
+    def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
+        """Yield the mask of each file, as probabilities 0 and 1, in order."""
+        for path in paths:
+            mask = self._by_stem.get(path.stem)
+            if mask is None:
+                error = f"{self.folder}: no mask of stem {path.stem}. Predict it, or drop the pair."
+                yield Prediction(path, error=error)
+                continue
+            classes = self.codec.encode(read_mask(mask), str(mask))
+            one_hot = np.equal.outer(np.arange(self.codec.n_classes), classes)
+            yield Prediction(path, probabilities=one_hot.astype(np.float32))

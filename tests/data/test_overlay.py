@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, draw_overlay, tile
+
+GREY = np.random.default_rng(0).integers(0, 60, (40, 50), np.uint8)
+
+
+def box(top, left, bottom, right, value=1):
+    classes = np.zeros(GREY.shape, np.uint8)
+    classes[top:bottom, left:right] = value
+    return classes
+
+
+def ring(classes):
+    """Pixels of a region with a neighbour (up, down, left, right) outside it."""
+    region = np.pad(classes > 0, 1)
+    inner = region[:-2, 1:-1] & region[2:, 1:-1] & region[1:-1, :-2] & region[1:-1, 2:]
+    return (classes > 0) & ~inner
+
+
+def where(rgb, colour):
+    return (rgb == np.array(colour, np.uint8)).all(-1)
+
+
+class TestOverlay:
+    def test_truth_is_blue_and_prediction_orange(self):
+        assert TRUTH_RGB[2] > TRUTH_RGB[0]
+        assert PRED_RGB[0] > PRED_RGB[2]
+        truth, pred = box(5, 6, 20, 30), box(25, 8, 35, 45)
+        rgb = draw_overlay(GREY, truth=truth, pred=pred)
+        assert rgb.dtype == np.uint8
+        assert rgb.shape == (40, 50, 3)
+        assert np.array_equal(where(rgb, TRUTH_RGB), ring(truth))
+        assert np.array_equal(where(rgb, PRED_RGB), ring(pred))
+
+    def test_the_slice_shows_inside_and_outside(self):
+        truth = box(5, 6, 20, 30)
+        rgb = draw_overlay(GREY, truth=truth)
+        rest = ~ring(truth)
+        for channel in range(3):
+            assert np.array_equal(rgb[..., channel][rest], GREY[rest])
+
+    def test_where_both_agree_the_prediction_is_on_top(self):
+        both = box(5, 6, 20, 30)
+        rgb = draw_overlay(GREY, truth=both, pred=both)
+        assert np.array_equal(where(rgb, PRED_RGB), ring(both))
+        assert not where(rgb, TRUTH_RGB).any()
+
+    def test_every_class_has_its_own_outline(self):
+        classes = np.maximum(box(5, 5, 20, 15), box(5, 15, 20, 25, value=2))
+        drawn = where(draw_overlay(GREY, truth=classes), TRUTH_RGB)
+        assert np.array_equal(drawn, ring(classes == 1) | ring(classes == 2))
+
+    def test_holes_are_outlined_too(self):
+        classes = box(5, 5, 30, 30)
+        classes[12:20, 12:20] = 0
+        drawn = where(draw_overlay(GREY, truth=classes), TRUTH_RGB)
+        assert drawn[11, 15]
+        assert not drawn[15, 15]
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+    def test_dtypes_and_views(self, dtype):
+        truth = box(5, 6, 20, 30).astype(dtype)
+        expected = draw_overlay(GREY, truth=truth)[:, ::-1]
+        assert np.array_equal(draw_overlay(GREY[:, ::-1], truth=truth[:, ::-1]), expected)
+
+    def test_nothing_to_draw(self):
+        rgb = draw_overlay(GREY, truth=np.zeros_like(GREY), pred=None)
+        assert np.array_equal(rgb, np.stack([GREY] * 3, -1))
+
+    def test_leaves_its_inputs_alone(self):
+        grey, truth = GREY.copy(), box(5, 6, 20, 30)
+        draw_overlay(grey, truth=truth)
+        assert np.array_equal(grey, GREY)
+        assert np.array_equal(truth, box(5, 6, 20, 30))
+
+
+class TestTile:
+    @pytest.mark.parametrize(
+        ("n", "columns", "shape"),
+        [(1, 4, (32, 32)), (4, 4, (32, 128)), (5, 4, (64, 128)), (3, 1, (96, 32))],
+    )
+    def test_sheet(self, n, columns, shape):
+        pictures = [np.full((16, 16, 3), 10 * (i + 1), np.uint8) for i in range(n)]
+        sheet = tile(pictures, columns=columns, side=32)
+        assert sheet.shape == (*shape, 3)
+        columns = min(columns, n)
+        for i in range(n):
+            top, left = i // columns * 32, i % columns * 32
+            assert (sheet[top : top + 32, left : left + 32] == 10 * (i + 1)).all()
+        assert (sheet > 0).sum() == n * 32 * 32 * 3
+
+    @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (8, 16), (1, 1000), (1000, 1)])
+    def test_proportions_are_kept(self, shape):
+        sheet = tile([np.full((*shape, 3), 200, np.uint8)], side=32)
+        rows, columns = ((sheet.max(-1) > 0).sum(axis).max() for axis in (0, 1))
+        longer = max(shape)
+        assert (rows, columns) == tuple(max(1, round(side * 32 / longer)) for side in shape)
