@@ -36,7 +36,9 @@ def demo(
     evaluate.evaluate(str(run), data)
     predicted = out / "predicted"
     _announce("predict", run, data / "test.txt", "--out", predicted, "--overlay")
-    predict.predict(run, [str(data / "test.txt")], out=predicted, overlay=True, overwrite=overwrite)
+    predict.predict(
+        str(run), [str(data / "test.txt")], out=predicted, overlay=True, overwrite=overwrite
+    )
     sheet = _lay_out(data, predicted, out / "overlay.png")
     console.say(f"\nAll done in {console.minutes(time.perf_counter() - start)}.")
     console.say(f"masks:   {predicted}")

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder or model folder.", metavar="MODEL")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Run folder, model folder, or the word threshold.", metavar="MODEL"),
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(help="Files, folders, globs or lists (.txt).", metavar="INPUT..."),
@@ -42,7 +45,8 @@ def predict(
 
     A file that cannot be read is named and skipped, and the exit code is 1 in the end.
 
-    Example: `lungunet predict runs/001 slices/ --out masks --overlay`
+    Examples: `lungunet predict runs/001 slices/ --out masks --overlay` |
+    `lungunet predict threshold slices/ --out masks`
     """
     from lungunet.data.manifest import list_images
     from lungunet.inference.predictor import Predictor

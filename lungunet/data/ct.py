@@ -171,7 +171,7 @@ def _plane(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _encode(path: Path, pixels: np.ndarray) -> bytes:
-    # OpenCV's own choice, LZW, hardly shrinks noise and takes three times as long to read.
+    # OpenCV's own choice, LZW, saves a third of noisy HU and takes twenty times as long to read.
     plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix.lower() in (".tif", ".tiff") else []
     done, buffer = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(pixels), plain)
     if not done:

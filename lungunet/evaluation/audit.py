@@ -17,20 +17,23 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from lungunet.data.atomic import write_text
 from lungunet.data.codec import LabelCodec
-from lungunet.data.contract import LUNG_WINDOW
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair, read_manifest
-from lungunet.data.overlay import draw_overlay, tile
 from lungunet.data.split import SPLITS, choose_codec, read_split_facts
-from lungunet.data.twins import Twins, fingerprint, guard_groups, restore_hu
+from lungunet.data.twins import Twins, fingerprint, guard_groups
 from lungunet.errors import DataError, SplitError
-from lungunet.evaluation.file_checks import Finding, Verdict, check_image, check_mask
+from lungunet.evaluation.file_checks import (
+    Finding,
+    Verdict,
+    check_image,
+    check_inverted,
+    check_mask,
+)
 from lungunet.evaluation.label_checks import Doubt, DoubtKind, LabelView, doubt_label
 from lungunet.evaluation.out_of_fold import predict_out_of_fold
 from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
@@ -40,9 +43,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _SEVERITIES = ("error", "warning", "note")
-_PANEL = 400  # px
 _ROWS = 5  # pairs on a sheet
-_CAPTION = 22  # px
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ class Audit:
         drawable = [suspect for suspect in self.ranking if suspect.kind != "unreadable"][:count]
         rows = []
         for rank, suspect in enumerate(drawable, start=1):
-            rows.append(_picture(suspect, self.codec, rank))
+            words = f"{rank}  {suspect.pair.name}  {suspect.list}  {suspect.score:.3f}  "
+            words += "; ".join(suspect.reasons[:2])
+            rows.append(draw_case(suspect.pair, self.codec, caption=words, seen=suspect.seen))
             write_picture(folder / f"worst-{rank:03d}-{suspect.pair.name}.png", rows[-1])
         for start in range(0, len(rows), _ROWS):
             sheet = np.concatenate(rows[start : start + _ROWS])
@@ -171,6 +174,8 @@ def audit(
     DataError
         When the folder or train.txt is missing, a list is damaged or names missing files, or
         nothing is listed.
+    ConfigError
+        When folds are asked for and the slices cannot be trained on, of mixed dtypes for example.
     """
     pairs = _read_lists(Path(data))
     codec = codec or choose_codec(data)
@@ -242,26 +247,31 @@ def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
     image, verdicts = check_image(pair.image)
     classes, mask_verdicts = check_mask(pair.mask, codec)
     verdicts += mask_verdicts
-    if image is not None and classes is not None and image.shape != classes.shape:
-        verdicts.append(_size_verdict(pair, image, classes))
-        classes = None
-    findings = tuple(
-        Finding(pair, list_name, verdict.severity, verdict.kind, verdict.message)
-        for verdict in verdicts
-    )
-    lung = None if classes is None else classes > 0
-    facts = PairFacts(
+    doubt = None
+    if image is not None and classes is not None:
+        if image.shape == classes.shape:
+            view = LabelView(image, classes > 0)
+            doubt = doubt_label(view)
+            inverted = check_inverted(view.lung, view.airy, codec, str(pair.mask))
+            verdicts += [inverted] if inverted else []
+        else:
+            verdicts.append(_size_verdict(pair, image, classes))
+    found = (Finding(pair, list_name, v.severity, v.kind, v.message) for v in verdicts)
+    return _Look(_facts(pair, list_name, image, classes), tuple(found), doubt)
+
+
+def _facts(
+    pair: Pair, list_name: str, image: np.ndarray | None, classes: np.ndarray | None
+) -> PairFacts:
+    return PairFacts(
         pair,
         list_name,
         dtype=None if image is None else image.dtype.name,
         image_digest=None if image is None else _digest(image),
         mask_digest=None if classes is None else _digest(classes),
         fingerprint=None if image is None else fingerprint(image),
-        lung_share=None if lung is None else float(lung.mean()),
+        lung_share=None if classes is None else float((classes > 0).mean()),
     )
-    if image is None or lung is None:
-        return _Look(facts, findings, None)
-    return _Look(facts, findings, doubt_label(LabelView(image, lung)))
 
 
 def _size_verdict(pair: Pair, image: np.ndarray, classes: np.ndarray) -> Verdict:
@@ -322,38 +332,6 @@ def _second_opinions(
             pair, name, doubt.score, doubt.kind, doubt.reasons, np.packbits(seen)
         )
     return judged
-
-
-def _picture(suspect: Suspect, codec: LabelCodec, rank: int) -> np.ndarray:
-    """Draw slice, mask and second opinion side by side, with a line of words above."""
-    image, classes = read_pair(suspect.pair, codec)
-    grey = image if image.dtype == np.uint8 else LUNG_WINDOW.to_grey(restore_hu(image))
-    if suspect.seen is None:
-        view = LabelView(image, classes > 0)
-        size = (image.shape[1], image.shape[0])
-        other = cv2.resize(view.baseline.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    else:
-        bits = np.unpackbits(suspect.seen, count=image.size)
-        other = bits.reshape(image.shape)
-    panels = tile(
-        [
-            draw_overlay(grey),
-            draw_overlay(grey, truth=classes),
-            draw_overlay(grey, truth=classes, pred=other),
-        ],
-        columns=3,
-        side=_PANEL,
-    )
-    caption = np.zeros((_CAPTION, panels.shape[1], 3), np.uint8)
-    words = f"{rank}  {suspect.pair.name}  {suspect.list}  {suspect.score:.3f}  "
-    words += "; ".join(suspect.reasons[:2])
-    words += f"   (blue: mask, orange: {'the rule' if suspect.seen is None else 'the model'})"
-    ascii_words = words.encode("ascii", "replace").decode()
-    cv2.putText(
-        caption, ascii_words, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230), 1,
-        cv2.LINE_AA,
-    )  # fmt: skip
-    return np.concatenate([caption, panels])
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -72,6 +72,8 @@ def evaluate(
         )
     owners = patients or {}
     scored = _Scored(codec.n_classes)
+    if isinstance(getattr(predictor, "segmenter", None), ThresholdSegmenter):
+        del scored.baselines["threshold"]  # nothing is a baseline to itself
     predictions = predictor.predict_files([pair.image for pair in pairs])
     matched = zip(pairs, predictions, strict=True)
     for pair, prediction in progress(matched, desc="evaluate", total=len(pairs)):
@@ -107,7 +109,7 @@ class _Scored:
         lung = (truth > 0).astype(np.uint8)
         nothing = np.zeros_like(lung)
         self.baselines["all background"].append(score_case(name, lung, nothing, patient=patient))
-        if self.remarks:
+        if self.remarks or "threshold" not in self.baselines:
             return
         try:
             found = self.threshold([image])[0].argmax(axis=0).astype(np.uint8)

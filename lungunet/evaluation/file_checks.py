@@ -127,7 +127,7 @@ def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[V
         classes = codec.encode(raw, str(path))
     except LabelError:
         return None, [check_coding(raw, codec, str(path))]
-    verdict = _check_share(classes > 0, codec, str(path))
+    verdict = _check_share(classes > 0, str(path))
     return classes, [verdict] if verdict else []
 
 
@@ -213,7 +213,7 @@ def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
     )
 
 
-def _check_share(lung: np.ndarray, codec: LabelCodec, where: str) -> Verdict | None:
+def _check_share(lung: np.ndarray, where: str) -> Verdict | None:
     share = float(lung.mean())
     if share == 0:
         return Verdict("note", "mask-empty", f"{where}: no lung. Fine where the slice shows none.")
@@ -221,16 +221,29 @@ def _check_share(lung: np.ndarray, codec: LabelCodec, where: str) -> Verdict | N
         return Verdict(
             "error", "mask-full", f"{where}: every pixel is lung. Draw it again, or drop the pair."
         )
-    ring = np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]])
-    if share > 0.5 and float(ring.mean()) > 0.9:
-        first, second, *_ = codec.classes
-        return Verdict(
-            "error",
-            "mask-inverted",
-            f"{where}: {share:.0%} is lung and the margin of the slice is: background and lung are "
-            f"swapped. Invert it; if all are so, pass --labels {second},{first}.",
-        )
     return None
+
+
+def check_inverted(
+    lung: np.ndarray, airy: np.ndarray, codec: LabelCodec, where: str
+) -> Verdict | None:
+    """Tell whether a mask has lung and background swapped.
+
+    Parameters
+    ----------
+    lung : (H, W) bool, what the mask calls lung
+    airy : (H, W) bool, where the slice is as dark as lung or air
+    """
+    ring = np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]])
+    if lung.all() or float(ring.mean()) < 0.9 or float(airy[~lung].mean()) < 0.6:
+        return None
+    first, second, *_ = codec.classes
+    return Verdict(
+        "error",
+        "mask-inverted",
+        f"{where}: lung is drawn as background, and background, up to the margin, as lung. "
+        f"Invert it; if all are so, pass --labels {second},{first}.",
+    )
 
 
 def _colour_verdict(path: Path, err: LabelError) -> Verdict:

@@ -16,15 +16,15 @@ from lungunet.inference.threshold import segment_lungs
 
 DoubtKind = Literal[
     "unreadable", "outside", "one-lung", "missing", "extra", "shifted", "mirrored", "ragged",
-    "border", "none",
+    "edge", "border", "none",
 ]  # fmt: skip
 """What is most wrong with a label; none where nothing stands out."""
 
 _SIDE = 256  # px of the longer side: a lung's outline to 1.5 mm is enough to doubt a mask
 _AIR_HU, _TISSUE_HU = -750.0, 0.0  # lung where the mask shows none; tissue
 _AIRY = 0.45  # from lung to tissue: below this share of the way a pixel is airy
-_THIN_PX = 2  # disagreement no wider than twice this is a matter of taste at edges and vessels
-_COMPACT_PX = 4  # airy parts this wide are no bronchi
+_THIN = 2 / 256  # of the side: disagreement no wider than twice this lies along an edge
+_COMPACT = 4 / 256  # airy parts wider than twice this are no bronchi
 _GAS_HU = 40.0  # an airway or gas that the rule mistook is at least this much darker than the lung
 _GAS_SHARE = 0.4  # and this share of the way from lung to open air
 _AIR_QUANTILE = 0.25  # of what surrounds the body; the rest may be mattress and cloth
@@ -43,12 +43,13 @@ _BETTER = 0.08  # gain of IoU that makes a shift or a mirror the explanation
 _WEIGHTS = {
     "outside": (0.0, 1.0),
     "missing": (0.0, 1.5),  # compact, and no darker than the lung
-    "missing-thin": (0.01, 0.3),
+    "missing-thin": (0.01, 0.5),
     "missing-gas": (0.01, 0.2),
     "missing-dense": (0.015, 0.15),
     "extra": (0.003, 0.5),
     "extra-dense": (0.015, 0.4),
     "ragged": (0.001, 8.0),  # cracks and pinholes are small; what leaks around them is not
+    "edge": (0.06, 0.6),
     "border": (0.02, 0.3),
 }
 # A model has learnt what the annotators mean, dense lung included; small as it is, it sees neither
@@ -61,6 +62,7 @@ _MODEL_WEIGHTS = {
     "missing-dense": (0.015, 0.3),
     "extra": (0.003, 1.0),
     "extra-dense": (0.015, 0.8),
+    "edge": (0.08, 0.6),
 }
 
 
@@ -189,7 +191,7 @@ def _compared(view: LabelView, other: np.ndarray, *, by: str) -> list[_Reason]:
     extra, missing = view.lung & ~other, other & ~view.lung
     inside = extra & ~view.outside
     airy = _thick(missing & view.airy)
-    compact = _thick(missing & view.airy, _COMPACT_PX)
+    compact = _thick(missing & view.airy, _COMPACT)
     gas = _darker_parts(compact, view.smooth, view.gas_hu)
     regions = {
         "outside": _thick(extra & view.outside),
@@ -202,6 +204,9 @@ def _compared(view: LabelView, other: np.ndarray, *, by: str) -> list[_Reason]:
     }
     weights = _WEIGHTS if by == "the rule" else _MODEL_WEIGHTS
     whole = _whole(view.lung, other)
+    narrow = (extra | missing) & ~np.logical_or.reduce(list(regions.values()))
+    # Pixels that an edge runs through fill more of a small slice.
+    regions["edge"] = narrow * (max(narrow.shape) / _SIDE)
     reasons = [
         _reason(name, float(region.sum()) / whole, *weights[name], by=by)
         for name, region in regions.items()
@@ -244,6 +249,7 @@ def _lost_side(view: LabelView, other: np.ndarray) -> str:
 def _of_itself(view: LabelView) -> list[_Reason]:
     # The rule's own raggedness is the patient's: diseased lungs have no smooth edge.
     cracks = float(_cracks(view.lung).sum()) - float(_cracks(view.baseline).sum())
+    cracks *= max(view.lung.shape) / _SIDE  # a pixel wide, so they fill more of a small slice
     margin = (view.lung[0], view.lung[-1], view.lung[1:-1, 0], view.lung[1:-1, -1])
     return [
         _reason("ragged", cracks / _whole(view.lung, view.baseline), *_WEIGHTS["ragged"]),
@@ -295,6 +301,7 @@ _WORDS: dict[str, tuple[DoubtKind, str]] = {
     "extra": ("extra", "{} is extra, airy, says {}"),
     "extra-dense": ("extra", "{} is extra, as dense as tissue, says {}"),
     "ragged": ("ragged", "ragged: {} of the lung is cracks and pinholes"),
+    "edge": ("edge", "edges off by {} of the lung, says {}"),
     "border": ("border", "touches {} of the slice's margin"),
 }
 
@@ -309,7 +316,8 @@ def _whole(first: np.ndarray, second: np.ndarray) -> float:
     return float(max(first.sum(), second.sum(), _SMALLEST * first.size))
 
 
-def _thick(region: np.ndarray, radius: int = _THIN_PX) -> np.ndarray:
+def _thick(region: np.ndarray, width: float = _THIN) -> np.ndarray:
+    radius = max(1, round(width * max(region.shape)))
     return cv2.morphologyEx(_bits(region), cv2.MORPH_OPEN, _disk(radius)) > 0
 
 

@@ -250,9 +250,8 @@ def _shown_audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     findings = audit.get("findings") or []
     ranking = [entry for entry in audit.get("ranking") or [] if entry.get("score") != 0]
-    pairs = audit.get("pairs")
     return {
-        "pairs": sum(pairs.values()) if pairs else None,
+        "pairs": audit.get("pairs") or {},
         "severities": audit.get("severities") or {},
         "findings": findings[:_FINDINGS_LISTED],
         "more_findings": len(findings) - _FINDINGS_LISTED,

@@ -51,7 +51,7 @@ class Evaluation:
     Parameters
     ----------
     scores : scores.json
-    pictures : worst first, then best, each in order
+    pictures : of both kinds, most extreme first
     """
 
     split: str
@@ -185,7 +185,7 @@ def _read_evaluation(folder: Path) -> Evaluation:
         raise ModelError(f"{file}: no '{missing[0]}' in it. Run 'lungunet evaluate' again.")
     pictures = [_read_picture(file) for file in folder.glob("pictures/*.png")]
     known = [picture for picture in pictures if picture is not None]
-    known.sort(key=lambda picture: (picture.kind == "best", picture.number))
+    known.sort(key=lambda picture: picture.number)
     return Evaluation(folder.name, scores, tuple(known))
 
 

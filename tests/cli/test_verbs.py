@@ -352,6 +352,11 @@ class TestPredict:
         assert "would be written over while it is read" in done.err
         assert slice_.read_bytes() == before
 
+    def test_threshold_needs_no_model(self, run_cli, phantoms, tmp_path: Path) -> None:
+        done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path, "--overlay")
+        assert (done.code, done.err) == (0, "")
+        assert len(list(tmp_path.glob("*.png"))) == 12
+
     def test_a_list_may_name_what_is_not_there(
         self, run_cli, run: Path, data: Path, tmp_path: Path
     ) -> None:

@@ -266,6 +266,11 @@ class TestNumbers:
         ]
         assert page.row("3 (best)", 8)[6] == "0.9543"
 
+    def test_axes_have_numbers_and_the_loss_a_log_scale(self, page: Page) -> None:
+        labels = re.findall(r'<text class="y"[^>]*>([\d.]+)<', page.source)
+        assert labels[:2] == ["0.5", "1"]  # of losses from 0.225 to 1
+        assert labels[2:5] == ["0.90", "0.91", "0.92"]
+
     def test_worst_and_best_are_in_order(self, page: Page) -> None:
         listed = [row[0] for row in page.rows if len(row) == 6 and row[0] != "Slice"]
         assert listed == ["invented", NASTY, "good", "good", NASTY, "invented"]
@@ -328,7 +333,7 @@ class TestWords:
             findings=(Finding(pair, "train", "warning", "duplicate", "twice there"),),
             ranking=(
                 Suspect(pair, "val", 0.625, "missing", ("one lung missing", "thin")),
-                Suspect(lungunet.Pair(Path("fine.tif")), "val", 0.0, "missing", ()),
+                Suspect(lungunet.Pair(Path("harmless.tif")), "val", 0.0, "missing", ()),
             ),
             counts={"train": 3, "val": 2},
             folds=0,
@@ -336,10 +341,13 @@ class TestWords:
         )
         write_json(folder / "audit" / "audit.json", audit.to_dict())
         page = Page(write_report(folder))
-        assert "5 pairs: 0 of severity error, 1 of severity warning" in page.text
+        assert (
+            "Pairs: 3 of train, 2 of val. Findings: 0 of severity error, 1 of severity warning"
+            in page.text
+        )
         assert page.row("warning", 5) == ["warning", "train", "ID_7", "duplicate", "twice there"]
         assert page.row("ID_7", 4)[1:] == ["val", "0.625", "one lung missing; thin"]
-        assert "fine" not in page.text  # nothing speaks against it
+        assert "harmless" not in page.text  # nothing speaks against it
 
     def test_long_audits_are_cut(self, folder: Path) -> None:
         findings = [{"name": f"s{i}", "message": "bad"} for i in range(53)]
@@ -619,6 +627,10 @@ class TestBrowser:
 
     def test_a_phone_shows_all_of_it_without_scrolling_sideways(self, folder: Path) -> None:
         """In a frame: a headless window is never as narrow as a phone."""
+        ranking = [
+            {"name": "n", "list": "train", "score": 0.5, "reasons": ["one lung missing"] * 9}
+        ]
+        write_json(folder / "audit" / "audit.json", {"ranking": ranking})
         write_report(folder)
         outer = folder / "phone.html"
         outer.write_text(
@@ -630,6 +642,11 @@ class TestBrowser:
                 width: page.documentElement.scrollWidth,
                 images: [...page.images].map(i => [i.naturalWidth, box(i).width]),
                 lines: [...page.querySelectorAll("figure polyline")].map(l => box(l).width),
+                short: [...page.querySelectorAll(".long .short")].map(cell => {
+                  const text = page.createRange();
+                  text.selectNodeContents(cell);
+                  return text.getBoundingClientRect().height;
+                }),
                 beyond: [...page.querySelectorAll("p, h1, h2, h3, figure, pre, .facts")]
                   .filter(e => box(e).right > 390).length,
               });
@@ -640,6 +657,8 @@ class TestBrowser:
         assert said == []
         assert found["width"] <= 390
         assert found["beyond"] == 0
+        assert len(found["short"]) == 2
+        assert max(found["short"]) < 30  # one line: "train" is not broken into "trai" and "n"
         assert len(found["images"]) == 3
         assert all(natural == 64 and shown > 300 for natural, shown in found["images"])
         assert len(found["lines"]) == 6  # three charts of two lists

@@ -90,27 +90,33 @@ class TestAnatomy:
         alone[disk(70, 122, radius_mm)] = AIR
         assert not segment_lungs(noisy(alone), spacing_mm=SPACING).any()
 
-    @pytest.mark.parametrize("radius_mm", [5, 8])
-    @pytest.mark.parametrize("first_row", [0, 82])  # 82: the lumen ends near the edge
+    @pytest.mark.parametrize(
+        ("radius_mm", "first_row", "mm"),
+        [(5, 0, 1.0), (8, 0, 1.0), (8, 82, 0.7)],  # the last lumen ends near the edge
+    )
     def test_a_main_bronchus_open_to_the_lung_is_cut_off(
-        self, radius_mm: float, first_row: int
+        self, radius_mm: float, first_row: int, mm: float
     ) -> None:
         lungs = (slice(86, 135), RIGHT[1]), (slice(86, 135), LEFT[1])
         hu = chest(*lungs)
         hu[89:92, 93:102] = AIR  # joins the lumen with the right lung
         lumen = disk(90, 97 + radius_mm / SPACING[0], radius_mm)
         hu[lumen & (hu != LUNG)] = AIR
-        found = segment_lungs(noisy(hu)[first_row:], spacing_mm=SPACING)
+        found = segment_lungs(noisy(hu)[first_row:], spacing_mm=(mm, mm))
         assert not found[lumen[first_row:]].any()
         expected = truth(*lungs)[first_row:]
         assert_overlap(found, expected, 0.97)
         assert (found & ~expected & 1).sum() < 5
 
-    def test_small_bronchi_within_the_lung_stay(self) -> None:
+    def test_bronchi_within_the_lung_stay_when_small(self) -> None:
         hu = chest(RIGHT, LEFT)
-        hu[disk(90, 60, 6)] = TISSUE
-        hu[disk(90, 60, 2.45)] = AIR  # 19 mm2
-        assert_overlap(segment_lungs(noisy(hu), spacing_mm=SPACING), truth(RIGHT, LEFT))
+        hu[disk(90, 60, 7.7)] = TISSUE
+        lumen = disk(90, 60, 4.7)  # 69 mm2, or 17 mm2 at half the spacing
+        hu[lumen] = AIR
+        large = segment_lungs(noisy(hu), spacing_mm=SPACING)
+        small = segment_lungs(noisy(hu), spacing_mm=(0.65, 0.65))
+        assert not large[lumen].any()
+        assert small[lumen].all()
 
     @pytest.mark.parametrize("lungs", [(RIGHT, LEFT), ()])
     def test_gas_in_the_stomach_is_no_lung(self, lungs: tuple[Box, ...]) -> None:
@@ -130,9 +136,12 @@ class TestAnatomy:
 
     def test_vessels_are_closed_within_and_at_the_edge(self) -> None:
         hu = chest(RIGHT, LEFT)
-        hu[disk(80, 60, 7.5)] = TISSUE  # cut across
+        vessel = disk(80, 60, 7.5)  # cut across
+        hu[vessel] = TISSUE
         hu[100:106, 70:95] = TISSUE  # entering at the hilum, 8 mm wide
-        assert_overlap(segment_lungs(noisy(hu), spacing_mm=SPACING), truth(RIGHT, LEFT))
+        found = segment_lungs(noisy(hu), spacing_mm=SPACING)
+        assert_overlap(found, truth(RIGHT, LEFT))
+        assert found[vessel].all()
 
     def test_the_dome_of_the_liver_stays_out(self) -> None:
         hu = chest(RIGHT, LEFT)
@@ -165,7 +174,7 @@ class TestSurroundings:
 
     def test_padding_does_not_leak_through_a_thin_wall(self) -> None:
         hu = noisy(chest(RIGHT, LEFT))
-        hu[:42] = -32768  # 3 px from the lungs
+        hu[:43] = -32768  # 2 px from the lungs
         assert_overlap(segment_lungs(hu, spacing_mm=SPACING), truth(RIGHT, LEFT))
 
     def test_a_body_that_fills_the_picture(self) -> None:
