@@ -71,12 +71,14 @@ def evaluate(
     from lungunet.data.split import SPLITS, choose_codec, read_list, read_split_facts
     from lungunet.evaluation.evaluate import evaluate as score
     from lungunet.evaluation.evaluate import save_pictures
+    from lungunet.evaluation.report import write_report
 
     if split not in SPLITS:
         raise typer.BadParameter(f"'{split}' is not one of {', '.join(SPLITS)}")
     if out is not None:
         refuse_existing([out / "scores.json", out / "cases.csv"], overwrite)
-    elif (Path(model) / "best").is_dir():
+    own = out is None and (Path(model) / "best").is_dir()
+    if own:
         out = Path(model) / "evaluation" / split  # scores of the run's own: always the latest
     pairs = read_list(data, split)
     codec = choose_codec(data, labels, label_threshold)
@@ -93,6 +95,8 @@ def evaluate(
     if out is not None:
         card.save(out, **about)
         save_pictures(out / "pictures", predictor, pairs, card, codec=codec)
+    if own:
+        write_report(model)
     if as_json:
         console.say_json({**about, **card.to_dict()})
     else:

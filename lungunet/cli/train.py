@@ -180,6 +180,7 @@ def _next_free(folder: Path) -> Path:
 def _train(
     config: "RunConfig", out: Path, *, resume: bool = False, overwrite: bool = False
 ) -> None:
+    from lungunet.evaluation.report import write_report
     from lungunet.training.run import train_run
 
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -214,11 +215,13 @@ def _train(
             "risen for --patience epochs. Go on with a larger --epochs, or --patience 0."
         )
         return
+    report = write_report(out)
     if best is not None:
         size = f"{config.size}x{config.size}"
         console.say(f"\nbest val IoU {best.val.iou:.4f} in epoch {best.epoch}, pooled, at {size}")
     console.say(f"{done} epochs in {console.minutes(time.perf_counter() - start)}")
     console.say(f"model:  {out / 'best'}")
+    console.say(f"report: {report}")
     console.say(f"curves: tensorboard --logdir {out}")
     console.say(f"next:   {console.command('evaluate', out, config.data)}")
 

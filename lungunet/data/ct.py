@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -209,12 +210,14 @@ def _decode(path: Path) -> np.ndarray:
 
 @contextmanager
 def _opencv_log_silenced() -> Iterator[None]:
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # Moved in OpenCV 5; level 0 is silent in both places.
+    home: Any = getattr(cv2.utils, "logging", cv2)
+    level = home.getLogLevel()
+    home.setLogLevel(0)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        home.setLogLevel(level)
 
 
 def _one_channel(pixels: np.ndarray, path: Path, error: type[DataError]) -> np.ndarray:

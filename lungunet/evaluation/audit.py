@@ -27,6 +27,7 @@ from lungunet.data.manifest import Pair, read_manifest
 from lungunet.data.split import SPLITS, choose_codec, read_split_facts
 from lungunet.data.twins import Twins, fingerprint, guard_groups
 from lungunet.errors import DataError, SplitError
+from lungunet.evaluation.audit_pictures import draw_case
 from lungunet.evaluation.file_checks import (
     Finding,
     Verdict,

@@ -10,13 +10,16 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
-from lungunet.data.overlay import draw_overlay
+from lungunet.data.overlay import draw_overlay, tile
 from lungunet.errors import DataError, GeometryError, SplitError
 from lungunet.evaluation.cases import CaseScore, score_case
 from lungunet.evaluation.scorecard import ScoreCard
 from lungunet.inference.predictor import Prediction
 from lungunet.inference.threshold import ThresholdSegmenter
 from lungunet.progress import Progress, silent
+
+
+_PICTURE_PX = 384
 
 
 class Predicts(Protocol):
@@ -155,4 +158,5 @@ def save_pictures(
         image, truth = read_pair(by_name[wanted[title]], codec)
         grey = predictor.to_grey(image)
         picture = draw_overlay(grey, truth=truth, pred=prediction.classes)
-        write_picture(folder / f"{title}.png", picture)
+        # Small enough that a page with all of them can be mailed.
+        write_picture(folder / f"{title}.png", tile([picture], side=_PICTURE_PX))

@@ -52,7 +52,7 @@ def predict_out_of_fold(
     parts = fold_pairs(pairs, folds=folds, seed=config.seed, groups=groups)
     for part in progress(parts, desc="train folds", total=folds):
         with tempfile.TemporaryDirectory(dir=work, prefix="fold-") as folder:
-            predictor = _train(part.train + part.val, codec, Path(folder), config)
+            predictor = _train(part.train, codec, Path(folder), config)
             found = predictor.predict_files([pair.image for pair in part.val])
             yield from zip(part.val, found, strict=True)
 

@@ -199,7 +199,11 @@ class ScoreCard:
                 "dice_by_rule": self.dice_by_rule(),
                 "empty_slices": self.empty_slices(),
                 "baselines": {
-                    name: {**card._tables(), "model_minus_baseline": self._differences(card)}
+                    name: {
+                        **card._tables(),
+                        "model_minus_baseline": self._differences(card),
+                        "cases": [plain_case(case, card.class_names) for case in card.cases],
+                    }
                     for name, card in self.baselines.items()
                 },
                 "remarks": list(self.remarks),

@@ -22,6 +22,11 @@ from lungunet.training.tracking import EpochResult, write_history
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
 _WORTH_KEEPING = ("last.ckpt", "history.csv")
 _REST = ("best/*", "events.out.tfevents.*")  # all that a run leaves that ends in its first epoch
+# Scores and pictures of the best model, and the page about them: wrong as soon as it is another.
+_OF_THE_BEST = (
+    *("evaluation/*/scores.json", "evaluation/*/cases.csv", "evaluation/*/pictures/*.png"),
+    "report.html",
+)
 
 
 class RunFolder:
@@ -48,8 +53,14 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path}: holds a run already. Resume it, overwrite it, or choose another out."
             )
-        for file in [*old, *(file for name in _REST for file in self.path.glob(name))]:
+        for file in old:
             file.unlink()
+        self._remove(*_REST, *_OF_THE_BEST)
+
+    def _remove(self, *patterns: str) -> None:
+        for pattern in patterns:
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def describe(self, environment: str) -> None:
         """Write environment.json."""
@@ -67,6 +78,7 @@ class RunFolder:
         for name in ("loss", "accuracy", "iou", "miou", "dice"):
             value = getattr(result.val, name)
             scores[f"val_{name}"] = value if math.isfinite(value) else None
+        self._remove(*_OF_THE_BEST)
         save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)
 
     def save_last(self, state: Mapping[str, Any], history: Sequence[EpochResult]) -> None:

@@ -416,6 +416,16 @@ def constant_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.ones((), requires_grad=True)
 
 
+def test_scores_of_an_earlier_best_model_do_not_stay(own_run: Path, split: lungunet.Split) -> None:
+    scores = own_run / "evaluation" / "test" / "scores.json"
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    scores.write_text("{}")
+    settings = RunConfig.from_toml(own_run / "config.toml", epochs=12)
+    epochs = list(lungunet.train_run(settings, own_run, resume=True))
+    assert scores.exists() != any(epoch.is_best for epoch in epochs)
+    assert any(epoch.is_best for epoch in epochs)
+
+
 class TestBeforeTheFirstStep:
     """What cannot work fails before a run folder is made or replaced."""
 
