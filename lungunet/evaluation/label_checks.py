@@ -274,18 +274,25 @@ def _displaced(view: LabelView, other: np.ndarray) -> _Reason | None:
     ):  # fmt: skip
         if _iou(float((turned * truth).sum()), total) > now + 2 * _BETTER:
             return _Reason("mirrored", 1.0, "mirrored", f"fits better when mirrored: {text}")
-    # Overlaps at every shift at once; shifts wrap around, which lungs in a body do not notice.
-    overlaps = np.fft.irfft2(np.conj(np.fft.rfft2(lung)) * np.fft.rfft2(truth), s=size)
-    row, column = np.unravel_index(int(np.argmax(overlaps)), size)
-    if _iou(float(overlaps.max()), total) < now + _BETTER:
+    overlap, down, right = _best_shift(lung, truth)
+    if _iou(overlap, total) < now + _BETTER:
         return None
-    down, right = (
-        round(((int(n) + _SHIFT_GRID // 2) % _SHIFT_GRID - _SHIFT_GRID // 2) * extent * view.scale)
-        for n, extent in ((row, view.lung.shape[0] / 64), (column, view.lung.shape[1] / 64))
+    down_px, right_px = (
+        round(cells / _SHIFT_GRID * extent * view.scale)
+        for cells, extent in zip((down, right), view.lung.shape, strict=True)
     )
-    return _Reason(
-        "shifted", 1.0, "shifted", f"fits better {right:+d} px across and {down:+d} px down"
-    )
+    text = f"fits better {right_px:+d} px across and {down_px:+d} px down"
+    return _Reason("shifted", 1.0, "shifted", text)
+
+
+def _best_shift(lung: np.ndarray, truth: np.ndarray) -> tuple[float, int, int]:
+    """Return the largest overlap of any shift of ``lung``, and that shift: down, right."""
+    # All shifts at once; they wrap around, which lungs inside a body do not notice.
+    overlaps = np.fft.irfft2(np.conj(np.fft.rfft2(lung)) * np.fft.rfft2(truth), s=lung.shape)
+    place = np.unravel_index(int(np.argmax(overlaps)), overlaps.shape)
+    half = _SHIFT_GRID // 2
+    down, right = ((int(n) + half) % _SHIFT_GRID - half for n in place)
+    return float(overlaps.max()), down, right
 
 
 def _iou(overlap: float, total: float) -> float:
