@@ -45,16 +45,27 @@ if TYPE_CHECKING:
     from lungunet.errors import ModelError as ModelError
     from lungunet.errors import SplitError as SplitError
     from lungunet.errors import WeightsUnavailableError as WeightsUnavailableError
+    from lungunet.evaluation.audit import Audit as Audit
+    from lungunet.evaluation.audit import Suspect as Suspect
+    from lungunet.evaluation.audit import audit as audit
     from lungunet.evaluation.cases import CaseScore as CaseScore
+    from lungunet.evaluation.crossval import FoldResult as FoldResult
+    from lungunet.evaluation.crossval import cross_validate as cross_validate
     from lungunet.evaluation.evaluate import evaluate as evaluate
+    from lungunet.evaluation.file_checks import Finding as Finding
     from lungunet.evaluation.masks import MaskFolder as MaskFolder
+    from lungunet.evaluation.report import write_report as write_report
     from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
     from lungunet.inference.predictor import Prediction as Prediction
     from lungunet.inference.predictor import Predictor as Predictor
+    from lungunet.inference.threshold import segment_lungs as segment_lungs
+    from lungunet.metrics.bootstrap import Interval as Interval
     from lungunet.metrics.overlap import ConfusionMeter as ConfusionMeter
     from lungunet.metrics.overlap import Mean as Mean
     from lungunet.metrics.overlap import Overlap as Overlap
     from lungunet.metrics.overlap import overlap as overlap
+    from lungunet.metrics.surface import SurfaceDistances as SurfaceDistances
+    from lungunet.metrics.surface import surface_distances as surface_distances
     from lungunet.models.encoders import EncoderInfo as EncoderInfo
     from lungunet.models.encoders import list_encoders as list_encoders
     from lungunet.models.folder import SavedModel as SavedModel
@@ -85,12 +96,19 @@ _HOMES = {
         *("ConfigError", "DataError", "GeometryError", "LabelError", "LungUNetError"),
         *("MissingExtraError", "ModelError", "SplitError", "WeightsUnavailableError"),
     ),
+    "evaluation.audit": ("Audit", "Suspect", "audit"),
     "evaluation.cases": ("CaseScore",),
+    "evaluation.crossval": ("FoldResult", "cross_validate"),
     "evaluation.evaluate": ("evaluate",),
+    "evaluation.file_checks": ("Finding",),
     "evaluation.masks": ("MaskFolder",),
+    "evaluation.report": ("write_report",),
     "evaluation.scorecard": ("ScoreCard",),
     "inference.predictor": ("Prediction", "Predictor"),
+    "inference.threshold": ("segment_lungs",),
+    "metrics.bootstrap": ("Interval",),
     "metrics.overlap": ("ConfusionMeter", "Mean", "Overlap", "overlap"),
+    "metrics.surface": ("SurfaceDistances", "surface_distances"),
     "models.encoders": ("EncoderInfo", "list_encoders"),
     "models.folder": ("SavedModel", "load_model", "save_model"),
     "models.losses": ("CrossEntropyDiceLoss",),

@@ -11,7 +11,7 @@ from lungunet.cli import console, evaluate, pairs, predict, train
 from lungunet.cli.options import Overwrite
 
 _PATIENTS, _SLICES, _SIZE_PX = 24, 5, 256
-_TRAIN_PX, _EPOCHS = 128, 15
+_TRAIN_PX, _EPOCHS = 128, 18
 _ONE_PATIENT = r"^(patient-\d+)"  # the group of --group
 
 
@@ -19,7 +19,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("demo"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Make chest-CT phantoms, split, train, evaluate and predict: about a minute on two cores.
+    """Make chest-CT phantoms, split, train, evaluate and predict: one to two minutes on two cores.
 
     Example: `lungunet demo --out demo`
     """

@@ -208,5 +208,5 @@ def _verdict(card: "ScoreCard") -> str:
     if gain.interval.low > 0:
         return f"these masks beat the threshold, by {gain.value:.4f} pooled lung IoU"
     if gain.interval.high < 0:
-        return "the threshold is better: these masks are not worth their weights"
-    return "no clear difference from the threshold: these masks have not earned their place"
+        return f"the threshold beats these masks, by {-gain.value:.4f} pooled lung IoU"
+    return "no clear difference between these masks and the threshold"

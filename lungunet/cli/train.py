@@ -99,6 +99,9 @@ def train(
 ) -> None:
     """Train on train.txt, choose the best epoch on val.txt; test.txt is never opened.
 
+    The defaults suit a start without pretrained weights: 136 slices take 4 minutes on two CPU
+    cores with AMX, about twice that without.
+
     Examples: `lungunet train data` | `lungunet train data --encoder resnet34 --size 512` |
     `lungunet train --resume runs/001`
     """

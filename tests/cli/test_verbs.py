@@ -15,7 +15,9 @@ import lungunet
 from lungunet.cli import demo
 from lungunet.cli import train as cli_train
 
-VERBS = ("demo", "split", "prepare", "train", "evaluate", "predict", "encoders")
+VERBS = (
+    *("demo", "split", "prepare", "audit", "train", "evaluate", "report", "predict", "encoders"),
+)
 QUICK = ("--size", "32", "--epochs", "1", "--batch-size", "2", "--workers", "0")
 
 
