@@ -18,7 +18,6 @@ from lungunet.inference.predictor import Prediction
 from lungunet.inference.threshold import ThresholdSegmenter
 from lungunet.progress import Progress, silent
 
-
 _PICTURE_PX = 384
 
 
