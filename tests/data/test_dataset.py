@@ -291,7 +291,8 @@ class TestWorkers:
         # It signals the group of this process; the parent decides, and ends its workers itself.
         loader = make_loader(augmented(pairs), batch_size=2, workers=2)
         others = set(multiprocessing.active_children())
-        next(iter(loader))
+        batches = iter(loader)
+        next(batches), next(batches)  # one of each worker: both have started by then
         workers = set(multiprocessing.active_children()) - others
         assert len(workers) == 2
         assert all(os.getpgid(worker.pid) != os.getpgid(0) for worker in workers)
