@@ -100,7 +100,7 @@ def evaluate(
     if as_json:
         console.say_json({**about, **card.to_dict()})
     else:
-        _show(card, split, out)
+        _show(card, model, split, out)
 
 
 def _open(model: str, codec: "LabelCodec", mask_labels: str, device: str) -> "Predicts":
@@ -115,11 +115,14 @@ def _open(model: str, codec: "LabelCodec", mask_labels: str, device: str) -> "Pr
     return Predictor.load(model, device=device)
 
 
-def _show(card: "ScoreCard", split: str, out: Path | None) -> None:
+def _show(card: "ScoreCard", model: str, split: str, out: Path | None) -> None:
     n = len(set(card.patients))
+    unit = "patient"
+    if n == len(card.cases):  # as where nobody said which slices share one
+        unit = "slice (too narrow where slices share a patient: see split --group)"
     console.say(
-        f"{len(card.cases)} slices of {split}, {n} patients, at the size of the files; "
-        "intervals are 95 %, resampled by patient\n"
+        f"{model} on {len(card.cases)} slices of {split}, at the size of the files; intervals are "
+        f"95 %, resampled by {unit}\n"
     )
     console.show_table(("", "pooled", "interval", "mean per slice", "median", "n"), _rows(card))
     if len(card.class_names) > 2:
@@ -127,7 +130,7 @@ def _show(card: "ScoreCard", split: str, out: Path | None) -> None:
         classes = zip(card.class_names, card.pooled.class_iou, strict=True)
         console.show_table(("class", "IoU pooled"), classes)
     _show_empty(card)
-    _show_baselines(card)
+    _show_baselines(card, model)
     console.say("\nworst slices")
     console.show_table(
         ("", "IoU", "HD95, px", "lung px", "predicted px"),
@@ -136,8 +139,8 @@ def _show(card: "ScoreCard", split: str, out: Path | None) -> None:
             for case in card.worst()
         ],
     )
-    if out is not None:
-        console.say(f"\nscores and pictures: {out}")
+    saved = f"scores and pictures: {out}" if out else "not saved: add --out FOLDER to keep this"
+    console.say(f"\n{saved}")
 
 
 def _rows(card: "ScoreCard") -> list[tuple[object, ...]]:
@@ -178,12 +181,12 @@ def _show_empty(card: "ScoreCard") -> None:
     console.show_table(("rule", "Dice"), [(titles[rule], rules[rule]) for rule in titles])
 
 
-def _show_baselines(card: "ScoreCard") -> None:
+def _show_baselines(card: "ScoreCard", model: str) -> None:
     for remark in card.remarks:
         console.say(f"\n{remark}")
     if not card.baselines:
         return
-    rows: list[tuple[Any, ...]] = [("these masks", card.pooled.iou, card.pooled.accuracy, "", "")]
+    rows: list[tuple[Any, ...]] = [(model, card.pooled.iou, card.pooled.accuracy, "", "")]
     for name, other in card.baselines.items():
         gain = card.difference(other, "iou")
         rows.append(
@@ -198,15 +201,15 @@ def _show_baselines(card: "ScoreCard") -> None:
     console.say()
     console.show_table(("", "lung IoU", "accuracy", "IoU gained", "interval"), rows)
     if "threshold" in card.baselines:
-        console.say(_verdict(card))
+        console.say(_verdict(card, model))
 
 
-def _verdict(card: "ScoreCard") -> str:
+def _verdict(card: "ScoreCard", model: str) -> str:
     gain = card.difference(card.baselines["threshold"], "iou")
     if math.isnan(gain.interval.low):
-        return "too few patients to say whether these masks beat the threshold"
+        return f"too few patients to say whether {model} beats the threshold"
     if gain.interval.low > 0:
-        return f"these masks beat the threshold, by {gain.value:.4f} pooled lung IoU"
+        return f"{model} beats the threshold, by {gain.value:.4f} pooled lung IoU"
     if gain.interval.high < 0:
-        return f"the threshold beats these masks, by {-gain.value:.4f} pooled lung IoU"
-    return "no clear difference between these masks and the threshold"
+        return f"the threshold beats {model}, by {-gain.value:.4f} pooled lung IoU"
+    return f"no clear difference between {model} and the threshold"

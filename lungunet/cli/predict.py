@@ -55,6 +55,7 @@ def predict(
     files = list({file.resolve(): file for file in found}.values())  # a file named twice is one
     _refuse_same_stem(files)
     masks = [out / f"{file.stem}.png" for file in files]
+    _refuse_input_folder(out, inputs)
     refuse_inputs(masks, files)
     refuse_existing(masks, overwrite)
     predictor = Predictor.load(model, device=device, precision=precision)  # type: ignore[arg-type]
@@ -69,6 +70,14 @@ def predict(
     console.say(f"{len(files) - len(failed)} masks in {out}")
     if failed:
         raise DataError(f"{len(failed)} of {len(files)} files were skipped. Mend or remove them.")
+
+
+def _refuse_input_folder(out: Path, inputs: list[str]) -> None:
+    if any(Path(source).is_dir() and Path(source).resolve() == out.resolve() for source in inputs):
+        raise ConfigError(
+            f"{out}: is the folder that is read; masks would lie between the slices. "
+            "Choose another --out."
+        )
 
 
 def _refuse_same_stem(files: list[Path]) -> None:

@@ -1,5 +1,6 @@
 """``lungunet train``: a table row per epoch, and a run folder that can be gone on with."""
 
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -222,10 +223,14 @@ def _train(
     if best is not None:
         size = f"{config.size}x{config.size}"
         console.say(f"\nbest val IoU {best.val.iou:.4f} in epoch {best.epoch}, pooled, at {size}")
-    console.say(f"{done} epochs in {console.minutes(time.perf_counter() - start)}")
+    else:
+        console.say("\nno epoch of these beats the best one before them, which stays in best/")
+    console.say(
+        f"{done} epoch{'s' if done > 1 else ''} in {console.minutes(time.perf_counter() - start)}"
+    )
     console.say(f"model:  {out / 'best'}")
     console.say(f"report: {report}")
-    console.say(f"curves: tensorboard --logdir {out}")
+    console.say(f"curves: {shlex.join(['tensorboard', '--logdir', str(out)])}")
     console.say(f"next:   {console.command('evaluate', out, config.data)}")
 
 

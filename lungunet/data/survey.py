@@ -8,7 +8,7 @@ from typing import Any
 from lungunet.data.codec import LabelCodec
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
-from lungunet.errors import DataError, SplitError, listed
+from lungunet.errors import DataError, LabelError, SplitError, listed
 from lungunet.progress import Progress, silent
 
 
@@ -51,6 +51,7 @@ def survey_pairs(
     dtypes: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     problems: list[str] = []
+    coded = False
     empty, share = 0, 0.0
     shown: Iterator[Pair] = iter(progress(pairs, desc="read", total=len(pairs)))
     for pair in shown:
@@ -58,6 +59,7 @@ def survey_pairs(
             image, classes = read_pair(pair, codec)
         except DataError as err:
             problems.append(str(err))
+            coded |= isinstance(err, LabelError)
             continue
         dtypes[image.dtype.name] += 1
         sizes[f"{image.shape[0]}x{image.shape[1]}"] += 1
@@ -65,7 +67,15 @@ def survey_pairs(
         empty += lung == 0
         share += lung
     if problems:
-        raise DataError(f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}")
+        raise DataError(
+            f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
+            + (
+                "\nIf all masks are coded so, say it: --labels 0,1, or --label-threshold 128 for "
+                "smeared ones. If slices and masks are swapped, swap them."
+                if coded
+                else ""
+            )
+        )
     return Survey(
         dict(sorted(dtypes.items())), dict(sorted(sizes.items())), empty, share / len(pairs)
     )

@@ -120,7 +120,9 @@ def find_model_folder(path: str | Path) -> Path:
         if (folder / _ABOUT).is_file():
             return folder
     if not path.exists():
-        raise ModelError(f"{path}: no such folder. Give a run folder or a model folder.")
+        raise ModelError(
+            f"{path}: no such folder. Give a run folder, a model folder, or the word threshold."
+        )
     raise ModelError(
         f"{path}: no model in it ({_ABOUT} is missing). Give the folder that 'lungunet train' made."
     )

@@ -51,7 +51,8 @@ class RunFolder:
         old = [file for name in _WORTH_KEEPING for file in sorted(self.path.glob(name))]
         if old and not overwrite:
             raise ConfigError(
-                f"{self.path}: holds a run already. Resume it, overwrite it, or choose another out."
+                f"{self.path}: holds a run already. Go on with it (--resume {self.path}), replace "
+                "it (--overwrite), or choose another --out."
             )
         for file in old:
             file.unlink()

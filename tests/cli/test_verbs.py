@@ -349,9 +349,11 @@ class TestPredict:
         slice_ = tmp_path / "s.png"
         lungunet.write_mask(slice_, np.full((40, 40), 9, np.uint8))
         before = slice_.read_bytes()
-        done = run_cli("predict", run, tmp_path, "--out", tmp_path, "--overwrite")
+        done = run_cli("predict", run, slice_, "--out", tmp_path, "--overwrite")
         assert done.code == 1
         assert "would be written over while it is read" in done.err
+        done = run_cli("predict", run, tmp_path, "--out", tmp_path, "--overwrite")
+        assert (done.code, "is the folder that is read" in done.err) == (1, True)
         assert slice_.read_bytes() == before
 
     def test_threshold_needs_no_model(self, run_cli, phantoms, tmp_path: Path) -> None:
