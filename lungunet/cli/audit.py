@@ -87,7 +87,7 @@ def _show(found: "Audit", out: Path) -> None:
     _show_ranking(doubtful[:_SHOWN])
     if clear:
         console.say(
-            f"\n{clear} with {_CLEAR} and above: look at their pictures, then mend the mask or drop "
+            f"\n{clear} with {_CLEAR} and above: look at the pictures, then mend the mask or drop "
             "the pair;\nhard but right ones stay below"
         )
     console.say(f"\nall of it: {out}, pictures in {out / 'pictures'}")
