@@ -88,7 +88,7 @@ def _show(found: "Audit", out: Path) -> None:
     if clear:
         console.say(
             f"\n{clear} with {_CLEAR} and above: look at the pictures, then mend the mask or drop "
-            "the pair;\nhard but right ones stay below"
+            "the pair;\nhard but right ones mostly stay below, and so can small faults"
         )
     console.say(f"\nall of it: {out}, pictures in {out / 'pictures'}")
 

@@ -148,14 +148,12 @@ def _refuse_beside_resume(
 
 
 def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
-    import tomllib
-
-    from lungunet.training.config import RunConfig
+    from lungunet.training.config import RunConfig, read_toml
 
     file = run / "config.toml"
     if not file.exists():
         raise ConfigError(f"{run}: no run (config.toml is missing). Give the folder of a run.")
-    if "data" not in tomllib.loads(file.read_text(encoding="utf-8")):
+    if "data" not in read_toml(file):
         raise ConfigError(
             f"{run}: was made in Python, with a model and data that only that program knows. "
             "Resume it there: Trainer.fit(train, val, resume=True)."

@@ -93,7 +93,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read size and dtype without decoding the pixels (about 0.1 ms).
+    """Read size and dtype without decoding the pixels (about 0.2 ms).
 
     Raises
     ------

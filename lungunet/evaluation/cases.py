@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class CaseScore:
     surface: SurfaceDistances
     shape: tuple[int, int]
 
-    @property
+    @cached_property
     def scores(self) -> Overlap:
         """Overlap in this slice; NaN where truth and prediction hold no lung."""
         return overlap(self.counts)

@@ -89,11 +89,7 @@ class TrainConfig:
             When the file is missing or no TOML, or a setting is unknown or of the wrong kind.
         """
         path = Path(path)
-        try:
-            stored = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-            raise ConfigError(f"{path}: cannot be read as TOML ({err}).") from err
-        return cls.from_dict({**stored, **changes}, where=path.name)
+        return cls.from_dict({**read_toml(path), **changes}, where=path.name)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "config") -> Self:
@@ -166,6 +162,20 @@ class RunConfig(TrainConfig):
         if isinstance(self.data, os.PathLike):
             object.__setattr__(self, "data", os.fspath(self.data))
         super().__post_init__()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a settings file as it stands, names and kinds unchecked.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise ConfigError(f"{path}: cannot be read as TOML ({err}).") from err
 
 
 def _fits(value: object, hint: Any) -> bool:

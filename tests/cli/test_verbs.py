@@ -225,6 +225,9 @@ class TestTrain:
         assert (done.code, "was made in Python" in done.err) == (1, True)
         done = run_cli("train", "--config", tmp_path / "config.toml")
         assert (done.code, "config.toml: data is missing" in done.err) == (1, True)
+        (tmp_path / "config.toml").write_text("epochs = ")
+        done = run_cli("train", "--resume", tmp_path)
+        assert (done.code, "cannot be read as TOML" in done.err) == (1, True)
 
     def test_cross_validation_scores_every_slice_once(
         self, run_cli, phantoms, tmp_path: Path
