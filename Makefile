@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench build clean
+.PHONY: demo test check docs docs-figures bench build clean
 
 demo: .venv/installed  ## made-up patients through the whole chain, about two minutes
 	$(BIN)/lungunet demo --out demo --overwrite
@@ -14,6 +14,12 @@ check: .venv/installed-dev  ## linters and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed-dev  ## the site, in build/docs/index.html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -E -q -d build/doctrees docs build/docs
+
+docs-figures: .venv/installed-dev  ## draw the figures of the docs anew, about two minutes
+	OMP_NUM_THREADS=1 $(BIN)/python docs/figures/make.py
 
 bench: .venv/installed-dev  ## speed, each figure a ratio; tables, and JSON under build/bench
 	for script in tests/benchmarks/bench_*.py; do \

@@ -5,9 +5,11 @@ module when it is first used (PEP 562).
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Type checkers take this name as true; importing it from typing takes longer than all the rest.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from lungunet.data.codec import LUNG_CODEC as LUNG_CODEC
@@ -19,16 +21,19 @@ if TYPE_CHECKING:
     from lungunet.data.ct import read_mask as read_mask
     from lungunet.data.ct import write_image as write_image
     from lungunet.data.ct import write_mask as write_mask
-    from lungunet.data.dataset import EpochSampler as EpochSampler
     from lungunet.data.dataset import LungCTDataset as LungCTDataset
-    from lungunet.data.dataset import make_loader as make_loader
+    from lungunet.data.loader import EpochSampler as EpochSampler
+    from lungunet.data.loader import make_loader as make_loader
     from lungunet.data.manifest import Pair as Pair
     from lungunet.data.manifest import find_pairs as find_pairs
     from lungunet.data.manifest import read_manifest as read_manifest
     from lungunet.data.manifest import write_manifest as write_manifest
+    from lungunet.data.montage import draw_montage as draw_montage
     from lungunet.data.overlay import draw_overlay as draw_overlay
     from lungunet.data.phantom import write_phantoms as write_phantoms
     from lungunet.data.prepare import prepare_pairs as prepare_pairs
+    from lungunet.data.slicing import find_volume_pairs as find_volume_pairs
+    from lungunet.data.slicing import slice_volume as slice_volume
     from lungunet.data.split import Split as Split
     from lungunet.data.split import fold_pairs as fold_pairs
     from lungunet.data.split import read_groups as read_groups
@@ -36,6 +41,11 @@ if TYPE_CHECKING:
     from lungunet.data.split import split_pairs as split_pairs
     from lungunet.data.split import write_split as write_split
     from lungunet.data.transforms import train_transform as train_transform
+    from lungunet.data.volume import Volume as Volume
+    from lungunet.data.volume import put_on_grid as put_on_grid
+    from lungunet.data.volume import read_volume as read_volume
+    from lungunet.data.volume import write_volume as write_volume
+    from lungunet.data.volume_files import find_volumes as find_volumes
     from lungunet.errors import ConfigError as ConfigError
     from lungunet.errors import DataError as DataError
     from lungunet.errors import GeometryError as GeometryError
@@ -56,8 +66,20 @@ if TYPE_CHECKING:
     from lungunet.evaluation.masks import MaskFolder as MaskFolder
     from lungunet.evaluation.report import write_report as write_report
     from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
+    from lungunet.inference.measure import Measurement as Measurement
+    from lungunet.inference.measure import VolumeMeasurement as VolumeMeasurement
+    from lungunet.inference.measure import measure_slice as measure_slice
+    from lungunet.inference.measure import measure_volume as measure_volume
+    from lungunet.inference.measure import write_measurements as write_measurements
     from lungunet.inference.predictor import Prediction as Prediction
     from lungunet.inference.predictor import Predictor as Predictor
+    from lungunet.inference.quality import Plausibility as Plausibility
+    from lungunet.inference.quality import check_slice as check_slice
+    from lungunet.inference.quality_volume import check_volume as check_volume
+    from lungunet.inference.refine import refine_volume as refine_volume
+    from lungunet.inference.scans import VolumePrediction as VolumePrediction
+    from lungunet.inference.scans import predict_volume as predict_volume
+    from lungunet.inference.sides import split_sides as split_sides
     from lungunet.inference.threshold import segment_lungs as segment_lungs
     from lungunet.metrics.bootstrap import Interval as Interval
     from lungunet.metrics.overlap import ConfusionMeter as ConfusionMeter
@@ -72,6 +94,7 @@ if TYPE_CHECKING:
     from lungunet.models.folder import load_model as load_model
     from lungunet.models.folder import save_model as save_model
     from lungunet.models.losses import CrossEntropyDiceLoss as CrossEntropyDiceLoss
+    from lungunet.models.onnx import export_onnx as export_onnx
     from lungunet.models.unet import build_unet as build_unet
     from lungunet.training.config import RunConfig as RunConfig
     from lungunet.training.config import TrainConfig as TrainConfig
@@ -83,15 +106,20 @@ _HOMES = {
     "data.codec": ("LUNG_CODEC", "LabelCodec"),
     "data.contract": ("LUNG_WINDOW", "InputContract", "Window"),
     "data.ct": ("read_image", "read_mask", "write_image", "write_mask"),
-    "data.dataset": ("EpochSampler", "LungCTDataset", "make_loader"),
+    "data.dataset": ("LungCTDataset",),
+    "data.loader": ("EpochSampler", "make_loader"),
     "data.manifest": ("Pair", "find_pairs", "read_manifest", "write_manifest"),
+    "data.montage": ("draw_montage",),
     "data.overlay": ("draw_overlay",),
     "data.phantom": ("write_phantoms",),
     "data.prepare": ("prepare_pairs",),
+    "data.slicing": ("find_volume_pairs", "slice_volume"),
     "data.split": (
         *("Split", "fold_pairs", "read_groups", "read_split", "split_pairs", "write_split"),
     ),
     "data.transforms": ("train_transform",),
+    "data.volume": ("Volume", "put_on_grid", "read_volume", "write_volume"),
+    "data.volume_files": ("find_volumes",),
     "errors": (
         *("ConfigError", "DataError", "GeometryError", "LabelError", "LungUNetError"),
         *("MissingExtraError", "ModelError", "SplitError", "WeightsUnavailableError"),
@@ -104,7 +132,16 @@ _HOMES = {
     "evaluation.masks": ("MaskFolder",),
     "evaluation.report": ("write_report",),
     "evaluation.scorecard": ("ScoreCard",),
+    "inference.measure": (
+        *("Measurement", "VolumeMeasurement", "measure_slice", "measure_volume"),
+        "write_measurements",
+    ),
     "inference.predictor": ("Prediction", "Predictor"),
+    "inference.quality": ("Plausibility", "check_slice"),
+    "inference.quality_volume": ("check_volume",),
+    "inference.scans": ("VolumePrediction", "predict_volume"),
+    "inference.refine": ("refine_volume",),
+    "inference.sides": ("split_sides",),
     "inference.threshold": ("segment_lungs",),
     "metrics.bootstrap": ("Interval",),
     "metrics.overlap": ("ConfusionMeter", "Mean", "Overlap", "overlap"),
@@ -112,6 +149,7 @@ _HOMES = {
     "models.encoders": ("EncoderInfo", "list_encoders"),
     "models.folder": ("SavedModel", "load_model", "save_model"),
     "models.losses": ("CrossEntropyDiceLoss",),
+    "models.onnx": ("export_onnx",),
     "models.unet": ("build_unet",),
     "training.config": ("RunConfig", "TrainConfig"),
     "training.run": ("train_run",),
@@ -123,11 +161,11 @@ _HOME_OF = {name: f"lungunet.{home}" for home, names in _HOMES.items() for name 
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Fetch a public name from its module (PEP 562)."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lungunet' has no attribute '{name}'")
-    value = getattr(import_module(_HOME_OF[name]), name)
+    value: object = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value  # the next access does not come here
     return value
 

@@ -12,6 +12,8 @@
     |   +-- WeightsUnavailableError      pretrained weights could not be fetched
     +-- MissingExtraError(ImportError)   an optional dependency is not installed
 
+``LungUNetWarning(UserWarning)`` marks what the caller should know and may go on with.
+
 Messages read ``{where}: {what, with the value}. {how to fix}``. This module imports nothing.
 """
 
@@ -52,6 +54,21 @@ class WeightsUnavailableError(ModelError):
 
 class MissingExtraError(LungUNetError, ImportError):
     """An optional dependency is not installed."""
+
+
+class LungUNetWarning(UserWarning):
+    """Something looks wrong, and work goes on."""
+
+
+def counted(n: int, noun: str) -> str:
+    """Count for a message.
+
+    Examples
+    --------
+    >>> counted(1, "pixel"), counted(0, "pixel")
+    ('1 pixel', '0 pixels')
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(items: list[str], *, separator: str = "\n  ") -> str:

@@ -5,6 +5,7 @@ import os
 # Two xdist workers on two cores: more threads would spin against each other. Before torch starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import ipaddress
 import shutil
@@ -131,6 +132,14 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = lungunet.RunConfig(data=str(data), epochs=2, size=32, batch_size=2, workers=0)
     list(lungunet.train_run(config, out))
     return out
+
+
+@pytest.fixture(scope="session")
+def onnx_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of the finished run, exported; read-only by agreement."""
+    path = tmp_path_factory.mktemp("onnx") / "lung.onnx"
+    lungunet.export_onnx(run, path)
+    return path
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ Verbs import what they need when they run, so that ``lungunet --help`` costs Typ
 """
 
 import sys
+import warnings
+from typing import TextIO
 
 
 def main() -> None:
@@ -11,8 +13,35 @@ def main() -> None:
     from lungunet.cli.app import app
     from lungunet.errors import LungUNetError
 
+    warnings.showwarning = _show_warning
     try:
         app()
     except LungUNetError as err:
         print(f"lungunet: {err}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+    except OSError as err:
+        if err.filename is None:  # about no path of the user's
+            raise
+        print(  # noqa: T201
+            f"lungunet: {err.filename}: {err.strerror}. Check the path and who may use it.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show ours as one line like an error; those of other libraries as Python does."""
+    from lungunet.errors import LungUNetWarning
+
+    if issubclass(category, LungUNetWarning):
+        text = f"lungunet: {message}\n"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=file or sys.stderr)

@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 import lungunet
-from lungunet.cli import audit, demo, encoders, evaluate, pairs, predict, report, train
+from lungunet.cli import (
+    audit,
+    demo,
+    doctor,
+    encoders,
+    evaluate,
+    export,
+    measure,
+    pairs,
+    predict,
+    report,
+    slices,
+    train,
+)
 
 app = typer.Typer(
     help="Lung segmentation in CT: from two folders of slices and masks to a mask you can trust.",
@@ -35,9 +48,13 @@ def _root(
 app.command()(demo.demo)
 app.command()(pairs.split)
 app.command()(pairs.prepare)
+app.command()(slices.slices)
 app.command()(audit.audit)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
+app.command()(measure.measure)
 app.command()(report.report)
+app.command()(export.export)
 app.command()(encoders.encoders)
+app.command()(doctor.doctor)

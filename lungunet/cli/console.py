@@ -1,6 +1,5 @@
 """What verbs print with: progress bars, tables, short numbers."""
 
-import json
 import math
 import shlex
 import sys
@@ -44,6 +43,8 @@ def say(text: str = "") -> None:
 
 def say_json(content: Any) -> None:
     """Print JSON alone on stdout."""
+    import json
+
     typer.echo(json.dumps(content, indent=2, allow_nan=False))
 
 

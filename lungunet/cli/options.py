@@ -17,6 +17,10 @@ LabelThreshold = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Series = Annotated[
+    str | None,
+    typer.Option(help="Which series of a DICOM folder, where it holds several."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 

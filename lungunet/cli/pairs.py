@@ -122,7 +122,7 @@ def prepare(
 
     Example: `lungunet prepare 2d_images 2d_masks data --size 256`
     """
-    from lungunet.data.manifest import find_pairs
+    from lungunet.data.manifest import Pair, find_pairs, render_manifest
     from lungunet.data.prepare import prepare_pairs
     from lungunet.data.split import SPLITS, number_patients, split_pairs
     from lungunet.data.survey import survey_pairs
@@ -134,6 +134,7 @@ def prepare(
     refuse_existing([*outputs, data / "images", data / "masks"], overwrite)
     groups = _groups(pairs, group, guard)
     split_pairs(pairs, val=val, test=test, seed=seed, groups=groups)  # fails before any work
+    render_manifest(data, [Pair(data / f"{pair.name}.tif") for pair in pairs])  # and odd names
     survey_pairs(pairs, codec=codec, progress=console.progress_bar)  # so do wrong files
     written, new_codec = prepare_pairs(
         pairs, data, codec=codec, size=size, raw=raw, progress=console.progress_bar

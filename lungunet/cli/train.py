@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
+from lungunet.cli.find_lr import find_lr as range_test
 from lungunet.cli.options import Overwrite
+from lungunet.cli.stopping import StopSignal
 from lungunet.errors import ConfigError
+from lungunet.progress import silent
 
 if TYPE_CHECKING:
     from lungunet.evaluation.crossval import FoldResult
@@ -28,6 +31,9 @@ _COLUMNS = (
     ("lr", 8),
     ("s", 6),
 )
+
+_NO_SETTINGS = {"data", "out", "config", "resume", "cross_validate", "find_lr", "overwrite"}
+_MAY_CHANGE = {"data", "epochs", "patience", "device", "workers", "cache", "save_every_minutes"}
 
 
 def _option(text: str) -> Any:
@@ -88,6 +94,25 @@ def train(
     workers: Annotated[
         int | None, _option("Processes that read ahead; -1 decides by itself. [default: -1]")
     ] = None,
+    cache: Annotated[
+        str | None,
+        _option("Folder that keeps decoded slices for later epochs and runs. [default: off]"),
+    ] = None,
+    save_every_minutes: Annotated[
+        float | None,
+        _option("Checkpoint at least so often, besides every epoch; 0 is off. [default: 10]"),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None, _option("Hold a pretrained encoder still for so many epochs. [default: 0]")
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the model: slower to start, faster to train. [default: no-compile]",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="config.toml of another run; options win over it.")
     ] = None,
@@ -95,6 +120,9 @@ def train(
     cross_validate: Annotated[
         bool,
         typer.Option("--cross-validate", help="Train and score every fold of 'split --folds'."),
+    ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Do not train; suggest a learning rate.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -109,41 +137,42 @@ def train(
     given = {
         name: value
         for name, value in locals().items()
-        if name not in ("data", "out", "config", "resume", "cross_validate", "overwrite")
-        and value is not None
+        if name not in _NO_SETTINGS and value is not None
     }
     if data is not None:
         given["data"] = str(data)
-    if cross_validate and resume is None:
+    if find_lr and resume is None:
+        settings = _settings(config, given)
+        range_test(settings, out or Path("runs/find-lr"), overwrite=overwrite)
+    elif cross_validate and resume is None:
         _cross_validate(_settings(config, given), out or _next_free(Path("runs")), overwrite)
     elif resume is not None:
         _refuse_beside_resume(
-            given, out, config, cross_validate=cross_validate, overwrite=overwrite
+            given,
+            {
+                "out": out,
+                "config": config,
+                "cross-validate": cross_validate,
+                "find-lr": find_lr,
+                "overwrite": overwrite,
+            },
         )
-        _train(_stored_config(resume, given), resume, resume=True)
+        settings = _stored_config(resume, given)
+        _say_new_length(resume, settings)
+        _train(settings, resume, resume=True)
     else:
         settings = _settings(config, given)
         _train(settings, out or _next_free(Path("runs")), overwrite=overwrite)
 
 
-def _refuse_beside_resume(
-    given: dict[str, Any],
-    out: Path | None,
-    config: Path | None,
-    *,
-    cross_validate: bool,
-    overwrite: bool,
-) -> None:
-    extra = sorted(set(given) - {"data", "epochs", "patience", "device", "workers"})
-    extra += ["out"] if out else []
-    extra += ["config"] if config else []
-    extra += ["cross-validate"] if cross_validate else []
-    extra += ["overwrite"] if overwrite else []
+def _refuse_beside_resume(given: dict[str, Any], others: dict[str, object]) -> None:
+    extra = sorted(set(given) - _MAY_CHANGE) + [name for name, value in others.items() if value]
     if extra:
         names = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise ConfigError(
             f"{names}: a resumed run keeps its settings; only DATA, --epochs, --patience, "
-            "--device and --workers may change. Leave it out, or start a new run."
+            "--device, --workers, --cache and --save-every-minutes may change. Leave it out, or "
+            "start a new run."
         )
 
 
@@ -159,6 +188,34 @@ def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
             "Resume it there: Trainer.fit(train, val, resume=True)."
         )
     return RunConfig.from_toml(file, **changes)
+
+
+def _say_new_length(run: Path, config: "RunConfig") -> None:
+    """Say what another number of epochs does to the learning rate."""
+    from lungunet.training.config import read_toml
+    from lungunet.training.schedule import learning_rate
+
+    before = read_toml(run / "config.toml").get("epochs")
+    history = run / "history.csv"
+    rows = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
+    done = int(rows[-1].split(",")[0]) if len(rows) > 1 else 0
+    if before in (None, config.epochs) or not done < config.epochs:
+        return
+    fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
+    lr_old, lr_new = (
+        learning_rate(
+            min(done, total) * fine,
+            total=total * fine,
+            warmup=round(config.warmup_epochs * fine),
+            peak=config.lr,
+        )
+        for total in (before, config.epochs)
+    )
+    console.say(
+        f"{before} -> {config.epochs} epochs: from epoch {done + 1} on the learning rate is that "
+        f"of a run of {config.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and falls to 0 "
+        f"at epoch {config.epochs}."
+    )
 
 
 def _settings(config: Path | None, given: dict[str, Any]) -> "RunConfig":
@@ -182,50 +239,67 @@ def _next_free(folder: Path) -> Path:
 def _train(
     config: "RunConfig", out: Path, *, resume: bool = False, overwrite: bool = False
 ) -> None:
-    from lungunet.evaluation.report import write_report
+    from lungunet.training.distributed import Ranks
     from lungunet.training.run import train_run
 
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    shows = Ranks.from_environment().is_first
     start = time.perf_counter()
-    best: EpochResult | None = None
-    done = 0
-    console.say(
-        f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
-        f"{config.epochs} epochs -> {out}\n"
-    )
-    try:
-        results = train_run(
-            config, out, resume=resume, overwrite=overwrite, progress=console.progress_bar
+    results: list[EpochResult] = []
+    if shows:
+        console.say(
+            f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
+            f"{config.epochs} epochs -> {out}\n"
         )
-        for result in results:
-            if not done:
-                console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
-            _say_row(result)
-            done += 1
-            best = result if result.is_best else best
-    except KeyboardInterrupt as err:
-        if (out / "last.ckpt").exists():
-            console.warn(f"\nStopped. Go on with: {console.command('train', '--resume', out)}")
-        else:
-            console.warn("\nStopped before the first epoch was done: there is nothing to resume.")
-        raise typer.Exit(143 if err.args == ("SIGTERM",) else 130) from err
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if not done:
+    with StopSignal() as stop:
+        try:
+            for result in train_run(
+                config,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                progress=console.progress_bar if shows else silent,
+                should_stop=stop,
+            ):
+                if shows:
+                    _say_row(result, first=not results)
+                results.append(result)
+        except KeyboardInterrupt:
+            stop.number = stop.number or signal.SIGINT
+    if not shows:
+        raise typer.Exit(stop.exit_code if stop.number else 0)
+    if stop.number and not (results and results[-1].epoch == config.epochs):
+        _say_stopped(out)
+        raise typer.Exit(stop.exit_code)
+    if not results:
         console.say(
             f"{out}: nothing left to do: all {config.epochs} epochs are done, or val IoU has not "
             "risen for --patience epochs. Go on with a larger --epochs, or --patience 0."
         )
         return
+    _say_end(config, out, results, seconds=time.perf_counter() - start)
+
+
+def _say_stopped(out: Path) -> None:
+    if (out / "last.ckpt").exists():
+        console.warn(f"Stopped. Go on with: {console.command('train', '--resume', out)}")
+    else:
+        console.warn("Stopped before the first step was done: there is nothing to resume.")
+
+
+def _say_end(
+    config: "RunConfig", out: Path, results: "list[EpochResult]", *, seconds: float
+) -> None:
+    from lungunet.evaluation.report import write_report
+
     report = write_report(out)
+    best = next((result for result in reversed(results) if result.is_best), None)
     if best is not None:
         size = f"{config.size}x{config.size}"
         console.say(f"\nbest val IoU {best.val.iou:.4f} in epoch {best.epoch}, pooled, at {size}")
     else:
         console.say("\nno epoch of these beats the best one before them, which stays in best/")
-    console.say(
-        f"{done} epoch{'s' if done > 1 else ''} in {console.minutes(time.perf_counter() - start)}"
-    )
+    done = len(results)
+    console.say(f"{done} epoch{'s' if done > 1 else ''} in {console.minutes(seconds)}")
     console.say(f"model:  {out / 'best'}")
     console.say(f"report: {report}")
     console.say(f"curves: {shlex.join(['tensorboard', '--logdir', str(out)])}")
@@ -237,7 +311,7 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
 
     start = time.perf_counter()
     console.say(f"{config.encoder}, {config.size}x{config.size}, {config.epochs} epochs -> {out}\n")
-    console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
+    _say_header()
     folds: list[FoldResult] = []
     for result in cross_validate(config, out, overwrite=overwrite, progress=console.progress_bar):
         if not isinstance(result, FoldResult):
@@ -271,11 +345,13 @@ def _say_spread(folds: "list[FoldResult]") -> None:
     console.show_table(header, rows)
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt("SIGTERM")
+def _say_header() -> None:
+    console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
 
 
-def _say_row(result: "EpochResult") -> None:
+def _say_row(result: "EpochResult", *, first: bool = False) -> None:
+    if first:
+        _say_header()
     train, val = result.train, result.val
     cells = [
         str(result.epoch),

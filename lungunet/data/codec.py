@@ -3,6 +3,7 @@
 Owns the label map and nothing else: no files, no tensors.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,10 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lungunet.errors import ConfigError, LabelError, listed
+from lungunet.errors import ConfigError, LabelError, counted, listed
 
 _UNKNOWN = 255  # in the lookup table; class indices end at 254
 _MAX_CLASSES = 255
+_NOT_IN_FILE_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
 _RAW_RANGE = np.iinfo(np.int32)  # what the integer formats that OpenCV reads can hold
 
 
@@ -77,12 +79,25 @@ class LabelCodec:
         names = tuple(self.names) or _default_names(n)
         if len(names) != n:
             raise ConfigError(f"label codec: {len(names)} names for {n} classes. Name each class.")
+        self._check_names(names)
         if self.threshold is not None and n != 2:
             raise ConfigError(
                 f"label codec: a threshold parts two classes, the map has {n}. Leave one out."
             )
         for name, value in (("classes", classes), ("raw_values", raw_values), ("names", names)):
             object.__setattr__(self, name, value)
+
+    @staticmethod
+    def _check_names(names: tuple[str, ...]) -> None:
+        """Refuse names that could not stand in file names, or would write one file for two."""
+        for name in names:
+            if not name.strip() or _NOT_IN_FILE_NAMES.search(name):
+                raise ConfigError(
+                    f"label codec: class name {name!r} is empty or cannot be part of a file name. "
+                    "Leave out slashes, control characters and any of : * ? \" < > |."
+                )
+            if names.count(name) > 1:
+                raise ConfigError(f"label codec: two classes are named {name!r}. Rename one.")
 
     @staticmethod
     def _count_classes(classes: dict[int, int]) -> int:
@@ -209,8 +224,8 @@ class LabelCodec:
             separator=", ",
         )
         return LabelError(
-            f"{where}: mask value {value} ({len(unknown) - others} pixels, first at {at}"
-            + (f"; {others} pixels hold other unknown values" if others else "")
+            f"{where}: mask value {value} ({counted(len(unknown) - others, 'pixel')}, first at {at}"
+            + (f"; other unknown values in {counted(others, 'pixel')}" if others else "")
             + f") is not one of {known}. Pass a codec that maps it, or fix the file."
         )
 
@@ -287,8 +302,10 @@ class LabelCodec:
             raw_values = {int(index): int(raw) for index, raw in stored["raw_values"].items()}
             names = tuple(str(name) for name in stored["names"])
             threshold = None if stored["threshold"] is None else int(stored["threshold"])
-        except (KeyError, TypeError, AttributeError, ValueError) as err:
-            raise ConfigError(f"label codec: stored as {stored!r}, which is incomplete.") from err
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
+            raise ConfigError(
+                f"label codec: stored as {stored!r}, which is incomplete. Store what to_dict gives."
+            ) from err
         return cls(classes, raw_values, names, threshold)
 
 

@@ -25,6 +25,9 @@ _HU_DTYPES = ("int16", "int32", "float32")
 _IMAGENET_MEAN = 0.449
 _IMAGENET_STD = 0.226
 
+_FARTHEST = 1e9  # what int32 can hold, and float32 can still be divided by
+_LARGEST_PX = 16384  # larger pictures fit no memory, and OpenCV moves none above 32767
+
 
 @dataclass(frozen=True)
 class Window:
@@ -41,10 +44,10 @@ class Window:
 
     def __post_init__(self) -> None:
         """Refuse a window without width."""
-        if not (np.isfinite(self.level) and np.isfinite(self.width) and self.width > 0):
+        if not (abs(self.level) <= _FARTHEST and 1 / _FARTHEST <= self.width <= _FARTHEST):
             raise ConfigError(
-                f"window {self.level:g},{self.width:g}: the width must be above 0. "
-                "Lungs are seen at -600,1500."
+                f"window {self.level:g},{self.width:g}: the width must be above 0, and neither "
+                f"beyond {_FARTHEST:g}. Lungs are seen at -600,1500."
             )
 
     def apply(self, hu: np.ndarray) -> np.ndarray:
@@ -109,10 +112,18 @@ class InputContract:
 
     def __post_init__(self) -> None:
         """Refuse sizes and spreads that no model can work with."""
-        if self.size < 16:
-            raise ConfigError(f"size {self.size}: must be at least 16 px. 256 is usual.")
-        if not self.std > 0:
-            raise ConfigError(f"std {self.std}: must be above 0.")
+        if not 16 <= self.size <= _LARGEST_PX:
+            raise ConfigError(f"size {self.size}: must be 16 to {_LARGEST_PX} px. 256 is usual.")
+        if not (0 <= self.mean <= 1 and 1e-6 <= self.std < np.inf):
+            raise ConfigError(
+                f"mean {self.mean}, std {self.std}: the mean of grey values is in [0, 1], and std "
+                f"must be above 0. {_IMAGENET_MEAN} and {_IMAGENET_STD} are usual."
+            )
+        if self.window is None and self.dtypes != ("uint8",):
+            raise ConfigError(
+                f"slices of {' and '.join(self.dtypes)} without a window: only uint8 is grey "
+                "already. Give a window."
+            )
 
     @classmethod
     def for_dtypes(
@@ -161,10 +172,20 @@ class InputContract:
         DataError
             When the dtype is not one that the contract was made for.
         """
+        self.check(image, where)
+        return image if self.window is None else self.window.to_grey(image)
+
+    def check(self, image: np.ndarray, where: str = "slice") -> None:
+        """Refuse what is no slice, or not of a dtype that the contract was made for.
+
+        Raises
+        ------
+        DataError
+            Says what was expected.
+        """
         if image.ndim != 2 or not image.size:
             raise DataError(f"{where}: shape {image.shape}, a slice is (H, W) with H, W above 0.")
         self.check_dtype(image.dtype.name, where)
-        return image if self.window is None else self.window.to_grey(image)
 
     def check_dtype(self, dtype: str, where: str = "slice") -> None:
         """Refuse slices of a dtype that the contract was not made for.
@@ -199,7 +220,7 @@ class InputContract:
         """
         top, left, height, width = self._box(*grey.shape)
         shrinks = height < grey.shape[0] or width < grey.shape[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR_EXACT
         return self._pad(cv2.resize(grey, (width, height), interpolation=method), top, left)
 
     def fit_mask(self, classes: np.ndarray) -> np.ndarray:
@@ -306,9 +327,12 @@ class InputContract:
             seen = stored["window"]
             edges = None if seen is None else (float(seen["level"]), float(seen["width"]))
             size, mean, std = int(stored["size"]), float(stored["mean"]), float(stored["std"])
-            dtypes = tuple(str(name) for name in stored["dtypes"])
-        except (KeyError, TypeError, AttributeError, ValueError) as err:
-            raise ConfigError(f"input contract: stored as {stored!r}, incomplete.") from err
+            dtypes = tuple(str(name) for name in _list(stored["dtypes"]))
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
+            raise ConfigError(
+                f"input contract: stored as {stored!r}, which is incomplete. Store what to_dict "
+                "gives."
+            ) from err
         return cls(size, edges and Window(*edges), dtypes, mean, std)
 
     def __str__(self) -> str:
@@ -316,6 +340,13 @@ class InputContract:
         seen = "8-bit grey" if self.window is None else f"window {self.window.level:g},"
         seen += "" if self.window is None else f"{self.window.width:g}"
         return f"{self.size}x{self.size}, {seen}"
+
+
+def _list(value: object) -> list[Any]:
+    """Refuse text, which would come apart into letters."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def parse_window(text: str) -> Window | None:

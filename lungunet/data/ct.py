@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lungunet.data.atomic import write_bytes
-from lungunet.errors import DataError, LabelError
+from lungunet.errors import DataError, LabelError, counted
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 """File endings that are read, lower case."""
@@ -66,7 +66,10 @@ def read_image(path: str | Path) -> np.ndarray:
         )
     if image.dtype == np.float32 and not np.isfinite(image).all():
         count = int((~np.isfinite(image)).sum())
-        raise DataError(f"{path}: {count} pixels are NaN or infinite. Replace them by HU of air.")
+        raise DataError(
+            f"{path}: NaN or infinity in {counted(count, 'pixel')}. Replace them by -1000, the HU "
+            "of air."
+        )
     return image
 
 

@@ -1,19 +1,18 @@
-"""Pairs to tensors: the dataset, the sampler that seeds its augmentation, and the loader.
+"""Pairs to tensors: the dataset.
 
 Everything here runs on the CPU and pickles, so that any DataLoader can take it.
 """
 
 import operator
-import os
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
+from lungunet.data.cache import Sample, SliceCache
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract, Window
 from lungunet.data.ct import read_header, read_image, read_mask
@@ -44,13 +43,16 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     contract : take over the input contract of another dataset (val must carry train's) instead of
         ``size`` and ``window``
     seed : of the augmentation, see :meth:`__getitem__`
+    cache : folder that keeps slices and masks as :meth:`read` returns them, to be read ten times as
+        fast from then on, by other datasets and runs too; None keeps nothing
 
     Raises
     ------
     SplitError
         When there are no pairs.
     DataError
-        When a pair lacks its mask, or a file is no image or not of the contract's dtypes.
+        When a pair lacks its mask, a file is no image or not of the contract's dtypes, or the
+        folder of the cache cannot be written.
     ConfigError
         When both a contract and a size or window are given, dtypes leave the window open, or the
         seed is negative.
@@ -66,6 +68,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         codec: LabelCodec | None = None,
         contract: InputContract | None = None,
         seed: int = 0,
+        cache: str | Path | None = None,
     ) -> None:
         self.pairs = read_manifest(pairs) if isinstance(pairs, str | Path) else list(pairs)
         if not self.pairs:
@@ -88,6 +91,9 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.transform = transform
         self.seed = seed
         self._draws = 0
+        self._cache = (
+            None if cache is None else SliceCache(cache, contract=self.contract, codec=self.codec)
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -117,7 +123,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """
         epoch, index = key if isinstance(key, tuple) else (None, operator.index(key))
         index = range(len(self))[index]  # -1 is the last one
-        grey, classes = self.read(index)
+        grey, classes = self._fetch(index)
         if self.transform is not None:
             seed_transform(self.transform, self._entropy(epoch, index))
             moved = self.transform(image=grey, mask=classes)
@@ -133,8 +139,18 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         grey : (size, size) uint8
         classes : (size, size) uint8
         """
-        image, classes = read_pair(self.pairs[index], self.codec)
-        grey = self.contract.to_grey(image, str(self.pairs[index].image))
+        grey, classes = self._fetch(index)
+        return grey.copy(), classes.copy()  # a mapped sample that is kept keeps its file open
+
+    def _fetch(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        if self._cache is None:
+            return self._make(pair)
+        return self._cache.fetch(pair, partial(self._make, pair))
+
+    def _make(self, pair: Pair) -> Sample:
+        image, classes = read_pair(pair, self.codec)
+        grey = self.contract.to_grey(image, str(pair.image))
         return self.contract.fit(grey), self.contract.fit_mask(classes)
 
     def _entropy(self, epoch: int | None, index: int) -> tuple[int, ...]:
@@ -191,89 +207,3 @@ def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:
             "re-export it, or drop the pair."
         )
     return image, codec.encode(raw, str(pair.mask))
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index), in an order that depends on (seed, epoch) alone.
-
-    Each pass counts as one epoch; :meth:`set_epoch` says which one comes next.
-
-    Parameters
-    ----------
-    length : number of samples
-    shuffle : False keeps the order of the dataset
-    """
-
-    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True) -> None:
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass that of ``epoch``."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-        return ((epoch, int(index)) for index in order)
-
-
-def make_loader(
-    dataset: LungCTDataset,
-    *,
-    batch_size: int,
-    shuffle: bool = False,
-    seed: int = 0,
-    workers: int = 0,
-    pin_memory: bool | None = None,
-) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """Return a DataLoader whose batches depend on seed and epoch alone, not on ``workers``.
-
-    Parameters
-    ----------
-    shuffle : True for training: also drops a last batch of one, which batch norm cannot train on
-    workers : processes that read ahead; 0 reads in this one
-    pin_memory : None means: when CUDA is there
-
-    Raises
-    ------
-    ConfigError
-        When a number is out of range.
-    """
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-        ("seed", seed, 0),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} {value}: must be {least} or more.")
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed=seed, shuffle=shuffle),
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        # A generator of its own: starting an iterator would otherwise draw from the global one,
-        # and a resumed run would see other dropout than an uninterrupted one.
-        generator=torch.Generator().manual_seed(seed),
-        drop_last=shuffle and len(dataset) > batch_size and len(dataset) % batch_size == 1,
-    )
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # one worker is one core
-    # Ctrl-C and `timeout` signal the whole process group: the parent decides how to stop, so its
-    # workers leave the group. Its own SIGTERM must still reach them: a worker that ignored it would
-    # hang the parent at exit. A worker whose parent is gone ends by torch's own watchdog.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):  # not on Windows
-        os.setpgrp()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lungunet.data.atomic import write_text
 from lungunet.data.ct import SUFFIXES, read_header
-from lungunet.errors import DataError, listed
+from lungunet.errors import DataError, counted, listed
 
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
@@ -101,10 +101,33 @@ def find_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
     DataError
         One error that lists every unpaired, ambiguous, unreadable or mis-sized file.
     """
+    named = ([(path.stem, path) for path in find_images(folder)] for folder in (images, masks))
+    pairs, problems = pair_by_name(*named)
+    for pair in pairs:
+        problems += _header_problems(pair)
+    if problems:
+        raise DataError(
+            f"{images} and {masks} do not pair up, "
+            f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
+            "Rename, re-export or remove them; nothing was written."
+        )
+    return pairs
+
+
+def pair_by_name(
+    images: Iterable[tuple[str, Path]], masks: Iterable[tuple[str, Path]]
+) -> tuple[list[Pair], list[str]]:
+    """Pair files that have one name, given as (name, path).
+
+    Returns
+    -------
+    pairs : sorted by name
+    problems : what has no partner, or too many, in words
+    """
     by_stem: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
-    for side, folder in enumerate((images, masks)):
-        for path in find_images(folder):
-            by_stem[path.stem][side].append(path)
+    for side, named in enumerate((images, masks)):
+        for name, path in named:
+            by_stem[name][side].append(path)
     problems: list[str] = []
     pairs: list[Pair] = []
     for stem, (image_files, mask_files) in sorted(by_stem.items()):
@@ -116,14 +139,7 @@ def find_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
         for files in (image_files, mask_files):
             if len(files) > 1:
                 problems.append(f"{stem}: {' and '.join(str(path) for path in files)} share a stem")
-    for pair in pairs:
-        problems += _header_problems(pair)
-    if problems:
-        raise DataError(
-            f"{images} and {masks}: {len(problems)} files do not pair up:\n  {listed(problems)}\n"
-            "Rename, re-export or remove them; nothing was written."
-        )
-    return pairs
+    return pairs, problems
 
 
 def _header_problems(pair: Pair) -> list[str]:
@@ -191,7 +207,7 @@ def list_named(path: str | Path) -> list[Path]:
     for number, fields in _read_fields(path):
         if len(fields) > 2 or not fields[0]:
             raise DataError(
-                f"{path}, line {number}: {len(fields)} columns, the first is '{fields[0]}'. "
+                f"{path}, line {number}: {counted(len(fields), 'column')}, the first is '{fields[0]}'. "
                 "Write an image, or image, one tab, mask."
             )
         found.append(_locate(fields[0], path.parent) or path.parent / fields[0])
@@ -220,7 +236,7 @@ def read_manifest(path: str | Path) -> list[Pair]:
     for number, fields in _read_fields(path):
         if len(fields) != 2:
             raise DataError(
-                f"{path}, line {number}: {len(fields)} columns. "
+                f"{path}, line {number}: {counted(len(fields), 'column')}. "
                 "Write image, one tab, mask; nothing else."
             )
         files = [_locate(text, path.parent) for text in fields]
@@ -241,8 +257,9 @@ def read_manifest(path: str | Path) -> list[Pair]:
         pairs.append(pair)
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} files are missing:\n  {listed(missing)}\n"
-            f"Paths are taken from {path.parent}, then from the current folder."
+            f"{path}: {counted(len(missing), 'file')} missing:\n  {listed(missing)}\n"
+            f"Paths are taken from {path.parent}, then from the current folder. Mend the paths, "
+            "put the files there, or run 'lungunet split' again."
         )
     return pairs
 
@@ -260,7 +277,7 @@ def _read_lines(path: Path) -> list[str]:
     except FileNotFoundError as err:
         raise DataError(f"{path}: no such list. 'lungunet split' writes it.") from err
     except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror}).") from err
+        raise DataError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
     except UnicodeDecodeError as err:
         raise DataError(
             f"{path}: byte {err.start} is not UTF-8. Save the list as UTF-8 text."

@@ -58,8 +58,11 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     else:
         try:
             pattern = re.compile(rule)
-        except re.error as err:
-            raise ConfigError(f"group '{rule}': not a regular expression ({err}).") from err
+        except (re.error, OverflowError, RecursionError) as err:  # a{9999999999}, (((((
+            raise ConfigError(
+                f"group '{rule}': not a regular expression ({err}). Write one such as "
+                "'^(patient-[0-9]+)', or the path of a .csv file."
+            ) from err
         found = {pair.name: pattern.search(pair.name) for pair in pairs}
         groups = {
             name: match and match.group(min(1, pattern.groups)) for name, match in found.items()
@@ -90,16 +93,25 @@ def number_patients(groups: Mapping[str, str] | None) -> dict[str, int] | None:
 def _read_group_table(path: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as err:
+        raise ConfigError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+    except (UnicodeDecodeError, csv.Error) as err:
         raise ConfigError(f"{path}: cannot be read as CSV ({err}). Save it as UTF-8.") from err
-    if not rows or not {"name", "patient"} <= set(rows[0]):
-        raise ConfigError(f"{path}: needs a header line with the columns name and patient.")
+    if not rows or not {"name", "patient"} <= set(rows[0][1]):
+        raise ConfigError(
+            f"{path}: no columns name and patient. Begin it with the line 'name,patient', then a "
+            "line for each slice."
+        )
     table: dict[str, str] = {}
-    for row in rows:
+    for number, row in rows:
         name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
         if table.setdefault(name, patient) != patient:
-            raise SplitError(f"{path}: {name} has two patients, {table[name]} and {patient}.")
+            # Patients are not named: messages end up in logs and mails.
+            raise SplitError(
+                f"{path}, line {number}: {name} has another patient in a line above. Keep one."
+            )
     return table
 
 
@@ -192,7 +204,10 @@ def fold_pairs(
 def _check_ratios(val: float, test: float) -> None:
     for name, share in (("val", val), ("test", test)):
         if not 0 <= share < 1:
-            raise ConfigError(f"{name}={share:g}: a share of the pairs is in [0, 1).")
+            raise ConfigError(
+                f"{name}={share:g}: not a share of the pairs. Write 0 or more and less than 1; "
+                "0.1 is usual."
+            )
     if val + test >= 1:
         raise ConfigError(f"val={val:g} and test={test:g} leave nothing for train. Lower them.")
 
@@ -317,9 +332,16 @@ def choose_codec(data: str | Path, labels: str = "auto", threshold: int = -1) ->
     """
     stored = read_split_facts(data).get("labels")
     if labels == "auto" and threshold < 0:
-        return LUNG_CODEC if stored is None else LabelCodec.from_dict(stored)
+        return LUNG_CODEC if stored is None else _stored_codec(Path(data) / "split.json", stored)
     text = "0,255" if labels == "auto" else labels
     return LabelCodec.parse(text, threshold=threshold if threshold >= 0 else None)
+
+
+def _stored_codec(path: Path, stored: Any) -> LabelCodec:
+    try:
+        return LabelCodec.from_dict(stored)
+    except ConfigError as err:
+        raise DataError(f"{path}: {err} Or run 'lungunet split' again.") from err
 
 
 def read_split_facts(folder: str | Path) -> dict[str, Any]:
@@ -335,8 +357,12 @@ def read_split_facts(folder: str | Path) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+    except (ValueError, RecursionError) as err:
         raise DataError(f"{path}: damaged ({err}). Run 'lungunet split' again.") from err
     if not isinstance(facts, dict):
         raise DataError(f"{path}: not a JSON object. Run 'lungunet split' again.")
+    if not isinstance(facts.get("patients"), dict | None):
+        raise DataError(f"{path}: patients is no JSON object. Run 'lungunet split' again.")
     return facts

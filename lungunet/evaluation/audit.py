@@ -1,7 +1,7 @@
 """Can the files and the labels of a data folder be trusted? One reading, one ranking, worst first.
 
 Owns the order of work and what an audit leaves behind. The checks themselves are in
-``file_checks``, ``set_checks`` and ``label_checks``. Knows no command line.
+``file_checks``, ``set_checks`` and ``inference.doubt``. Knows no command line.
 """
 
 import csv
@@ -35,9 +35,9 @@ from lungunet.evaluation.file_checks import (
     check_inverted,
     check_mask,
 )
-from lungunet.evaluation.label_checks import Doubt, DoubtKind, LabelView, doubt_label
 from lungunet.evaluation.out_of_fold import predict_out_of_fold
 from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
+from lungunet.inference.doubt import Doubt, DoubtKind, LabelView, doubt_label
 from lungunet.progress import Progress, silent
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile
 from lungunet.data.twins import restore_hu
-from lungunet.evaluation.label_checks import LabelView
+from lungunet.inference.doubt import LabelView
 
 _PANEL = 400  # px
 _CAPTION = 22  # px

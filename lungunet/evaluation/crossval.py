@@ -11,7 +11,8 @@ from lungunet.data.split import read_split_facts
 from lungunet.errors import DataError
 from lungunet.evaluation.evaluate import evaluate
 from lungunet.evaluation.scorecard import ScoreCard
-from lungunet.inference.predictor import Predictor, TorchSegmenter
+from lungunet.inference.network import TorchSegmenter
+from lungunet.inference.predictor import Predictor
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
 from lungunet.training.run import make_trainer

@@ -13,6 +13,7 @@ import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
+from lungunet.data.hu import judge_hu
 from lungunet.data.manifest import Pair
 from lungunet.errors import DataError, LabelError, listed
 
@@ -45,10 +46,6 @@ Kind = Literal[
 _INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 _SMEAR = 24  # how far JPEG and anti-aliasing push most values off the true one
 _MANY_VALUES = 16
-_WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
-_DARKER_THAN_TISSUE_HU = -64
-_WATER_STORED = (824, 1224)  # 0 +- 200 HU with an offset of 1024
-_SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,8 @@ def check_image(path: Path) -> tuple[np.ndarray | None, list[Verdict]]:
         image = read_image(path)
     except DataError as err:
         return None, [Verdict("error", _why_unread(path, SLICE_DTYPES), str(err))]
-    verdict = check_hu(image, str(path))
-    return image, [verdict] if verdict else []
+    fault = judge_hu(image)
+    return image, [Verdict(fault.severity, fault.kind, f"{path}: {fault.text}")] if fault else []
 
 
 def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[Verdict]]:
@@ -129,56 +126,6 @@ def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[V
         return None, [check_coding(raw, codec, str(path))]
     verdict = _check_share(classes > 0, str(path))
     return classes, [verdict] if verdict else []
-
-
-def check_hu(image: np.ndarray, where: str) -> Verdict | None:
-    """Judge whether values can be Hounsfield units of a chest.
-
-    Parameters
-    ----------
-    image : (H, W) of a slice dtype
-    """
-    if image.dtype == np.uint8:
-        return Verdict(
-            "note",
-            "hu-8bit",
-            f"{where}: 8-bit grey, so HU are lost. Fine where all slices were exported alike.",
-        )
-    seen = image[::_SAMPLED, ::_SAMPLED]
-    if image.dtype.name != "int16" and (share := float((seen > _WRAPPED).mean())) > 0.001:
-        return Verdict(
-            "error",
-            "hu-wrap",
-            f"{where}: {share:.0%} of the values lie near {int(seen.max())}: negative HU read as "
-            "unsigned. Save it anew as int16 (image.astype('int16')).",
-        )
-    if float(seen.min()) < _DARKER_THAN_TISSUE_HU:
-        return None if float((seen > -200).mean()) > 0.005 else _no_tissue(seen, where)
-    low, high = _WATER_STORED
-    if float(((seen >= low) & (seen <= high)).mean()) > 0.05:
-        # uint16 is refused until a window is named; signed values would be taken for HU.
-        severity: Severity = "warning" if image.dtype == np.uint16 else "error"
-        return Verdict(
-            severity,
-            "hu-offset",
-            f"{where}: smallest value {seen.min():g}, tissue near 1024: stored without the rescale "
-            "intercept. Subtract 1024, or pass --window 424,1500.",
-        )
-    return Verdict(
-        "warning",
-        "hu-range",
-        f"{where}: values {seen.min():g} to {seen.max():g}, nothing as dark as air or lung. "
-        "Export it in HU.",
-    )
-
-
-def _no_tissue(seen: np.ndarray, where: str) -> Verdict:
-    return Verdict(
-        "warning",
-        "hu-range",
-        f"{where}: values {seen.min():g} to {seen.max():g}, nothing as dense as tissue. "
-        "Export it in HU.",
-    )
 
 
 def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:

@@ -118,7 +118,7 @@ def read_run(run: str | Path) -> RunFiles:
     text = _read_text(path / "config.toml")
     try:
         config = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
+    except (tomllib.TOMLDecodeError, RecursionError) as err:
         raise ModelError(
             f"{path / 'config.toml'}: damaged ({err}). Copy the run folder again."
         ) from err
@@ -146,7 +146,7 @@ def _read_json(path: Path, again: str = "Copy the run folder again.") -> dict[st
         return None
     try:
         content = json.loads(_read_text(path))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise ModelError(f"{path}: damaged ({err}). {again}") from err
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object. {again}")

@@ -9,6 +9,8 @@ from scipy import ndimage
 
 from lungunet.errors import DataError
 
+Box = tuple[slice, ...]
+
 
 def keep_largest(mask: np.ndarray, *, count: int | None = 2, min_share: float = 0.0) -> np.ndarray:
     """Keep the largest connected parts of a mask; pixels that touch at a corner are apart.
@@ -35,12 +37,16 @@ def keep_largest(mask: np.ndarray, *, count: int | None = 2, min_share: float = 
     array([[1, 1, 0, 0, 0, 1, 1, 1]], dtype=uint8)
     """
     inside = as_bits(mask)
-    labels, sizes = label_parts(inside)
+    box = box_of(inside)
+    if box is None:
+        return inside
+    labels, sizes = label_parts(np.ascontiguousarray(inside[box]))
     order = np.argsort(-sizes, kind="stable")
-    order = order[sizes[order] >= min_share * sizes.max(initial=0)][:count]
+    order = order[sizes[order] >= min_share * sizes[order[0]]][:count]
     kept = np.zeros(len(sizes) + 1, np.uint8)
     kept[order + 1] = 1
-    return np.asarray(kept[labels])
+    inside[box] = look_up(kept, labels)
+    return inside
 
 
 def fill_holes(mask: np.ndarray, *, max_px: float = np.inf) -> np.ndarray:
@@ -75,6 +81,35 @@ def fill_holes(mask: np.ndarray, *, max_px: float = np.inf) -> np.ndarray:
     hole = np.concatenate([[False], sizes <= max_px])
     hole[labels[0, 0]] = False
     return np.asarray(inside | hole[labels[1:-1, 1:-1]].view(np.uint8))
+
+
+def fill_cavities(mask: np.ndarray) -> np.ndarray:
+    """Fill what a volume encloses on all sides: background that no way by faces leads out of.
+
+    Parameters
+    ----------
+    mask : (D, H, W), bool or integer; above 0 is inside
+
+    Returns
+    -------
+    (D, H, W) uint8, 0 or 1
+        What opens to an edge of the volume stays open.
+
+    Raises
+    ------
+    DataError
+        When the mask is no volume.
+    """
+    if mask.ndim != 3:
+        raise DataError(f"mask: shape {mask.shape}, pass (D, H, W).")
+    inside = as_bits(mask)
+    labels, sizes = label_parts(1 - inside)
+    enclosed = np.ones(len(sizes) + 1, bool)
+    for axis in range(3):
+        for end in (0, -1):
+            enclosed[labels.take(end, axis)] = False
+    enclosed[0] = True  # the mask itself
+    return look_up(enclosed.view(np.uint8), labels)
 
 
 def close_gaps(mask: np.ndarray, radius_px: float) -> np.ndarray:
@@ -125,11 +160,35 @@ def label_parts(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sizes : (parts,) int64; of part 1 first
     """
     if inside.ndim == 3:
-        labels, _ = ndimage.label(inside)
-        return labels, np.bincount(labels.ravel())[1:]
+        labels, count = ndimage.label(inside)
+        # Slice by slice: bincount makes 64 bits of the 32.
+        sizes = sum(np.bincount(plane.ravel(), minlength=count + 1) for plane in labels)
+        return labels, np.asarray(sizes)[1:]
     # Several times faster than scipy on slices.
     _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
     return labels, stats[1:, cv2.CC_STAT_AREA].astype(np.int64)
+
+
+def box_of(mask: np.ndarray) -> Box | None:
+    """Return the smallest box that holds a mask, as slices of its axes; None for an empty one."""
+    spans = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        held = np.flatnonzero(mask.any(axis=others))
+        if not held.size:
+            return None
+        spans.append(slice(int(held[0]), int(held[-1]) + 1))
+    return tuple(spans)
+
+
+def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return ``table[labels]`` for the labels of a slice or a volume."""
+    if labels.ndim == 2:
+        return np.asarray(table[labels])
+    found = np.empty(labels.shape, table.dtype)
+    for plane, numbers in zip(found, labels, strict=True):  # indices become 64 bits each
+        plane[:] = table[numbers]
+    return found
 
 
 def as_bits(mask: np.ndarray) -> np.ndarray:

@@ -1,22 +1,27 @@
-"""From slices to masks: arrays and files, through one protocol, images to probabilities."""
+"""From slices to masks: arrays and files, through one protocol, images to probabilities.
+
+Imports no torch: a network is fetched with what it needs when it is loaded.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from lungunet.data.codec import LabelCodec
-from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
 from lungunet.errors import ConfigError, DataError
+from lungunet.inference.ahead import ahead
 from lungunet.inference.threshold import ThresholdSegmenter
-from lungunet.models.device import Precision, pick_device, pick_precision
-from lungunet.models.folder import load_model
+
+if TYPE_CHECKING:
+    from lungunet.models.device import Precision
 
 
 class Segmenter(Protocol):
@@ -24,12 +29,22 @@ class Segmenter(Protocol):
 
     codec: LabelCodec
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Segment slices as they were read, of any sizes.
+    def prepare(self, image: np.ndarray) -> Any:
+        """Check a slice and make of it what the call takes; threads do this ahead of the model.
 
         Parameters
         ----------
-        images : (H, W) each, HU or what the files hold
+        image : (H, W), HU or what the file holds
+
+        Raises
+        ------
+        DataError
+            When the slice is not of the kind that the model knows.
+        """
+        ...
+
+    def __call__(self, prepared: Sequence[Any], /) -> list[np.ndarray]:
+        """Segment what :meth:`prepare` returned for slices of any sizes, at least one.
 
         Returns
         -------
@@ -43,49 +58,24 @@ class Segmenter(Protocol):
         ...
 
 
-class TorchSegmenter:
-    """A network behind its input contract.
+@dataclass(frozen=True)
+class Segmented:
+    """What a model says of one slice.
 
     Parameters
     ----------
-    model : returns logits (N, C, size, size)
-    device : auto, cpu, cuda, cuda:1 or mps
-    precision : auto, fp32, bf16 or fp16
+    probabilities : (C, H, W) float32, sum to 1 over C
+    disagreement : in [0, 1]; 1 - IoU of the lung found in the slice and in its left-right mirror, 0
+        where there is none in both; None without ``tta``
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        contract: InputContract,
-        codec: LabelCodec,
-        *,
-        device: str = "auto",
-        precision: Precision = "auto",
-    ) -> None:
-        self.contract = contract
-        self.codec = codec
-        self.device = pick_device(device)
-        self.dtype = pick_precision(precision, self.device)
-        if getattr(model, "valid", False):
-            # Same weights, mirror-padded: masks of the size of the input.
-            setattr(model, "valid", False)  # noqa: B010 - nn.Module types attributes as modules
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    probabilities: np.ndarray
+    disagreement: float | None = None
 
-    @torch.inference_mode()
-    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Segment slices of any sizes in one forward pass; see :class:`Segmenter`."""
-        batch = torch.from_numpy(np.stack([self.contract.prepare(image) for image in images]))
-        batch = batch.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(batch)
-        return [
-            self.contract.unfit(logits[i : i + 1], *image.shape)[0].softmax(0).cpu().numpy()
-            for i, image in enumerate(images)
-        ]
-
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        """Return the slice as the model's window shows it."""
-        return self.contract.to_grey(image)
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """(H, W) uint8, the likeliest class of each pixel; of equal ones the first."""
+        return _likeliest(self.probabilities)
 
 
 @dataclass(frozen=True)
@@ -98,14 +88,16 @@ class Prediction:
     image : (H, W) as read; None where reading failed
     probabilities : (C, H, W) float32; None where there is an error
     error : what was wrong with this file; None where all went well
+    disagreement : see :class:`Segmented`
     """
 
     path: Path
     image: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     error: str | None = None
+    disagreement: float | None = None
 
-    @property
+    @cached_property
     def classes(self) -> np.ndarray:
         """(H, W) uint8, the likeliest class of each pixel.
 
@@ -116,7 +108,7 @@ class Prediction:
         """
         if self.probabilities is None:
             raise DataError(self.error or f"{self.path}: was not predicted.")
-        return np.asarray(self.probabilities.argmax(axis=0), np.uint8)
+        return _likeliest(self.probabilities)
 
 
 class Predictor:
@@ -125,37 +117,69 @@ class Predictor:
     Parameters
     ----------
     segmenter : what does it, usually by :meth:`load`
+    tta : average the probabilities of each slice and of its left-right mirror; takes twice as long
+
+    Raises
+    ------
+    ConfigError
+        When ``tta`` is asked for and there are more than two classes.
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, segmenter: Segmenter, *, tta: bool = False) -> None:
+        if tta and segmenter.codec.n_classes > 2:
+            raise ConfigError(
+                f"tta: the model has {segmenter.codec.n_classes} classes, and one that means left "
+                "or right would swap sides in the mirror. Predict without tta."
+            )
         self.segmenter = segmenter
+        self.tta = tta
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str = "auto", precision: Precision = "auto"
-    ) -> "Predictor":
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        tta: bool = False,
+    ) -> Predictor:
         """Read a model; no network, no unpickling.
 
         Parameters
         ----------
-        path : a run folder or a model folder, or the word ``"threshold"`` for the baseline by HU,
-            which needs no weights; a folder of that name is ``"./threshold"`` or a Path
+        path : a run folder, a model folder, an ``.onnx`` file that :func:`export_onnx` wrote, or
+            the word ``"threshold"`` for the baseline by HU, which needs no weights; a folder of
+            that name is ``"./threshold"`` or a Path. The last two need no torch
+        device, precision : of a network; the others compute on the CPU in fp32
+        tta : see :class:`Predictor`
 
         Raises
         ------
         ModelError
             When there is no usable model.
         ConfigError
-            When the device is not there.
+            When the device is not there, or the model cannot use it.
+        MissingExtraError
+            When an ``.onnx`` file is given and onnxruntime is not installed.
         """
+        segmenter: Segmenter
         if path == "threshold":
-            return cls(ThresholdSegmenter())
-        saved = load_model(path)
-        return cls(
-            TorchSegmenter(
+            _refuse_device(path, device, precision)
+            segmenter = ThresholdSegmenter()
+        elif Path(path).suffix.lower() == ".onnx" and not Path(path).is_dir():
+            from lungunet.inference.onnx import OnnxSegmenter
+
+            _refuse_device(path, device, precision)
+            segmenter = OnnxSegmenter(path)
+        else:
+            from lungunet.inference.network import TorchSegmenter
+            from lungunet.models.folder import load_model
+
+            saved = load_model(path)
+            segmenter = TorchSegmenter(
                 saved.model, saved.contract, saved.codec, device=device, precision=precision
             )
-        )
+        return cls(segmenter, tta=tta)
 
     @property
     def codec(self) -> LabelCodec:
@@ -171,6 +195,25 @@ class Predictor:
             As for :meth:`probabilities`.
         """
         return self.segmenter.to_grey(image)
+
+    def segment(self, images: Iterable[np.ndarray]) -> list[Segmented]:
+        """Segment slices of any sizes at once, as one batch.
+
+        Parameters
+        ----------
+        images : (H, W) each, as :func:`read_image` gives them
+
+        Returns
+        -------
+        list of Segmented
+            One for each slice, in order.
+
+        Raises
+        ------
+        DataError
+            As for :meth:`probabilities`.
+        """
+        return self._segment([self._views(image) for image in images])
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Segment one slice.
@@ -189,7 +232,7 @@ class Predictor:
         DataError
             When the slice is not what the model was trained on, such as 8-bit grey for HU.
         """
-        return self.segmenter([image])[0]
+        return self.segment([image])[0].probabilities
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Segment one slice.
@@ -208,12 +251,12 @@ class Predictor:
         DataError
             As for :meth:`probabilities`.
         """
-        return self.codec.decode(self.probabilities(image).argmax(axis=0))
+        return self.codec.decode(self.segment([image])[0].classes)
 
     def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
         """Segment files, in order; a bad file becomes a :class:`Prediction` with an error.
 
-        Files are read ahead in a thread; memory does not grow with their number.
+        Files are read ahead in threads; memory does not grow with their number.
 
         Raises
         ------
@@ -222,36 +265,60 @@ class Predictor:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1.")
-        paths = iter(paths)
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = reader.submit(_read_batch, list(islice(paths, batch_size)))
-            while batch := ahead.result():
-                ahead = reader.submit(_read_batch, list(islice(paths, batch_size)))
-                yield from self._predict_batch(batch)
+        reads = ahead(self._read, paths, depth=2 * batch_size)
+        while batch := list(islice(reads, batch_size)):
+            found = iter(self._segment([views for read, views in batch if not read.error]))
+            for read, _ in batch:
+                yield read if read.error else _joined(read, next(found))
 
-    def _predict_batch(self, batch: list[Prediction]) -> Iterator[Prediction]:
-        checked = [self._checked(read) for read in batch]
-        images = [read.image for read in checked if read.image is not None and not read.error]
-        found = iter(self.segmenter(images) if images else [])
-        for read in checked:
-            yield read if read.error else Prediction(read.path, read.image, next(found))
-
-    def _checked(self, read: Prediction) -> Prediction:
-        if read.image is None:
-            return read
+    def _read(self, path: Path) -> tuple[Prediction, list[Any]]:
+        """Return a file without its mask yet, and what the segmenter takes; runs in a thread."""
         try:
-            self.segmenter.to_grey(read.image)
+            image = read_image(path)
+        except DataError as err:
+            return Prediction(path, error=str(err)), []
+        try:
+            return Prediction(path, image), self._views(image)
         except DataError as err:
             reason = str(err).removeprefix("slice: ")
-            return Prediction(read.path, read.image, error=f"{read.path}: {reason}")
-        return read
+            return Prediction(path, image, error=f"{path}: {reason}"), []
+
+    def _views(self, image: np.ndarray) -> list[Any]:
+        """Prepare a slice and, with tta, its left-right mirror."""
+        views = [image, np.ascontiguousarray(image[..., ::-1])] if self.tta else [image]
+        return [self.segmenter.prepare(view) for view in views]
+
+    def _segment(self, slices: Sequence[list[Any]]) -> list[Segmented]:
+        prepared = [view for views in slices for view in views]
+        found = iter(self.segmenter(prepared) if prepared else [])
+        return [_merged([next(found) for _ in views]) for views in slices]
 
 
-def _read_batch(paths: list[Path]) -> list[Prediction]:
-    batch = []
-    for path in paths:
-        try:
-            batch.append(Prediction(path, read_image(path)))
-        except DataError as err:
-            batch.append(Prediction(path, error=str(err)))
-    return batch
+def _merged(found: list[np.ndarray]) -> Segmented:
+    """Join the probabilities of a slice with those of its mirror, where there are any."""
+    if len(found) == 1:
+        return Segmented(found[0])
+    plain, mirrored = found[0], found[1][..., ::-1]
+    lung, again = (_likeliest(probabilities) > 0 for probabilities in (plain, mirrored))
+    either = int(np.count_nonzero(lung | again))
+    both = int(np.count_nonzero(lung & again))
+    disagreement = 1 - both / either if either else 0.0
+    return Segmented((plain + mirrored) / np.float32(2), disagreement)
+
+
+def _likeliest(probabilities: np.ndarray) -> np.ndarray:
+    if len(probabilities) == 2:  # much faster than argmax along the first axis
+        return np.asarray((probabilities[1] > probabilities[0]).view(np.uint8))
+    return np.asarray(probabilities.argmax(axis=0), np.uint8)
+
+
+def _joined(read: Prediction, found: Segmented) -> Prediction:
+    return Prediction(read.path, read.image, found.probabilities, disagreement=found.disagreement)
+
+
+def _refuse_device(path: str | Path, device: str, precision: str) -> None:
+    if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+        raise ConfigError(
+            f"{path}: computes on the CPU in fp32, not on '{device}' in '{precision}'. "
+            "Leave out device and precision, or give a run folder."
+        )

@@ -6,37 +6,27 @@ What a network must beat, and what serves where there is none. Knows no files.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC
 from lungunet.data.contract import InputContract
 from lungunet.errors import DataError
-from lungunet.inference.postprocess import close_gaps, fill_holes, grow, keep_largest, label_parts
+from lungunet.inference.airways import (
+    BodySlice,
+    find_airways,
+    gas_level,
+    look_into_body,
+    part_box,
+)
+from lungunet.inference.postprocess import close_gaps, fill_holes, keep_largest, label_parts
 
-# Between lung (-850) and chest wall (50), nearer to the wall: annotators draw around the lung.
-_EDGE_HU = -300
-_GRAIN_PX = 0.7  # smoothing against noise, which would dot the edge
-_FLOOR_HU = -1100  # padding outside the scanner's circle lies far below air and would smear
-
-_BODY_MM2 = 65_000  # an adult's chest in a slice
 _LUNG_MM2 = 250  # the smallest part in a single slice
 _STACKED_MM2 = 60  # in a volume, where the slices above and below bear witness
 _STACKED_SHARE = 0.05  # of the largest part's volume
-
-# The lower quartile of a lung lies above, even with emphysema, that of bowel gas below, even in
-# small parts that are mostly blurred edge.
-_GAS_HU = -930.0
 _GAS_QUANTILE = 0.25
-_GAS_SHARE = 0.01  # of the largest lung is as dark as gas, where a scanner's HU are off
-_GAS_DEPTH_HU = 30  # and it is darker than the lung's median by more than this
-_GAS_GRAIN_MM = 0.7
-_LUMEN_MM2 = (20, 700)  # from lobar bronchi to the trachea
-_WALL_MM = 3
-_WALL_HU = -500  # a thin wall is blurred; lung is darker
-
 _VESSEL_MM = 6.5  # radius of a notch where vessels enter the lung
-_HOLE_MM2 = 200  # the largest vessel cut across; the dome of the liver is larger
+HOLE_MM2 = 200
+"""The largest vessel cut across; the dome of the liver is larger."""
 
 _HU = InputContract(size=512)  # for its window and dtypes: nothing is resized here
 
@@ -101,6 +91,17 @@ class ThresholdSegmenter:
 
     codec = LUNG_CODEC
 
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return the slice as it is, once it is known to hold HU.
+
+        Raises
+        ------
+        DataError
+            As for :meth:`to_grey`.
+        """
+        _HU.check(image)
+        return image
+
     def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Segment slices of any sizes; see ``Segmenter``.
 
@@ -122,7 +123,7 @@ class ThresholdSegmenter:
         return _HU.to_grey(image)
 
     def _probabilities(self, image: np.ndarray) -> np.ndarray:
-        self.to_grey(image)  # a volume would pass below
+        _HU.check(image)  # a volume would pass below
         lungs = segment_lungs(image)
         return np.stack([1 - lungs, lungs]).astype(np.float32)
 
@@ -148,18 +149,12 @@ def _check(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
 
 
 def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float) -> _Air:
-    clipped = np.clip(hu, _FLOOR_HU, -_FLOOR_HU).astype(np.float32)
-    smooth = cv2.GaussianBlur(clipped, (0, 0), _GRAIN_PX)
-    air = (smooth < _EDGE_HU).view(np.uint8)
-    body = fill_holes(keep_largest(1 - air, count=1))
-    air &= body
-    mm = mm or float(np.sqrt(_BODY_MM2 / max(int(body.sum()), 1)))
-    smallest_px = smallest_mm2 / mm**2
-    smoother = cv2.GaussianBlur(smooth, (0, 0), _GAS_GRAIN_MM / mm)
-    gas_hu = _gas_level(smoother, _large_parts(air, smallest_px))
-    airways = _airways(smoother, air, gas_hu, mm=mm)
-    lungs = _large_parts(air & (1 - airways), smallest_px)
-    return _Air(_without_gas(smooth, lungs, gas_hu), airways, mm)
+    found = look_into_body(hu, mm)
+    smallest_px = smallest_mm2 / found.mm**2
+    gas_hu = gas_level(found, _large_parts(found.air, smallest_px))
+    airways = find_airways(found, gas_hu)
+    lungs = _large_parts(found.air & (1 - airways), smallest_px)
+    return _Air(_without_gas(found, lungs, gas_hu), airways, found.mm)
 
 
 def _outline(air: _Air) -> np.ndarray:
@@ -168,41 +163,17 @@ def _outline(air: _Air) -> np.ndarray:
     closed = np.zeros_like(air.lungs)
     for number in range(1, len(sizes) + 1):
         part = (labels == number).view(np.uint8)
-        box = _box(part, room=0)
+        box = part_box(part, room=0)
         closed[box] |= close_gaps(part[box], _VESSEL_MM / air.mm)
-    filled = fill_holes(closed, max_px=_HOLE_MM2 / air.mm**2)
+    filled = fill_holes(closed, max_px=HOLE_MM2 / air.mm**2)
     return np.asarray(filled & (1 - air.airways))
 
 
-def _airways(smoother: np.ndarray, air: np.ndarray, gas_hu: float, *, mm: float) -> np.ndarray:
-    """Find lumens, open to the lung or not: as dark as gas, and mostly within a bright wall."""
-    labels, sizes = label_parts(air & (smoother < gas_hu).view(np.uint8))
-    smallest_px, largest_px = (area / mm**2 for area in _LUMEN_MM2)
-    wall_px = max(_WALL_MM / mm, 1)
-    airways = np.zeros_like(air)
-    for number in 1 + np.flatnonzero((sizes >= smallest_px) & (sizes <= largest_px)):
-        part = (labels == number).view(np.uint8)
-        box = _box(part, room=int(wall_px) + 1)
-        wall = grow(part[box], wall_px) - grow(part[box], wall_px / 2)
-        if wall.any() and np.mean(smoother[box][wall > 0] > _WALL_HU) >= 0.5:
-            airways |= part
-    return grow(airways, wall_px)
-
-
-def _gas_level(smoother: np.ndarray, lungs: np.ndarray) -> float:
-    """Return the HU below which air holds no lung."""
-    inner = smoother[cv2.erode(keep_largest(lungs, count=1), np.ones((5, 5), np.uint8)) > 0]
-    if not inner.size:
-        return _GAS_HU
-    darkest, median = np.quantile(inner, [_GAS_SHARE, 0.5])
-    return float(max(_GAS_HU, min(darkest, median - _GAS_DEPTH_HU)))
-
-
-def _without_gas(smooth: np.ndarray, lungs: np.ndarray, gas_hu: float) -> np.ndarray:
+def _without_gas(found: BodySlice, lungs: np.ndarray, gas_hu: float) -> np.ndarray:
     labels, sizes = label_parts(lungs)
     kept = np.zeros(len(sizes) + 1, np.uint8)
     for number in range(1, len(kept)):
-        kept[number] = np.quantile(smooth[labels == number], _GAS_QUANTILE) > gas_hu
+        kept[number] = np.quantile(found.smooth[labels == number], _GAS_QUANTILE) > gas_hu
     return np.asarray(kept[labels])
 
 
@@ -210,10 +181,3 @@ def _large_parts(mask: np.ndarray, smallest_px: float) -> np.ndarray:
     labels, sizes = label_parts(mask)
     kept = np.concatenate([[False], sizes >= smallest_px])
     return np.asarray(kept[labels].view(np.uint8))
-
-
-def _box(part: np.ndarray, *, room: int) -> tuple[slice, slice]:
-    """Return the rows and columns that a part spans, and some more."""
-    left, top, width, height = cv2.boundingRect(part)
-    rows = slice(max(top - room, 0), top + height + room)
-    return rows, slice(max(left - room, 0), left + width + room)

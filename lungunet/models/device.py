@@ -1,5 +1,6 @@
-"""Which device and precision to compute on. Knows torch alone."""
+"""Which device and precision to compute on, and how many processes read ahead. Knows torch alone."""
 
+import os
 from typing import Literal, get_args
 
 import torch
@@ -55,6 +56,23 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "fp16" and device.type != "cuda":
         raise ConfigError("precision 'fp16': needs CUDA. Use bf16 or fp32.")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def pick_workers(wanted: int, device: torch.device) -> int:
+    """Return how many processes read ahead; -1 decides from device and cores.
+
+    0 on a CPU: one that trains has no core to spare, and reading takes it a tenth of the time.
+    With CUDA one for each core that this process may use, 8 at most.
+    """
+    if wanted >= 0:
+        return wanted
+    return min(8, count_cores()) if device.type == "cuda" else 0
+
+
+def count_cores() -> int:
+    """Count the cores that this process may use; a container or a batch system may grant fewer."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(allowed) or os.cpu_count() or 1
 
 
 def _has_amx() -> bool:

@@ -98,6 +98,35 @@ def _timm_tags(model: str) -> tuple[str, ...]:
     return (tag,) if tag in tags else tags
 
 
+def is_cached(encoder: str) -> bool:
+    """Tell whether the default pretrained weights of an encoder lie in the Hugging Face cache.
+
+    Looks at the disk, never asks the network.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if not tags_of(encoder):
+        return False
+    repository, revision = _repository(encoder)
+    return any(
+        isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+        for name in ("model.safetensors", "pytorch_model.bin")
+    )
+
+
+def _repository(encoder: str) -> tuple[str, str | None]:
+    """Give the repository of an encoder's default weights, and its revision where that is fixed."""
+    if encoder.startswith("tu-"):
+        import timm.models
+
+        config = timm.models.get_pretrained_cfg(encoder[3:])
+        return str(config and config.hf_hub_id), None
+    from segmentation_models_pytorch.encoders import encoders
+
+    settings = encoders[encoder]["pretrained_settings"][tags_of(encoder)[0]]
+    return settings["repo_id"], settings["revision"]
+
+
 def _count_parameters(encoder: str) -> int:
     if encoder == ORIGINAL:
         with torch.device("meta"):  # allocates nothing and draws nothing

@@ -64,9 +64,7 @@ def save_model(
     """
     folder = Path(folder)
     model = getattr(model, "_orig_mod", model)  # a compiled model has a prefix before each name
-    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
-    state = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
-    weights = save_tensors(state)
+    weights = encode_weights(model)
     architecture = architecture_of(model)
     about = {
         "format": FORMAT,
@@ -88,6 +86,13 @@ def save_model(
     write_bytes(folder / _WEIGHTS, weights)
     write_text(folder / _ABOUT, texts[_ABOUT])
     write_text(folder / _CARD, texts[_CARD])
+
+
+def encode_weights(model: nn.Module) -> bytes:
+    """Return the weights as the bytes of a safetensors file: the same for equal weights."""
+    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+    state = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+    return save_tensors(state)
 
 
 def _smp_config(model: nn.Module) -> dict[str, Any]:
@@ -160,8 +165,9 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
         if model is None:
             model = build_from(Architecture.from_dict(stored))
         scores = dict(about.get("scores") or {})
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise ModelError(f"{folder / _ABOUT}: damaged ({err}). Copy the folder again.") from err
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
+        reason = str(err).rstrip(".")
+        raise ModelError(f"{folder / _ABOUT}: damaged ({reason}). Copy the folder again.") from err
     if stored and stored["classes"] != codec.n_classes:
         raise ModelError(
             f"{folder / _ABOUT}: the model has {stored['classes']} classes, its label codec "
@@ -185,7 +191,7 @@ def _read_bytes(path: Path) -> bytes:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_read_bytes(path))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise ModelError(f"{path}: damaged ({err}). Copy the folder again.") from err
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object. Copy the folder again.")

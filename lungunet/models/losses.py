@@ -92,12 +92,17 @@ class CrossEntropyDiceLoss(nn.Module):
             class of ``mask`` is not one of 0..C-1.
         """
         _check_batch(logits, mask)
-        log_probs = F.log_softmax(
-            logits if logits.dtype == torch.float64 else logits.float(), dim=1
-        )
-        return self.ce_weight * _cross_entropy(log_probs, mask) + self.dice_weight * _dice_loss(
-            log_probs.exp(), mask
-        )
+        if logits.shape[1] == 2:
+            # The same numbers at half the cost: softmax over two classes is a sigmoid.
+            lung = _wide(logits[:, 1]) - _wide(logits[:, 0])
+            truth = mask.to(lung.dtype)
+            ce = F.binary_cross_entropy_with_logits(lung, truth)
+            dice = _dice_loss(lung.sigmoid().unsqueeze(1), truth.unsqueeze(1))
+        else:
+            log_probs = F.log_softmax(_wide(logits), dim=1)
+            ce = _cross_entropy(log_probs, mask)
+            dice = _dice_loss(log_probs[:, 1:].exp(), _one_hot(mask, log_probs)[:, 1:])
+        return self.ce_weight * ce + self.dice_weight * dice
 
     def extra_repr(self) -> str:
         """Show the weights in ``print(loss)``."""
@@ -117,9 +122,12 @@ def _check_batch(logits: Tensor, mask: Tensor) -> None:
         )
     # Only a CPU can be asked without waiting for it; on a CUDA device the loss kernel itself
     # asserts.
-    if mask.device.type == "cpu" and (mask.min() < 0 or mask.max() >= c):
+    if mask.device.type != "cpu":
+        return
+    low, high = mask.aminmax()
+    if low < 0 or high >= c:
         raise DataError(
-            f"mask: classes {mask.min()} to {mask.max()}, the logits have 0 to {c - 1}. Decode "
+            f"mask: classes {low} to {high}, the logits have 0 to {c - 1}. Decode "
             "the mask with the label codec, or build the model with more classes."
         )
 
@@ -133,10 +141,18 @@ def _cross_entropy(log_probs: Tensor, mask: Tensor) -> Tensor:
     return F.nll_loss(flat, mask.reshape(-1), ignore_index=torch.iinfo(torch.int64).min)
 
 
-def _dice_loss(probs: Tensor, mask: Tensor) -> Tensor:
-    lung = torch.arange(1, probs.shape[1], device=probs.device).view(1, -1, 1, 1)
-    truth = mask.unsqueeze(1) == lung  # F.one_hot would wait for a CUDA device
-    probs = probs[:, 1:]
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _one_hot(mask: Tensor, like: Tensor) -> Tensor:
+    # F.one_hot would wait for a CUDA device
+    classes = torch.arange(like.shape[1], device=like.device).view(1, -1, 1, 1)
+    return (mask.unsqueeze(1) == classes).to(like.dtype)
+
+
+def _dice_loss(probs: Tensor, truth: Tensor) -> Tensor:
+    """Give the mean Dice loss of (N, C - 1, H, W) lung probabilities against one-hot truth."""
     n_both, n_pred, n_truth = (x.sum(dim=(2, 3)) for x in (probs * truth, probs, truth))
     # Where the slice holds the class the denominator is at least 1, so the clamp changes nothing
     # there; where it does not, it keeps 0 / 0 out of the branch not taken, whose gradient would be

@@ -3,7 +3,7 @@
 Knows names and tensors; nothing of encoders, tags or the network.
 """
 
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def _read_safetensors(file: Path) -> Any:
 
 
 def _read_torch(file: Path) -> Any:
-    return torch.load(file, map_location="cpu", weights_only=True)
+    # torch warns of other pickle protocols before it refuses what is in them.
+    with warnings.catch_warnings(action="ignore"):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 _READERS = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
@@ -75,11 +77,9 @@ WEIGHT_SUFFIXES = tuple(_READERS)
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-
     try:
         state = _READERS[file.suffix](file)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as err:
+    except Exception as err:  # torch's reader raises whatever the bytes provoke, KeyError too
         raise ModelError(
             f"{file}: damaged, or holds more than tensors, which is not loaded because it could "
             "run code. Save it again with torch.save(model.state_dict(), ...)."

@@ -1,24 +1,45 @@
-"""last.ckpt: all that an interrupted run needs to go on, written whole, read without unpickling."""
+"""last.ckpt: written whole or not at all, read without unpickling, and put back exactly."""
 
-import pickle
 import random
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lungunet.data.atomic import replacing
-from lungunet.errors import ModelError
+from lungunet.data.dataset import LungCTDataset
+from lungunet.errors import DataError, ModelError
+from lungunet.training.optimizer import Stepper
 
 FORMAT = 1
-_KEYS = ("model", "optimizer", "scaler", "history", "rng", "threads", "contract", "codec", "data")
+_PARTS = {
+    **dict.fromkeys(
+        ("model", "optimizer", "scaler", "position", "contract", "codec", "data"), dict
+    ),
+    **dict.fromkeys(("history", "rng"), list),
+    "threads": int,
+}
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, atomically."""
+    """Write tensors and plain values, atomically.
+
+    Raises
+    ------
+    DataError
+        When the disk is full or cannot be written; the file is as it was.
+    """
     with replacing(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+        try:
+            torch.save({"format": FORMAT, **content}, temporary)
+        except RuntimeError as err:  # of torch's own file writer
+            raise DataError(
+                f"{path}: cannot be written ({str(err).splitlines()[0]}). The checkpoint before "
+                "is kept: make room on the disk, then resume."
+            ) from err
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -32,21 +53,82 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # torch warns of other pickle protocols before it refuses what is in them.
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as err:
         raise ModelError(
-            f"{path}: nothing to resume: the run did not finish an epoch. Start it again."
+            f"{path}: nothing to resume: the run stopped before its first checkpoint. "
+            "Start it again."
         ) from err
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as err:
-        reason = str(err).splitlines()[0][:200] if str(err) else type(err).__name__
-        raise ModelError(f"{path}: not a checkpoint of lungunet, or damaged ({reason}).") from err
+    except Exception as err:  # torch's reader raises whatever the bytes provoke, KeyError too
+        raise ModelError(
+            f"{path}: no checkpoint of lungunet, damaged, or holds more than tensors and plain "
+            "values, which is not loaded because it could run code. Start the run again."
+        ) from err
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise ModelError(f"{path}: format {found}, this lungunet reads {FORMAT}. Upgrade lungunet.")
-    missing = [key for key in _KEYS if key not in content]
+    missing = [key for key, kind in _PARTS.items() if not isinstance(content.get(key), kind)]
     if missing:
         raise ModelError(f"{path}: incomplete, without {', '.join(missing)}. Start the run again.")
     return content
+
+
+def check_same_run(
+    state: Mapping[str, Any], train: LungCTDataset, names: Mapping[str, list[str]], *, where: Path
+) -> None:
+    """Refuse to go on with other data than the run began with.
+
+    Raises
+    ------
+    ModelError
+        Says what differs.
+    """
+    if state["data"] != names:
+        raise ModelError(
+            f"{where}: was trained on other lists. Resume with the lists that it began with, or "
+            "start a new run."
+        )
+    for name, now in (("contract", train.contract.to_dict()), ("codec", train.codec.to_dict())):
+        if state[name] != now:
+            raise ModelError(
+                f"{where}: was trained with {name} {state[name]}, now it is {now}. "
+                "Resume with the same data and settings, or start a new run."
+            )
+
+
+def load_into(
+    state: Mapping[str, Any],
+    model: nn.Module,
+    stepper: Stepper,
+    *,
+    where: Path,
+) -> None:
+    """Put weights, optimizer and scaler back.
+
+    Raises
+    ------
+    ModelError
+        When they belong to another model.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        stepper.load_state_dict({name: state[name] for name in ("optimizer", "scaler")})
+    except (RuntimeError, ValueError, KeyError) as err:
+        raise ModelError(
+            f"{where}: belongs to another model. Resume with the same encoder."
+        ) from err
+
+
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed every generator that training draws from, and allow the fast matrix products."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if device.type == "cuda":
+        # TF32: matrix products at ten bits of mantissa, several times faster on CUDA.
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

@@ -1,10 +1,19 @@
-"""What must hold before the first step, so that a run fails at once or not at all."""
+"""What must hold before the first step, and what to say when training goes wrong later."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from lungunet.data.dataset import LungCTDataset
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, LungUNetWarning, SplitError
+from lungunet.training.config import TrainConfig
+from lungunet.training.learner import Learner
+from lungunet.training.tracking import EpochResult
+
+_STUCK = 5  # epochs without any lung found
 
 
 def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
@@ -34,7 +43,80 @@ def case_names(train: LungCTDataset, val: LungCTDataset) -> dict[str, list[str]]
     }
 
 
-def try_out(model: nn.Module, train: LungCTDataset, *, batch_size: int, dtype: torch.dtype) -> None:
+def check_has_lung(name: str, dataset: LungCTDataset) -> None:
+    """Refuse a list whose masks are all empty; reads masks up to the first that is not.
+
+    Raises
+    ------
+    SplitError
+        Such a train list teaches nothing, and on such a val list no epoch is the best.
+    """
+    if not any(dataset.read(index)[1].any() for index in range(len(dataset))):
+        raise SplitError(
+            f"{name}: no lung in any of its {len(dataset)} masks. "
+            "Split again so that it gets slices with lung, or look at the label coding (--labels)."
+        )
+
+
+def warn_if_stuck(history: Sequence[EpochResult]) -> None:
+    """Warn each time that val IoU has been 0, as of an empty mask, for another few epochs."""
+    stuck = 0
+    while stuck < len(history) and not history[-1 - stuck].val.iou > 0:
+        stuck += 1
+    if stuck and stuck % _STUCK == 0:
+        warnings.warn(
+            f"val IoU has been 0 for {stuck} epochs: the model calls everything background. "
+            "Lower lr, check with 'lungunet audit' that masks and slices belong together, or "
+            "start from pretrained weights.",
+            LungUNetWarning,
+            stacklevel=3,
+        )
+
+
+@torch.no_grad()
+def all_finite(model: nn.Module) -> bool:
+    """Return whether every weight and statistic is a number; waits for the device once."""
+    tensors = [t for t in model.state_dict().values() if t.is_floating_point()]
+    return not tensors or bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+
+@contextmanager
+def explain_memory(config: TrainConfig, train: LungCTDataset) -> Iterator[None]:
+    """Turn running out of memory into advice.
+
+    Raises
+    ------
+    ConfigError
+        Names what to lower.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as err:
+        if isinstance(err, RuntimeError) and not _is_out_of_memory(err):
+            raise
+        size = train.contract.size
+        raise ConfigError(
+            f"out of memory with batch_size {config.batch_size} at {size}x{size} "
+            f"({str(err).splitlines()[0][:120] if str(err) else type(err).__name__}). "
+            f"Lower --batch-size (and raise --accumulate to keep {config.batch_size} slices per "
+            "step), --size, or --workers, or take a smaller encoder."
+        ) from err
+
+
+def _is_out_of_memory(err: RuntimeError) -> bool:
+    if isinstance(err, torch.OutOfMemoryError):
+        return True
+    # Without a type of its own: the CPU allocator, cuDNN, a worker that the system killed.
+    texts = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "killed by signal: Kill",
+    )
+    return any(text in str(err) for text in texts)
+
+
+def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None:
     """Run the smallest batch there will be through the model, and look at what comes out.
 
     Leaves weights, statistics and generators as they are.
@@ -44,22 +126,27 @@ def try_out(model: nn.Module, train: LungCTDataset, *, batch_size: int, dtype: t
     ConfigError
         When the model does not take the batch, or gives another number of classes than the codec.
     """
+    model, batch_size, ranks = learner.model, config.batch_size, learner.ranks.count
     rest = len(train) % batch_size
-    count = rest if rest > 1 or len(train) < batch_size else batch_size
-    image = torch.stack([train[0, index][0] for index in range(count)])
-    device = next(model.parameters()).device
+    count = (rest if rest >= 2 * ranks or len(train) < batch_size else batch_size) // ranks
+    if not count:
+        raise ConfigError(
+            f"train: {len(train)} pairs for {ranks} processes. Start fewer processes."
+        )
+    images, masks = zip(*(train[0, index] for index in range(count)), strict=True)
+    image, mask = torch.stack(images), torch.stack(masks)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    devices = [device] if device.type == "cuda" else []
+    devices = [learner.device] if learner.device.type == "cuda" else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices), autocast:
-            channels = model.train()(image.to(device)).shape[1]
-    except torch.OutOfMemoryError:
-        raise
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            model.train()
+            channels = learner.forward(model, image, mask)[0].shape[1]
     except (ValueError, RuntimeError, AssertionError) as err:
+        if isinstance(err, RuntimeError) and _is_out_of_memory(err):
+            raise
         raise ConfigError(
             f"the model does not take a batch of {count} of shape {tuple(image.shape[1:])}: "
-            f"{str(err).splitlines()[0]} "
+            f"{str(err).splitlines()[0].rstrip('.')}. "
             "Change --size or --batch-size, add pairs, or take another encoder."
         ) from err
     finally:

@@ -39,6 +39,10 @@ class TrainConfig:
     device : auto, cpu, cuda, cuda:1 or mps
     precision : auto, fp32, bf16 or fp16
     workers : processes that read ahead; -1 decides from device and cores
+    save_every_minutes : a checkpoint at least so often, in the middle of an epoch too; 0 leaves it
+        at one per epoch
+    freeze_epochs : the encoder stays as it is for so many epochs, for pretrained weights
+    compile : let torch.compile make the model faster; starting takes a minute longer
 
     Raises
     ------
@@ -58,22 +62,32 @@ class TrainConfig:
     device: str = "auto"
     precision: Precision = "auto"
     workers: int = -1
+    save_every_minutes: float = 10.0
+    freeze_epochs: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no training can work with."""
         self._check_kinds("config")
         least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "workers": -1}
         least |= {"weight_decay": 0, "warmup_epochs": 0, "clip_norm": 0, "patience": 0, "seed": 0}
+        least |= {"save_every_minutes": 0, "freeze_epochs": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if not value >= minimum:
-                raise ConfigError(f"{name}={value}: must be at least {minimum}.")
+                raise ConfigError(
+                    f"config: {name}={value}: must be at least {minimum}. "
+                    f"{getattr(TrainConfig, name)} is usual."
+                )
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int) and value >= 2**63:  # more than torch and C can count
+                raise ConfigError(f"config: {name}={value}: must be below 2**63. Lower it.")
         if self.warmup_epochs == float("inf"):
-            raise ConfigError("warmup_epochs=inf: must be finite. 1 is usual.")
-        if self.seed >= 2**63:
-            raise ConfigError(f"seed={self.seed}: must be below 2**63.")
+            raise ConfigError("config: warmup_epochs=inf: must be finite. 1 is usual.")
         if not 0 < self.lr < float("inf"):
-            raise ConfigError(f"lr={self.lr}: must be above 0. 0.001 is a safe start.")
+            raise ConfigError(
+                f"config: lr={self.lr}: must be above 0 and finite. 0.001 is a safe start."
+            )
 
     def to_toml(self) -> str:
         """Return every setting as TOML text; :meth:`from_toml` reads it."""
@@ -146,6 +160,7 @@ class RunConfig(TrainConfig):
     labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it
     label_threshold : raw mask values from here on are lung, for smeared masks; -1 is off
     flip : mirror left and right at random; turn off for side-aware labels
+    cache : folder that keeps slices as the model sees them for later epochs and runs, or off
     """
 
     data: str
@@ -156,12 +171,16 @@ class RunConfig(TrainConfig):
     labels: str = "auto"
     label_threshold: int = -1
     flip: bool = True
+    cache: str = "off"
 
     def __post_init__(self) -> None:
-        """Take ``data`` as a path too."""
-        if isinstance(self.data, os.PathLike):
-            object.__setattr__(self, "data", os.fspath(self.data))
+        """Take ``data`` and ``cache`` as paths too."""
+        for name in ("data", "cache"):
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
         super().__post_init__()
+        if not self.cache:
+            raise ConfigError("cache='': must be a folder, or off.")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -174,8 +193,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise ConfigError(f"{path}: cannot be read as TOML ({err}).") from err
+    except OSError as err:
+        raise ConfigError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
+        raise ConfigError(
+            f"{path}: cannot be read as TOML ({err}). Write one setting a line, as in lr = 0.001."
+        ) from err
 
 
 def _fits(value: object, hint: Any) -> bool:

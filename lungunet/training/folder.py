@@ -28,6 +28,8 @@ _OF_THE_BEST = (
     "report.html",
 )
 
+_TORN = (".*.tmp", "best/.*.tmp")  # a kill leaves the temporary file that was being written
+
 
 class RunFolder:
     """What one training leaves behind.
@@ -56,7 +58,12 @@ class RunFolder:
             )
         for file in old:
             file.unlink()
-        self._remove(*_REST, *_OF_THE_BEST)
+        self._remove(*_REST, *_OF_THE_BEST, *_TORN)
+
+    def reopen(self, history: Sequence[EpochResult]) -> None:
+        """Tidy up after the process that was interrupted: what it began to write, and history."""
+        self._remove(*_TORN)
+        self.save_history(history)
 
     def _remove(self, *patterns: str) -> None:
         for pattern in patterns:
@@ -91,6 +98,13 @@ class RunFolder:
     def save_history(self, history: Sequence[EpochResult]) -> None:
         """Write history.csv."""
         write_history(self.path / "history.csv", history)
+
+    @property
+    def kept(self) -> str:
+        """What a failing run can say about its checkpoint."""
+        if (self.path / "last.ckpt").exists():
+            return "last.ckpt keeps the last good checkpoint"
+        return "no checkpoint has been written yet"
 
     def load_last(self) -> dict[str, Any]:
         """Read last.ckpt.

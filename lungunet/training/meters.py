@@ -1,10 +1,13 @@
 """Loss, pixel counts and clock of one pass over one list."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from lungunet.metrics.overlap import ConfusionMeter, Mean
+from lungunet.metrics.overlap import ConfusionMeter, Mean, overlap
+from lungunet.training.distributed import Ranks
 from lungunet.training.tracking import Measured
 
 
@@ -14,26 +17,41 @@ class PassMeter:
     def __init__(self, n_classes: int) -> None:
         self.counts = ConfusionMeter(n_classes)
         self.loss = Mean()
-        self.images = 0
         self.start = time.perf_counter()
 
     def update(self, loss: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> None:
         """Count one batch; waits for nothing."""
         self.loss.update(loss, len(mask))
         self.counts.update(logits.detach().argmax(1), mask)
-        self.images += len(mask)
 
-    def measured(self) -> Measured:
-        """Read the meters: the one place per pass that waits for the device."""
-        overlap, loss = self.counts.compute(), self.loss.compute()
+    def measured(self, ranks: Ranks) -> Measured:
+        """Read the meters of all ranks together: the one place per pass that waits."""
+        self.counts.compute()  # raises where this rank met a class that there is not
+        state = self.state(ranks)
+        pooled = overlap(state["counts"])
+        total, images = state["loss"].tolist()
         seconds = time.perf_counter() - self.start
         return Measured(
-            loss=loss,
-            accuracy=overlap.accuracy,
-            iou=overlap.iou,
-            miou=overlap.miou,
-            dice=overlap.dice,
+            loss=total / images if images else float("nan"),
+            accuracy=pooled.accuracy,
+            iou=pooled.iou,
+            miou=pooled.miou,
+            dice=pooled.dice,
             seconds=seconds,
-            images_per_second=self.images / seconds,
-            class_iou=overlap.class_iou,
+            images_per_second=images / seconds,
+            class_iou=pooled.class_iou,
         )
+
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """Return what all ranks counted so far, as :meth:`restore` takes it back."""
+        return {
+            "counts": ranks.total(self.counts.counts),
+            "loss": ranks.total(self.loss.sums),
+            "seconds": time.perf_counter() - self.start,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from a stored state, with the time that it took."""
+        self.counts.merge(state["counts"])
+        self.loss.merge(state["loss"])
+        self.start -= state["seconds"]

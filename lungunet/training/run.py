@@ -1,7 +1,7 @@
 """From a data folder to a trained run: what ``lungunet train`` does, for any caller."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ def train_run(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
+    should_stop: Callable[[], bool] = bool,
 ) -> Iterator[EpochResult]:
     """Train on the lists of ``config.data``, yielding each epoch. The test list is never opened.
 
@@ -32,18 +33,26 @@ def train_run(
     out : the run folder
     resume : go on from its last checkpoint
     overwrite : replace the run that ``out`` holds
+    should_stop : asked at every step; True writes a checkpoint and ends
 
     Raises
     ------
     LungUNetError
         Whatever is wrong with config, data or checkpoint; before the first step where possible.
     """
-    trainer, train, val = make_trainer(config, out, pretrained=not resume, progress=progress)
+    trainer, train, val = make_trainer(
+        config, out, pretrained=not resume, progress=progress, should_stop=should_stop
+    )
     yield from trainer.epochs(train, val, resume=resume, overwrite=overwrite)
 
 
 def make_trainer(
-    config: RunConfig, out: str | Path, *, pretrained: bool = True, progress: Progress = silent
+    config: RunConfig,
+    out: str | Path,
+    *,
+    pretrained: bool = True,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = bool,
 ) -> tuple[Trainer, LungCTDataset, LungCTDataset]:
     """Build what :func:`train_run` runs: the trainer, and the datasets of train and val.
 
@@ -57,7 +66,8 @@ def make_trainer(
         As for :func:`train_run`.
     """
     # A run is gone on with from any folder, so it must not depend on the current one.
-    config = replace(config, data=str(Path(config.data).resolve()))
+    cache = config.cache if config.cache == "off" else str(Path(config.cache).resolve())
+    config = replace(config, data=str(Path(config.data).resolve()), cache=cache)
     train, val = load_datasets(config)
     model = build_unet(
         config.encoder,
@@ -66,7 +76,10 @@ def make_trainer(
         seed=config.seed,
     )
     notes = {"manifests": _manifest_hashes(config)}
-    return Trainer(model, config, out=out, progress=progress, notes=notes), train, val
+    trainer = Trainer(
+        model, config, out=out, progress=progress, should_stop=should_stop, notes=notes
+    )
+    return trainer, train, val
 
 
 def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
@@ -90,6 +103,7 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
             f"labels {codec}: several raw values share a class, so predicted masks could not be "
             "written. Name the value of each class after a colon, as in 0,3=1,4=1,5=2:0,3,5."
         )
+    cache = None if config.cache == "off" else config.cache
     train = LungCTDataset(
         split.train,
         transform=train_transform(flip=config.flip),
@@ -97,8 +111,9 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
         window=parse_window(config.window),
         codec=codec,
         seed=config.seed,
+        cache=cache,
     )
-    return train, LungCTDataset(split.val, contract=train.contract, codec=codec)
+    return train, LungCTDataset(split.val, contract=train.contract, codec=codec, cache=cache)
 
 
 def _manifest_hashes(config: RunConfig) -> dict[str, str]:

@@ -6,6 +6,7 @@ The only place that imports TensorBoard. Knows numbers and pictures, no models.
 import csv
 import io
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,13 +113,18 @@ class TensorBoardLog:
     ----------
     folder : of the run; all events go into it, none into subfolders
     first_epoch : events of this epoch and later ones, left by an interrupted run, are dropped
+    about : shown in the Text tab; hyper-parameters go here, as add_hparams makes folders
     """
 
-    def __init__(self, folder: str | Path, *, first_epoch: int = 1) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
-        if first_epoch == 1:
+    def __init__(self, folder: str | Path, *, first_epoch: int = 1, about: str = "") -> None:
+        _wait_for_a_later_name(Path(folder))
+        begins = first_epoch == 1
+        # What is not of an epoch stands at step 0: a run that begins again writes it anew.
+        self._writer = SummaryWriter(str(folder), purge_step=0 if begins else first_epoch)
+        if begins:
             layout = {name: ["Multiline", [f"{name}/train$", f"{name}/val$"]] for name in _CHARTS}
             self._writer.add_custom_scalars({"train and val": layout})
+            self._writer.add_text("config", f"```\n{about}\n```", 0)
 
     def __enter__(self) -> Self:
         return self
@@ -130,10 +136,6 @@ class TensorBoardLog:
         trace: TracebackType | None,
     ) -> None:
         self._writer.close()
-
-    def add_text(self, name: str, text: str, epoch: int) -> None:
-        """Show ``text`` in the Text tab; hyper-parameters go here, as add_hparams makes folders."""
-        self._writer.add_text(name, f"```\n{text}\n```", epoch)
 
     def add_epoch(self, result: EpochResult) -> None:
         """Write one point per curve and flush them to disk."""
@@ -148,3 +150,15 @@ class TensorBoardLog:
     def add_picture(self, name: str, rgb: np.ndarray, epoch: int) -> None:
         """Show an (H, W, 3) uint8 picture in the Images tab."""
         self._writer.add_image(name, rgb, epoch, dataformats="HWC")
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Let the second pass in which the newest event file began, a moment at most.
+
+    Readers sort event files by name, which holds the second: one that a resumed run wrote must not
+    come before the one that it goes on with.
+    """
+    seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    newest = max((int(second) for second in seconds if second.isdigit()), default=0)
+    while newest <= time.time() < newest + 1:
+        time.sleep(0.01)

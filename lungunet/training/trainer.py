@@ -3,47 +3,57 @@
 Knows tensors, a model and a config; reads no command line and prints nothing.
 """
 
+import itertools
 import math
-import os
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lungunet.data.dataset import EpochSampler, LungCTDataset, make_loader
-from lungunet.data.overlay import draw_overlay
-from lungunet.errors import ConfigError, ModelError
-from lungunet.models.device import pick_device, pick_precision
-from lungunet.models.losses import CrossEntropyDiceLoss
+from lungunet.data.dataset import LungCTDataset
+from lungunet.data.loader import EpochSampler, make_loader
+from lungunet.errors import ConfigError, listed
+from lungunet.models.device import pick_workers
 from lungunet.progress import Progress, silent
-from lungunet.training.checkpoint import rng_state, set_rng_state
-from lungunet.training.checks import case_names, check_same_contract, try_out
+from lungunet.training.checkpoint import (
+    check_same_run,
+    load_into,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+)
+from lungunet.training.checks import (
+    all_finite,
+    case_names,
+    check_has_lung,
+    check_same_contract,
+    explain_memory,
+    try_out,
+    warn_if_stuck,
+)
 from lungunet.training.config import TrainConfig
 from lungunet.training.environment import environment_json
 from lungunet.training.folder import RunFolder
+from lungunet.training.guard import LossGuard
+from lungunet.training.learner import Learner, Loss
+from lungunet.training.lr_finder import LRRange, RangeTest, run_range_test
 from lungunet.training.meters import PassMeter
-from lungunet.training.schedule import learning_rate
+from lungunet.training.pause import Pause
+from lungunet.training.pictures import val_pictures
 from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog
-
-_PICTURES = 4  # val slices that are shown in TensorBoard
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Image (N, 1, H, W) float32 and mask (N, H, W) int64."""
 
-Batches = DataLoader[Batch] | Sequence[Batch]
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Takes logits (N, C, H, W) and mask (N, H, W) int64; returns the mean over slices, a scalar."""
-
 
 class Trainer:
     """Trains a model and keeps everything about it in a run folder.
+
+    Under ``torchrun`` several processes train one model: each batch is divided among them.
 
     Parameters
     ----------
@@ -51,14 +61,15 @@ class Trainer:
         with valid convolutions gives, is trained on the centre of the mask
     config : settings; None takes the defaults
     out : the run folder; made when training starts
-    loss : None means :class:`CrossEntropyDiceLoss`
+    loss : None means :class:`CrossEntropyDiceLoss`; must be a mean over slices
     progress : shows how far an epoch is, such as ``tqdm.tqdm``
+    should_stop : asked at every step; True writes a checkpoint, and :meth:`epochs` ends
     notes : JSON-able facts that environment.json gets beside its own
 
     Raises
     ------
     ConfigError
-        When the config asks for a device that is not there.
+        When the config asks for a device that is not there, or for freezing what is not there.
     """
 
     def __init__(
@@ -69,29 +80,23 @@ class Trainer:
         out: str | Path,
         loss: Loss | None = None,
         progress: Progress = silent,
+        should_stop: Callable[[], bool] = bool,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config or TrainConfig()
         self.folder = RunFolder(out)
-        self.loss: Loss = loss or CrossEntropyDiceLoss()
-        self.device = pick_device(self.config.device)
-        self.dtype = pick_precision(self.config.precision, self.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if isinstance(self.loss, nn.Module):
-            self.loss.to(self.device)
-        # fused: one kernel for all parameters, and no device sync in fp16's scaler.
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
-        # Disabled, it passes everything through: one loop for all precisions.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self._learner = Learner(model, self.config, loss)
+        self._stepper = self._learner.stepper
+        self.model = self._learner.model
+        self.device = self._learner.device
+        self.ranks = self._learner.ranks
+        self.optimizer = self._stepper.optimizer
         self.history: list[EpochResult] = []
         self.best: EpochResult | None = None
         self._n_classes = 2  # until the data says otherwise
         self._names: dict[str, list[str]] = {}
+        self._begun: dict[str, Any] = {}  # how far the epoch is that a checkpoint interrupted
+        self._pause = Pause(self.config, should_stop, self.ranks, self.device)
         self._progress = progress
         self._notes = dict(notes or {})
 
@@ -129,23 +134,25 @@ class Trainer:
 
         Parameters
         ----------
-        resume : go on from ``last.ckpt`` in the run folder
+        resume : go on from ``last.ckpt`` in the run folder, in the middle of an epoch if need be
         overwrite : replace the run that the folder holds
 
         Raises
         ------
         ConfigError
-            When val does not carry train's contract and codec, the run folder is in use, or the
-            loss is no longer a number.
+            When val does not carry train's contract and codec, the run folder is in use, the
+            loss is no longer a number, or memory runs out.
         ModelError
             When the checkpoint is missing or of another run.
         DataError, GeometryError, LabelError
-            When a file is wrong.
+            When a file is wrong, or the disk is full.
+        SplitError
+            When train or val holds no lung.
         """
         check_same_contract(train, val)
         self._n_classes = train.codec.n_classes
         self._names = case_names(train, val)
-        self._seed()
+        seed_everything(self.config.seed + self.ranks.rank, self.device)
         if resume:
             self._resume(train)
             if self._is_done():
@@ -155,159 +162,189 @@ class Trainer:
                 f"{self.folder.path}: this Trainer has trained already. Make a new one, with a new "
                 "model, for a new run."
             )
-        try_out(self.model, train, batch_size=self.config.batch_size, dtype=self.dtype)
-        if not resume:
-            self.folder.start(overwrite=overwrite)
-            self.folder.describe(environment_json(self.device, self._notes))
-        self.folder.save_config(self.config)
-        loaders = {"train": self._loader(train, shuffle=True), "val": self._loader(val)}
-        with TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1) as log:
-            log.add_text("config", self.config.to_toml(), len(self.history))
+        check_has_lung("train", train)
+        check_has_lung("val", val)
+        with explain_memory(self.config, train), self.ranks.joined(self.device):
+            try_out(self._learner, train, self.config)
+            if self.ranks.is_first:
+                if resume:
+                    self.folder.reopen(self.history)
+                else:
+                    self.folder.start(overwrite=overwrite)
+                    self.folder.describe(environment_json(self.device, self._notes))
+                self.folder.save_config(self.config)
+            self.ranks.wait()
+            yield from self._epochs(train, val)
+
+    def find_lr(
+        self, train: LungCTDataset, *, lowest: float = 1e-6, highest: float = 1.0, steps: int = 100
+    ) -> LRRange:
+        """Try rising learning rates, a step each, on augmented batches of ``train``.
+
+        Weights, optimizer and generators are put back; nothing is written.
+
+        Raises
+        ------
+        ConfigError
+            When the range is empty, the loss never falls, or memory runs out.
+        DataError, GeometryError, LabelError
+            When a file is wrong.
+        """
+        test = RangeTest(lowest=lowest, highest=highest, steps=steps)
+        endless = itertools.chain.from_iterable(itertools.repeat(self._loader(train, shuffle=True)))
+        batches = itertools.islice(endless, steps)
+        with explain_memory(self.config, train):
+            return run_range_test(
+                test, self._learner, self._progress(batches, desc="range test", total=steps)
+            )
+
+    def _epochs(self, train: LungCTDataset, val: LungCTDataset) -> Iterator[EpochResult]:
+        batches, val_batches = self._loader(train, shuffle=True), self._loader(val)
+        self._pause.restart()
+        with self._log() as log:
             while not self._is_done():
                 epoch = len(self.history) + 1
-                _set_epoch(loaders["train"], epoch)
-                trained = self._train_epoch(loaders["train"], epoch)
-                validated = self._val_epoch(loaders["val"], epoch)
+                trained = self._train_epoch(batches, epoch, train)
+                validated = self._val_epoch(val_batches, epoch) if trained else None
+                if trained is None or validated is None:
+                    self._save(train, self._begun)
+                    return
                 result = self._judge(epoch, trained, validated)
-                self._leave(result, train, val, log)
+                if log is not None:
+                    self._write(result, train, val, log)
+                self._save(train, {})
+                warn_if_stuck(self.history)
                 yield result
 
-    def _train_epoch(self, batches: Batches, epoch: int) -> Measured:
-        self.model.train()
+    def _train_epoch(
+        self, batches: DataLoader[Batch], epoch: int, train: LungCTDataset
+    ) -> Measured | None:
+        """Return None when it was asked to stop; ``_begun`` then says where."""
         meters = PassMeter(self._n_classes)
-        steps = len(batches)
-        every = self.config.accumulate
-        for step, (image, mask) in enumerate(
-            self._show(batches, f"epoch {epoch}/{self.config.epochs} train")
-        ):
-            self._set_lr(epoch, step, steps)
-            logits, mask = self._forward(image, mask)
-            loss = self.loss(logits, mask)
+        guard = LossGuard(lambda *seen: self._diverged(batches, epoch, *seen))
+        first = self._begin(batches, epoch, meters)
+        net = self._learner.training_net(epoch)
+        steps, every = len(batches), self.config.accumulate
+        for step, (image, mask) in enumerate(self._show(batches, "train", first), start=first):
+            self._stepper.follow_schedule(epoch, step, steps)
+            logits, mask = self._learner.forward(net, image, mask)
+            loss = self._learner.loss(logits, mask)
             # The last group of an epoch may be shorter: divide by what it really holds.
             group = min(every, steps - step // every * every)
-            self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
-            if (step + 1) % every == 0 or step + 1 == steps:
-                self._step()
+            self._stepper.backward(loss * (self._weight(batches, step, len(mask)) / group))
+            guard.watch(step, self._stepper.lr, loss)
             meters.update(loss, logits, mask)
-        return meters.measured()
+            if (step + 1) % every and step + 1 < steps:
+                continue
+            self._stepper.step()
+            save, stop = self._pause.ask(step)
+            if save or stop or step + 1 == steps:
+                guard.check()
+                self._begun = {"step": step + 1, "meters": meters.state(self.ranks)}
+            if stop:
+                return None
+            if save:
+                self._save(train, self._begun)
+        return meters.measured(self.ranks)
+
+    def _begin(self, batches: DataLoader[Batch], epoch: int, meters: PassMeter) -> int:
+        """Return the first step to take, after those that a checkpoint holds."""
+        first = int(self._begun.get("step", 0))
+        if first and self.ranks.is_first:  # one rank goes on with what all had counted
+            meters.restore(self._begun["meters"])
+        _sampler(batches).set_epoch(epoch, first_batch=first)
+        return first
+
+    def _weight(self, batches: DataLoader[Batch], step: int, mine: int) -> float:
+        """Return what makes the mean over ranks the mean over slices: parts may be unequal."""
+        return mine * self.ranks.count / _sampler(batches).batch_length(step)
 
     @torch.no_grad()
-    def _val_epoch(self, batches: Batches, epoch: int) -> Measured:
-        self.model.eval()
+    def _val_epoch(self, batches: DataLoader[Batch], epoch: int) -> Measured | None:
+        self._learner.net.eval()
         meters = PassMeter(self._n_classes)
-        for image, mask in self._show(batches, f"epoch {epoch}/{self.config.epochs} val"):
-            logits, mask = self._forward(image, mask)
-            meters.update(self.loss(logits, mask), logits, mask)
-        return meters.measured()
-
-    def _forward(
-        self, image: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        # non_blocking: with pinned memory the copy overlaps with the step before.
-        image = image.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        mask = mask.to(self.device, non_blocking=True)
-        with self._autocast():
-            logits = self.model(image)
-        return logits, _centre(mask, logits.shape[-2:])
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _step(self) -> None:
-        if self.config.clip_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _set_lr(self, epoch: int, step: int, steps: int) -> None:
-        per_epoch = math.ceil(steps / self.config.accumulate)
-        lr = learning_rate(
-            (epoch - 1) * per_epoch + step // self.config.accumulate,
-            total=self.config.epochs * per_epoch,
-            warmup=round(self.config.warmup_epochs * per_epoch),
-            peak=self.config.lr,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for image, mask in self._show(batches, "val"):
+            if self._pause.stops_now():  # ranks may differ in their number of batches here
+                return None
+            logits, mask = self._learner.forward(self._learner.net, image, mask)
+            meters.update(self._learner.loss(logits, mask), logits, mask)
+        return meters.measured(self.ranks)
 
     def _judge(self, epoch: int, train: Measured, val: Measured) -> EpochResult:
-        lr = self.optimizer.param_groups[0]["lr"]
-        if not (math.isfinite(train.loss) and math.isfinite(val.loss)):
-            raise ConfigError(
-                f"{self.folder.path}: the loss is {train.loss} on train and {val.loss} on val in "
-                f"epoch {epoch}, at a learning rate of {lr:.2g}. Lower lr; the checkpoint of epoch "
-                f"{epoch - 1} is kept."
-            )
+        if not math.isfinite(val.loss):
+            raise self._failure(f"the loss is {val.loss} on val after epoch {epoch}")
+        if self._stepper.overflows:
+            raise self._failure(f"fp16 overflowed in nearly every step of epoch {epoch}")
         # NaN (no lung in val and none predicted) is worse than any number.
         is_best = self.best is None or _rank(val.iou) > _rank(self.best.val.iou)
-        return EpochResult(epoch, train, val, lr, is_best)
+        result = EpochResult(epoch, train, val, self._stepper.lr, is_best)
+        self.history.append(result)
+        self.best = result if is_best else self.best
+        return result
 
-    def _leave(
+    def _diverged(
+        self, batches: DataLoader[Batch], epoch: int, step: int, lr: float, loss: float
+    ) -> ConfigError:
+        batch = _sampler(batches).batch(epoch, step)
+        names = listed([self._names["train"][index] for index in batch], separator=", ")
+        return self._failure(
+            f"the loss is {loss} in epoch {epoch}, step {step + 1} of {len(batches)}, at a "
+            f"learning rate of {lr:.2g}, in the batch of {names}"
+        )
+
+    def _failure(self, what: str) -> ConfigError:
+        other = " or use --precision bf16" if self._learner.dtype == torch.float16 else ""
+        return ConfigError(f"{self.folder.path}: {what}. Lower lr{other}; {self.folder.kept}.")
+
+    def _write(
         self, result: EpochResult, train: LungCTDataset, val: LungCTDataset, log: TensorBoardLog
     ) -> None:
-        """Write the epoch, in an order that a kill between any two files survives."""
-        self.history.append(result)
+        """Write the best model, then the events: before the checkpoint that counts the epoch."""
         if result.is_best:
-            self.best = result
             self.folder.save_best(
                 self.model, contract=train.contract, codec=train.codec, result=result
             )
-            for name, picture in self._pictures(val):
+            for name, picture in val_pictures(val, self._learner.predict):
                 log.add_picture(name, picture, result.epoch)
         log.add_epoch(result)
-        self.folder.save_last(self._state(train), self.history)
 
-    def _state(self, train: LungCTDataset) -> dict[str, Any]:
-        return {
+    def _save(self, train: LungCTDataset, position: dict[str, Any]) -> None:
+        """Write last.ckpt; ``position`` is empty at the end of an epoch."""
+        self._begun = position
+        self._pause.restart()
+        if not all_finite(self.model):
+            raise self._failure("the weights are no longer numbers")
+        rng = self.ranks.gather(rng_state(self.device))
+        if not self.ranks.is_first:
+            return
+        state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "rng": rng_state(self.device),
+            **self._stepper.state_dict(),
+            "position": position,
+            "rng": rng,
             "threads": torch.get_num_threads(),
             "contract": train.contract.to_dict(),
             "codec": train.codec.to_dict(),
             "data": self._names,
         }
+        self.folder.save_last(state, self.history)
 
     def _resume(self, train: LungCTDataset) -> None:
-        state = self.folder.load_last()
-        if state["data"] != self._names:
-            raise ModelError(
-                f"{self.folder.path}: was trained on other lists. Resume with the lists that it "
-                "began with, or start a new run."
-            )
-        for name, now in (
-            ("contract", train.contract.to_dict()),
-            ("codec", train.codec.to_dict()),
-        ):
-            if state[name] != now:
-                raise ModelError(
-                    f"{self.folder.path}: was trained with {name} {state[name]}, now it is {now}. "
-                    "Resume with the same data and settings, or start a new run."
-                )
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as err:
-            raise ModelError(
-                f"{self.folder.path}: belongs to another model. Resume with the same encoder."
-            ) from err
-        self.scaler.load_state_dict(state["scaler"])
+        state, where = self.folder.load_last(), self.folder.path
+        check_same_run(state, train, self._names, where=where)
+        load_into(state, self.model, self._stepper, where=where)
         self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
         self.best = next((r for r in reversed(self.history) if r.is_best), None)
+        self._begun = state["position"]
         torch.set_num_threads(state["threads"])  # sums differ between thread counts
-        set_rng_state(state["rng"], self.device)
-        self.folder.save_history(self.history)
+        if self.ranks.rank < len(state["rng"]):
+            set_rng_state(state["rng"][self.ranks.rank], self.device)
 
-    def _seed(self) -> None:
-        random.seed(self.config.seed)
-        torch.manual_seed(self.config.seed)
-        if self.device.type == "cuda":
-            # TF32: matrix products at ten bits of mantissa, several times faster on CUDA.
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
+    def _log(self) -> AbstractContextManager[TensorBoardLog | None]:
+        if not self.ranks.is_first:
+            return nullcontext()
+        config = self.config.to_toml()
+        return TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1, about=config)
 
     def _loader(self, dataset: LungCTDataset, *, shuffle: bool = False) -> DataLoader[Batch]:
         return make_loader(
@@ -315,12 +352,15 @@ class Trainer:
             batch_size=self.config.batch_size,
             shuffle=shuffle,
             seed=self.config.seed,
-            workers=_workers(self.config.workers, self.device),
+            workers=pick_workers(self.config.workers, self.device),
             pin_memory=self.device.type == "cuda",
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
         )
 
-    def _show(self, batches: Batches, desc: str) -> Iterator[Batch]:
-        return iter(self._progress(batches, desc=desc, total=len(batches)))
+    def _show(self, batches: DataLoader[Batch], name: str, first: int = 0) -> Iterator[Batch]:
+        desc = f"epoch {len(self.history) + 1}/{self.config.epochs} {name}"
+        return iter(self._progress(batches, desc=desc, total=len(batches) - first))
 
     def _is_done(self) -> bool:
         if len(self.history) >= self.config.epochs:
@@ -328,41 +368,11 @@ class Trainer:
         waited = self.history[-1].epoch - self.best.epoch if self.best else 0
         return 0 < self.config.patience <= waited
 
-    @torch.no_grad()
-    def _pictures(self, val: LungCTDataset) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield overlays of the same few val slices, spread over the list."""
-        count = min(_PICTURES, len(val))
-        for index in np.linspace(0, len(val) - 1, count).round().astype(int):
-            grey, truth = val.read(index)
-            image = torch.from_numpy(val.contract.normalise(grey))[None]
-            logits, _ = self._forward(image, torch.from_numpy(truth)[None])
-            pred = np.zeros_like(truth)
-            small = logits[0].argmax(0).byte().cpu().numpy()
-            top, left = ((a - b) // 2 for a, b in zip(truth.shape, small.shape, strict=True))
-            pred[top : top + small.shape[0], left : left + small.shape[1]] = small
-            name = f"val/{val.pairs[index].name} (truth blue, prediction orange)"
-            yield name, draw_overlay(grey, truth=truth, pred=pred)
+
+def _sampler(batches: DataLoader[Batch]) -> EpochSampler:
+    assert isinstance(batches.sampler, EpochSampler)  # make_loader gave it
+    return batches.sampler
 
 
 def _rank(iou: float) -> float:
     return -1.0 if math.isnan(iou) else iou
-
-
-def _centre(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    top, left = ((a - b) // 2 for a, b in zip(mask.shape[-2:], size, strict=True))
-    return mask[..., top : top + size[0], left : left + size[1]]
-
-
-def _set_epoch(loader: DataLoader[Batch], epoch: int) -> None:
-    assert isinstance(loader.sampler, EpochSampler)  # we made the loader
-    loader.sampler.set_epoch(epoch)
-
-
-def _workers(wanted: int, device: torch.device) -> int:
-    if wanted >= 0:
-        return wanted
-    # A CPU that trains has no core to spare, and reading takes it a tenth of the time.
-    if device.type != "cuda":
-        return 0
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return min(8, len(allowed) or os.cpu_count() or 1)

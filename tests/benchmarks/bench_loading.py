@@ -1,7 +1,9 @@
 """What one sample costs, stage by stage, and what the loader delivers per second.
 
-Runs on made-up int16 TIFFs of 512x512 in a temporary folder, each stage on one thread. Prints
-tables; ``--out`` writes them as JSON too.
+Beside it the data set of the common tutorials (Pillow, RandomRotation, ToTensor) on the same files,
+made-up int16 TIFFs of 512x512 in a temporary folder. All in turns, each process on one thread.
+Times are those of the processor, rates those of the clock. Prints tables; ``--out`` writes them as
+JSON too.
 """
 
 import argparse
@@ -13,6 +15,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import Compose, RandomRotation, ToTensor
 
 from lungunet import (
     LUNG_CODEC,
@@ -29,6 +35,8 @@ from lungunet.data.manifest import Pair
 from lungunet.data.transforms import seed_transform
 
 SIDE = 512
+BATCH = 8
+GOAL = 250  # augmented samples a second at 512x512, from the cache, by one core
 
 
 def write_slices(folder: Path, n: int) -> list[Pair]:
@@ -50,17 +58,39 @@ def write_slices(folder: Path, n: int) -> list[Pair]:
     return pairs
 
 
-def stages(pairs: list[Pair], size: int) -> dict[str, float]:
-    """Return milliseconds per sample, the median over the slices."""
-    contract = LungCTDataset(pairs, size=size).contract
-    transform = train_transform()
-    seconds: dict[str, list[float]] = {}
+class TutorialDataset(Dataset):
+    """What a tutorial would write: it reads every file every time and turns the image alone."""
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+        self.transform = Compose([RandomRotation(12), ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = self.pairs[index]
+        image = self.transform(Image.open(pair.image)).float()
+        mask = torch.from_numpy(np.array(Image.open(pair.mask)) // 255).long()
+        return image, mask
+
+
+def stages(pairs: list[Pair], size: int, cache: Path) -> dict[str, float]:
+    """Return milliseconds of processor time per sample, the mean over the slices."""
+    plain = LungCTDataset(pairs, size=size)
+    cached = LungCTDataset(pairs, size=size, cache=cache)
+    contract, transform = plain.contract, train_transform()
+    seconds: dict[str, float] = {}
 
     def timed(name, call, *arguments, **named):
-        start = time.perf_counter()
+        start = time.process_time()
         result = call(*arguments, **named)
-        seconds.setdefault(name, []).append(time.perf_counter() - start)
+        seconds[name] = seconds.get(name, 0) + time.process_time() - start
         return result
+
+    def steps(data):
+        for step in transform.transforms:
+            data = timed(f"  {type(step).__name__.strip('_')}", step, **data)
 
     for number, pair in enumerate(pairs):
         image = timed("decode image", read_image, pair.image)
@@ -69,49 +99,103 @@ def stages(pairs: list[Pair], size: int) -> dict[str, float]:
         grey = timed("window", contract.to_grey, image)
         grey = timed("fit image", contract.fit, grey)
         classes = timed("fit mask", contract.fit_mask, classes)
+        timed("into the cache", cached._fetch, number)
+        timed("from the cache", cached._fetch, number)
         timed("seeding", seed_transform, transform, (0, 0, number))
         moved = timed("augment", transform, image=grey, mask=classes)
-        timed("normalise", contract.normalise, moved["image"])
+        image = timed("normalise", contract.normalise, moved["image"])
         timed("mask to int64", moved["mask"].astype, np.int64)
-    # The mean of augment: its steps fire by chance.
+        seed_transform(transform, (0, 0, number))
+        steps({"image": grey, "mask": classes})
+    sample = torch.from_numpy(image), torch.from_numpy(classes.astype(np.int64))
+    for _ in range(len(pairs) // BATCH):
+        timed("collate", default_collate, [sample] * BATCH)
+    return {name: total / len(pairs) * 1e3 for name, total in seconds.items()}
+
+
+def loaders(pairs: list[Pair], size: int, workers: int, cache: Path) -> dict[str, DataLoader]:
+    """Return what is compared; the first pass over each starts workers and fills the cache."""
+
+    def ours(folder: Path | None) -> DataLoader:
+        dataset = LungCTDataset(pairs, transform=train_transform(), size=size, cache=folder)
+        return make_loader(dataset, batch_size=BATCH, shuffle=True, workers=workers)
+
+    made = {"files": ours(None), "cache": ours(cache)}
+    if size == SIDE:  # it does not resize
+        made["tutorial"] = DataLoader(
+            TutorialDataset(pairs),
+            BATCH,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+    for loader in made.values():
+        for _ in loader:
+            pass
+    return made
+
+
+def rates(made: dict[str, DataLoader], rounds: int) -> dict[str, dict[str, float]]:
+    """Return samples per second by the clock, and per second of this process's processor time."""
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
+    for _ in range(rounds):  # in turns, so that a busy machine slows all
+        for name, loader in made.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            n = sum(len(image) for image, _ in loader)
+            spent = time.perf_counter() - clock, time.process_time() - processor
+            measured[name].append((n / spent[0], n / spent[1]))
     return {
-        name: (statistics.mean if name == "augment" else statistics.median)(values) * 1e3
-        for name, values in seconds.items()
+        name: {
+            "per_second": statistics.median(clock for clock, _ in values),
+            "per_cpu_second": statistics.median(processor for _, processor in values),
+        }
+        for name, values in measured.items()
     }
 
 
-def samples_per_second(pairs: list[Pair], size: int, workers: int) -> float:
-    dataset = LungCTDataset(pairs, transform=train_transform(), size=size)
-    loader = make_loader(dataset, batch_size=8, shuffle=True, workers=workers)
-    for _ in loader:  # starts the workers
-        pass
-    start = time.perf_counter()
-    n = sum(len(image) for _ in range(3) for image, _ in loader)
-    return n / (time.perf_counter() - start)
+def show_stages(cost: dict[int, dict[str, float]]) -> None:
+    print(f"{'ms per sample':<24}" + "".join(f"{f'{size}x{size}':>10}" for size in cost))
+    for name in next(iter(cost.values())):
+        print(f"{name:<24}" + "".join(f"{row[name]:>10.3f}" for row in cost.values()))
+
+
+def show_rates(speed: dict[int, dict[int, dict[str, dict[str, float]]]]) -> None:
+    print(f"\n{'samples per second':<24}{'tutorial':>10}{'files':>10}{'cache':>10}")
+    for size, by_workers in speed.items():
+        for workers, row in by_workers.items():
+            cells = [row.get(name, {}) for name in ("tutorial", "files", "cache")]
+            name = f"{size}x{size}, {workers} workers"
+            print(f"{name:<24}" + "".join(f"{c.get('per_second', np.nan):>10.0f}" for c in cells))
+            if not workers:
+                name = f"{size}x{size}, by CPU time"
+                busy = "".join(f"{c.get('per_cpu_second', np.nan):>10.0f}" for c in cells)
+                print(f"{name:<24}{busy}")
+    print(f"goal: {GOAL} at 512x512 from the cache, by one core")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--slices", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     sizes = (512, 256)
-    with tempfile.TemporaryDirectory() as folder:
-        pairs = write_slices(Path(folder), options.slices)
-        cost = {size: stages(pairs, size) for size in sizes}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pairs = write_slices(folder, options.slices)
+        time.sleep(2.1)  # younger files are not kept
+        cost = {size: stages(pairs, size, folder / f"cache-{size}") for size in sizes}
         speed = {
-            size: {workers: samples_per_second(pairs, size, workers) for workers in (0, 1, 2)}
+            size: {
+                workers: rates(loaders(pairs, size, workers, folder / "cache"), options.rounds)
+                for workers in (0, 1, 2)
+            }
             for size in sizes
         }
-    print(f"{'ms per sample':<16}" + "".join(f"{f'{size}x{size}':>10}" for size in sizes))
-    for name in cost[sizes[0]]:
-        print(f"{name:<16}" + "".join(f"{cost[size][name]:>10.3f}" for size in sizes))
-    print(f"{'all':<16}" + "".join(f"{sum(cost[size].values()):>10.3f}" for size in sizes))
-    print(f"\n{'samples/s':<16}" + "".join(f"{f'{size}x{size}':>10}" for size in sizes))
-    for workers in (0, 1, 2):
-        row = "".join(f"{speed[size][workers]:>10.0f}" for size in sizes)
-        print(f"{f'{workers} workers':<16}{row}")
+    show_stages(cost)
+    show_rates(speed)
     if options.out:
         table = {"ms_per_sample": cost, "samples_per_second": speed}
         write_text(options.out, json.dumps(table, indent=2) + "\n")

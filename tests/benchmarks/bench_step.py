@@ -1,20 +1,26 @@
 """One training step of the Trainer against a bare loop: same model, batch, precision, layout.
 
-Both run in one process, in turns, on data that is in memory already. Prints a table;
-``--out`` writes it as JSON too.
+Both run in one process, in turns, on data that is in memory already; for the peak of memory each
+runs in a process of its own. ``--compile`` adds a compiled Trainer. Prints a table; ``--out``
+writes it as JSON too.
 """
 
 import argparse
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 import lungunet
 from lungunet.data.atomic import write_text
+from lungunet.data.loader import EpochSampler
 from lungunet.models.device import pick_device, pick_precision
 
 
@@ -41,49 +47,125 @@ def timed(call, device) -> float:
     return time.perf_counter() - start
 
 
-def measure(encoder: str, *, size: int, batch: int, steps: int, rounds: int) -> dict[str, float]:
-    device = pick_device()
-    dtype = pick_precision("auto", device)
-    layout = {"device": device, "memory_format": torch.channels_last}
-    batches = [
-        (
-            torch.randn(batch, 1, size, size).to(**layout),
-            (torch.rand(batch, size, size) > 0.75).long().to(device),
+class InMemory:
+    """Batches that are on the device already, behind what the Trainer asks of a loader."""
+
+    def __init__(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        size = len(batches[0][1])
+        self.batches = batches
+        self.sampler = EpochSampler(size * len(batches), batch_size=size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(self.batches)
+
+
+class Contest:
+    """Both loops over the same batches."""
+
+    def __init__(self, encoder: str, folder: str, options: argparse.Namespace) -> None:
+        self.device = pick_device()
+        self.dtype = pick_precision("auto", self.device)
+        layout = {"device": self.device, "memory_format": torch.channels_last}
+        shape = (options.batch, options.size, options.size)
+        self.batches = InMemory(
+            [
+                (
+                    torch.randn(shape[0], 1, *shape[1:]).to(**layout),
+                    (torch.rand(shape) > 0.75).long().to(self.device),
+                )
+                for _ in range(options.steps)
+            ]
         )
-        for _ in range(steps)
-    ]
-    bare = lungunet.build_unet(encoder, seed=0).to(**layout)
-    config = lungunet.TrainConfig(epochs=1000, lr=1e-4)
+        self.bare = lungunet.build_unet(encoder, seed=0).to(**layout)
+        self.trainers = {
+            compiled: lungunet.Trainer(
+                lungunet.build_unet(encoder, seed=0),
+                lungunet.TrainConfig(epochs=1000, lr=1e-4, save_every_minutes=0, compile=compiled),
+                out=folder,
+            )
+            for compiled in ((False, True) if options.compile else (False,))
+        }
+
+    def trainer_turn(self, compiled: bool = False) -> float:
+        trainer = self.trainers[compiled]
+        trainer._begun = {}  # each turn is a whole epoch
+        return timed(lambda: trainer._train_epoch(self.batches, 1, None), self.device)
+
+    def bare_turn(self) -> float:
+        return timed(
+            lambda: bare_loop(self.bare, self.batches, self.device, self.dtype, 1e-4), self.device
+        )
+
+
+def measure(encoder: str, options: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        trainer = lungunet.Trainer(lungunet.build_unet(encoder, seed=0), config, out=folder)
-        ratios, ours = [], []
-        for turn in range(rounds + 1):
-            mine = timed(lambda: trainer._train_epoch(batches, 1), device)
-            theirs = timed(lambda: bare_loop(bare, batches, device, dtype, 1e-4), device)
+        contest = Contest(encoder, folder, options)
+        turns = []
+        for turn in range(options.rounds + 1):
+            times = {c: contest.trainer_turn(c) for c in contest.trainers}
+            times["bare"] = contest.bare_turn()
             if turn:  # the first warms up
-                ratios.append(mine / theirs)
-                ours.append(mine / steps)
-    return {
-        "trainer_ms_per_step": statistics.median(ours) * 1e3,
+                turns.append(times)
+    ratios = [turn[False] / turn["bare"] for turn in turns]
+    row = {
+        "trainer_ms_per_step": statistics.median(turn[False] for turn in turns)
+        / options.steps
+        * 1e3,
         "trainer_over_bare": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
+        "memory_over_bare": peak_mib(encoder, "trainer", options)
+        / peak_mib(encoder, "bare", options),
     }
+    if options.compile:
+        row["compiled_over_eager"] = statistics.median(turn[True] / turn[False] for turn in turns)
+    return row
+
+
+def peak_mib(encoder: str, who: str, options: argparse.Namespace) -> float:
+    words = [sys.executable, __file__, "--peak-of", who, "--encoder", encoder]
+    words += ["--size", str(options.size), "--batch", str(options.batch)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def print_peak(options: argparse.Namespace) -> None:
+    """Print the peak of a process that runs one of both: of the device, on a CPU of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        contest = Contest(options.encoder[0], folder, options)
+        if contest.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(2):
+            contest.trainer_turn() if options.peak_of == "trainer" else contest.bare_turn()
+        if contest.device.type == "cuda":
+            print(torch.cuda.max_memory_allocated() / 2**20)
+        else:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--encoder", nargs="+", default=["tu-mobilenetv3_small_100", "resnet18"])
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--peak-of", choices=["trainer", "bare"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak_of:
+        print_peak(options)
+        return
     table = {}
-    print(f"{'encoder':<26}{'ms/step':>10}{'ratio':>8}{'lowest':>8}{'highest':>9}")
-    for encoder in ("tu-mobilenetv3_small_100", "resnet18"):
-        row = measure(encoder, size=256, batch=8, steps=options.steps, rounds=options.rounds)
-        table[encoder] = row
-        ms, ratio, low, high = row.values()
-        print(f"{encoder:<26}{ms:>10.1f}{ratio:>8.3f}{low:>8.3f}{high:>9.3f}")
+    for encoder in options.encoder:
+        row = table[encoder] = measure(encoder, options)
+        if len(table) == 1:
+            print(f"{'':<26}" + "".join(f"{name:>22}" for name in row))
+        print(f"{encoder:<26}" + "".join(f"{value:>22.3f}" for value in row.values()), flush=True)
     if options.out:
         write_text(options.out, json.dumps(table, indent=2) + "\n")
 

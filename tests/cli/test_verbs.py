@@ -17,6 +17,7 @@ from lungunet.cli import train as cli_train
 
 VERBS = (
     *("demo", "split", "prepare", "audit", "train", "evaluate", "report", "predict", "encoders"),
+    "export",
 )
 QUICK = ("--size", "32", "--epochs", "1", "--batch-size", "2", "--workers", "0")
 
@@ -273,7 +274,7 @@ class TestTrain:
             (("--lr", -1), "lr=-1.0: must be above 0"),
             (("--precision", "fp8"), "precision = 'fp8' is of the wrong kind"),
             (("--window", "x"), "window 'x': write LEVEL,WIDTH"),
-            (("--size", 8), "size 8: must be at least 16 px"),
+            (("--size", 8), "size 8: must be 16 to 16384 px"),
             (("--labels", "0,1"), "mask value 255"),
             (("--weights", "no/such/file.pt"), "no such file of weights"),
         ],
@@ -417,7 +418,7 @@ class TestPredict:
         assert done.code == 1
         assert "skipped" in done.err
         assert "bad.tif: not a readable image" in done.err
-        assert "1 of 13 files were skipped" in done.err
+        assert "1 of 13 files skipped" in done.err
         assert len(list((tmp_path / "out").glob("*.png"))) == 12
 
     def test_existing_masks_and_equal_stems_are_refused_before_any_work(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import one_to_one_codecs, views
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
-from lungunet.errors import ConfigError, LabelError
+from lungunet.errors import ConfigError, LabelError, counted
 
 MERGING = {0: 0, 3: 1, 4: 1, 5: 2}
 MERGED = LabelCodec(MERGING, {0: 0, 1: 3, 2: 5})
@@ -77,7 +77,7 @@ class TestStrictness:
         raw[3, 47, 63] = value
         with pytest.raises(LabelError) as caught:
             LUNG_CODEC.encode(raw)
-        assert f"mask value {value} (1 pixels, first at index (3, 47, 63)) " in str(caught.value)
+        assert f"mask value {value} (1 pixel, first at index (3, 47, 63)) " in str(caught.value)
 
     @given(views(st.integers(0, 7), dtypes=("uint8", "int16", "int64")))
     def test_value_count_and_first_position(self, raw):
@@ -93,9 +93,10 @@ class TestStrictness:
         named = f"row {where[0]}, column {where[1]}" if raw.ndim == 2 else f"index {where}"
         with pytest.raises(LabelError) as caught:
             MERGED.encode(raw)
-        assert f"mask value {value} ({count} pixels, first at {named}" in str(caught.value)
+        assert f"mask value {value} ({counted(count, 'pixel')}, first at {named}" in str(caught.value)
         others = len(wrong) - count
-        assert (f"; {others} pixels hold other unknown values" in str(caught.value)) == (others > 0)
+        told = f"; other unknown values in {counted(others, 'pixel')}"
+        assert (told in str(caught.value)) == (others > 0)
 
     def test_many_known_values_are_capped(self):
         codec = LabelCodec({index: index for index in range(40)})

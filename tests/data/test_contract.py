@@ -102,7 +102,7 @@ class TestWindow:
         ("level", "width"), [(0, 0), (0, -1), (np.nan, 1), (0, np.inf), (np.inf, 1), (0, np.nan)]
     )
     def test_refusals(self, level, width):
-        with pytest.raises(ConfigError, match=r"^window .*: the width must be above 0\. Lungs are"):
+        with pytest.raises(ConfigError, match=r"^window .*: the width must be above 0, and ne"):
             Window(level, width)
 
 
@@ -372,7 +372,7 @@ class TestStored:
     def test_a_part_is_missing(self, key):
         stored = LUNG.to_dict()
         del stored[key]
-        with pytest.raises(ConfigError, match=r"input contract: stored as .*, incomplete"):
+        with pytest.raises(ConfigError, match=r"input contract: stored as .*, which is incomplete"):
             InputContract.from_dict(stored)
 
     @pytest.mark.parametrize(
@@ -385,23 +385,40 @@ class TestStored:
             ("window", {}),
             ("window", [1, 2]),
             ("dtypes", 3),
+            ("dtypes", "int16"),
+            ("size", float("inf")),
             ("std", "x"),
         ],
     )
     def test_a_part_of_the_wrong_kind(self, key, value):
-        with pytest.raises(ConfigError, match=r"input contract: stored as .*, incomplete"):
+        with pytest.raises(ConfigError, match=r"input contract: stored as .*, which is incomplete"):
             InputContract.from_dict({**LUNG.to_dict(), key: value})
 
     def test_a_value_out_of_range_says_which(self):
-        with pytest.raises(ConfigError, match=r"^size 8: must be at least 16 px\. 256 is usual"):
+        with pytest.raises(ConfigError, match=r"^size 8: must be 16 to 16384 px\. 256 is usual"):
             InputContract.from_dict({**LUNG.to_dict(), "size": 8})
         with pytest.raises(ConfigError, match=r"^window 0,-1: the width must be above 0"):
             InputContract.from_dict({**LUNG.to_dict(), "window": {"level": 0, "width": -1}})
 
-    @pytest.mark.parametrize("std", [0, -1.0, np.nan])
+    @pytest.mark.parametrize("std", [0, -1.0, np.nan, np.inf])
     def test_std(self, std):
-        with pytest.raises(ConfigError, match=r"^std .*: must be above 0"):
+        with pytest.raises(ConfigError, match=r"^mean 0\.449, std .*, and std must be above 0"):
             InputContract(64, std=std)
+
+    @pytest.mark.parametrize("mean", [np.nan, np.inf, -0.01, 1.01])
+    def test_mean(self, mean):
+        with pytest.raises(ConfigError, match=r"^mean .*: the mean of grey values is in \[0, 1\]"):
+            InputContract(64, mean=mean)
+
+    def test_a_size_that_no_memory_holds(self):
+        with pytest.raises(ConfigError, match=r"^size 16385: must be 16 to 16384 px"):
+            InputContract(16385)
+        assert InputContract(16384).size == 16384
+
+    @pytest.mark.parametrize("dtypes", [("int16",), ("uint8", "uint16"), ()])
+    def test_only_eight_bits_go_without_a_window(self, dtypes):
+        with pytest.raises(ConfigError, match=r"without a window: only uint8 is grey already"):
+            InputContract(64, None, dtypes)
 
     def test_in_one_line(self):
         assert str(LUNG) == "64x64, window -600,1500"

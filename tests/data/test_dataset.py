@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract, Window
 from lungunet.data.ct import read_image, read_mask
-from lungunet.data.dataset import EpochSampler, LungCTDataset, make_loader, read_pair
+from lungunet.data.dataset import LungCTDataset, read_pair
+from lungunet.data.loader import EpochSampler, make_loader
 from lungunet.data.manifest import Pair, write_manifest
 from lungunet.data.transforms import train_transform
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, SplitError

@@ -17,7 +17,7 @@ from lungunet.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from lungunet.errors import DataError
+from lungunet.errors import DataError, counted
 
 
 def touch(folder, *names):
@@ -81,7 +81,7 @@ class TestFindPairs:
         with pytest.raises(DataError) as caught:
             find_pairs(images, masks)
         lines = str(caught.value).splitlines()
-        assert lines[0] == f"{images} and {masks}: 5 files do not pair up:"
+        assert lines[0] == f"{images} and {masks} do not pair up, 5 problems:"
         assert lines[1:-1] == [
             f"  {images / 'alone.png'}: no mask of that stem",
             f"  {masks / 'orphan.png'}: no image of that stem",
@@ -94,7 +94,7 @@ class TestFindPairs:
     def test_long_lists_are_capped(self, tmp_path):
         touch(tmp_path / "images", *(f"{i:02}.png" for i in range(20)))
         draw(tmp_path / "masks" / "x.png")
-        with pytest.raises(DataError, match="21 files do not pair up") as caught:
+        with pytest.raises(DataError, match="do not pair up, 21 problems") as caught:
             find_pairs(tmp_path / "images", tmp_path / "masks")
         assert str(caught.value).count("no mask of that stem") == 8
         assert "and 13 more" in str(caught.value)
@@ -225,12 +225,12 @@ class TestRead:
     def test_an_image_alone(self, tmp_path, files, line):
         (tmp_path / "a.txt").write_text(line + "\n")
         assert list_named(tmp_path / "a.txt") == [files[0].image]
-        with pytest.raises(DataError, match=r"a\.txt, line 1: 1 columns|line 1: an empty column"):
+        with pytest.raises(DataError, match=r"a\.txt, line 1: 1 column\.|line 1: an empty column"):
             read_manifest(tmp_path / "a.txt")
 
     def test_a_mask_alone_is_not_taken_for_an_image(self, tmp_path, files):
         (tmp_path / "a.txt").write_text("\tmasks/a.png\n")
-        with pytest.raises(DataError, match="1 files are missing:\n  line 1: an empty column\n"):
+        with pytest.raises(DataError, match="1 file missing:\n  line 1: an empty column\n"):
             read_manifest(tmp_path / "a.txt")
         with pytest.raises(DataError, match=r"a\.txt, line 1: 2 columns, the first is ''"):
             list_named(tmp_path / "a.txt")
@@ -247,7 +247,7 @@ class TestRead:
         with pytest.raises(DataError) as caught:
             read_manifest(tmp_path / "a.txt")
         assert str(caught.value) == (
-            f"{tmp_path / 'a.txt'}, line 3: {columns} columns. "
+            f"{tmp_path / 'a.txt'}, line 3: {counted(columns, 'column')}. "
             "Write image, one tab, mask; nothing else."
         )
 
@@ -258,13 +258,14 @@ class TestRead:
         with pytest.raises(DataError) as caught:
             read_manifest(tmp_path / "a.txt")
         assert str(caught.value).splitlines() == [
-            f"{tmp_path / 'a.txt'}: 5 files are missing:",
+            f"{tmp_path / 'a.txt'}: 5 files missing:",
             "  line 1: masks/no.png",
             "  line 3: no.tif",
             "  line 3: gone.png",
             f"  line 4: {'x' * 300}.png",
             "  line 5: nul\0.png",
-            f"Paths are taken from {tmp_path}, then from the current folder.",
+            f"Paths are taken from {tmp_path}, then from the current folder. Mend the paths, put the "
+            "files there, or run 'lungunet split' again.",
         ]
 
     @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ class TestSplitRefusals:
 
     @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.2), (1, 0), (0, 1.5), (float("nan"), 0)])
     def test_shares(self, val, test):
-        with pytest.raises(ConfigError, match=r"^(val|test)=.*: a share of the pairs is in \[0, 1"):
+        with pytest.raises(ConfigError, match=r"^(val|test)=.*: not a share of the pairs\. Write"):
             split_pairs(numbered(9), val=val, test=test)
 
     def test_nothing_for_train(self):
@@ -235,12 +235,12 @@ class TestGroups:
     def test_table_without_its_columns(self, tmp_path, content):
         (tmp_path / "g.csv").write_text(content)
         with pytest.raises(
-            ConfigError, match="needs a header line with the columns name and patie"
+            ConfigError, match=r"no columns name and patient\. Begin it"
         ):
             read_groups(self.PAIRS, str(tmp_path / "g.csv"))
 
     def test_table_that_cannot_be_read(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"gone\.csv: cannot be read as CSV .*Save it as UTF"):
+        with pytest.raises(ConfigError, match=r"gone\.csv: cannot be read \(No such file"):
             read_groups(self.PAIRS, str(tmp_path / "gone.csv"))
         (tmp_path / "g.csv").write_bytes(b"name,patient\n\xff,A\n")
         with pytest.raises(ConfigError, match="cannot be read as CSV"):
@@ -253,7 +253,7 @@ class TestGroups:
 
     def test_table_with_two_patients(self, tmp_path):
         (tmp_path / "g.csv").write_text("name,patient\np01_s1,A\np01_s1,B\n")
-        with pytest.raises(SplitError, match=r"g\.csv: p01_s1 has two patients, A and B"):
+        with pytest.raises(SplitError, match=r"g\.csv, line 3: p01_s1 has another patient"):
             read_groups(self.PAIRS, str(tmp_path / "g.csv"))
 
 

@@ -17,7 +17,7 @@ from lungunet.errors import DataError, SplitError
 from lungunet.evaluation import audit as audit_module
 from lungunet.evaluation.audit import audit
 from lungunet.evaluation.file_checks import check_coding, is_cut_off
-from lungunet.evaluation.label_checks import LabelView, doubt_label
+from lungunet.inference.doubt import LabelView, doubt_label
 
 HEIGHTS = (0.42, 0.62)  # lungs at both, far enough apart
 PATIENTS = 12

@@ -23,6 +23,9 @@ class Fixed:
     def __init__(self, masks: list[np.ndarray]) -> None:
         self.masks = iter(masks)
 
+    def prepare(self, image):
+        return image
+
     def __call__(self, images):
         return [np.eye(2, dtype=np.float32)[:, next(self.masks)] for _ in images]
 

@@ -8,7 +8,13 @@ from scipy import ndimage
 from skimage import morphology
 
 from lungunet import DataError
-from lungunet.inference.postprocess import close_gaps, fill_holes, keep_largest
+from lungunet.inference.postprocess import (
+    box_of,
+    close_gaps,
+    fill_cavities,
+    fill_holes,
+    keep_largest,
+)
 
 
 def speckled(shape: tuple[int, ...], share: float, seed: int = 0) -> np.ndarray:
@@ -82,6 +88,37 @@ def test_the_outside_is_no_hole_however_small() -> None:
     mask = np.ones((5, 9), np.uint8)
     mask[0, 4] = 0
     np.testing.assert_array_equal(fill_holes(mask), mask)
+
+
+def test_cavities_as_scipy_finds_them() -> None:
+    for seed in range(5):
+        mask = speckled((6, 19, 14), 0.75, seed)
+        filled = fill_cavities(mask)
+        assert filled.dtype == np.uint8
+        assert filled.sum() > mask.sum()
+        np.testing.assert_array_equal(filled, ndimage.binary_fill_holes(mask))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("end", [0, -1])
+def test_what_opens_to_an_edge_is_no_cavity(axis: int, end: int) -> None:
+    mask = np.ones((5, 6, 7), np.uint8)
+    mask[2, 3, 4] = 0
+    assert fill_cavities(mask).all()
+    np.moveaxis(mask, axis, 0)[end, 3, 3] = 0  # an edge of its own, not the cavity
+    np.testing.assert_array_equal(fill_cavities(mask).sum(), mask.size - 1)
+
+
+def test_cavities_are_of_volumes() -> None:
+    with pytest.raises(DataError, match=r"pass \(D, H, W\)"):
+        fill_cavities(np.ones((4, 5)))
+
+
+def test_the_box_of_a_mask() -> None:
+    mask = np.zeros((5, 6, 7), bool)
+    assert box_of(mask) is None
+    mask[1, 2, 3] = mask[3, 4, 3] = True
+    assert box_of(mask) == (slice(1, 4), slice(2, 5), slice(3, 4))
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 5])

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import lungunet
-from lungunet import DataError, InputContract, LabelCodec, ModelError, Predictor
-from lungunet.inference.predictor import TorchSegmenter
+from lungunet import ConfigError, DataError, InputContract, LabelCodec, ModelError, Predictor
+from lungunet.inference.network import TorchSegmenter
+from lungunet.inference.predictor import Segmented
 
 
 class Bright(torch.nn.Module):
@@ -108,7 +109,107 @@ def lopsided() -> np.ndarray:
     return image
 
 
+class Spots:
+    """Says lung, as sure as it was told, where a slice is 1; draws on nothing else."""
+
+    codec = lungunet.LUNG_CODEC
+
+    def __init__(self, *confidence: float) -> None:
+        self.confidence = iter(confidence)
+        self.batches: list[int] = []
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def __call__(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+        self.batches.append(len(prepared))
+        lungs = [(image == 1) * np.float32(next(self.confidence)) for image in prepared]
+        return [np.stack([1 - lung, lung]) for lung in lungs]
+
+    def to_grey(self, image: np.ndarray) -> np.ndarray:
+        return image.astype(np.uint8)
+
+
+class TestMirror:
+    image = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], np.int16)
+
+    def test_without_it_there_is_no_disagreement(self) -> None:
+        (found,) = Predictor(Spots(0.9)).segment([self.image])
+        assert found.disagreement is None
+        np.testing.assert_array_equal(found.classes, self.image)
+
+    def test_probabilities_are_the_mean_and_lie_where_the_slice_does(self) -> None:
+        predictor = Predictor(Spots(0.9, 0.2), tta=True)
+        (found,) = predictor.segment([self.image])
+        np.testing.assert_allclose(found.probabilities[1], self.image * 0.55, rtol=1e-6)
+        np.testing.assert_allclose(found.probabilities.sum(0), 1, rtol=1e-6)
+        np.testing.assert_array_equal(found.classes, self.image)
+        assert found.disagreement == 1  # the mirror shows none of it
+        assert predictor.segmenter.batches == [2]
+
+    def test_disagreement_is_one_minus_iou(self) -> None:
+        class Blind(Spots):
+            """Sees nothing in the last column, which is the first one in the mirror."""
+
+            def __call__(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+                return super().__call__([image * (np.arange(5) < 4) for image in prepared])
+
+        image = np.array([[1, 1, 1, 0, 1]], np.int16)
+        (found,) = Predictor(Blind(1, 1), tta=True).segment([image])
+        # Columns 0, 1, 2 against columns 1, 2, 4: two in common of four.
+        assert found.disagreement == 0.5
+        np.testing.assert_array_equal(found.classes, [[0, 1, 1, 0, 0]])
+
+    def test_no_lung_in_both_agrees(self) -> None:
+        (found,) = Predictor(Spots(1, 1), tta=True).segment([self.image * 0])
+        assert found.disagreement == 0
+
+    def test_more_than_two_classes_are_refused(self) -> None:
+        segmenter = Spots()
+        segmenter.codec = LabelCodec({0: 0, 1: 1, 2: 2})
+        with pytest.raises(ConfigError, match="the model has 3 classes, and one that means left"):
+            Predictor(segmenter, tta=True)
+
+    def test_a_network_sees_both(self, run: Path, split: lungunet.Split) -> None:
+        image = lungunet.read_image(split.test[0].image)
+        plain = Predictor.load(run, device="cpu", precision="fp32")
+        both = Predictor.load(run, device="cpu", precision="fp32", tta=True)
+        (found,) = both.segment([image])
+        flipped = plain.probabilities(image[:, ::-1])[..., ::-1]
+        mean = (plain.probabilities(image) + flipped) / 2
+        np.testing.assert_allclose(found.probabilities, mean, atol=1e-5)
+        (prediction,) = both.predict_files([split.test[0].image])
+        assert prediction.disagreement == found.disagreement
+
+
+class TestSegment:
+    def test_sizes_may_differ_and_order_is_kept(self) -> None:
+        images = [np.full((5, 7), 1), np.zeros((3, 4)), np.full((2, 9), 1)]
+        found = Predictor(Spots(0.9, 0.9, 0.8)).segment(images)
+        assert [each.probabilities.shape for each in found] == [(2, 5, 7), (2, 3, 4), (2, 2, 9)]
+        assert [each.classes.max() for each in found] == [1, 0, 1]
+
+    def test_nothing_in_nothing_out(self) -> None:
+        assert Predictor(Spots()).segment([]) == []
+
+    def test_classes_are_the_likeliest_and_of_equals_the_first(self) -> None:
+        probabilities = np.array([[[0.5, 0.4, 0.6]], [[0.5, 0.6, 0.4]]], np.float32)
+        np.testing.assert_array_equal(Segmented(probabilities).classes, [[0, 1, 0]])
+        three = np.array([[[0.4, 0.2]], [[0.4, 0.3]], [[0.2, 0.5]]], np.float32)
+        classes = Segmented(three).classes
+        np.testing.assert_array_equal(classes, [[0, 2]])
+        assert classes.dtype == Segmented(probabilities).classes.dtype == np.uint8
+
+
 class TestFiles:
+    def test_each_slice_is_prepared_once(self, run: Path, split: lungunet.Split) -> None:
+        predictor = Predictor.load(run, device="cpu")
+        seen = []
+        prepare = predictor.segmenter.prepare
+        predictor.segmenter.prepare = lambda image: seen.append(image) or prepare(image)
+        assert len(list(predictor.predict_files([pair.image for pair in split.test]))) == 3
+        assert len(seen) == 3
+
     def test_in_order_at_every_batch_size_and_bad_files_named(
         self, run: Path, split: lungunet.Split, tmp_path: Path
     ) -> None:

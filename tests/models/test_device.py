@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lungunet import ConfigError
-from lungunet.models.device import pick_device, pick_precision
+from lungunet.models.device import count_cores, pick_device, pick_precision, pick_workers
 
 CPU = torch.device("cpu")
 
@@ -42,3 +42,28 @@ def test_named_precisions() -> None:
         pick_precision("fp16", CPU)
     with pytest.raises(ConfigError, match="write auto, fp32, bf16, fp16"):
         pick_precision("half", CPU)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 40])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_workers_that_were_asked_for(wanted: int, device: str) -> None:
+    assert pick_workers(wanted, torch.device(device)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "workers"),
+    [("cpu", 16, 0), ("mps", 16, 0), ("cuda", 1, 1), ("cuda", 5, 5), ("cuda", 96, 8)],
+)
+def test_workers_by_device_and_cores(
+    monkeypatch: pytest.MonkeyPatch, device: str, cores: int, workers: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert pick_workers(-1, torch.device(device)) == workers
+
+
+def test_cores_where_the_system_does_not_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert count_cores() == 6
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert count_cores() == 1

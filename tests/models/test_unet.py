@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lungunet.errors import ConfigError, ModelError, WeightsUnavailableError
-from lungunet.models.encoders import _closest, _count_parameters, list_encoders
+from lungunet.models.encoders import _closest, _count_parameters, is_cached, list_encoders
 from lungunet.models.unet import (
     Architecture,
     _is_unreachable,
@@ -243,6 +243,13 @@ class TestHub:
         assert model.config["encoder_weights"] is None
         assert model.config["encoder_name"] == encoder
         assert architecture_of(model).encoder == encoder
+
+    def test_cached_weights_are_seen_without_asking(self, native, timm_model):
+        assert is_cached("resnet18")
+        assert is_cached("tu-mobilenetv3_small_100")
+        assert not is_cached("resnet34")
+        assert not is_cached("tu-resnet18")
+        assert not is_cached("unet2015")  # there are none
 
     def test_timm_tag_that_is_not_the_default(self, hub):
         import timm

@@ -30,6 +30,8 @@ from lungunet import (
     build_unet,
 )
 from lungunet.training.checks import try_out
+from lungunet.training.learner import Learner
+from lungunet.training.lr_finder import RangeTest
 from lungunet.training.tracking import HISTORY_COLUMNS
 
 SIZE = 32
@@ -161,6 +163,7 @@ class TestTensorBoard:
 
 
 class TestLoop:
+    @pytest.mark.filterwarnings("ignore:val IoU has been 0")  # few slices: lung comes late
     def test_the_loss_falls_and_best_is_the_best_epoch(
         self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
     ) -> None:
@@ -269,7 +272,10 @@ class TestLoop:
             return logits.mean() * (math.nan if next(calls) > 6 else 1.0)
 
         trainer = Trainer(tiny(), config(epochs=3), out=tmp_path, loss=explodes)
-        with pytest.raises(ConfigError, match=r"loss is nan on train .* in epoch 2, at a learning"):
+        with pytest.raises(
+            ConfigError,
+            match=r"loss is nan in epoch 2, step 3 of 3, at a .* batch of pat",
+        ):
             trainer.fit(train, val)
         saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
         assert len(saved["history"]) == 1
@@ -449,7 +455,8 @@ class TestBeforeTheFirstStep:
     def test_trying_out_changes_nothing(self, train: LungCTDataset) -> None:
         model = build_unet("resnet18", seed=0)
         before, state = weights(model), torch.get_rng_state()
-        try_out(model, train, batch_size=4, dtype=torch.float32)
+        settings = config(batch_size=4)
+        try_out(Learner(model, settings, None), train, settings)
         assert same(before, weights(model))
         assert torch.equal(state, torch.get_rng_state())
 
@@ -510,3 +517,80 @@ def test_three_classes_have_a_column_each(phantoms, tmp_path: Path) -> None:
     with (tmp_path / "scores" / "cases.csv").open() as file:
         assert {"iou_background", "iou_class 1", "iou_class 2"} <= set(next(csv.DictReader(file)))
     assert "values 0, 1, 255" in (tmp_path / "run" / "best" / "README.md").read_text()
+
+
+class TestRangeTest:
+    def test_suggests_where_the_loss_falls_fastest(self) -> None:
+        test = RangeTest(lowest=1e-5, highest=1.0, steps=51)
+        # a sigmoid in log lr with its middle at 1e-2, then an explosion
+        for step in range(51):
+            lr = test.lr(step)
+            loss = 1 / (1 + lr / 1e-2) if lr < 0.3 else 50.0
+            if test.add(loss):
+                break
+        found = test.result()
+        assert 0.005 < found.suggestion < 0.05  # smoothing lags behind by a few steps
+        assert len(found.lrs) == len(found.losses) == step
+
+    def test_refuses_what_shows_nothing(self) -> None:
+        with pytest.raises(ConfigError, match="the rates must rise from above 0"):
+            RangeTest(lowest=1.0, highest=0.1, steps=100)
+        rises = RangeTest(lowest=1e-5, highest=1.0, steps=10)
+        for step in range(10):
+            rises.add(1.0 + step)
+        with pytest.raises(ConfigError, match="the loss rose from the first steps on"):
+            rises.result()
+
+    def test_leaves_the_trainer_as_it_was(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        tested, plain = (
+            Trainer(tiny(), config(epochs=1), out=tmp_path / name) for name in ("tested", "plain")
+        )
+        before = torch.get_rng_state()
+        found = tested.find_lr(train, steps=12, highest=0.01)
+        assert torch.equal(before, torch.get_rng_state())
+        assert not (tmp_path / "tested").exists()
+        assert found.lrs[0] < found.suggestion <= found.lrs[-1]
+        for trainer in (tested, plain):
+            trainer.fit(train, val)
+        assert same(weights(tested.model), weights(plain.model))
+
+
+class TestFreezing:
+    def test_the_encoder_stays_as_it_is_for_so_many_epochs(
+        self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+    ) -> None:
+        model = build_unet("resnet18", seed=0)
+        first, *_ = model.encoder.parameters()
+        first.requires_grad_(False)  # by the caller: for good
+        states = [weights(model.encoder)]
+        trainer = Trainer(model, config(epochs=2, freeze_epochs=1), out=tmp_path)
+        for _ in trainer.epochs(train, val):
+            states.append(weights(model.encoder))
+        assert same(states[0], states[1])
+        assert not same(states[1], states[2])
+        assert torch.equal(states[0]["conv1.weight"], states[2]["conv1.weight"])
+        assert lungunet.load_model(tmp_path)
+
+    def test_needs_an_encoder(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="freeze_epochs=1: UNet2015 has no encoder"):
+            Trainer(tiny(), config(freeze_epochs=1), out=tmp_path)
+
+
+def test_compiling_changes_the_speed_alone(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    compile_model = torch.compile
+
+    def eager(model: nn.Module) -> Any:
+        compiled.append(model)
+        return compile_model(model, backend="eager")  # no compiler is needed on the machine
+
+    monkeypatch.setattr(torch, "compile", eager)
+    for name, settings in (("a", config(epochs=1)), ("b", config(epochs=1, compile=True))):
+        Trainer(tiny(), settings, out=tmp_path / name).fit(train, val)
+    assert len(compiled) == 1
+    a, b = ((tmp_path / name / "best" / "model.safetensors").read_bytes() for name in "ab")
+    assert a == b

@@ -1,6 +1,7 @@
 """How doubtful one mask is, judged by its own slice: against a rule, or a model that never saw it.
 
-Owns the measures of disagreement and what each weighs. Knows no files and no other pair.
+Serves masks that were drawn and masks that were predicted. Owns the measures of disagreement and
+what each weighs. Knows no files and no other pair.
 """
 
 from dataclasses import dataclass, replace
@@ -97,9 +98,13 @@ class LabelView:
     ----------
     image : (H, W) of a slice dtype
     lung : (H, W) bool, what the label calls lung
+    baseline : (h, w) bool, the rule's lung where the slices around it had a say; None asks the rule
+        about this slice alone
     """
 
-    def __init__(self, image: np.ndarray, lung: np.ndarray) -> None:
+    def __init__(
+        self, image: np.ndarray, lung: np.ndarray, *, baseline: np.ndarray | None = None
+    ) -> None:
         hu = restore_hu(image).astype(np.float32)
         if image.dtype == np.uint8:  # the usual window, for want of a better guess
             hu *= np.float32(LUNG_WINDOW.width / 255)
@@ -107,6 +112,7 @@ class LabelView:
         self.scale = max(1.0, max(image.shape) / _SIDE)
         self.hu = self._fit(hu)
         self.lung = self.shrink(lung)
+        self._baseline = baseline
 
     def shrink(self, mask: np.ndarray) -> np.ndarray:
         """Bring a (H, W) bool mask of the slice to the size of the view."""
@@ -119,7 +125,7 @@ class LabelView:
     @cached_property
     def baseline(self) -> np.ndarray:
         """(h, w) bool: what the threshold rule calls lung."""
-        return segment_lungs(self.hu) > 0
+        return segment_lungs(self.hu) > 0 if self._baseline is None else self._baseline
 
     @cached_property
     def smooth(self) -> np.ndarray:
@@ -157,6 +163,12 @@ class LabelView:
         _, parts = cv2.connectedComponents(np.pad(_bits(~body), 1, constant_values=1), None, 4)
         around = _bits(parts[1:-1, 1:-1] == parts[0, 0])
         return cv2.erode(around, _disk(1), borderValue=1) > 0
+
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """(h, w) bool: compact air within the body, of lung or bowel, that is not labelled."""
+        inside = self.airy & ~self.outside & ~self.airy.all()  # without tissue there is no body
+        return _thick(inside & ~self.lung, _COMPACT)
 
 
 def doubt_label(view: LabelView, *, pred: np.ndarray | None = None) -> Doubt:

@@ -1,0 +1,42 @@
+"""``lungunet export``: a model as one ONNX file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungunet.cli import console
+from lungunet.cli.options import Overwrite, refuse_existing
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Run folder or model folder.", metavar="MODEL")],
+    out: Annotated[Path, typer.Option(help="The file to write, ends with .onnx.")],
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="Slices to compare with torch on: a file, folder, glob or list. Default: phantoms."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model as one ONNX file, from CT values to masks, that runs without torch.
+
+    It is compared with torch first, and written only when masks agree wherever the probability is
+    more than 0.0001 from a half.
+
+    Examples: `lungunet export runs/001 --out lung.onnx` |
+    `lungunet predict lung.onnx slices/ --out masks`
+    """
+    from lungunet.data.ct import read_image
+    from lungunet.data.manifest import list_images
+    from lungunet.models.onnx import export_onnx
+
+    refuse_existing([out], overwrite)
+    slices = None if check is None else map(read_image, list_images(check))
+    parity = export_onnx(model, out, slices=slices)
+    console.say(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB; compared with torch on "
+        f"{parity.slices} {'phantoms' if slices is None else 'slices'}: {parity.differing_px} of "
+        f"{parity.pixels} pixels differ, probabilities by {parity.furthest:.1g} at most"
+    )

@@ -1,0 +1,73 @@
+"""Can the values of a slice be Hounsfield units of a chest? Knows no files and no masks."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+_WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
+_DARKER_THAN_TISSUE_HU = -64
+_WATER_STORED = (824, 1224)  # 0 +- 200 HU with an offset of 1024
+_SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
+
+
+@dataclass(frozen=True)
+class HuFault:
+    """Why values cannot be HU of a chest.
+
+    Parameters
+    ----------
+    text : what is wrong, with the value, and how to fix it
+    """
+
+    severity: Literal["error", "warning", "note"]
+    kind: Literal["hu-8bit", "hu-offset", "hu-wrap", "hu-range"]
+    text: str
+
+
+def judge_hu(image: np.ndarray) -> HuFault | None:
+    """Judge whether values can be Hounsfield units of a chest.
+
+    Parameters
+    ----------
+    image : (H, W) of a slice dtype
+
+    Returns
+    -------
+    HuFault
+        None where nothing speaks against it.
+
+    Examples
+    --------
+    >>> judge_hu(np.full((8, 8), -1000, np.int16)).text
+    'values -1000 to -1000, nothing as dense as tissue. Export it in HU.'
+    """
+    if image.dtype == np.uint8:
+        text = "8-bit grey, so HU are lost. Fine where all slices were exported alike."
+        return HuFault("note", "hu-8bit", text)
+    seen = image[::_SAMPLED, ::_SAMPLED]
+    if image.dtype.name != "int16" and (share := float((seen > _WRAPPED).mean())) > 0.001:
+        return HuFault(
+            "error",
+            "hu-wrap",
+            f"{share:.0%} of the values lie near {int(seen.max())}: negative HU read as "
+            "unsigned. Save it anew as int16 (image.astype('int16')).",
+        )
+    span = f"values {seen.min():g} to {seen.max():g}"
+    if float(seen.min()) < _DARKER_THAN_TISSUE_HU:
+        if float((seen > -200).mean()) > 0.005:
+            return None
+        text = f"{span}, nothing as dense as tissue. Export it in HU."
+        return HuFault("warning", "hu-range", text)
+    low, high = _WATER_STORED
+    if float(((seen >= low) & (seen <= high)).mean()) > 0.05:
+        # uint16 is refused until a window is named; signed values would be taken for HU.
+        return HuFault(
+            "warning" if image.dtype == np.uint16 else "error",
+            "hu-offset",
+            f"smallest value {seen.min():g}, tissue near 1024: stored without the rescale "
+            "intercept. Subtract 1024, or pass --window 424,1500.",
+        )
+    return HuFault(
+        "warning", "hu-range", f"{span}, nothing as dark as air or lung. Export it in HU."
+    )

@@ -1,0 +1,165 @@
+"""In which order samples are read, by whom, and in how many processes.
+
+Order and augmentation depend on seed and epoch alone. Knows the dataset's length, not its files.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from lungunet.data.dataset import LungCTDataset
+from lungunet.errors import ConfigError
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index), in an order that depends on (seed, epoch) alone.
+
+    Each pass counts as one epoch; :meth:`set_epoch` says which one comes next.
+
+    Parameters
+    ----------
+    length : number of samples
+    shuffle : False keeps the order of the dataset
+    keep : samples of each pass; None keeps all, fewer leave the end of the order out
+    batch_size : of all ranks together; matters with several ranks alone
+    rank, ranks : this process and how many share the work: each batch is divided among them
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        keep: int | None = None,
+        batch_size: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.keep = length if keep is None else keep
+        self.batch_size = batch_size
+        self.rank = rank
+        self.ranks = ranks
+        self.epoch = 0
+        self._first_batch = 0
+
+    def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
+        """Make the next pass that of ``epoch``, without the batches before ``first_batch``."""
+        self.epoch = epoch
+        self._first_batch = first_batch
+
+    def __len__(self) -> int:
+        """Count the samples of a whole pass that fall to this rank."""
+        if self.ranks == 1:
+            return self.keep
+        return sum(1 for _ in self._mine(np.arange(self.keep)))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the indices of one pass over all ranks, (keep,) int64."""
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        return order[: self.keep]
+
+    def batch_length(self, number: int) -> int:
+        """Count the samples of one batch of all ranks together."""
+        return min(self.batch_size, self.keep - number * self.batch_size)
+
+    def batch(self, epoch: int, number: int) -> np.ndarray:
+        """Return the indices of one batch of all ranks together, (n,) int64."""
+        start = number * self.batch_size
+        return self.order(epoch)[start : start + self.batch_size]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        first, self._first_batch = self._first_batch, 0
+        order = self.order(epoch)[first * self.batch_size :]
+        return ((epoch, int(index)) for index in self._mine(order))
+
+    def _mine(self, order: np.ndarray) -> Iterator[int]:
+        """Yield this rank's part of each batch: neighbours, and the first ranks take the rest."""
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            yield from np.array_split(batch, self.ranks)[self.rank]
+
+
+def make_loader(
+    dataset: LungCTDataset,
+    *,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    pin_memory: bool | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """Return a DataLoader whose batches depend on seed and epoch alone, not on ``workers``.
+
+    Parameters
+    ----------
+    batch_size : of all ranks together
+    shuffle : True for training: also drops a last batch that would leave a rank with a single
+        sample, which batch norm cannot train on
+    workers : processes that read ahead; 0 reads in this one
+    pin_memory : None means: when CUDA is there
+    rank, ranks : this process and how many train together
+
+    Raises
+    ------
+    ConfigError
+        When a number is out of range, or the ranks cannot share a batch evenly.
+    """
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} {value}: must be {least} or more.")
+    if batch_size % ranks:
+        raise ConfigError(
+            f"batch_size {batch_size}: is that of all {ranks} processes together and must divide "
+            f"by {ranks}. Choose {batch_size // ranks * ranks or ranks}."
+        )
+    rest = len(dataset) % batch_size
+    drops = shuffle and 0 < rest < 2 * ranks and len(dataset) > batch_size and batch_size > 1
+    sampler = EpochSampler(
+        len(dataset),
+        seed=seed,
+        shuffle=shuffle,
+        keep=len(dataset) - rest if drops else None,
+        batch_size=batch_size,
+        rank=rank,
+        ranks=ranks,
+    )
+    return DataLoader(
+        dataset,
+        batch_size=batch_size // ranks,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # A generator of its own: starting an iterator would otherwise draw from the global one,
+        # and a resumed run would see other dropout than an uninterrupted one.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # one worker is one core
+    # Ctrl-C and `timeout` signal the whole process group: the parent decides how to stop, so its
+    # workers leave the group. Its own SIGTERM must still reach them: a worker that ignored it would
+    # hang the parent at exit. A worker whose parent is gone ends by torch's own watchdog.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()

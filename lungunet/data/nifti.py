@@ -1,0 +1,106 @@
+"""What SimpleITK passes over in a NIfTI file: two orientations, missing bytes, NaN.
+
+Reads the file a second time, in pieces, and keeps nothing.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lungunet.data.grid import Grid
+from lungunet.errors import DataError, GeometryError, counted
+
+NIFTI_TAGS = (
+    *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z"),
+    *("datatype", "bitpix", "vox_offset"),
+)
+"""What :func:`check_nifti` must be told, as SimpleITK calls it."""
+
+_ROUNDED = 0.1  # of a voxel: SimpleITK hands the sform out with six digits
+_FLOATS = ("16", "64")  # codes of float32 and float64
+_HEADER_BYTES = (348, 540)  # NIfTI-1 and NIfTI-2 begin with their own length
+_PIECE_BYTES = 1 << 22
+
+
+def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
+    """Refuse a NIfTI file that is understood differently by other readers, or not whole.
+
+    Parameters
+    ----------
+    grid : as SimpleITK understands it
+    tags : those of :data:`NIFTI_TAGS`
+
+    Raises
+    ------
+    GeometryError
+        When it states no orientation, or two.
+    DataError
+        When it is truncated, or holds NaN: SimpleITK puts 0 HU there without a word.
+    """
+    _check_orientation(path, grid, tags)
+    try:
+        _check_values(path, int(np.prod(grid.size)), tags)
+    except (EOFError, OSError, zlib.error) as err:
+        raise DataError(f"{path}: damaged or truncated ({err}). Copy it again.") from err
+
+
+def _check_orientation(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
+    if tags["sform_code"] == tags["qform_code"] == "0":
+        raise GeometryError(
+            f"{path}: states no orientation (sform_code and qform_code are 0), so left and right, "
+            "front and back are a guess. Export it again from the DICOM series."
+        )
+    if tags["sform_code"] == "0":
+        return
+    # SimpleITK takes the qform in some cases where other readers take the sform.
+    rows = np.array([tags[f"srow_{axis}"].split() for axis in "xyz"], np.float64)
+    rows[:2] *= -1  # NIfTI counts to the right and to the front
+    spacing = np.linalg.norm(rows[:, :3], axis=0)
+    if False:
+        raise GeometryError(f"{path}: its sform has no extent. Export it again.")
+    stated = Grid(
+        grid.size, tuple(spacing), tuple(rows[:, 3]), tuple((rows[:, :3] / spacing).ravel())
+    )
+    if not stated.matches(grid, within=_ROUNDED):
+        apart = np.abs(stated.corners() - grid.corners()).max()
+        raise GeometryError(
+            f"{path}: its sform and its qform put voxels up to {apart:.1f} mm apart. "
+            "Keep the right one of the two, and export it again."
+        )
+
+
+def _check_values(path: Path, voxels: int, tags: Mapping[str, str]) -> None:
+    itemsize = int(tags["bitpix"]) // 8
+    missing = voxels * itemsize
+    not_finite = 0
+    for order, piece in _pieces(path, int(float(tags["vox_offset"])), missing):
+        missing -= len(piece)
+        if tags["datatype"] in _FLOATS:
+            values = np.frombuffer(
+                piece[: len(piece) // itemsize * itemsize], f"{order}f{itemsize}"
+            )
+            not_finite += int(np.count_nonzero(~np.isfinite(values)))
+    if missing:
+        raise DataError(
+            f"{path}: truncated, {counted(missing // itemsize, 'voxel')} missing. Copy it again."
+        )
+    if not_finite:
+        raise DataError(
+            f"{path}: {counted(not_finite, 'voxel')} NaN or infinite. Replace them by HU of air."
+        )
+
+
+def _pieces(path: Path, offset: int, length: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the byte order and the voxels' bytes, piece by piece, as many as there are."""
+    with path.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        file = gzip.GzipFile(fileobj=plain) if packed else plain
+        order = "<" if int.from_bytes(file.read(4), "little") in _HEADER_BYTES else ">"
+        file.seek(offset)
+        while length > 0 and (piece := file.read(min(_PIECE_BYTES, length))):
+            length -= len(piece)
+            yield order, piece

@@ -1,0 +1,162 @@
+"""Which files and folders are CT volumes, and what they are called. Looks at names and first bytes.
+
+Opens no volume and needs no SimpleITK.
+"""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
+from lungunet.errors import DataError
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Endings of volume files, lower case; DICOM goes by its content."""
+
+_DICOM_SUFFIXES = (".dcm", ".ima")
+_WRITTEN_AS = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
+
+
+def volume_suffix(path: str | Path) -> str:
+    """Return the ending of a volume file as it stands in :data:`SUFFIXES`, or an empty text."""
+    name = Path(path).name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def written_suffix(path: str | Path) -> str:
+    """Return the ending that a mask of this scan gets: its own kind, NIfTI for DICOM."""
+    return _WRITTEN_AS.get(volume_suffix(path), ".nii.gz")
+
+
+def volume_name(path: str | Path) -> str:
+    """Return the name without folder and ending; dots within stay, DICOM names are full of them.
+
+    Examples
+    --------
+    >>> volume_name("scans/ct.2.nii.gz"), volume_name("series/CT.1.3.12"), volume_name("a/0.dcm")
+    ('ct.2', 'CT.1.3.12', '0')
+    """
+    name = Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
+    endings = (*SUFFIXES, *_DICOM_SUFFIXES)
+    ending = next((end for end in endings if name.lower().endswith(end)), "")
+    return name[: len(name) - len(ending)]
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Whether a file is DICOM by its ending or its first bytes; DICOMDIR holds no slice."""
+    path = Path(path)
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
+        return False
+    if path.suffix.lower() in _DICOM_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def is_volume_source(source: str | Path) -> bool:
+    """Whether a file, folder or glob means volumes and not slices.
+
+    A folder does when it holds volume files, or holds no image and, itself or deeper, DICOM files.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(path.iterdir())
+        if any(volume_suffix(file) for file in files):
+            return True
+        images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+        return not images and any(True for _ in _series_folders(path))
+    if glob.has_magic(str(source)) and not path.exists():
+        return any(is_volume_source(found) for found in _matches(source))
+    return bool(volume_suffix(path)) or is_dicom(path)
+
+
+def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
+    """List the scans that a person means: each a volume file, a DICOM file or a DICOM folder.
+
+    Parameters
+    ----------
+    sources : files, globs, and folders: of volume files, or of one DICOM series, or with folders of
+        DICOM series at any depth
+
+    Returns
+    -------
+    list of Path
+        Each once, in order.
+
+    Raises
+    ------
+    DataError
+        When a source holds no volume.
+    """
+    found: dict[Path, Path] = {}
+    for source in sources:
+        volumes = list(_volumes_of(source))
+        if not volumes:
+            raise DataError(
+                f"{source}: holds no CT volume ({', '.join(SUFFIXES)}, DICOM). Check the path."
+            )
+        for path in volumes:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Name volumes apart: where names collide, folders go before them.
+
+    Examples
+    --------
+    >>> unique_names([Path("a/ct.nii.gz"), Path("b/ct.nii.gz"), Path("b/other.mha")])
+    ['a_ct', 'b_ct', 'other']
+
+    Raises
+    ------
+    DataError
+        When two volumes lie in one folder and have one name.
+    """
+    names = [volume_name(path) for path in paths]
+    folders = [path.resolve().parts[1:-1] for path in paths]  # the first is the root
+    for depth in range(1, 1 + max(map(len, folders), default=0)):
+        often = Counter(names)
+        names = [
+            "_".join([*above[-depth:], volume_name(path)]) if often[name] > 1 else name
+            for path, above, name in zip(paths, folders, names, strict=True)
+        ]
+    doubled = next((name for name, count in Counter(names).items() if count > 1), None)
+    if doubled is not None:
+        both = [str(path) for path, name in zip(paths, names, strict=True) if name == doubled]
+        raise DataError(f"{' and '.join(both)}: have one name. Rename one of them.")
+    return names
+
+
+def _volumes_of(source: str | Path) -> Iterator[Path]:
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(path.iterdir())
+        yield from (file for file in files if volume_suffix(file) and _is_visible_file(file))
+        yield from _series_folders(path)
+    elif glob.has_magic(str(source)) and not path.exists():
+        for match in _matches(source):
+            yield from _volumes_of(match)
+    elif volume_suffix(path) or is_dicom(path):
+        yield path
+
+
+def _is_visible_file(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")
+
+
+def _series_folders(folder: Path) -> Iterator[Path]:
+    for where, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if any(is_dicom(Path(where, name)) for name in files):
+            yield Path(where)
+
+
+def _matches(pattern: str | Path) -> list[str]:
+    # glob.glob takes absolute patterns, Path.glob does not.
+    return sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207

@@ -1,0 +1,50 @@
+"""An exported model in the place of a network: the segmenter that needs onnxruntime alone."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lungunet.models.onnx_file import open_onnx
+
+
+class OnnxSegmenter:
+    """A file that ``lungunet export`` wrote, run on the CPU; see ``Segmenter``.
+
+    Parameters
+    ----------
+    path : the file
+
+    Raises
+    ------
+    ModelError
+        When the file is missing, damaged, newer, or not one that lungunet exported.
+    MissingExtraError
+        When onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = open_onnx(path)
+        self.contract = self._file.contract
+        self.codec = self._file.codec
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Refuse a slice that the contract does not know; the graph does the rest."""
+        self.contract.check(image)
+        return image.astype(np.float32)
+
+    def __call__(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Segment slices, those of one size together; see ``Segmenter``."""
+        places = defaultdict(list)
+        for place, image in enumerate(prepared):
+            places[image.shape].append(place)
+        found: dict[int, np.ndarray] = {}
+        for alike in places.values():
+            _, probabilities = self._file.run(np.stack([prepared[place] for place in alike]))
+            found.update(zip(alike, probabilities, strict=True))
+        return [found[place] for place in range(len(prepared))]
+
+    def to_grey(self, image: np.ndarray) -> np.ndarray:
+        """Return the slice as the model's window shows it."""
+        return self.contract.to_grey(image)

@@ -1,0 +1,167 @@
+"""What anatomy knows of a predicted lung mask: where lungs cannot be, and what belongs to them.
+
+For volumes, from HU and millimetres; ``postprocess.py`` has the steps that need neither.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lungunet.errors import DataError, GeometryError
+from lungunet.inference.airways import BodySlice, find_airways, gas_level, look_into_body
+from lungunet.inference.postprocess import (
+    Box,
+    as_bits,
+    box_of,
+    fill_cavities,
+    fill_holes,
+    label_parts,
+    look_up,
+)
+from lungunet.inference.threshold import HOLE_MM2
+
+_OPEN_AIR_HU = -950  # air around the body; lung that the edge of the picture cuts open is brighter
+_PADDING_HU = -1090  # below is no air but padding
+_EDGE_PX = 2  # from where lung reaches it, as padding is blurred
+_CUT_MM2 = 100  # the smallest part to be looked at
+_AROUND = np.ones((3, 3), np.uint8)
+_PART_SHARE = 0.05  # of the largest part
+_LUNG_ML = 10.0  # a collapsed lung, where the largest part is the other one
+_AIRWAY_MM = 10  # height
+
+
+def refine_volume(
+    hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """Mend a predicted lung mask by what is known of lungs.
+
+    Air around the body goes, and so do trachea and main bronchi: lumens within a wall, as dark as
+    gas, 10 mm tall; where pixels are larger than 2 mm some are missed. Of the parts that remain
+    those stay that lie in the body for the most part and have 5 % of the largest one, and the
+    largest beyond the body's middle, if it has 10 mL: two lungs, even when one has collapsed. Lung
+    that the edge of the picture cuts open counts as in the body where tissue walls it. Holes up to
+    200 mm2 (vessels) are filled slice by slice, and what is enclosed on all sides (nodules).
+
+    Parameters
+    ----------
+    hu : (D, H, W) int16, int32 or float32, HU; feet to head, front to back, right to left
+    mask : (D, H, W), bool or integer; above 0 is lung
+    spacing_mm : (z, y, x)
+
+    Returns
+    -------
+    (D, H, W) uint8, 0 or 1
+        All 0 for an empty mask.
+
+    Raises
+    ------
+    DataError
+        When the mask is no volume, or the spacing is not above 0.
+    GeometryError
+        When mask and scan differ in shape.
+    """
+    _check(hu, mask, spacing_mm)
+    lungs = np.zeros(mask.shape, np.uint8)
+    box = box_of(mask)
+    if box is None:
+        return lungs
+    chest = _look_into(hu, mask, box, spacing_mm)
+    kept = _keep_lungs(chest, voxel_ml=float(np.prod(spacing_mm)) / 1000)
+    filled = fill_holes(kept, max_px=HOLE_MM2 / (spacing_mm[1] * spacing_mm[2]))
+    lungs[box] = fill_cavities(filled) & (1 - chest.airways)
+    return lungs
+
+
+@dataclass(frozen=True, eq=False)
+class _Chest:
+    """What was seen in the box around a mask; (D, H, W) uint8 each."""
+
+    lungs: np.ndarray  # without open air and airways
+    body: np.ndarray  # with lung that the picture cuts open
+    airways: np.ndarray  # tall ones
+    middle: float  # column in the box, of the whole body
+
+
+def _check(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> None:
+    if mask.ndim != 3 or len(spacing_mm) != 3 or not min(spacing_mm) > 0:
+        raise DataError(
+            f"mask: shape {mask.shape} and spacing_mm {spacing_mm}. "
+            "Pass (D, H, W) and three values above 0, (z, y, x)."
+        )
+    if hu.shape != mask.shape:
+        raise GeometryError(
+            f"mask: is {mask.shape}, its scan is {hu.shape}. Pass one value per voxel of the scan."
+        )
+
+
+def _look_into(
+    hu: np.ndarray, mask: np.ndarray, box: Box, spacing_mm: tuple[float, float, float]
+) -> _Chest:
+    mm = float(np.sqrt(spacing_mm[1] * spacing_mm[2]))
+    shape = mask[box].shape
+    lungs, body, airways = (np.empty(shape, np.uint8) for _ in range(3))
+    columns = np.zeros(mask.shape[2], np.int64)
+    for index, (plane, inside) in enumerate(zip(hu[box[0]], mask[box[0]], strict=True)):
+        found = look_into_body(plane, mm)
+        here = _clear_open_air(as_bits(inside), found)
+        lungs[index] = here[box[1:]]
+        body[index] = (found.body | _find_cut_open(here, found))[box[1:]]
+        airways[index] = find_airways(found, gas_level(found, here))[box[1:]]
+        columns += found.body.sum(axis=0, dtype=np.int64)
+    middle = float((columns * np.arange(len(columns))).sum() / max(columns.sum(), 1))
+    airways = _keep_tall(airways, spacing_mm[0])
+    lungs &= 1 - airways
+    return _Chest(lungs, body, airways, middle - box[2].start)
+
+
+def _keep_tall(airways: np.ndarray, slice_mm: float) -> np.ndarray:
+    """Keep the parts that reach through many slices: no bubble, no speck."""
+    labels, _ = label_parts(airways)
+    heights = np.bincount(np.concatenate([np.unique(plane) for plane in labels]))
+    tall = heights * slice_mm >= min(_AIRWAY_MM, len(airways) * slice_mm)
+    tall[0] = False
+    return look_up(tall.view(np.uint8), labels)
+
+
+def _clear_open_air(lungs: np.ndarray, found: BodySlice) -> np.ndarray:
+    """Clear the parts of a slice that are air around the body for the most part."""
+    labels, sizes = label_parts(lungs)
+    open_air = (found.body == 0) & (found.smoother < _OPEN_AIR_HU)
+    dark = np.bincount(labels[open_air], minlength=len(sizes) + 1)[1:]
+    return look_up(np.concatenate([[False], 2 * dark <= sizes]).view(np.uint8), labels)
+
+
+def _find_cut_open(lungs: np.ndarray, found: BodySlice) -> np.ndarray:
+    """Find lung that the edge of the picture, or of its padding, cuts open: the body walls it."""
+    inner = np.zeros_like(lungs)
+    inner[1:-1, 1:-1] = found.smooth[1:-1, 1:-1] > _PADDING_HU
+    edge = cv2.erode(inner, _AROUND, iterations=_EDGE_PX) == 0
+    labels, sizes = label_parts(lungs)
+    large = np.concatenate([[False], sizes >= _CUT_MM2 / found.mm**2])
+    cut = np.zeros_like(lungs)
+    for number in np.unique(labels[edge & large[labels]]):
+        part = (labels == number).view(np.uint8)
+        wall = (cv2.dilate(part, _AROUND) > part) & ~edge
+        if wall.any() and found.body[wall].mean() >= 0.5:
+            cut |= part
+    return cut
+
+
+def _keep_lungs(chest: _Chest, *, voxel_ml: float) -> np.ndarray:
+    """Clear the parts that are no lungs."""
+    labels, sizes = label_parts(chest.lungs)
+    inside, column_sums = np.zeros(len(sizes) + 1), np.zeros(len(sizes) + 1)
+    columns = np.broadcast_to(np.arange(labels.shape[2]), labels.shape[1:]).ravel()
+    for numbers, plane in zip(labels, chest.body, strict=True):
+        inside += np.bincount(numbers[plane > 0], minlength=len(inside))
+        column_sums += np.bincount(numbers.ravel(), columns, minlength=len(inside))
+    possible = sizes * (2 * inside[1:] >= sizes)
+    if not possible.any():
+        return chest.lungs
+    largest = int(possible.argmax())
+    kept = possible >= max(_PART_SHARE * possible[largest], 1)
+    right = column_sums[1:] < chest.middle * sizes
+    beyond = np.where(right == right[largest], 0, possible)
+    kept[beyond.argmax()] |= beyond.max() * voxel_ml >= _LUNG_ML
+    return look_up(np.concatenate([[False], kept]).view(np.uint8), labels)

@@ -1,0 +1,159 @@
+"""Which lung is which: the patient's left and right, also where the two touch.
+
+Shape alone decides; knows no HU and no files.
+"""
+
+import numpy as np
+
+from lungunet.errors import DataError
+from lungunet.inference.postprocess import as_bits, box_of, label_parts, look_up
+
+LEFT, RIGHT = 1, 2
+"""Values of a mask with sides: the patient's left lung and right lung."""
+
+_OFF_MIDDLE = 5.0  # a border a quarter of the width off the middle: 0.3 of the fullest column
+_REACH = 0.2  # of the width, how far a seam may leave the middle for the other lung to swell over
+_STRAIGHT = 0.01  # pixels of lung in each row that a seam at full reach costs, against idle bends
+_STEPS = np.array([0, -1, 1], np.int8)  # of a seam from row to row, straight on first
+_NECK = 0.5  # what lies behind a neck of width w is a lung of its own from 0.5 w^2 (w^3) on
+
+
+def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None) -> np.ndarray:
+    """Tell the patient's left lung from the right one, also where they touch.
+
+    From front to back runs a seam through each slice, near the middle, where it cuts the least
+    lung. It may bend around a lung that swells over the middle. A part that it cuts nonetheless is
+    two lungs joined by a neck when the smaller side is large for the width of the cut, else it is
+    one lung and goes to the side that holds most of it. Lungs in several pieces are told piece by
+    piece.
+
+    Parameters
+    ----------
+    mask : (H, W) or (D, H, W), bool or integer; above 0 is lung. Rows run from front to back and
+        columns from the patient's right to the left, as slices are looked at.
+    spacing_mm : of the array's axes, (y, x) or (z, y, x); None takes pixels or voxels for cubes
+
+    Returns
+    -------
+    same shape, uint8
+        0 outside, 1 left lung, 2 right lung. A single lung is called by the half of the picture
+        that holds it, so a picture cropped to one lung does not tell. All 0 for an empty mask.
+
+    Raises
+    ------
+    DataError
+        When the mask is neither a slice nor a volume, or the spacing does not fit it.
+
+    Examples
+    --------
+    >>> split_sides(np.array([[0, 1, 1, 0, 0, 0, 1, 0]]))
+    array([[0, 2, 2, 0, 0, 0, 1, 0]], dtype=uint8)
+    """
+    inside = as_bits(mask)
+    spacing = spacing_mm or (1.0,) * inside.ndim
+    if len(spacing) != inside.ndim or not min(spacing) > 0:
+        raise DataError(
+            f"mask: spacing_mm {spacing_mm} for shape {mask.shape}. "
+            "Pass one value above 0 per axis, in the order of the array, or None."
+        )
+    sides = np.zeros_like(inside)
+    box = box_of(inside)
+    if box is None:
+        return sides
+    planes = inside if inside.ndim == 3 else inside[None]
+    seams = _find_seams(planes, _middle(planes))
+    columns = np.arange(planes.shape[2])
+    for side, plane, seam in zip(sides.reshape(planes.shape), planes, seams, strict=True):
+        side[:] = plane * np.where(columns < seam[:, None], np.uint8(RIGHT), np.uint8(LEFT))
+    _mend_cuts(sides[box], spacing)
+    return sides
+
+
+def _middle(planes: np.ndarray) -> int:
+    """Find the border between columns, near the middle, with little lung at it, and both sides."""
+    width = planes.shape[2]
+    lung = planes.sum(axis=(0, 1), dtype=np.float64)
+    at_border = np.convolve(np.pad(lung, 1, mode="edge"), [0.5, 0.5], mode="valid")
+    right = np.concatenate([[0.0], np.cumsum(lung)]) / max(lung.sum(), 1)
+    off_middle = (np.arange(width + 1) - width / 2) / width
+    # Two lungs speak for a border between them, against one beside both.
+    cost = at_border / max(lung.max(), 1) - np.minimum(right, 1 - right)
+    return int(np.argmin(cost + _OFF_MIDDLE * off_middle**2))
+
+
+def _find_seams(planes: np.ndarray, middle: int) -> np.ndarray:
+    """Find the cheapest way from the first row to the last in each slice, by dynamic programming.
+
+    Parameters
+    ----------
+    planes : (D, H, W) uint8, 0 or 1
+    middle : border between columns that a seam keeps to where nothing speaks against it
+
+    Returns
+    -------
+    (D, H) int64
+        Columns below are on the patient's right. Neighbouring rows differ by one at most.
+    """
+    depth, height, width = planes.shape
+    reach = max(int(_REACH * width), 1)
+    low, high = max(middle - reach, 0), min(middle + reach, width)
+    borders = np.arange(low, high + 1)
+    detour = (_STRAIGHT * np.abs(borders - middle) / reach).astype(np.float32)
+    best = np.zeros((depth, len(borders)), np.float32)
+    rows = _span(np.any(planes, axis=(0, 2)))  # the others hold nothing to part
+    steps = np.zeros((height, depth, len(borders)), np.int8)
+    for row in rows:
+        around = np.pad(best, ((0, 0), (1, 1)), constant_values=np.inf)
+        ways = np.stack([around[:, 1:-1], around[:, :-2], around[:, 2:]])
+        steps[row] = _STEPS[ways.argmin(axis=0)]
+        lung = np.pad(planes[:, row], ((0, 0), (1, 1)))
+        cut = lung[:, low : high + 1] & lung[:, low + 1 : high + 2]
+        best = ways.min(axis=0) + cut + detour
+    seams = np.full((depth, height), middle)
+    at = best.argmin(axis=1)
+    for row in reversed(rows):
+        seams[:, row] = borders[at]
+        at = at + steps[row, np.arange(depth), at]
+    return seams
+
+
+def _span(held: np.ndarray) -> range:
+    """Return the indices from the first to the last that is true."""
+    found = np.flatnonzero(held)
+    return range(found[0], found[-1] + 1) if found.size else range(0)
+
+
+def _mend_cuts(sides: np.ndarray, spacing: tuple[float, ...]) -> None:
+    """Give parts that are one lung, but were cut, to the side that holds most of them."""
+    labels, sizes = label_parts((sides > 0).view(np.uint8))
+    width = _width_of_cuts(sides, labels, spacing=spacing, count=len(sizes))
+    right = _count(labels, sides == RIGHT, len(sizes))
+    smaller = np.minimum(right, sizes - right) * np.prod(spacing)
+    one_lung = smaller < _NECK * width**sides.ndim
+    side = np.where(one_lung, np.where(2 * right > sizes, RIGHT, LEFT), 0).astype(np.uint8)
+    given = look_up(np.concatenate([np.zeros(1, np.uint8), side]), labels)
+    np.copyto(sides, given, where=given > 0)
+
+
+def _width_of_cuts(
+    sides: np.ndarray, labels: np.ndarray, *, spacing: tuple[float, ...], count: int
+) -> np.ndarray:
+    """Measure where left and right touch in each part: (count,) lengths, or roots of areas."""
+    cut = np.zeros(count)
+    for axis, step in enumerate(spacing):
+        before, after = _neighbours(sides, axis)
+        touching = before * after == LEFT * RIGHT
+        cut += np.prod(spacing) / step * _count(_neighbours(labels, axis)[0], touching, count)
+    return np.asarray(cut ** (1 / (sides.ndim - 1)))
+
+
+def _count(labels: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
+    """Count the chosen pixels of each part: (count,)."""
+    return np.bincount(labels[chosen], minlength=count + 1)[1:]
+
+
+def _neighbours(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return all values but the last along an axis, and all but the first."""
+    before, after = [slice(None)] * values.ndim, [slice(None)] * values.ndim
+    before[axis], after[axis] = slice(None, -1), slice(1, None)
+    return values[tuple(before)], values[tuple(after)]

@@ -1,0 +1,216 @@
+"""One ONNX file with all of a model in it, from CT values to masks, compared with torch.
+
+Needs the ``[onnx]`` extra, which is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+import lungunet
+from lungunet.data.atomic import replacing
+from lungunet.data.contract import LUNG_WINDOW, InputContract
+from lungunet.data.phantom import phantom_slice
+from lungunet.errors import ConfigError, MissingExtraError, ModelError
+from lungunet.models.folder import SavedModel, encode_weights, load_model
+from lungunet.models.onnx_file import OnnxFile, describe, onnxruntime, open_onnx
+
+_SURE = 1e-4  # from 0.5: where the probability is nearer, rounding may decide
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported file compares with the model it came from.
+
+    Parameters
+    ----------
+    slices, pixels : compared
+    differing_px : pixels of another class; all of them undecided, within 1e-4 of even odds
+    furthest : the largest difference of a probability
+    """
+
+    slices: int
+    pixels: int
+    differing_px: int
+    furthest: float
+
+
+def export_onnx(
+    model: str | Path | SavedModel,
+    path: str | Path,
+    *,
+    slices: Iterable[np.ndarray] | None = None,
+) -> Parity:
+    """Write a model as one ONNX file that takes CT values and gives masks, and check it.
+
+    Window, fit, normalisation, network and the way back are all inside. The input ``image`` is
+    float32 (N, H, W): HU, or whatever the slices of training held, of any N, H and W; 8-bit models
+    take grey values. Outputs are what a service stores and what it may want to doubt: ``mask``,
+    uint8 (N, H, W) with 0 and 255 (for more classes the codec's raw values, in a wider dtype where
+    they need one), and ``probability``, float32 (N, C, H, W). Slices of one batch share a size.
+    The metadata hold contract, codec, scores, versions and the hash of the weights; written
+    atomically, and only when masks agree with those of torch.
+
+    Parameters
+    ----------
+    model : a run folder, a model folder, or what :func:`load_model` returned
+    path : ends with .onnx; replaced where it exists
+    slices : to compare on, (H, W) each and as the model expects them; None takes phantoms that are
+        larger than the model's size, of its size, and smaller
+
+    Returns
+    -------
+    Parity
+
+    Raises
+    ------
+    ConfigError
+        When the path does not end with .onnx, or the codec cannot write classes back.
+    DataError
+        When a slice is not what the model expects, or the file cannot be written.
+    ModelError
+        When there is no usable model, torch cannot export it, or the file gives other masks.
+    MissingExtraError
+        When onnx, onnxscript or onnxruntime is not installed.
+
+    References
+    ----------
+    ONNX operators, opset 18 and later, https://onnx.ai/onnx/operators.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        raise ConfigError(f"{path}: does not end with .onnx. Add the ending.")
+    onnxruntime()  # before minutes of work
+    saved = model if isinstance(model, SavedModel) else load_model(model)
+    network = _for_export(saved.model)
+    content = _encode(network, saved)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        compared = _phantoms(saved.contract) if slices is None else slices
+        return _compare(network, open_onnx(temporary), compared, path)
+
+
+def _for_export(model: nn.Module) -> nn.Module:
+    """Return a copy that predicts as the predictor lets it."""
+    model = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().float().eval()
+    if getattr(model, "valid", False):
+        # Same weights, mirror-padded: masks of the size of the input.
+        setattr(model, "valid", False)  # noqa: B010 - nn.Module types attributes as modules
+    return model
+
+
+def _encode(network: nn.Module, saved: SavedModel) -> bytes:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter writes with it
+    except ImportError as err:
+        raise MissingExtraError(
+            f"onnx: {err.name} is not installed. pip install 'lungunet[onnx]'"
+        ) from err
+    from lungunet.models.onnx_graph import surround
+
+    whole = surround(_trace(network, saved), saved.contract, saved.codec)
+    about = describe(
+        saved.contract,
+        saved.codec,
+        scores=saved.scores,
+        weights_sha256=hashlib.sha256(encode_weights(saved.model)).hexdigest(),
+        torch_version=torch.__version__,
+    )
+    onnx.helper.set_model_props(whole, about)
+    whole.producer_name, whole.producer_version = "lungunet", lungunet.__version__
+    try:
+        return bytes(whole.SerializeToString())
+    except ValueError as err:
+        raise ModelError(
+            f"{saved.folder}: too large for an ONNX file ({err}). Train a smaller encoder."
+        ) from err
+
+
+def _trace(network: nn.Module, saved: SavedModel) -> Any:
+    size = saved.contract.size
+    try:
+        # Of a batch of one the exporter would fix the batch to one.
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 1, size, size),),
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as err:
+        reason = str(err.__cause__ or err).strip().partition("\n")[0]
+        raise ModelError(
+            f"{saved.folder}: torch {torch.__version__} cannot export this encoder ({reason}). "
+            "Train another one, or try a newer torch."
+        ) from err
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def _compare(
+    network: nn.Module, exported: OnnxFile, slices: Iterable[np.ndarray], path: Path
+) -> Parity:
+    """Compare masks slice by slice, as they were read back from disk."""
+    codec = exported.codec
+    n = pixels = differing = wrong = 0
+    furthest = 0.0
+    for image in slices:
+        n += 1
+        expected = _probabilities(network, exported.contract, image, f"slice {n}")
+        mask, found = exported.run(image.astype(np.float32)[None])
+        differs = mask[0] != codec.for_prediction.decode(expected.argmax(axis=0))
+        second, first = np.partition(expected, -2, axis=0)[-2:]
+        sure = first - second > 2 * _SURE
+        pixels += differs.size
+        differing += int(differs.sum())
+        wrong += int((differs & sure).sum())
+        furthest = max(furthest, float(np.abs(found[0] - expected).max()))
+    if wrong:
+        raise ModelError(
+            f"{path}: {wrong} of {pixels} pixels get another class than from torch, probabilities "
+            f"differ by up to {furthest:.2g}; nothing was written. Try another version of torch "
+            "or onnxruntime."
+        )
+    return Parity(n, pixels, differing, furthest)
+
+
+@torch.inference_mode()
+def _probabilities(
+    network: nn.Module, contract: InputContract, image: np.ndarray, where: str
+) -> np.ndarray:
+    logits = network(torch.from_numpy(contract.prepare(image, where))[None])
+    probabilities: np.ndarray = contract.unfit(logits, *image.shape)[0].softmax(0).numpy()
+    return probabilities
+
+
+def _phantoms(contract: InputContract) -> list[np.ndarray]:
+    """Make slices that shrink by half, that fit, and that grow: OpenCV scales these exactly."""
+    size = contract.size
+    shapes = ((2 * size, 2 * size), (size, size * 3 // 4), (size * 5 // 8, size // 2 + 1))
+    return [_phantom(contract, number, shape) for number, shape in enumerate(shapes)]
+
+
+def _phantom(contract: InputContract, number: int, shape: tuple[int, int]) -> np.ndarray:
+    """Make a slice in the values of training: seen through the model's window, it shows lungs."""
+    hu = phantom_slice(number, 0.5).image.astype(np.float32)
+    hu = np.asarray(cv2.resize(hu, shape[::-1], interpolation=cv2.INTER_AREA))
+    if contract.window is None:
+        return LUNG_WINDOW.to_grey(hu)
+    seen = (hu - LUNG_WINDOW.level) / LUNG_WINDOW.width
+    values = seen * contract.window.width + contract.window.level
+    dtype = np.dtype(contract.dtypes[0])
+    if dtype.kind == "f":
+        return np.asarray(values, dtype)
+    limits = np.iinfo(dtype)
+    return np.asarray(np.clip(np.rint(values), limits.min, limits.max), dtype)

@@ -1,0 +1,170 @@
+"""An exported model as it lies on disk: what it says of itself, and a session that runs it.
+
+The only door to onnxruntime. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lungunet
+from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import InputContract
+from lungunet.errors import MissingExtraError, ModelError
+
+IMAGE, MASK, PROBABILITY = "image", "mask", "probability"
+FORMAT = 1
+_ABOUT = "lungunet"  # the key of our entry in the file's metadata
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An exported model, ready to run.
+
+    Parameters
+    ----------
+    session : onnxruntime.InferenceSession
+    contract : what the graph does with slices; callers check theirs by it
+    codec : of the masks that the model was trained on
+    """
+
+    session: Any
+    contract: InputContract
+    codec: LabelCodec
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Segment slices of one size.
+
+        Parameters
+        ----------
+        images : (N, H, W) float32, HU or what the files hold
+
+        Returns
+        -------
+        mask : (N, H, W) raw values, uint8 where they fit
+        probability : (N, C, H, W) float32, sum to 1 over C
+        """
+        mask, probability = self.session.run([MASK, PROBABILITY], {IMAGE: images})
+        return mask, probability
+
+
+def describe(
+    contract: InputContract,
+    codec: LabelCodec,
+    *,
+    scores: Mapping[str, Any],
+    weights_sha256: str,
+    torch_version: str,
+) -> dict[str, str]:
+    """Return the metadata of an exported file: one entry of JSON."""
+    about = {
+        "format": FORMAT,
+        "contract": contract.to_dict(),
+        "codec": codec.to_dict(),
+        "scores": dict(scores),
+        "weights_sha256": weights_sha256,
+        "versions": {
+            "lungunet": lungunet.__version__,
+            "torch": torch_version,
+            "python": platform.python_version(),
+        },
+    }
+    return {_ABOUT: json.dumps(about, sort_keys=True, allow_nan=False, default=str)}
+
+
+def open_onnx(path: str | Path) -> OnnxFile:
+    """Open a file that ``export_onnx`` wrote, to run on the CPU.
+
+    It takes as many threads as ``OMP_NUM_THREADS`` says, or as there are cores for this process.
+
+    Raises
+    ------
+    ModelError
+        When the file is missing, damaged, newer, or not one that lungunet exported.
+    MissingExtraError
+        When onnxruntime is not installed.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise ModelError(
+            f"{path}: cannot be read ({err.strerror}). Give a file that 'lungunet export' wrote."
+        ) from err
+    session = _start(content, path)
+    text = session.get_modelmeta().custom_metadata_map.get(_ABOUT)
+    if text is None:
+        raise ModelError(
+            f"{path}: not exported by lungunet, so nobody knows what it does with HU. Export the "
+            "model with 'lungunet export', or let your own tool write masks and evaluate those."
+        )
+    contract, codec = _read_about(text, path)
+    return OnnxFile(session, contract, codec)
+
+
+def _start(content: bytes, path: Path) -> Any:
+    runtime = onnxruntime()
+    runtime.disable_telemetry_events()  # builds for Windows report to Microsoft
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = _count_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; they come as exceptions too
+    # Threads that spin between calls would take the cores from those that read and write files.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as err:  # its errors share no class of their own
+        raise ModelError(
+            f"{path}: not a readable ONNX model: damaged or truncated. Copy or export it again."
+        ) from err
+
+
+def _read_about(text: str, path: Path) -> tuple[InputContract, LabelCodec]:
+    try:
+        about = json.loads(text)
+        number = about["format"]
+        if not isinstance(number, int) or not 1 <= number <= FORMAT:
+            raise ModelError(
+                f"{path}: format {number} is not one that this lungunet reads (1 to {FORMAT}). "
+                "Upgrade lungunet, or export the model again."
+            )
+        return InputContract.from_dict(about["contract"]), LabelCodec.from_dict(about["codec"])
+    except (KeyError, TypeError, ValueError, RecursionError) as err:
+        raise ModelError(f"{path}: its metadata are damaged ({err}). Export it again.") from err
+
+
+def onnxruntime() -> Any:
+    """Return the package.
+
+    Raises
+    ------
+    MissingExtraError
+        When it is not installed.
+    """
+    # From 1.29 on it keeps an identifier in the home folder and reports to Microsoft, on Linux too;
+    # disable_telemetry_events() comes after the first report.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime as runtime  # type: ignore[import-untyped]
+    except ImportError as err:
+        raise MissingExtraError(
+            "onnx: onnxruntime is not installed. pip install 'lungunet[onnx]'"
+        ) from err
+    return runtime
+
+
+def _count_threads() -> int:
+    """Count what may be used; asked for nothing, onnxruntime takes every core of the machine."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(allowed) or os.cpu_count() or 1

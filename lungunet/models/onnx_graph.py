@@ -1,0 +1,256 @@
+"""What surrounds the network in an exported file: the input contract in ONNX operators.
+
+From CT values to what the network is fed, and from its logits to masks, by the arithmetic of
+:class:`InputContract`: whoever runs the file needs to know neither window nor size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import InputContract, Window
+from lungunet.models.onnx_file import IMAGE, MASK, PROBABILITY
+
+_LEAST_OVERLAP_PX = 1e-3  # OpenCV's INTER_AREA leaves out what overlaps less
+_STEPS = 256  # OpenCV's INTER_LINEAR_EXACT rounds places to this fraction of a pixel
+
+
+def surround(
+    network: onnx.ModelProto, contract: InputContract, codec: LabelCodec
+) -> onnx.ModelProto:
+    """Put what an input contract does before and after a network into one graph with it.
+
+    Parameters
+    ----------
+    network : float32 (N, 1, size, size) to logits (N, C, size, size)
+
+    Returns
+    -------
+    ModelProto
+        From ``image``, float32 (N, H, W), to ``mask``, raw values (N, H, W), and ``probability``,
+        float32 (N, C, H, W).
+
+    Raises
+    ------
+    ConfigError
+        When the codec cannot write classes back.
+    """
+    raw_values = codec.for_prediction.decode(np.arange(codec.n_classes))
+    inner = network.graph
+    before, after = _Nodes(), _Nodes(start=1000)
+    box = _find_box(before, contract.size)
+    before.name(_prepare(before, contract, box), inner.input[0].name)
+    mask, probability = _finish(after, inner.output[0].name, box, raw_values)
+    after.name(mask, MASK)
+    after.name(probability, PROBABILITY)
+    for node in inner.node:  # the exporter notes source lines, with the paths of this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    values = helper.np_dtype_to_tensor_dtype(raw_values.dtype)
+    graph = helper.make_graph(
+        [*before.nodes, *inner.node, *after.nodes],
+        "lungunet",
+        [helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, ["N", "H", "W"])],
+        [
+            helper.make_tensor_value_info(MASK, values, ["N", "H", "W"]),
+            helper.make_tensor_value_info(
+                PROBABILITY, TensorProto.FLOAT, ["N", codec.n_classes, "H", "W"]
+            ),
+        ],
+        [*before.constants, *inner.initializer, *after.constants],
+    )
+    return helper.make_model(
+        graph, opset_imports=network.opset_import, ir_version=network.ir_version
+    )
+
+
+_Value: TypeAlias = str | float | np.float32 | np.ndarray  # a tensor by name, or a constant
+
+
+class _Nodes:
+    """Collects nodes: a call adds one, and returns the name of the tensor that it computes."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._count = start
+
+    def __call__(self, operator: str, *inputs: _Value, **settings: Any) -> str:
+        """Add a node; inputs that are no names become constants, floats of them float64."""
+        names = [each if isinstance(each, str) else self._constant(each) for each in inputs]
+        output = self._next(operator)
+        self.nodes.append(helper.make_node(operator, names, [output], name=output, **settings))
+        return output
+
+    def name(self, tensor: str, name: str) -> None:
+        """Let a tensor be known by another name too."""
+        self.nodes.append(helper.make_node("Identity", [tensor], [name], self._next("Identity")))
+
+    def _constant(self, value: _Value) -> str:
+        name = self._next("constant")
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _next(self, kind: str) -> str:
+        self._count += 1
+        return f"lungunet/{kind}_{self._count}"
+
+
+class _Side(NamedTuple):
+    """One side of the slice and its place in the square, as names of float64 scalars.
+
+    Parameters
+    ----------
+    length : of the slice, px
+    inner, start : of the slice in the square, px; see ``InputContract._box``
+    vertical : matrices that scale it stand on the left of the picture, others on its right
+    """
+
+    length: str
+    inner: str
+    start: str
+    vertical: bool
+
+    def lay_out(self, graph: _Nodes, outputs: str, inputs: str) -> tuple[str, str]:
+        """Turn places into a column and a row, so that they span the matrix of this side."""
+        across = self.inputs_axis
+        return (
+            graph("Unsqueeze", outputs, np.array([across])),
+            graph("Unsqueeze", inputs, np.array([1 - across])),
+        )
+
+    @property
+    def inputs_axis(self) -> int:
+        """The axis of the matrix along which its inputs lie."""
+        return 1 if self.vertical else 0
+
+
+class _Box(NamedTuple):
+    """Where the slice lies in the square that the network sees."""
+
+    rows: _Side
+    columns: _Side
+    size: int
+
+
+def _find_box(graph: _Nodes, size: int) -> _Box:
+    """See ``InputContract._box``; in float64 like there, so that sizes round the same way."""
+    shape = graph("Shape", IMAGE)
+    lengths = [
+        graph("Cast", graph("Gather", shape, axis), to=TensorProto.DOUBLE) for axis in (1, 2)
+    ]
+    scale = graph("Div", float(size), graph("Max", *lengths))
+    sides = []
+    for length, vertical in zip(lengths, (True, False), strict=True):
+        inner = graph("Max", 1.0, graph("Round", graph("Mul", length, scale)))
+        start = graph("Floor", graph("Div", graph("Sub", float(size), inner), 2.0))
+        sides.append(_Side(length, inner, start, vertical))
+    rows, columns = sides
+    return _Box(rows, columns, size)
+
+
+def _prepare(graph: _Nodes, contract: InputContract, box: _Box) -> str:
+    """Window, fit and normalise; see ``InputContract.prepare``."""
+    grey = IMAGE if contract.window is None else _to_grey(graph, contract.window)
+    shrinks = graph("Greater", graph("Max", box.rows.length, box.columns.length), float(box.size))
+    rows, columns = (_fit(graph, side, shrinks, box.size) for side in (box.rows, box.columns))
+    fitted = graph("MatMul", rows, graph("MatMul", grey, columns))
+    # OpenCV rounds halves to even, but upwards where it enlarges, or halves both sides.
+    halved = [
+        graph("Equal", side.length, graph("Mul", side.inner, 2.0))
+        for side in (box.rows, box.columns)
+    ]
+    upwards = graph("Or", graph("Not", shrinks), graph("And", *halved))
+    half_up = graph("Floor", graph("Add", fitted, np.float32(0.5)))
+    grey = graph("Where", upwards, half_up, graph("Round", fitted))
+    centred = graph("Sub", graph("Div", grey, np.float32(255)), np.float32(contract.mean))
+    return graph("Unsqueeze", graph("Div", centred, np.float32(contract.std)), np.array([1]))
+
+
+def _to_grey(graph: _Nodes, window: Window) -> str:
+    """See ``Window.to_grey``."""
+    low = np.float32(window.level - window.width / 2)
+    scaled = graph("Div", graph("Sub", IMAGE, low), np.float32(window.width))
+    clipped = graph("Clip", scaled, np.float32(0), np.float32(1))
+    return graph("Round", graph("Mul", clipped, np.float32(255)))
+
+
+def _fit(graph: _Nodes, side: _Side, shrinks: str, size: int) -> str:
+    """Return the matrix that scales a side into the square; what falls on padding is 0."""
+    places = graph("Sub", np.arange(float(size)), side.start)
+    place, pixel = side.lay_out(graph, places, graph("Range", 0.0, side.length, 1.0))
+    step = graph("Div", 1.0, graph("Div", side.inner, side.length))  # as OpenCV has it
+    last = graph("Sub", side.length, 1.0)
+    weights = graph(
+        "Where",
+        shrinks,
+        _shares(graph, place, pixel, step),
+        _tent(graph, pixel, _rounded(graph, _centre(graph, place, step), last), 1.0),
+    )
+    inside = graph("And", graph("GreaterOrEqual", place, 0.0), graph("Less", place, side.inner))
+    return graph("Cast", graph("Where", inside, weights, 0.0), to=TensorProto.FLOAT)
+
+
+def _shares(graph: _Nodes, place: str, pixel: str, step: str) -> str:
+    """Weights of INTER_AREA: the share that each pixel has of a place, which is a step wide."""
+    first = graph("Mul", place, step)
+    overlap = graph(
+        "Sub",
+        graph("Min", graph("Add", pixel, 1.0), graph("Add", first, step)),
+        graph("Max", pixel, first),
+    )
+    counts = graph("Greater", overlap, _LEAST_OVERLAP_PX)
+    return graph("Div", graph("Where", counts, overlap, 0.0), step)
+
+
+def _rounded(graph: _Nodes, centre: str, last: str) -> str:
+    """Places of INTER_LINEAR_EXACT: within the picture, at a fraction of a pixel."""
+    within = graph("Min", graph("Max", centre, 0.0), last)
+    return graph("Div", graph("Round", graph("Mul", within, float(_STEPS))), float(_STEPS))
+
+
+def _centre(graph: _Nodes, place: str, step: str) -> str:
+    """Return where the centre of a pixel lies in the grid that it is sampled from."""
+    return graph("Sub", graph("Mul", graph("Add", place, 0.5), step), 0.5)
+
+
+def _tent(graph: _Nodes, pixel: str, centre: str, reach: str | float) -> str:
+    """Bilinear weights: 1 at the centre, 0 from ``reach`` on."""
+    away = graph("Div", graph("Abs", graph("Sub", pixel, centre)), reach)
+    return graph("Max", graph("Sub", 1.0, away), 0.0)
+
+
+def _finish(graph: _Nodes, logits: str, box: _Box, raw_values: np.ndarray) -> tuple[str, str]:
+    """Go from logits to mask and probability at the size of the slice."""
+    shrinks = graph("Less", box.rows.length, box.rows.inner)
+    rows, columns = (_unfit(graph, side, shrinks, box.size) for side in (box.rows, box.columns))
+    if len(raw_values) > 2:
+        scaled = graph("MatMul", graph("MatMul", rows, logits), columns)
+        classes = graph("ArgMax", scaled, axis=1, keepdims=0)
+        return graph("Gather", raw_values, classes), graph("Softmax", scaled, axis=1)
+    # Of two classes the difference says all, at half the cost.
+    background, lung = (graph("Gather", logits, np.array([index]), axis=1) for index in (0, 1))
+    gain = graph("MatMul", graph("MatMul", rows, graph("Sub", lung, background)), columns)
+    likely = graph("Sigmoid", gain)
+    is_lung = graph("Greater", graph("Squeeze", gain, np.array([1])), np.float32(0))
+    mask = graph("Where", is_lung, raw_values[1], raw_values[0])
+    return mask, graph("Concat", graph("Sub", np.float32(1), likely), likely, axis=1)
+
+
+def _unfit(graph: _Nodes, side: _Side, shrinks: str, size: int) -> str:
+    """Return the matrix that cuts the padding off and scales a side back; see ``unfit``."""
+    places = graph("Sub", np.arange(float(size)), side.start)
+    pixel, place = side.lay_out(graph, graph("Range", 0.0, side.length, 1.0), places)
+    step = graph("Div", side.inner, side.length)
+    # Shrinking needs a low-pass, growing must not have one.
+    reach = graph("Where", shrinks, graph("Max", step, 1.0), 1.0)
+    tent = _tent(graph, place, _centre(graph, pixel, step), reach)
+    inside = graph("And", graph("GreaterOrEqual", place, 0.0), graph("Less", place, side.inner))
+    tent = graph("Where", inside, tent, 0.0)
+    total = graph("ReduceSum", tent, np.array([side.inputs_axis]))
+    return graph("Cast", graph("Div", tent, total), to=TensorProto.FLOAT)

@@ -1,0 +1,91 @@
+"""Several processes that train one model: who is who, and what they tell each other.
+
+``torchrun`` starts them. Knows tensors and plain values; with one process every method is free.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process among those that train together is this one.
+
+    Parameters
+    ----------
+    rank : 0 is the one that writes and prints
+    count : how many there are on all machines
+    local : number of this process on its machine, which is the number of its GPU
+    """
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read what ``torchrun`` set; without it there is one process."""
+        if not dist.is_available() or not dist.is_torchelastic_launched():
+            return cls()
+        return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes the run folder."""
+        return self.rank == 0
+
+    @contextmanager
+    def joined(self, device: torch.device) -> Iterator[None]:
+        """Be connected with the others inside the block: NCCL between GPUs, else gloo."""
+        if self.count == 1 or dist.is_initialized():  # a caller's own group stays theirs
+            yield
+            return
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield
+            dist.barrier()  # nobody hangs up while another still talks; not after an error
+        finally:
+            dist.destroy_process_group()
+
+    def wait(self) -> None:
+        """Go on when all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all ranks."""
+        if self.count > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, device: torch.device, *claims: bool) -> tuple[bool, ...]:
+        """Return for each claim whether it holds on at least one rank."""
+        if self.count == 1:
+            return claims
+        flags = self.total(torch.tensor(claims, dtype=torch.int32, device=device))
+        return tuple(bool(flag) for flag in flags.tolist())
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in their order."""
+        if self.count == 1:
+            return [value]
+        values: list[T | None] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return [each for each in values if each is not None]
+
+
+def data_parallel(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Wrap a model so that its gradients are the mean over the ranks."""
+    ids = [device.index] if device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True
+    )

@@ -1,0 +1,87 @@
+"""A model on its device with its loss and optimizer: batches in, gradients and logits out.
+
+Knows tensors alone; epochs, files and run folders are the trainer's.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from lungunet.models.device import pick_device, pick_precision
+from lungunet.models.losses import CrossEntropyDiceLoss
+from lungunet.training.config import TrainConfig
+from lungunet.training.distributed import Ranks, data_parallel
+from lungunet.training.freezing import Encoder
+from lungunet.training.optimizer import Stepper
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Takes logits (N, C, H, W) and mask (N, H, W) int64; returns the mean over slices, a scalar."""
+
+
+class Learner:
+    """What :class:`Trainer` trains with.
+
+    Parameters
+    ----------
+    model : as :class:`Trainer` takes it
+    loss : None means :class:`CrossEntropyDiceLoss`
+
+    Raises
+    ------
+    ConfigError
+        When the config asks for a device that is not there, or for freezing what is not there.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, loss: Loss | None) -> None:
+        self.ranks = Ranks.from_environment()
+        self.loss: Loss = loss or CrossEntropyDiceLoss()
+        self.device = pick_device(config.device)
+        if self.ranks.count > 1 and self.device.type == "cuda":
+            self.device = torch.device("cuda", self.ranks.local)
+            torch.cuda.set_device(self.device)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        self.dtype = pick_precision(config.precision, self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(self.device)
+        self.stepper = Stepper(self.model, config, self.device, self.dtype)
+        self._encoder = Encoder(self.model, config.freeze_epochs)
+        # Compiled or not, self.model holds the weights.
+        self.net: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
+
+    def training_net(self, epoch: int) -> nn.Module:
+        """Return what to call in a training pass; its gradients are those of all ranks."""
+        self.net.train()
+        self._encoder.set_epoch(epoch)
+        # Anew each epoch: what is frozen may have changed.
+        return data_parallel(self.net, self.device) if self.ranks.count > 1 else self.net
+
+    def forward(
+        self, net: nn.Module, image: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and the mask they are compared with, on the device.
+
+        Parameters
+        ----------
+        image : (N, 1, H, W) float32
+        mask : (N, H, W) int64
+        """
+        logits = self._logits(net, image)
+        # non_blocking: with pinned memory the copy overlaps with the step before.
+        mask = mask.to(self.device, non_blocking=True)
+        return logits, _centre(mask, logits.shape[-2:])
+
+    def predict(self, image: torch.Tensor) -> torch.Tensor:
+        """Return (N, C, h, w) logits of (N, 1, H, W) float32 images."""
+        return self._logits(self.net, image)
+
+    def _logits(self, net: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        image = image.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return net(image)  # type: ignore[no-any-return]
+
+
+def _centre(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    top, left = ((a - b) // 2 for a, b in zip(mask.shape[-2:], size, strict=True))
+    return mask[..., top : top + size[0], left : left + size[1]]

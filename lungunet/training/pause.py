@@ -1,0 +1,50 @@
+"""When a run writes a checkpoint in the middle of an epoch, and when it stops there."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from lungunet.training.config import TrainConfig
+from lungunet.training.distributed import Ranks
+
+_TALK = 20  # steps between two questions of several ranks to each other, which cost a wait
+
+
+class Pause:
+    """Watches the clock and the wish to stop.
+
+    Parameters
+    ----------
+    config : has the minutes between two checkpoints; 0 leaves it at one per epoch
+    should_stop : True asks to stop at the next step
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        should_stop: Callable[[], bool],
+        ranks: Ranks,
+        device: torch.device,
+    ) -> None:
+        self._seconds = 60 * config.save_every_minutes
+        self._should_stop = should_stop
+        self._ranks = ranks
+        self._device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._since = time.monotonic()
+
+    def ask(self, step: int) -> tuple[bool, bool]:
+        """Return whether a checkpoint is due and whether to stop, the same on all ranks."""
+        if self._ranks.count > 1 and step % _TALK:
+            return False, False
+        due = 0 < self._seconds <= time.monotonic() - self._since
+        save, stop = self._ranks.any(self._device, due, self._should_stop())
+        return save, stop
+
+    def stops_now(self) -> bool:
+        """Return whether to stop where ranks cannot ask each other: always False with several."""
+        return self._ranks.count == 1 and self._should_stop()

@@ -1,0 +1,237 @@
+"""``lungunet measure``: slices and scans, with and without millimetres, HU and sides."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lungunet
+from lungunet.data.grid import Grid
+from lungunet.data.phantom import phantom_slice
+from lungunet.data.volume import Volume, write_volume
+
+SPACING = (20.0, 5.6, 5.5)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def chest() -> tuple[np.ndarray, np.ndarray]:
+    """(8, 60, 64) HU and lungs, 0 or 1."""
+    made = [phantom_slice(0, z, size=64) for z in np.linspace(0.2, 0.85, 8)]
+    hu, mask = (np.stack([getattr(one, name)[2:62] for one in made]) for name in ("image", "mask"))
+    return hu, mask // 255
+
+
+@pytest.fixture
+def scan(chest: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
+    """A scan in a folder of its own; masks lie in others."""
+    hu, lungs = chest
+    volume = Volume(hu, tmp_path / "x.nii", "x", Grid.axial(hu.shape, SPACING))
+    write_volume(tmp_path / "scans" / "x.nii.gz", hu, like=volume)
+    write_volume(tmp_path / "ones" / "x.nii.gz", lungs, like=volume)
+    write_volume(tmp_path / "raw" / "x.nii.gz", lungs * np.uint8(255), like=volume)
+    sides = lungunet.split_sides(lungs, spacing_mm=SPACING)
+    write_volume(tmp_path / "sides" / "x.nii.gz", sides, like=volume)
+    return tmp_path / "scans"
+
+
+class TestSlices:
+    def test_one_row_per_slice_as_measured_by_itself(self, run_cli, phantoms, tmp_path) -> None:
+        out = tmp_path / "m.csv"
+        done = run_cli("measure", *phantoms, "--out", out, "--spacing-mm", "0.8,0.7")
+        assert (done.code, done.err) == (0, "")
+        rows = rows_of(out)
+        assert len(rows) == 12
+        for row, pair in zip(rows, lungunet.find_pairs(*phantoms), strict=True):
+            image, mask = lungunet.read_image(pair.image), lungunet.read_mask(pair.mask)
+            expected = lungunet.measure_slice(
+                image, mask, name=pair.name, spacing_mm=(0.8, 0.7)
+            ).to_dict()
+            assert row == {key: "" if v is None else str(v) for key, v in expected.items()}
+        assert "12 rows in" in done.out
+        assert rows[0]["name"] in done.out
+        assert "mm2 are not known" not in done.out
+
+    def test_without_spacing_it_says_why_mm2_is_empty(self, run_cli, phantoms, tmp_path) -> None:
+        done = run_cli("measure", *phantoms, "--out", tmp_path / "m.csv")
+        assert {row["area_mm2"] for row in rows_of(tmp_path / "m.csv")} == {""}
+        assert "mm2 are not known: add --spacing-mm" in done.out
+
+    def test_sides_add_two_rows(self, run_cli, phantoms, tmp_path) -> None:
+        out = tmp_path / "m.csv"
+        assert run_cli("measure", *phantoms, "--out", out, "--sides").code == 0
+        rows = rows_of(out)
+        assert len(rows) == 36
+        for lungs, left, right in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+            regions = [row["region"] for row in (lungs, left, right)]
+            assert regions == ["lungs", "left lung", "right lung"]
+            assert int(left["area_px"]) + int(right["area_px"]) == int(lungs["area_px"])
+
+    def test_two_files(self, run_cli, tmp_path) -> None:
+        lungunet.write_image(tmp_path / "a.png", np.full((9, 8), 30, np.uint8))
+        lungunet.write_mask(tmp_path / "other.png", np.eye(9, 8, dtype=np.uint8))
+        files = tmp_path / "a.png", tmp_path / "other.png"
+        done = run_cli("measure", *files, "--out", tmp_path / "m.csv")
+        (row,) = rows_of(tmp_path / "m.csv")
+        assert (row["name"], row["area_px"], row["mean_hu"]) == ("a", "8", "")
+        assert "1 row without HU: eight-bit and uint16 pictures hold none" in done.out
+
+    def test_the_table_is_short(self, run_cli, tmp_path) -> None:
+        for number in range(23):
+            lungunet.write_image(tmp_path / f"i/{number:02}.tif", np.zeros((4, 5), np.int16))
+            lungunet.write_mask(tmp_path / f"m/{number:02}.png", np.zeros((4, 5), np.uint8))
+        folders = tmp_path / "i", tmp_path / "m"
+        done = run_cli("measure", *folders, "--out", tmp_path / "m.csv")
+        assert "\n19 " in done.out
+        assert "\n20 " not in done.out
+        assert "and 3 more" in done.out
+        assert "without HU" not in done.out  # no lung, which is another thing
+        assert len(rows_of(tmp_path / "m.csv")) == 23
+
+    def test_a_bad_file_is_skipped_and_named(self, run_cli, tmp_path) -> None:
+        for name, value in (("a", 255), ("b", 7)):
+            lungunet.write_image(tmp_path / f"i/{name}.tif", np.zeros((4, 5), np.int16))
+            lungunet.write_mask(tmp_path / f"m/{name}.png", np.full((4, 5), value, np.uint8))
+        out = tmp_path / "m.csv"
+        done = run_cli("measure", tmp_path / "i", tmp_path / "m", "--out", out)
+        assert done.code == 1
+        assert "b.png: mask value 7" in done.err
+        assert "1 of 2 pairs skipped" in done.err
+        assert [row["name"] for row in rows_of(out)] == ["a"]
+
+    def test_json_is_alone_and_holds_the_same(self, run_cli, phantoms, tmp_path) -> None:
+        out = tmp_path / "m.csv"
+        found = json.loads(run_cli("measure", *phantoms, "--out", out, "--json").out)
+        assert found["failed"] == []
+        assert len(found["measurements"]) == 12
+        for row, line in zip(found["measurements"], rows_of(out), strict=True):
+            assert {k: "" if v is None else str(v) for k, v in row.items()} == line
+
+    @pytest.mark.parametrize(
+        ("labels", "regions"),
+        [("0,255", 0), ("0,1", 0), ("auto", 3), ("0,1,2", 3), ("0,2=1,1=2", 3), ("0,1,2=1", 1)],
+    )
+    def test_labels(self, run_cli, tmp_path, labels: str, regions: int) -> None:
+        mask = np.zeros((6, 9), np.uint8)
+        mask[2:4, 1:4], mask[2:4, 6] = 2, 1
+        lungunet.write_mask(tmp_path / "m.png", mask)
+        lungunet.write_image(tmp_path / "i.tif", np.zeros((6, 9), np.int16))
+        out = tmp_path / "m.csv"
+        files = tmp_path / "i.tif", tmp_path / "m.png"
+        done = run_cli("measure", *files, "--out", out, "--labels", labels)
+        assert (done.code == 0) == (regions > 0)
+        rows = rows_of(out)
+        assert len(rows) == regions
+        if regions == 3:
+            left, right = (2, 6) if labels != "0,2=1,1=2" else (6, 2)
+            assert [int(row["area_px"]) for row in rows] == [8, left, right]
+
+    def test_explicit_labels_tell_sides_where_a_lung_is_absent(self, run_cli, tmp_path) -> None:
+        lungunet.write_mask(tmp_path / "m.png", np.eye(5, dtype=np.uint8))
+        lungunet.write_image(tmp_path / "i.tif", np.zeros((5, 5), np.int16))
+        files = tmp_path / "i.tif", tmp_path / "m.png"
+        run_cli("measure", *files, "--out", tmp_path / "m.csv", "--labels", "0,1,2")
+        assert [row["area_px"] for row in rows_of(tmp_path / "m.csv")] == ["5", "5", "0"]
+
+    def test_smeared_masks(self, run_cli, tmp_path) -> None:
+        lungunet.write_mask(tmp_path / "m.png", np.arange(0, 250, 10, np.uint8).reshape(5, 5))
+        lungunet.write_image(tmp_path / "i.tif", np.zeros((5, 5), np.int16))
+        files = tmp_path / "i.tif", tmp_path / "m.png"
+        run_cli("measure", *files, "--out", tmp_path / "m.csv", "--label-threshold", 128)
+        assert [row["area_px"] for row in rows_of(tmp_path / "m.csv")] == ["12"]
+
+
+class TestScans:
+    @pytest.mark.parametrize("masks", ["ones", "raw"])
+    def test_a_scan_and_its_slices(self, run_cli, scan, chest, tmp_path, masks: str) -> None:
+        out = tmp_path / "m.csv"
+        done = run_cli("measure", scan, tmp_path / masks, "--out", out)
+        assert (done.code, done.err) == (0, "")
+        rows = rows_of(out)
+        assert [row["slice"] for row in rows] == ["", *map(str, range(8))]
+        expected = lungunet.measure_volume(*chest, spacing_mm=SPACING)
+        assert float(rows[0]["volume_ml"]) == pytest.approx(expected.lungs.volume_ml)
+        assert rows[0]["mean_hu"] == str(expected.lungs.mean_hu)
+        for row, one in zip(rows[1:], expected.slices, strict=True):
+            assert float(row["area_mm2"]) == pytest.approx(one.area_mm2)
+        assert f"{expected.lungs.volume_ml:.1f}" in done.out
+        assert "mm2 are not known" not in done.out
+
+    @pytest.mark.parametrize(("masks", "flags"), [("sides", ()), ("ones", ("--sides",))])
+    def test_each_lung(self, run_cli, scan, chest, tmp_path, masks: str, flags: tuple) -> None:
+        run_cli("measure", scan, tmp_path / masks, "--out", tmp_path / "m.csv", *flags)
+        lungs, left, right = rows_of(tmp_path / "m.csv")[:3]
+        sides = lungunet.split_sides(chest[1], spacing_mm=SPACING)
+        assert int(left["area_px"]) == (sides == 1).sum()
+        assert int(right["area_px"]) == (sides == 2).sum()
+        total = float(left["volume_ml"]) + float(right["volume_ml"])
+        assert total == pytest.approx(float(lungs["volume_ml"]))
+
+    @pytest.mark.filterwarnings("always::lungunet.errors.LungUNetWarning")
+    def test_a_mask_on_a_finer_grid_is_put_on_the_scans(
+        self, run_cli, scan, chest, tmp_path
+    ) -> None:
+        _, lungs = chest
+        finer = np.repeat(np.repeat(lungs, 2, axis=1), 2, axis=2)
+        y, x = SPACING[1] / 2, SPACING[2] / 2
+        shift = (-x / 2, -y / 2, 0.0)
+        grid = Grid(finer.shape[::-1], (x, y, SPACING[0]), shift)
+        volume = Volume(finer, Path("x"), "x", grid)
+        write_volume(tmp_path / "finer" / "x.nii.gz", finer, like=volume)
+        done = run_cli("measure", scan, tmp_path / "finer", "--out", tmp_path / "m.csv")
+        assert done.code == 0
+        assert "is on another grid than its scan" in done.err
+        assert rows_of(tmp_path / "m.csv")[0]["area_px"] == str(lungs.sum())
+
+
+class TestRefusals:
+    def test_existing_output(self, run_cli, phantoms, tmp_path) -> None:
+        out = tmp_path / "m.csv"
+        out.write_text("mine")
+        done = run_cli("measure", *phantoms, "--out", out)
+        assert done.code == 1
+        assert "--overwrite" in done.err
+        assert out.read_text() == "mine"
+        assert run_cli("measure", *phantoms, "--out", out, "--overwrite").code == 0
+
+    def test_output_over_input(self, run_cli, tmp_path) -> None:
+        lungunet.write_mask(tmp_path / "m.png", np.eye(5, dtype=np.uint8))
+        files = tmp_path / "m.png", tmp_path / "m.png"
+        done = run_cli("measure", *files, "--out", tmp_path / "m.png", "--overwrite")
+        assert done.code == 1
+        assert "while it is read" in done.err
+
+    @pytest.mark.parametrize("spacing", ["0.7", "a,b", "0.7,0", "1,2,3", "-1,1", "nan,1", "inf,1"])
+    def test_spacings(self, run_cli, phantoms, tmp_path, spacing: str) -> None:
+        out = tmp_path / "m.csv"
+        done = run_cli("measure", *phantoms, "--out", out, f"--spacing-mm={spacing}")
+        assert done.code == 1
+        assert f"--spacing-mm '{spacing}': is not two lengths" in done.err
+        assert not out.exists()
+
+    def test_options_that_would_do_nothing(self, run_cli, scan, phantoms, tmp_path) -> None:
+        out = ("--out", tmp_path / "m.csv")
+        done = run_cli("measure", scan, tmp_path / "ones", *out, "--spacing-mm", "1,1")
+        assert "--spacing-mm: for slices, these are volumes" in done.err
+        done = run_cli("measure", *phantoms, *out, "--series", "x")
+        assert "--series: for volumes, these are slices" in done.err
+
+    def test_more_classes_than_lungs(self, run_cli, phantoms, tmp_path) -> None:
+        out = ("--out", tmp_path / "m.csv", "--labels", "0,1,2,3")
+        done = run_cli("measure", *phantoms, *out)
+        assert done.code == 1
+        assert "labels '0,1,2,3': 4 classes" in done.err
+
+    def test_files_of_two_sizes(self, run_cli, tmp_path) -> None:
+        lungunet.write_mask(tmp_path / "m.png", np.eye(5, dtype=np.uint8))
+        lungunet.write_image(tmp_path / "i.tif", np.zeros((5, 6), np.int16))
+        files = tmp_path / "i.tif", tmp_path / "m.png"
+        done = run_cli("measure", *files, "--out", tmp_path / "m.csv")
+        assert done.code == 1
+        assert "i: mask is 5x5, image is 5x6" in done.err

@@ -1,0 +1,145 @@
+"""``lungunet predict`` on slices: tables, what stands in the way, and Ctrl-C."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lungunet
+from lungunet.inference import predictor as predictor_module
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_measurements_and_triage_lie_beside_the_masks(
+    run_cli, phantoms: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(phantoms[0], tmp_path / "in"))
+    (folder / "bad.tif").write_bytes(b"II*\x00")
+    done = run_cli("predict", "threshold", folder, "--out", tmp_path / "out", "--tta")
+    assert done.code == 1
+    assert "12 masks in " in done.out
+    stems = sorted(path.stem for path in phantoms[0].iterdir())
+    rows = read(tmp_path / "out" / "measurements.csv")
+    assert [row["name"] for row in rows] == stems  # in the order of the files
+    for row in rows:
+        mask = lungunet.read_mask(tmp_path / "out" / f"{row['name']}.png")
+        assert int(row["area_px"]) == (mask == 255).sum()
+    checked = read(tmp_path / "out" / "triage.csv")
+    assert sorted(row["name"] for row in checked) == stems
+    worries = [float(row["worry"]) for row in checked]
+    assert worries == sorted(worries, reverse=True)
+    assert all(row["mirror_difference"] for row in checked)
+    lights = [sum(row["light"] == light for row in checked) for light in ("red", "amber", "green")]
+    assert "{} red, {} amber, {} green".format(*lights) in done.out
+
+
+def test_triage_can_be_left_out(run_cli, phantoms: tuple[Path, Path], tmp_path: Path) -> None:
+    done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path, "--no-triage")
+    assert (done.code, done.out) == (0, f"12 masks in {tmp_path}\n")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".csv"}
+    assert not (tmp_path / "triage.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["measurements.csv", "triage.csv", "overlays/{}.png", "probabilities/{}.tif"]
+)
+def test_nothing_that_is_there_is_replaced_unasked(
+    run_cli, phantoms: tuple[Path, Path], name: str, tmp_path: Path
+) -> None:
+    one = sorted(phantoms[0].iterdir())[0]
+    there = tmp_path / name.format(one.stem)
+    there.parent.mkdir(exist_ok=True)
+    there.write_text("mine")
+    arguments = ("predict", "threshold", one, "--out", tmp_path, "--overlay", "--probabilities")
+    done = run_cli(*arguments)
+    assert (done.code, f"{there}: already there" in done.err) == (1, True)
+    assert there.read_text() == "mine"
+    assert not (tmp_path / f"{one.stem}.png").exists()
+    assert run_cli(*arguments, "--overwrite").code == 0
+    assert there.read_bytes() != b"mine"
+
+
+def test_interrupted_it_leaves_whole_masks_and_counts_them(
+    run_cli, phantoms: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_files = predictor_module.Predictor.predict_files
+
+    def interrupted(self, paths, *, batch_size):
+        for n, prediction in enumerate(predict_files(self, paths, batch_size=batch_size)):
+            if n == 5:
+                raise KeyboardInterrupt
+            yield prediction
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor_module.Predictor, "predict_files", interrupted)
+        done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path)
+    masks = sorted(tmp_path.glob("*.png"))
+    assert done.code == 130
+    assert f"interrupted: {len(masks)} of 12 masks in {tmp_path}, each of them whole" in done.err
+    assert "Predict again with --overwrite" in done.err
+    assert 0 < len(masks) <= 5
+    assert sorted(tmp_path.iterdir()) == masks  # no table of a part, no temporary file
+    for mask in masks:
+        assert lungunet.read_mask(mask).shape == (48, 48)
+    assert run_cli("predict", "threshold", phantoms[0], "--out", tmp_path, "--overwrite").code == 0
+    assert len(list(tmp_path.glob("*.png"))) == 12
+
+
+def test_a_disk_that_is_full_ends_it_with_a_line(
+    run_cli, phantoms: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path / "out")
+    assert done.code == 1
+    assert "cannot be written" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_tta_is_refused_where_sides_would_swap(run_cli, tmp_path: Path) -> None:
+    model = lungunet.build_unet("unet2015", width=1, classes=3, seed=0)
+    contract = lungunet.InputContract(32)
+    codec = lungunet.LabelCodec({0: 0, 1: 1, 2: 2}, names=("background", "left", "right"))
+    lungunet.save_model(tmp_path / "m", model, contract=contract, codec=codec)
+    lungunet.write_image(tmp_path / "s.tif", np.zeros((40, 30), np.int16))
+    arguments = ("predict", tmp_path / "m", tmp_path / "s.tif", "--out", tmp_path / "o")
+    done = run_cli(*arguments, "--tta")
+    assert (done.code, "tta: the model has 3 classes" in done.err) == (1, True)
+    assert run_cli(*arguments, "--probabilities").code == 0
+    written = sorted(path.name for path in (tmp_path / "o" / "probabilities").iterdir())
+    assert written == ["s_left.tif", "s_right.tif"]
+
+
+class TestKinds:
+    """Scans and slices are told apart by what is given."""
+
+    @pytest.fixture
+    def scan(self, tmp_path: Path) -> Path:
+        path = tmp_path / "scan.nii.gz"
+        path.write_bytes(b"never read")
+        return path
+
+    def test_not_both_at_once(
+        self, run_cli, scan: Path, phantoms: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        done = run_cli("predict", "threshold", scan, phantoms[0], "--out", tmp_path / "o")
+        assert (done.code, f"{scan}: scans among slices" in done.err) == (1, True)
+
+    @pytest.mark.parametrize("option", ["--overlay", "--probabilities", "--no-triage"])
+    def test_options_of_slices(self, run_cli, scan: Path, option: str, tmp_path: Path) -> None:
+        done = run_cli("predict", "threshold", scan, "--out", tmp_path / "o", option)
+        assert done.code == 1
+        assert f"{option}: for slices, these are scans. Leave it out." in done.err
+
+    @pytest.mark.parametrize("option", ["--sides", "--preview", "--raw", "--series=1.2"])
+    def test_options_of_scans(
+        self, run_cli, phantoms: tuple[Path, Path], option: str, tmp_path: Path
+    ) -> None:
+        done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path / "o", option)
+        assert done.code == 1
+        assert f"{option.split('=')[0]}: for scans, these are slices. Leave it out." in done.err

@@ -1,0 +1,102 @@
+"""Stopping, going on, extending, and the learning rate test, from the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lungunet import TrainConfig
+from lungunet.cli.stopping import StopSignal
+from lungunet.evaluation.lr_chart import lr_chart_svg
+from lungunet.training.lr_finder import LRRange
+from lungunet.training.schedule import learning_rate
+
+QUICK = ("--size", 32, "--batch-size", 2, "--workers", 0, "--device", "cpu")
+
+
+class TestStopSignal:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_first_asks_and_the_second_would_kill(
+        self, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = signal.getsignal(number)
+        with StopSignal() as stop:
+            assert stop() is False
+            os.kill(os.getpid(), number)
+            assert stop() is True
+            assert stop.exit_code == 128 + number
+            assert signal.getsignal(number) == signal.SIG_DFL
+        assert signal.getsignal(number) == before
+        assert "once more quits at once" in capsys.readouterr().err
+
+    def test_before_training_began_it_ends_at_once(self) -> None:
+        with StopSignal() as stop, pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.exit_code == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_real_signal_saves_and_names_the_command(
+    data: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    words = [sys.executable, "-m", "lungunet", "train", data, "--out", run, *QUICK]
+    words += ["--epochs", 10_000, "--encoder", "unet2015"]
+    process = subprocess.Popen(
+        [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 100
+    while not (run / "history.csv").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == code
+    assert f"Stopped. Go on with: lungunet train --resume {run}" in err
+    assert (run / "last.ckpt").exists()
+
+
+class TestExtending:
+    def test_says_what_becomes_of_the_learning_rate(self, run_cli, own_run: Path) -> None:
+        done = run_cli("train", "--resume", own_run, "--epochs", 4)
+        assert done.code == 0
+        lr = learning_rate(2, total=4, warmup=1, peak=TrainConfig().lr)  # one step per epoch
+        assert "2 -> 4 epochs: from epoch 3 on the learning rate is that of a run of 4" in done.out
+        assert f"from 0.0e+00 to {lr:.1e} and falls to 0 at epoch 4" in done.out
+        assert done.out.count("\n    3  ") == done.out.count("\n    4  ") == 1
+
+    def test_a_finished_run_has_nothing_left(self, run_cli, own_run: Path) -> None:
+        done = run_cli("train", "--resume", own_run)
+        assert done.code == 0
+        assert "nothing left to do" in done.out
+
+
+class TestFindLr:
+    def test_writes_curve_and_picture_and_no_run(self, run_cli, data: Path, tmp_path: Path) -> None:
+        out = tmp_path / "lr"
+        done = run_cli("train", data, "--find-lr", "--out", out, *QUICK)
+        assert (done.code, done.err) == (0, "")
+        assert sorted(path.name for path in out.iterdir()) == ["find_lr.csv", "find_lr.svg"]
+        assert "fell fastest at a learning rate of" in done.out
+        again = run_cli("train", data, "--find-lr", "--out", out, *QUICK)
+        assert (again.code, "already there" in again.err) == (1, True)
+
+    def test_does_not_go_with_resume(self, run_cli, run: Path) -> None:
+        done = run_cli("train", "--resume", run, "--find-lr")
+        assert (done.code, "--find-lr: a resumed run keeps" in done.err) == (1, True)
+
+    def test_the_mark_lies_on_the_curve(self) -> None:
+        lrs = tuple(10.0**power for power in range(-5, 1))
+        found = LRRange(lrs, (1.0, 0.9, 0.5, 0.2, 0.3, 3.0), suggestion=1e-3)
+        drawn = ElementTree.fromstring(lr_chart_svg(found))
+        name = "{http://www.w3.org/2000/svg}"
+        circle, line = drawn.find(f"{name}circle"), drawn.find(f"{name}polyline")
+        assert circle is not None
+        assert line is not None
+        points = line.attrib["points"].split()
+        assert points[2] == f"{circle.attrib['cx']},{circle.attrib['cy']}"
+        assert len(points) == 5  # the explosion is left out

@@ -1,0 +1,57 @@
+"""What predict says of its own masks, in words and in the table."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lungunet
+from lungunet.cli.triage import say_triage
+from lungunet.inference.quality import Plausibility
+
+
+def judged(worry: float, *reasons: str) -> Plausibility:
+    return Plausibility(worry, reasons, {})
+
+
+def test_the_most_worrying_are_named_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    checked = {f"amber-{n}": judged(0.1 + n / 100, f"because {n}", "and so") for n in range(6)}
+    checked |= {"fine": judged(0.05), "bad": judged(0.9, "broken")}
+    say_triage(Path("masks/triage.csv"), checked)
+    assert capsys.readouterr().out.splitlines() == [
+        "1 red, 6 amber, 1 green: masks/triage.csv",
+        "  red    bad: broken",
+        "  amber  amber-5: because 5",
+        "  amber  amber-4: because 4",
+        "  amber  amber-3: because 3",
+        "  amber  amber-2: because 2",
+        "  and 2 more",
+    ]
+
+
+def test_where_all_is_green_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say_triage(Path("triage.csv"), {"fine": judged(0.05)})
+    assert capsys.readouterr().out == "0 red, 0 amber, 1 green: triage.csv\n"
+
+
+def test_predict_ranks_its_masks(run_cli, tmp_path: Path) -> None:
+    images, _ = lungunet.write_phantoms(tmp_path / "made", patients=3, slices=2, size=96)
+    broken = np.full((96, 96), -1000, np.int16)
+    lungunet.write_image(images / "air.tif", broken)
+    out = tmp_path / "masks"
+    done = run_cli("predict", "threshold", images, "--out", out)
+    assert done.code == 0, done.err
+    with (out / "triage.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7
+    assert (rows[0]["name"], rows[0]["light"]) == ("air", "red")
+    assert [float(row["worry"]) for row in rows] == sorted(
+        (float(row["worry"]) for row in rows), reverse=True
+    )
+    assert {row["rule_difference"] for row in rows} == {""}  # it is the rule
+    lines = done.out.splitlines()
+    summary = next(line for line in lines if line.endswith(f"green: {out / 'triage.csv'}"))
+    assert summary.startswith("1 red, ")
+    first = lines[lines.index(summary) + 1]
+    assert first == f"  red    air: {rows[0]['reasons'].split('; ')[0]}"

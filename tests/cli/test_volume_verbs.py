@@ -1,0 +1,232 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungunet.data.ct import read_image
+from lungunet.data.grid import Grid
+from lungunet.data.manifest import read_manifest
+from lungunet.data.phantom import phantom_slice
+from lungunet.data.split import read_split
+from lungunet.data.volume import Volume, read_volume, write_volume
+from lungunet.inference.sides import split_sides
+from lungunet.inference.threshold import segment_lungs
+
+SPACING = (15.0, 5.5, 5.5)
+
+
+@pytest.fixture(scope="module")
+def chest():
+    """Twelve slices from below the lungs to above them, and their truth."""
+    made = [phantom_slice(0, z, size=64) for z in np.linspace(0.02, 0.9, 12)]
+    hu = np.stack([item.image[:60] for item in made])
+    truth = np.stack([item.mask[:60] for item in made]) // 255
+    return Volume(hu, Path("chest.nii"), "chest", Grid.axial(hu.shape, SPACING)), truth
+
+
+@pytest.fixture
+def scans(chest, tmp_path):
+    """Two scans of one name, one in another format, and one that is damaged."""
+    scan, truth = chest
+    folder = tmp_path / "scans"
+    for name in ("a/ct.nii.gz", "b/ct.nii.gz", "c.mha"):
+        write_volume(folder / name, scan.array, like=scan)
+    for name in ("a_ct.nii.gz", "b_ct.nii.gz", "c.mha"):
+        write_volume(tmp_path / "truth" / name, truth, like=scan)
+    return folder
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class TestPredict:
+    def test_masks_tables_and_pictures(self, run_cli, scans, chest, tmp_path):
+        out = tmp_path / "out"
+        done = run_cli(
+            "predict", "threshold", f"{scans}/*/ct.nii.gz", scans, "--out", out, "--preview"
+        )
+        assert (done.code, done.err) == (0, "")
+        scan, _ = chest
+        lungs = segment_lungs(scan.array, spacing_mm=SPACING)
+        for name in ("a_ct.nii.gz", "b_ct.nii.gz", "c.mha"):
+            mask = read_volume(out / name)
+            assert np.array_equal(mask.array, lungs)
+            assert mask.grid.matches(scan.grid)
+        for name in ("a_ct", "b_ct", "c"):
+            picture = out / "previews" / f"{name}.png"
+            assert picture.stat().st_size > 10_000
+            assert name in done.out
+        whole = [row for row in rows_of(out / "measurements.csv") if not row["slice"]]
+        assert [row["name"] for row in whole] == ["a_ct", "b_ct", "c"]
+        ml = lungs.sum() * np.prod(SPACING) / 1000
+        assert float(whole[0]["volume_ml"]) == pytest.approx(ml)
+        assert f"a_ct: lungs {ml:.0f} mL" in done.out
+        assert {row["name"] for row in rows_of(out / "triage.csv")} == {"a_ct", "b_ct", "c"}
+        assert "3 masks in" in done.out
+
+    def test_by_a_network(self, run_cli, scans, run, tmp_path):
+        out = tmp_path / "out"
+        done = run_cli("predict", run, scans / "c.mha", "--out", out, "--device", "cpu", "--raw")
+        assert done.code == 0
+        assert set(np.unique(read_volume(out / "c.mha").array)) <= {0, 1}
+
+    def test_sides(self, run_cli, scans, chest, tmp_path):
+        out = tmp_path / "out"
+        assert run_cli("predict", "threshold", scans, "--out", out, "--sides").code == 0
+        lungs = segment_lungs(chest[0].array, spacing_mm=SPACING)
+        sides = split_sides(lungs, spacing_mm=SPACING)
+        assert set(np.unique(sides)) == {0, 1, 2}
+        assert np.array_equal(read_volume(out / "c.mha").array, sides)
+        regions = {row["region"] for row in rows_of(out / "measurements.csv")}
+        assert regions == {"lungs", "left lung", "right lung"}
+
+    def test_one_bad_scan_does_not_stop_the_others(self, run_cli, scans, tmp_path):
+        (scans / "bad.nii").write_bytes(b"junk")
+        out = tmp_path / "out"
+        done = run_cli("predict", "threshold", scans, "--out", out)
+        assert done.code == 1
+        assert f"lungunet: skipped {scans / 'bad.nii'}: not a readable volume" in done.err
+        assert "lungunet: 1 of 2 scans skipped. Mend or remove them." in done.err
+        assert sorted(path.name for path in out.iterdir()) == [
+            "c.mha",
+            "measurements.csv",
+            "triage.csv",
+        ]
+
+    def test_what_is_there_stays(self, run_cli, scans, tmp_path):
+        out = tmp_path / "out"
+        assert run_cli("predict", "threshold", scans / "c.mha", "--out", out).code == 0
+        before = (out / "c.mha").read_bytes()
+        done = run_cli("predict", "threshold", scans / "c.mha", "--out", out)
+        assert done.code == 1
+        assert "c.mha" in done.err
+        assert "already there" in done.err
+        (out / "c.mha").write_bytes(b"")
+        done = run_cli("predict", "threshold", scans / "c.mha", "--out", out, "--overwrite")
+        assert done.code == 0
+        assert (out / "c.mha").read_bytes() == before
+
+    def test_a_scan_is_never_written_over(self, run_cli, scans):
+        before = (scans / "c.mha").read_bytes()
+        done = run_cli("predict", "threshold", scans, "--out", scans, "--overwrite")
+        assert done.code == 1
+        assert "would be written over while it is read" in done.err
+        assert (scans / "c.mha").read_bytes() == before
+
+    def test_options_of_the_other_kind_are_refused(self, run_cli, scans, phantoms, tmp_path):
+        done = run_cli("predict", "threshold", scans, "--out", tmp_path / "o", "--overlay")
+        assert done.code == 1
+        assert "--overlay: for slices, these are scans" in done.err
+        done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path / "o", "--sides")
+        assert done.code == 1
+        assert "--sides: for scans, these are slices" in done.err
+
+    def test_interrupted(self, run_cli, scans, chest, tmp_path, monkeypatch):
+        """What is done is whole, and in the tables."""
+        from lungunet.inference import scans as inference
+
+        real, calls = inference.predict_volume, []
+
+        def once(*args, **options):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return real(*args, **options)
+
+        monkeypatch.setattr(inference, "predict_volume", once)
+        out = tmp_path / "out"
+        done = run_cli("predict", "threshold", f"{scans}/*/*", scans, "--out", out)
+        assert done.code == 130
+        assert "interrupted: 1 of 3 scans done" in done.err
+        assert [path.name for path in out.glob("*.nii.gz")] == ["a_ct.nii.gz"]
+        assert {row["name"] for row in rows_of(out / "triage.csv")} == {"a_ct"}
+
+
+class TestSlices:
+    def test_from_scans_to_lists_that_keep_patients_together(self, run_cli, scans, chest, tmp_path):
+        cut, truth = tmp_path / "cut", tmp_path / "truth"
+        for name in ("a_ct", "b_ct"):  # one folder, as masks have it
+            (scans / name.split("_")[0] / "ct.nii.gz").rename(scans / f"{name}.nii.gz")
+        done = run_cli("slices", scans, truth, cut, "--every", "2", "--max-empty", "1")
+        assert (done.code, done.err) == (0, "")
+        assert "18 slices in" in done.out
+        image = read_image(cut / "images" / "a_ct_z-0004.tif")
+        assert image.dtype == np.int16
+        assert np.array_equal(image, chest[0].array[4])
+        assert len(read_manifest(cut / "pairs.txt")) == 18
+        command = done.out.split("next:")[1].split()
+        assert command[:2] == ["lungunet", "split"]
+        data = tmp_path / "data"
+        words = [data if word == "data" else word for word in command[1:]]
+        done = run_cli(*words, "--val", "0.34", "--test", "0.34")
+        assert done.code == 0, done.err
+        lists = read_split(data)
+        patients = [
+            {pair.name.split("_z-")[0] for pair in pairs}
+            for pairs in (lists.train, lists.val, lists.test)
+        ]
+        assert sorted(len(found) for found in patients) == [1, 1, 1]
+        assert set.union(*patients) == {"a_ct", "b_ct", "c"}
+
+    def test_scans_of_one_patient(self, run_cli, scans, tmp_path):
+        done = run_cli(
+            *("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut"),
+            *("--group", "(.)"),
+        )
+        assert done.code == 0
+        assert {row["patient"] for row in rows_of(tmp_path / "cut" / "groups.csv")} == {"c"}
+
+    def test_json_is_alone(self, run_cli, scans, tmp_path):
+        done = run_cli(
+            "slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut", "--json"
+        )
+        said = json.loads(done.out)
+        count = len(list((tmp_path / "cut" / "images").iterdir()))
+        assert said["scans"] == [{"name": "c", "slices": count}]
+        assert said["failed"] == []
+
+    @pytest.mark.filterwarnings("always::lungunet.errors.LungUNetWarning")
+    def test_another_grid_is_said(self, run_cli, scans, chest, tmp_path):
+        _, truth = chest
+        fine = truth.repeat(2, 1).repeat(2, 2)
+        grid = Grid(fine.shape[::-1], (2.75, 2.75, 15.0), (-1.375, -1.375, 0.0))
+        mask = Volume(fine.astype(np.int16), Path("m.nii"), "m", grid)
+        write_volume(tmp_path / "m.nii", fine, like=mask)
+        done = run_cli("slices", scans / "c.mha", tmp_path / "m.nii", tmp_path / "cut")
+        assert done.code == 0
+        assert done.err.startswith(f"lungunet: {tmp_path / 'm.nii'}: is on another grid than its ")
+
+    def test_what_cannot_be_used_is_named_and_skipped(self, run_cli, scans, chest, tmp_path):
+        scan, truth = chest
+        write_volume(scans / "far.mha", scan.array, like=scan)
+        grid = Grid(scan.grid.size, scan.grid.spacing, (900.0, 0.0, 0.0))
+        far = Volume(scan.array, Path("far.mha"), "far", grid)
+        write_volume(tmp_path / "truth" / "far.mha", truth, like=far)
+        for name in ("a_ct.nii.gz", "b_ct.nii.gz"):
+            (tmp_path / "truth" / name).unlink()
+        done = run_cli("slices", scans, tmp_path / "truth", tmp_path / "cut")
+        assert done.code == 1
+        assert "far.mha: lies elsewhere than" in done.err
+        assert "lungunet: 1 of 2 scans skipped" in done.err
+        names = {pair.name.split("_z-")[0] for pair in read_manifest(tmp_path / "cut/pairs.txt")}
+        assert names == {"c"}
+
+    def test_old_slices_do_not_stay_between_new_ones(self, run_cli, scans, tmp_path):
+        words = ("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut")
+        assert run_cli(*words).code == 0
+        (tmp_path / "cut" / "images" / "mine.tif").touch()
+        done = run_cli(*words, "--every", "5")
+        assert done.code == 1
+        assert "already there" in done.err
+        assert run_cli(*words, "--every", "5", "--overwrite").code == 0
+        images = sorted(path.name for path in (tmp_path / "cut" / "images").iterdir())
+        assert images == ["c_z-0005.tif", "c_z-0010.tif", "mine.tif"]
+
+    def test_usage(self, run_cli, scans, tmp_path):
+        words = ("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut")
+        assert run_cli(*words, "--every", "0").code == 2
+        assert run_cli(*words, "--max-empty", "2").code == 2

@@ -1,0 +1,125 @@
+"""Every code block of the docs runs, page by page, in a folder as its reader has it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pages import GIVEN, ROOT, commands, read_blocks, read_given, run_page, shorten_python
+
+import lungunet
+from lungunet.data.phantom import phantom_slice
+
+DOCS = ROOT / "docs"
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
+RUNNABLE = [page for page in PAGES if any(b.kind in ("python", "sh") for b in read_blocks(page))]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+@pytest.fixture
+def here(phantoms: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(phantoms[0], tmp_path / "2d_images")
+    shutil.copytree(phantoms[1], tmp_path / "2d_masks")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def give(what: str, here: Path, run: Path, run_cli) -> None:
+    """Make what a page takes for granted; see ``pages.GIVEN``."""
+    if what == "nothing":
+        for folder in here.iterdir():
+            shutil.rmtree(folder)
+    elif what == "data":
+        done = run_cli(
+            *("split", "2d_images", "2d_masks", "data"),
+            *("--val", 0.25, "--test", 0.25, "--group", r"patient-\d+"),
+        )
+        assert done.code == 0, done.err
+    elif what == "runs/a":
+        shutil.copytree(run, here / "runs" / "a")
+    elif what == "scans":
+        for number in range(4):
+            made = [phantom_slice(number, z, size=48) for z in np.linspace(0.2, 0.8, 5)]
+            save_nifti(here / "scans" / f"p{number + 1}.nii.gz", [m.image for m in made])
+            masks = [m.mask // 255 for m in made]
+            save_nifti(here / "scan-masks" / f"p{number + 1}.nii.gz", masks)
+
+
+def save_nifti(path: Path, slices: list[np.ndarray]) -> None:
+    """Write slices from feet to head; NIfTI's first axis runs along the columns."""
+    path.parent.mkdir(exist_ok=True)
+    affine = np.diag([-7.5, -7.5, 40.0, 1.0])  # columns to the left, rows to the back
+    nib.save(nib.Nifti1Image(np.stack(slices).transpose(2, 1, 0), affine), path)
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_the_blocks_of_a_page_run(page: Path, here: Path, run: Path, run_cli) -> None:
+    for what in read_given(page):
+        assert what in GIVEN, f"{page.name}: {what}"
+        give(what, here, run, run_cli)
+    run_page(page, run_cli)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_names_exist(page: Path) -> None:
+    for name in re.findall(r"`lungunet\.(\w+)`|lungunet\.([a-zA-Z]\w+)\(", page.read_text("utf-8")):
+        assert hasattr(lungunet, "".join(name)), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_figures_are_there(page: Path) -> None:
+    for name in re.findall(r"^:::\{drawing\} (\S+)", page.read_text(encoding="utf-8")):
+        assert (DOCS / name).is_file(), name
+
+
+def test_figures_stay_small() -> None:
+    assert sum(path.stat().st_size for path in DOCS.rglob("*.svg")) < 2_000_000
+
+
+def test_numbers_are_made_smaller_and_nothing_else() -> None:
+    code = "Trainer(TrainConfig(epochs=20)).size = f(size=512, lr=3, my_epochs=7)"
+    expected = "Trainer(TrainConfig(epochs=2)).size = f(size=32, lr=3, my_epochs=7)"
+    assert shorten_python(code) == expected
+
+
+def test_shell_blocks_are_read_as_a_shell_reads_them() -> None:
+    text = "A=1 lungunet split a \\\n    'b c'  # why\n\n# alone\nlungunet train x\n"
+    assert list(commands(text)) == [["lungunet", "split", "a", "b c"], ["lungunet", "train", "x"]]
+
+
+def page_of(folder: Path, kind: str, text: str) -> Path:
+    page = folder / "page.md"
+    page.write_text(f"# Title\n\n```{kind}\n{text}\n```\n", encoding="utf-8")
+    return page
+
+
+def test_a_command_that_fails_is_named_with_its_line(tmp_path: Path, run_cli) -> None:
+    page = page_of(tmp_path, "sh", "lungunet split nothing here data")
+    with pytest.raises(AssertionError, match=r"page\.md, line 3: lungunet split .* no such folder"):
+        run_page(page, run_cli)
+
+
+def test_a_python_block_fails_at_the_line_of_the_page(tmp_path: Path, run_cli) -> None:
+    page = page_of(tmp_path, "python", "one = 1\none / 0")
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_page(page, run_cli)
+    assert caught.traceback[-1].lineno == 4  # counted from 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("sh", "rm -rf data"),
+        ("sh", "pip install lungunet[nothing]"),
+        ("sh", "python examples/nothing.py"),
+        ("yaml", "a: b"),
+    ],
+)
+def test_what_nobody_checks_is_refused(tmp_path: Path, run_cli, kind: str, text: str) -> None:
+    with pytest.raises(AssertionError):
+        run_page(page_of(tmp_path, kind, text), run_cli)

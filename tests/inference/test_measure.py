@@ -1,0 +1,219 @@
+"""Areas, volumes and HU: by hand, and against loops and scikit-image."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.measure import regionprops
+
+from lungunet import DataError, GeometryError, measure_slice, measure_volume
+from lungunet.inference.measure import COLUMNS, Measurement, write_measurements
+
+HU_FIELDS = ("mean_hu", "hu_p05", "hu_p95", "emphysema_index")
+
+
+def made(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    hu = rng.integers(-1024, 200, shape).astype(np.int16)
+    return hu, rng.random(shape) < 0.3
+
+
+def percentile_by_hand(values: list[float], percent: float) -> float:
+    ranked = sorted(values)
+    place = (len(ranked) - 1) * percent / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ranked) - 1)
+    return ranked[low] + (place - low) * (ranked[high] - ranked[low])
+
+
+def by_loops(hu: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Look at each pixel of a slice in turn."""
+    values = [
+        float(hu[row, column])
+        for row in range(hu.shape[0])
+        for column in range(hu.shape[1])
+        if mask[row, column]
+    ]
+    return {
+        "area_px": len(values),
+        "mean_hu": sum(values) / len(values),
+        "hu_p05": percentile_by_hand(values, 5),
+        "hu_p95": percentile_by_hand(values, 95),
+        "emphysema_index": sum(value < -950 for value in values) / len(values),
+    }
+
+
+class TestSlice:
+    @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_as_by_loops(self, dtype: type, seed: int) -> None:
+        hu, mask = made((13, 29), seed)
+        found = measure_slice(hu.astype(dtype), mask, spacing_mm=(0.8, 0.7))
+        for field, value in by_loops(hu, mask).items():
+            assert getattr(found, field) == pytest.approx(value, rel=1e-6)
+        assert found.area_mm2 == pytest.approx(found.area_px * 0.56)
+
+    def test_as_by_scikit_image(self) -> None:
+        hu, mask = made((40, 31))
+        found = measure_slice(hu, mask, spacing_mm=(1.5, 0.5))
+        (region,) = regionprops(mask.astype(int), intensity_image=hu, spacing=(1.5, 0.5))
+        assert found.area_mm2 == pytest.approx(region.area)
+        assert found.mean_hu == pytest.approx(region.intensity_mean)
+
+    def test_emphysema_is_below_minus_950_and_not_at_it(self) -> None:
+        hu = np.array([[-951, -950, -949, -2000]], np.int16)
+        assert measure_slice(hu, np.array([[1, 1, 1, 0]])).emphysema_index == pytest.approx(1 / 3)
+
+    def test_the_mean_does_not_overflow(self) -> None:
+        hu = np.full((600, 700), -32768, np.int16)
+        assert measure_slice(hu, hu < 0).mean_hu == -32768
+
+    def test_any_value_above_0_is_inside(self) -> None:
+        hu, mask = made((9, 8))
+        assert measure_slice(hu, mask * 255).to_dict() == measure_slice(hu, mask).to_dict()
+
+    def test_without_spacing_millimetres_are_undefined(self) -> None:
+        found = measure_slice(*made((9, 8)), name="a")
+        assert found.name == "a"
+        assert found.area_px > 0
+        for field in ("area_mm2", "volume_ml", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm"):
+            assert math.isnan(getattr(found, field))
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_pictures_hold_no_hu(self, dtype: type) -> None:
+        found = measure_slice(np.full((4, 5), 7, dtype), np.ones((4, 5)), spacing_mm=(2.0, 3.0))
+        assert found.area_mm2 == 120
+        assert all(math.isnan(getattr(found, field)) for field in HU_FIELDS)
+
+    def test_an_empty_mask_has_no_hu(self) -> None:
+        found = measure_slice(made((4, 5))[0], np.zeros((4, 5)), spacing_mm=(1.0, 1.0))
+        assert (found.area_px, found.area_mm2) == (0, 0)
+        assert all(math.isnan(getattr(found, field)) for field in HU_FIELDS)
+
+    @settings(max_examples=30, deadline=None)
+    @given(seed=st.integers(0, 999), y=st.floats(0.2, 5), x=st.floats(0.2, 5))
+    def test_two_parts_add_up(self, seed: int, y: float, x: float) -> None:
+        hu, mask = made((11, 12), seed)
+        half = np.arange(12) < 5
+        whole, one, other = (
+            measure_slice(hu, part, spacing_mm=(y, x)) for part in (mask, mask & half, mask & ~half)
+        )
+        assert one.area_px + other.area_px == whole.area_px
+        assert one.area_mm2 + other.area_mm2 == pytest.approx(whole.area_mm2)
+        assert whole.hu_p05 <= whole.mean_hu <= whole.hu_p95
+
+
+class TestVolume:
+    HU, MASK = made((5, 12, 17))
+    SPACING = (2.5, 0.8, 0.7)
+
+    def test_slices_are_measured_one_by_one(self) -> None:
+        found = measure_volume(self.HU, self.MASK, name="scan", spacing_mm=self.SPACING)
+        assert [row.slice for row in found.slices] == [0, 1, 2, 3, 4]
+        for row, hu, mask in zip(found.slices, self.HU, self.MASK, strict=True):
+            alone = measure_slice(hu, mask, name="scan", spacing_mm=self.SPACING[1:])
+            for field in ("name", "region", "area_px", "area_mm2", *HU_FIELDS):
+                assert getattr(row, field) == getattr(alone, field)
+            assert math.isnan(row.volume_ml)
+            assert row.spacing_z_mm == 2.5
+
+    def test_the_scan_is_measured_over_all_voxels(self) -> None:
+        lungs = measure_volume(self.HU, self.MASK, spacing_mm=self.SPACING).lungs
+        flat = measure_slice(self.HU.reshape(5, -1), self.MASK.reshape(5, -1))
+        for field in ("area_px", *HU_FIELDS):
+            assert getattr(lungs, field) == getattr(flat, field)
+        assert lungs.volume_ml == pytest.approx(self.MASK.sum() * 2.5 * 0.8 * 0.7 / 1000)
+        assert math.isnan(lungs.area_mm2)
+        assert (lungs.slice, lungs.name, lungs.region) == (None, "scan", "lungs")
+
+    def test_each_lung_where_the_mask_tells(self) -> None:
+        sides = self.MASK * np.where(np.arange(17) < 9, 2, 1)
+        found = measure_volume(self.HU, sides, spacing_mm=self.SPACING, sides=True)
+        assert found.left is not None
+        assert found.right is not None
+        left = measure_volume(self.HU, sides == 1, spacing_mm=self.SPACING).lungs
+        right = measure_volume(self.HU, sides == 2, spacing_mm=self.SPACING).lungs
+        assert found.left.volume_ml == left.volume_ml
+        assert found.right.mean_hu == right.mean_hu
+        assert found.left.area_px + found.right.area_px == found.lungs.area_px
+        assert [row.region for row in found.rows[:4]] == [
+            *("lungs", "left lung", "right lung", "lungs")
+        ]
+        assert len(found.rows) == 8
+
+    def test_without_sides_and_spacing(self) -> None:
+        found = measure_volume(self.HU, self.MASK)
+        assert found.left is found.right is None
+        assert math.isnan(found.lungs.volume_ml)
+        assert len(found.rows) == 6
+
+    def test_an_absent_lung_has_no_volume_but_a_row(self) -> None:
+        found = measure_volume(self.HU, self.MASK, spacing_mm=self.SPACING, sides=True)
+        assert found.right is not None
+        assert (found.right.area_px, found.right.volume_ml) == (0, 0)
+        assert math.isnan(found.right.mean_hu)
+
+
+class TestFile:
+    def test_full_precision_and_empty_where_undefined(self, tmp_path: Path) -> None:
+        rows = [
+            measure_slice(*made((9, 8)), name="a, b"),
+            *measure_volume(*made((2, 5, 6)), spacing_mm=(0.1, 1 / 3, 0.7)).rows,
+        ]
+        write_measurements(tmp_path / "new" / "m.csv", iter(rows))
+        with (tmp_path / "new" / "m.csv").open(newline="") as file:
+            read = list(csv.DictReader(file))
+        assert len(read) == 4
+        for row, line in zip(rows, read, strict=True):
+            for column, value in row.to_dict().items():
+                if value is None:
+                    assert line[column] == ""
+                elif isinstance(value, float):
+                    assert float(line[column]) == value
+                else:
+                    assert line[column] == str(value)
+
+    def test_columns(self, tmp_path: Path) -> None:
+        write_measurements(tmp_path / "m.csv", [])
+        assert (tmp_path / "m.csv").read_text() == ",".join(COLUMNS) + "\n"
+        first = ("name", "area_px", "area_mm2", "mean_hu", "hu_p05", "hu_p95", "emphysema_index")
+        assert COLUMNS[:7] == first
+
+    def test_plain_values_hold_no_nan(self) -> None:
+        plain = measure_slice(*made((9, 8))).to_dict()
+        assert plain["area_mm2"] is None
+        assert plain["slice"] is None
+        assert isinstance(plain["mean_hu"], float)
+        assert isinstance(plain["area_px"], int)
+
+
+class TestRefusals:
+    def test_shapes_that_differ(self) -> None:
+        hu, mask = made((9, 8))
+        with pytest.raises(GeometryError, match=r"a: mask is 9x7, image is 9x8\. A mask must"):
+            measure_slice(hu, mask[:, 1:], name="a")
+        with pytest.raises(GeometryError, match="scan: mask is 1x9x7, image is 1x9x8"):
+            measure_volume(hu[None], mask[None, :, 1:])
+
+    def test_other_axes(self) -> None:
+        hu, mask = made((9, 8))
+        for image in (hu[None], hu[0], hu[:0]):
+            with pytest.raises(DataError, match=r"Pass \(H, W\)"):
+                measure_slice(image, np.ones_like(image))
+        with pytest.raises(DataError, match=r"Pass \(D, H, W\)"):
+            measure_volume(hu, mask)
+
+    @pytest.mark.parametrize("spacing", [(1.0,), (1.0, 1.0, 1.0), (0.0, 1.0), (1.0, -2.0)])
+    def test_spacings(self, spacing: tuple[float, float]) -> None:
+        with pytest.raises(DataError, match="Pass 2 values above 0"):
+            measure_slice(*made((9, 8)), spacing_mm=spacing)
+
+
+def test_rows_cannot_be_changed() -> None:
+    row: Measurement = measure_slice(*made((9, 8)))
+    with pytest.raises(AttributeError):
+        row.area_px = 3  # type: ignore[misc]

@@ -1,0 +1,280 @@
+"""Masks judged without the truth: measures worked by hand, faults on phantoms, and the table."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungunet import DataError, Plausibility, check_slice
+from lungunet.data.phantom import phantom_slice
+from lungunet.inference.quality import by_worry, judge, write_triage
+
+LUNG_PX = 2 * 48 * 24
+BODY_PX = 80 * 112
+
+
+def chest() -> tuple[np.ndarray, np.ndarray]:
+    """Return 96x128 of air around a block of tissue with two lungs, and their mask."""
+    hu = np.full((96, 128), -1000, np.int16)
+    hu[8:88, 8:120] = 40
+    hu[24:72, 24:48] = hu[24:72, 80:104] = -850
+    return hu, (hu == -850).astype(np.uint8)
+
+
+def certain(mask: np.ndarray) -> np.ndarray:
+    return np.stack([1 - mask, mask]).astype(np.float32)
+
+
+def test_a_good_mask_is_green_and_measured() -> None:
+    hu, mask = chest()
+    found = check_slice(hu, mask, probabilities=certain(mask), disagreement=0.0)
+    assert (found.light, found.reasons, found.slices) == ("green", (), ())
+    assert found.worry < 0.05
+    values = dict(found.values)
+    assert values.pop("mean_hu") == pytest.approx(-850)
+    assert values.pop("rule_difference") == pytest.approx(0, abs=0.01)
+    assert values == {
+        "mirror_difference": 0,
+        "expected_error": 0,
+        "outside_body": 0,
+        "left_out": 0,
+        "scattered": 0,
+        "at_border": 0,
+        "side_gap": 0,
+        "parts": 2,
+        "lung_share": LUNG_PX / (96 * 128),
+    }
+
+
+def test_what_was_not_given_is_undefined() -> None:
+    hu, mask = chest()
+    values = check_slice(hu, mask, second_opinion=False).values
+    missing = {name for name, value in values.items() if value is None}
+    assert missing == {"mirror_difference", "expected_error", "rule_difference"}
+    grey = np.clip((hu + 1350) / 1500 * 255, 0, 255).astype(np.uint8)
+    assert check_slice(grey, mask).values["mean_hu"] is None
+    assert check_slice(grey, mask).light == "green"
+
+
+def test_a_lost_lung() -> None:
+    hu, mask = chest()
+    mask[:, 64:] = 0
+    found = check_slice(hu, mask)
+    assert found.light == "red"
+    assert found.values["side_gap"] == pytest.approx(LUNG_PX / 2 / BODY_PX, rel=0.06)  # eroded skin
+    assert found.values["rule_difference"] == pytest.approx(0.5, rel=0.02)
+    opened = 48 * 24 - 4 * 5  # two or so pixels around each corner
+    assert found.values["left_out"] == pytest.approx(opened / BODY_PX, rel=0.06)
+    assert found.values["parts"] == 1
+    assert found.reasons[0].startswith("50.0% of the lung differs from the threshold rule")
+    assert found.reasons[1].startswith("air within the body is left out, 1")
+    assert found.reasons[2].startswith("one side has more lung than the other by 1")
+    assert found.reasons[-1] == "no lung on the right of the picture, where the rule sees one"
+    unaided = check_slice(hu, mask, second_opinion=False)
+    assert unaided.reasons == found.reasons[1:-1]
+
+
+def test_lung_outside_the_body_and_at_the_border() -> None:
+    hu, mask = chest()
+    mask[20:40, 0:4] = 1
+    found = check_slice(hu, mask)
+    assert found.light == "red"
+    assert found.values["outside_body"] == pytest.approx(80 / (LUNG_PX + 80))
+    assert found.values["at_border"] == pytest.approx(20 / (2 * 96 + 2 * 126))
+    assert "3.4% of the lung lies outside the body (usually up to 1.0%)" in found.reasons
+    assert "4.5% of the picture's margin is lung (usually up to 1.0%)" in found.reasons
+    assert len(found.reasons) == 3  # a third part, and nothing new from the rule
+
+
+def test_specks() -> None:
+    hu, mask = chest()
+    mask[30:70:4, 56:72:4] = 1  # 40 pixels, each a part
+    found = check_slice(hu, mask)
+    assert found.values["parts"] == 42
+    assert found.values["scattered"] == pytest.approx(40 / (LUNG_PX + 40))
+    assert found.values["outside_body"] == 0
+    mask[74:78, 20:60] = 1  # the largest of what is left makes no difference to the two lungs
+    assert check_slice(hu, mask).values["scattered"] == pytest.approx(200 / (LUNG_PX + 200))
+
+
+def test_a_model_that_is_not_sure() -> None:
+    hu, mask = chest()
+    lung = np.where(mask > 0, 0.8, 0.1).astype(np.float32)
+    found = check_slice(hu, mask, probabilities=np.stack([1 - lung, lung]))
+    rest = 96 * 128 - LUNG_PX
+    assert found.values["expected_error"] == pytest.approx(0.2 + 0.1 * rest / LUNG_PX)
+    assert found.reasons == (
+        "63.3% of the lung is wrong by the model's own probabilities (usually up to 5.0%)",
+    )
+    two = np.stack([1 - lung, lung / 2, lung / 2])  # left and right lung as classes of their own
+    two[1, :, 64:] = two[2, :, :64] = 0
+    two[0] = 1 - two[1] - two[2]
+    sides = mask * np.where(np.arange(128) < 64, 1, 2)
+    assert check_slice(hu, sides, probabilities=two).values["expected_error"] == pytest.approx(
+        0.6 + 0.05 * rest / LUNG_PX
+    )
+
+
+def test_a_mirror_that_says_otherwise() -> None:
+    hu, mask = chest()
+    found = check_slice(hu, mask, disagreement=0.25)
+    assert found.light == "red"
+    assert found.values["mirror_difference"] == 0.25
+    assert found.reasons == (
+        "25.0% of the lung changes when the slice is mirrored (usually up to 5.0%)",
+    )
+    tip = np.zeros_like(mask)
+    tip[30:34, 30:34] = 1  # the share is taken of 5 % of the slice at least
+    values = check_slice(hu, tip, disagreement=0.5).values
+    assert values["mirror_difference"] == pytest.approx(0.5 * 16 / (0.05 * 96 * 128))
+    assert values["mean_hu"] is None  # mostly edge
+
+
+def test_an_empty_mask_is_right_where_there_is_no_lung() -> None:
+    hu, mask = chest()
+    belly = np.where(mask > 0, np.int16(30), hu)
+    nothing = np.zeros_like(mask)
+    assert check_slice(belly, nothing, probabilities=certain(nothing)).light == "green"
+    unaided = check_slice(hu, nothing, second_opinion=False)
+    assert unaided.light == "red"
+    assert unaided.reasons[0].startswith("air within the body is left out, 2")
+    assert unaided.reasons[0].endswith("% of the body (usually up to 7.0%)")
+    found = check_slice(hu, nothing, probabilities=certain(nothing))
+    assert (found.light, found.values["rule_difference"]) == ("red", 1)
+    assert found.reasons[0].startswith("100.0% of the lung differs from the threshold rule")
+
+
+def test_the_mean_hu_of_tissue_is_not_that_of_lung() -> None:
+    hu, mask = chest()
+    moved = np.roll(mask, 28, axis=1)  # 36 of the 48 columns lie in tissue, 12 in open air
+    found = check_slice(hu, moved, second_opinion=False)
+    assert found.values["mean_hu"] == (36 * 40 - 12 * 1000) / 48
+    assert "the lung has -220 HU on average (usually -950 to -450)" in found.reasons
+
+
+def test_values_without_their_rescale_explain_a_worry_and_are_none() -> None:
+    hu, mask = chest()
+    stored = (hu.astype(np.int32) + 1024).astype(np.int16)
+    lost = check_slice(stored, np.zeros_like(mask))
+    assert lost.light == "red"
+    assert "stored without the rescale intercept" in lost.reasons[-1]
+    assert check_slice(stored, mask).reasons == ()  # the model knows them so
+    by_rule = check_slice(stored, np.zeros_like(mask), second_opinion=False)
+    assert (by_rule.light, by_rule.reasons[0]) == ("red", lost.reasons[-1])
+    assert by_rule.worry > 0.5
+
+
+def test_a_picture_that_is_no_chest_is_red() -> None:
+    air = np.full((64, 96), -1000, np.int16)
+    found = check_slice(air, np.zeros_like(air))
+    assert (found.light, found.worry) == ("red", 0.5)
+    assert found.reasons == ("values -1000 to -1000, nothing as dense as tissue. Export it in HU.",)
+
+
+def test_large_slices_are_measured_as_small_ones() -> None:
+    hu, mask = chest()
+    mask[30:70:4, 56:72:4] = 1
+    lung = np.where(mask > 0, 0.9, 0.05).astype(np.float32)
+    probs = np.stack([1 - lung, lung])
+    small = check_slice(hu, mask, probabilities=probs, disagreement=0.02)
+    wide = [np.kron(plane, np.ones((4, 4), plane.dtype)) for plane in (hu, mask, *probs)]
+    large = check_slice(wide[0], wide[1], probabilities=np.stack(wide[2:]), disagreement=0.02)
+    for name, value in small.values.items():
+        assert large.values[name] == pytest.approx(value, rel=0.1, abs=0.01), name
+
+
+FAULTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "upside down": lambda mask, _: mask[::-1],
+    "shifted": lambda mask, _: np.roll(mask, 8, axis=0),
+    "empty": lambda mask, _: np.zeros_like(mask),
+    "full": lambda mask, _: np.ones_like(mask),
+    "inverted": lambda mask, _: 1 - mask,
+    "one lung": lambda mask, _: mask * (np.arange(mask.shape[1]) < mask.shape[1] // 2),
+    "leak": lambda mask, _: mask | (np.add.outer(np.arange(128), np.arange(128)) < 60),
+    "pepper": lambda mask, rng: mask ^ (rng.random(mask.shape) < 0.05),
+}
+
+
+@pytest.mark.parametrize("patient", range(4))
+def test_phantoms_are_green_and_their_faults_red(patient: int) -> None:
+    made = phantom_slice(patient, 0.5, size=128)
+    mask = made.mask // 255
+    assert check_slice(made.image, mask).light == "green"
+    for fault, spoil in FAULTS.items():
+        spoilt = spoil(mask, np.random.default_rng(patient)).astype(np.uint8)
+        assert check_slice(made.image, spoilt).light == "red", fault
+
+
+def test_three_times_the_limit_is_red() -> None:
+    assert judge({"rule_difference": 0.15}).worry == pytest.approx(0.5)
+    assert judge({"rule_difference": 0.16}).light == "red"
+    assert judge({"rule_difference": 0.14}).light == "amber"
+    assert judge({"rule_difference": 0.05}).light == "green"
+    assert judge({"rule_difference": 0.051}).light == "amber"
+    assert judge({"mean_hu": -449.0}).light == "amber"
+    assert judge({"mean_hu": -951.0}).light == "amber"
+    assert judge({"mean_hu": -450.0}).light == judge({"mean_hu": -950.0}).light == "green"
+    both = judge({"rule_difference": 0.12, "side_gap": 0.2})  # 2.4 and 2 times: 0.64 + 0.44
+    assert both.worry == pytest.approx(1 - 0.5 ** (0.8**2 + (2 / 3) ** 2))
+    assert both.light == "red"
+    assert [reason[:5] for reason in both.reasons] == ["12.0%", "one s"]  # gravest first
+    assert judge({"rule_difference": 1.0}).worry == 1 - 0.5**9  # capped, the others still count
+
+
+measures = st.dictionaries(
+    st.sampled_from(["rule_difference", "expected_error", "outside_body", "side_gap"]),
+    st.floats(0, 1),
+)
+
+
+@given(measures, st.sampled_from(["at_border", "scattered"]), st.floats(0, 1))
+def test_more_to_say_never_means_less_worry(values: dict[str, float], more: str, by: float) -> None:
+    plain, worse = judge(values), judge({**values, more: by})
+    assert 0 <= plain.worry <= worse.worry <= 1
+    assert len(plain.reasons) <= len(worse.reasons)
+    assert (plain.light == "green") == (not plain.reasons) or plain.light == "red"
+
+
+def test_the_table_is_in_order_of_worry(tmp_path: Path) -> None:
+    checked = {
+        "fine": judge({"rule_difference": 0.01, "parts": 2.0}),
+        "odd": judge({"rule_difference": 0.1, "expected_error": None}),
+        "bad": judge({"rule_difference": 1 / 3, "side_gap": 0.25}),
+        "also fine": judge({"rule_difference": 0.01}),
+    }
+    write_triage(tmp_path / "triage.csv", checked)
+    with (tmp_path / "triage.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["bad", "odd", "also fine", "fine"] == by_worry(checked)
+    assert [row["light"] for row in rows] == ["red", "amber", "green", "green"]
+    assert float(rows[0]["rule_difference"]) == 1 / 3
+    assert float(rows[1]["worry"]) == checked["odd"].worry
+    assert rows[0]["reasons"] == "; ".join(checked["bad"].reasons)
+    assert (rows[1]["expected_error"], rows[3]["parts"], rows[3]["area_jump"]) == ("", "2.0", "")
+
+
+def test_a_table_of_nothing_has_its_header(tmp_path: Path) -> None:
+    write_triage(tmp_path / "triage.csv", {})
+    assert (tmp_path / "triage.csv").read_text().startswith("name,light,worry,reasons,rule_")
+
+
+def test_shapes_must_fit() -> None:
+    hu, mask = chest()
+    with pytest.raises(DataError, match=r"mask: shape \(96, 64\), slice: shape \(96, 128\)"):
+        check_slice(hu, mask[:, :64])
+    with pytest.raises(DataError, match=r"slice: shape \(1, 96, 128\)"):
+        check_slice(hu[None], mask[None])
+    with pytest.raises(DataError, match=r"probabilities: shape \(2, 96, 64\)"):
+        check_slice(hu, mask, probabilities=certain(mask)[..., :64])
+    with pytest.raises(DataError, match=r"probabilities: shape \(96, 128\)"):
+        check_slice(hu, mask, probabilities=mask.astype(np.float32))
+
+
+def test_the_light_follows_worry_and_reasons() -> None:
+    assert Plausibility(0.1, (), {}).light == "green"
+    assert Plausibility(0.1, ("a",), {}).light == "amber"
+    assert Plausibility(0.5, ("a",), {}).light == "red"

@@ -1,0 +1,165 @@
+"""Masks of scans judged without the truth: sums, neighbours, and the slices to look at."""
+
+import numpy as np
+import pytest
+
+from lungunet import DataError, check_slice, check_volume, segment_lungs
+from lungunet.data.phantom import phantom_slice
+
+SPACING_MM = (20.0, 3.0, 3.0)
+
+
+def scan(*, slices: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Return a block of tissue with two lungs that grow a row from slice to slice, and a mask."""
+    hu = np.full((slices, 96, 128), -1000, np.int16)
+    hu[:, 8:88, 8:120] = 40
+    for index in range(slices):
+        hu[index, 24 : 60 + index, 24:48] = hu[index, 24 : 60 + index, 80:104] = -850
+    return hu, (hu == -850).astype(np.uint8)
+
+
+def test_a_good_mask_is_green_in_every_slice() -> None:
+    hu, mask = scan()
+    found = check_volume(hu, mask, SPACING_MM, disagreement=[0.01] * 7)
+    assert (found.light, found.reasons) == ("green", ())
+    assert [one.light for one in found.slices] == ["green"] * 7
+    assert found.values["parts"] == 2
+    assert found.values["scattered"] == 0
+    assert found.values["mean_hu"] == pytest.approx(-850)
+    assert found.values["mirror_difference"] == pytest.approx(0.01)
+    assert found.values["lung_share"] == mask.mean()
+    assert found.values["area_jump"] == pytest.approx(0)
+    assert found.values["red_slices"] == 0
+    assert found.values["expected_error"] is None
+
+
+def test_a_slice_that_lost_a_lung_is_named() -> None:
+    hu, mask = scan()
+    mask[4, :, :64] = 0
+    found = check_volume(hu, mask, SPACING_MM)
+    assert [one.light for one in found.slices] == ["green"] * 3 + ["amber", "red", "amber", "green"]
+    # Rows of lung: 36 to 42 on each side, half of 40 is lost in a scan whose largest is 42.
+    jumps = [one.values["area_jump"] for one in found.slices]
+    assert jumps == pytest.approx([0, 0, 0, 10 / 42, 20 / 42, 10 / 42, 0])
+    assert found.values["area_jump"] == pytest.approx(20 / 42)
+    assert found.values["red_slices"] == pytest.approx(1 / 7)
+    assert found.values["side_gap"] == pytest.approx(40 * 24 / (7 * 80 * 112), rel=0.06)
+    assert found.light == "red"
+    jump, red = found.reasons[1:3]  # after the lung that is cut in two
+    assert jump == "area off by 47.6% of the largest from the slices around (usually up to 10.0%)"
+    assert red == "14.3% of the slices with lung are red (usually up to 5.0%)"
+    assert found.reasons[-1].startswith("slice 4: ")
+    assert "slice 3" not in " ".join(found.reasons)
+
+
+def test_red_slices_are_a_share_of_those_with_lung() -> None:
+    hu, mask = scan()
+    hu[:3][mask[:3] > 0] = 30
+    mask[:3] = 0
+    mask[4, :, :64] = 0
+    found = check_volume(hu, mask, SPACING_MM)
+    assert [one.light for one in found.slices].count("red") == 1 + 2  # beside the missing half
+    assert found.values["red_slices"] == pytest.approx(3 / 4)
+
+
+def test_areas_are_compared_with_no_less_than_a_share_of_the_slice() -> None:
+    hu, mask = scan(slices=3)
+    mask[0] = mask[2] = 0
+    mask[1] = np.pad(np.ones((10, 20), np.uint8), ((30, 56), (26, 82)))
+    found = check_volume(hu, mask, SPACING_MM)
+    assert found.values["area_jump"] == pytest.approx(200 / (0.05 * 96 * 128))
+
+
+def test_slices_are_judged_as_they_are_alone() -> None:
+    hu, mask = scan(slices=1)
+    mask[0, 70:74, 50:60] = 1
+    found = check_volume(hu, mask, SPACING_MM, disagreement=np.array([0.02]))
+    alone = check_slice(hu[0], mask[0], disagreement=0.02).values
+    one = dict(found.slices[0].values)
+    assert one.pop("area_jump") == 0
+    one["rule_difference"] = alone["rule_difference"]  # here the rule knows the size of a pixel
+    assert one == alone
+    assert found.values["scattered"] == alone["scattered"] == pytest.approx(40 / mask.sum())
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("finer", [2, 4])
+def test_the_rule_is_asked_about_the_whole_scan(slices: int, finer: int) -> None:
+    hu, _ = scan(slices=slices)
+    hu[:, 76:84, 60:68] = -850  # 64 pixels of 2.25 mm2: lung in a stack, too small in a slice
+    fine = np.repeat(np.repeat(hu, finer, axis=1), finer, axis=2)
+    found = check_volume(fine, np.ones_like(fine), (20.0, 1.5 / finer, 1.5 / finer))
+    seen = np.repeat(np.repeat(hu, 2, axis=1), 2, axis=2)  # at 256 pixels
+    rule = (
+        segment_lungs(seen, spacing_mm=(20.0, 0.75, 0.75))
+        if slices > 1
+        else segment_lungs(seen[0], spacing_mm=(0.75, 0.75))[None]
+    )
+    assert rule[0, 160, 128] == (slices > 1)
+    assert [one.values["rule_difference"] for one in found.slices] == pytest.approx(
+        list(1 - rule.mean(axis=(1, 2)))
+    )
+    assert found.values["rule_difference"] == pytest.approx(1 - rule.mean())
+    whole = check_volume(seen, rule, (20.0, 0.75, 0.75))
+    assert whole.values["rule_difference"] == 0
+
+
+def test_sums_are_divided_once() -> None:
+    hu, mask = scan(slices=3)
+    mask[0] = 0
+    mask[0, 30:40, 30:40] = 1
+    found = check_volume(hu, mask, SPACING_MM, disagreement=[0.5, 0.0, 0.0], second_opinion=False)
+    lung = [100, 2 * 24 * 37, 2 * 24 * 38]
+    assert found.values["mirror_difference"] == pytest.approx(0.5 * 100 / sum(lung))
+    assert found.values["rule_difference"] is None
+    assert found.values["lung_share"] == pytest.approx(sum(lung) / (3 * 96 * 128))
+
+
+def test_parts_are_connected_through_the_slices() -> None:
+    hu, mask = scan()
+    hu[2:5, 75:80, 60:66] = -850
+    mask[2:5, 75:80, 60:66] = 1  # 3 x 30 voxels, one part
+    found = check_volume(hu, mask, SPACING_MM, second_opinion=False)
+    assert found.values["parts"] == 3
+    assert found.values["scattered"] == pytest.approx(90 / mask.sum())
+
+
+def test_a_scan_without_lung_and_an_empty_mask_are_green() -> None:
+    hu, mask = scan()
+    hu[mask > 0] = 30
+    found = check_volume(hu, np.zeros_like(mask), SPACING_MM)
+    assert (found.light, found.reasons, found.values["red_slices"]) == ("green", (), 0)
+    assert found.values["mean_hu"] is None
+
+
+def test_lungs_that_were_not_found_make_every_slice_red() -> None:
+    hu, mask = scan()
+    found = check_volume(hu, np.zeros_like(mask), SPACING_MM)
+    assert (found.light, found.values["red_slices"]) == ("red", 1)
+    # The largest lungs are missed most.
+    assert [reason[:7] for reason in found.reasons[-3:]] == ["slice 6", "slice 5", "slice 4"]
+
+
+def test_a_phantom_scan_that_is_not_contiguous() -> None:
+    made = [phantom_slice(2, z, size=96) for z in np.linspace(0.1, 0.9, 14)]
+    hu = np.stack([one.image for one in made], axis=-1)
+    mask = np.stack([one.mask for one in made], axis=-1) // 255
+    spacing_mm = (0.8 * 340 / 13, 3.9, 3.9)
+    good = check_volume(hu.transpose(2, 0, 1), mask.transpose(2, 0, 1), spacing_mm)
+    assert good.light != "red"
+    assert good.values["red_slices"] == 0
+    bad = check_volume(hu.transpose(2, 0, 1), mask.transpose(2, 0, 1)[:, ::-1], spacing_mm)
+    assert bad.light == "red"
+    assert bad.worry > good.worry
+
+
+def test_shapes_must_fit() -> None:
+    hu, mask = scan()
+    with pytest.raises(DataError, match=r"mask: shape \(6, 96, 128\), scan: shape \(7, 96, 128\)"):
+        check_volume(hu, mask[:6], SPACING_MM)
+    with pytest.raises(DataError, match=r"scan: shape \(96, 128\)"):
+        check_volume(hu[0], mask[0], SPACING_MM)
+    with pytest.raises(DataError, match="disagreement: 3 values for 7 slices"):
+        check_volume(hu, mask, SPACING_MM, disagreement=[0.0, 0.1, 0.2])
+    with pytest.raises(DataError, match="spacing_mm"):
+        check_volume(hu, mask, (0.0, 1.0, 1.0))

@@ -1,0 +1,181 @@
+"""Left and right lung: by hand, on phantoms whose sides are known, joined and alone."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from lungunet import DataError
+from lungunet.data.phantom import phantom_slice
+from lungunet.inference.sides import LEFT, RIGHT, split_sides
+
+SPACING = (6.0, 3.9, 3.9)
+
+
+def boxes(shape: tuple[int, int], *spans: tuple[slice, slice]) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    for span in spans:
+        mask[span] = 1
+    return mask
+
+
+@cache
+def phantom_lungs(patient: int) -> tuple[np.ndarray, np.ndarray]:
+    """(24, 96, 96) mask and its sides: each part by the half of the picture it lies in."""
+    heights = np.linspace(0.15, 0.9, 24)
+    mask = np.stack([phantom_slice(patient, z, size=96).mask > 0 for z in heights])
+    labels, count = ndimage.label(mask)
+    sides = np.zeros(mask.shape, np.uint8)
+    for number in range(1, count + 1):
+        part = labels == number
+        sides[part] = LEFT if np.nonzero(part)[2].mean() > 47.5 else RIGHT
+    return mask, sides
+
+
+def joined(mask: np.ndarray, sides: np.ndarray, rows: int) -> np.ndarray:
+    """Paint lung between the lungs, from their front on, in a third of the slices."""
+    bridged = mask.copy()
+    for plane, side in zip(bridged[8:16], sides[8:16], strict=True):
+        both = np.flatnonzero((side == LEFT).any(1) & (side == RIGHT).any(1))
+        for row in both[2 : 2 + rows]:
+            right, left = np.flatnonzero(side[row] == RIGHT), np.flatnonzero(side[row] == LEFT)
+            plane[row, right[-1] : left[0] + 1] = True
+    return bridged
+
+
+class TestByHand:
+    RIGHT_BOX, LEFT_BOX = (slice(5, 35), slice(8, 25)), (slice(8, 38), slice(38, 52))
+
+    def test_the_patients_right_is_on_the_left_of_the_picture(self) -> None:
+        sides = split_sides(boxes((44, 60), self.RIGHT_BOX, self.LEFT_BOX))
+        assert sides.dtype == np.uint8
+        expected = 2 * boxes((44, 60), self.RIGHT_BOX) + boxes((44, 60), self.LEFT_BOX)
+        np.testing.assert_array_equal(sides, expected)
+
+    def test_a_bridge_is_cut_where_it_is_thinnest(self) -> None:
+        mask = boxes((44, 60), self.RIGHT_BOX, self.LEFT_BOX)
+        mask[10:16, 25:38] = 1
+        mask[12:16, 29] = 0  # 2 pixels high here, 6 elsewhere
+        sides = split_sides(mask)
+        np.testing.assert_array_equal(sides > 0, mask > 0)
+        assert (sides[:, :29][mask[:, :29] > 0] == RIGHT).all()
+        assert (sides[:, 30:][mask[:, 30:] > 0] == LEFT).all()
+
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_a_lung_that_swells_over_the_middle_is_one(self, flip: bool) -> None:
+        mask = boxes((44, 60), (slice(5, 39), slice(8, 27)))
+        mask[5:16, 27:37] = 1  # in front, beyond the middle at 30
+        mask[:, 42:52][8:38] = 1
+        expected = np.where(np.arange(60) < 40, RIGHT, LEFT) * mask
+        if flip:
+            mask, expected = mask[:, ::-1], ((3 - expected) * (mask > 0))[:, ::-1]
+        np.testing.assert_array_equal(split_sides(mask), expected)
+
+    @pytest.mark.parametrize("columns", [slice(6, 40), slice(20, 54)])
+    def test_one_wide_lung_is_not_cut(self, columns: slice) -> None:
+        mask = boxes((44, 60), (slice(5, 39), columns))
+        side = RIGHT if columns.start == 6 else LEFT
+        np.testing.assert_array_equal(split_sides(mask), side * mask)
+
+    def test_pieces_of_a_lung_go_with_their_side(self) -> None:
+        pieces = [(slice(5, 12), slice(4, 9)), (slice(20, 30), slice(10, 20))]
+        mask = boxes((44, 60), *pieces, self.LEFT_BOX)
+        expected = 2 * boxes((44, 60), *pieces) + boxes((44, 60), self.LEFT_BOX)
+        np.testing.assert_array_equal(split_sides(mask), expected)
+
+    def test_an_off_centre_patient(self) -> None:
+        mask = boxes((44, 90), (slice(5, 35), slice(38, 55)), (slice(5, 35), slice(62, 79)))
+        sides = split_sides(mask)  # the lungs meet at column 58, the picture's middle is 45
+        assert set(np.unique(sides[:, :58])) == {0, RIGHT}
+        assert set(np.unique(sides[:, 58:])) == {0, LEFT}
+
+    def test_in_a_volume_slices_tell_of_each_other(self) -> None:
+        low = boxes((44, 60), (slice(5, 35), slice(8, 27)), (slice(5, 35), slice(36, 52)))
+        apex = boxes((44, 60), (slice(15, 25), slice(26, 30)))  # at the middle of the picture
+        apex[:, 29] = 0
+        sides = split_sides(np.stack([low, low, low, apex]))
+        assert (sides[3][apex > 0] == RIGHT).all()
+
+    def test_spacing_weighs_a_neck_against_what_lies_behind(self) -> None:
+        mask = np.zeros((6, 44, 60), np.uint8)
+        mask[:, 5:35, 8:26] = mask[:, 5:35, 34:52] = 1
+        mask[:, 10:28, 26:34] = 1  # 108 voxels of neck, 3,240 + 432 on either side
+        # 0.5 * (108 z)^1.5 = 561 z^1.5 is less than 3,672 z up to z = 43
+        flat, deep = (split_sides(mask, spacing_mm=(z, 1.0, 1.0)) for z in (40.0, 46.0))
+        np.testing.assert_array_equal(flat, np.where(np.arange(60) < 30, RIGHT, LEFT) * mask)
+        assert len(np.unique(deep)) == 2
+
+
+class TestPhantoms:
+    @pytest.mark.parametrize("patient", range(5))
+    def test_volumes_and_slices(self, patient: int) -> None:
+        mask, truth = phantom_lungs(patient)
+        np.testing.assert_array_equal(split_sides(mask, spacing_mm=SPACING), truth)
+        slices = np.stack([split_sides(plane, spacing_mm=SPACING[1:]) for plane in mask])
+        assert (slices != truth).sum() < 0.001 * mask.sum()
+
+    @pytest.mark.parametrize("rows", [2, 8])
+    @pytest.mark.parametrize("patient", range(5))
+    def test_lungs_that_touch(self, patient: int, rows: int) -> None:
+        mask, truth = phantom_lungs(patient)
+        bridged = joined(mask, truth, rows)
+        assert bridged.sum() > mask.sum()
+        assert ndimage.label(bridged)[1] < ndimage.label(mask)[1] or patient
+        for found in (
+            split_sides(bridged, spacing_mm=SPACING),
+            np.stack([split_sides(plane) for plane in bridged]),
+        ):
+            np.testing.assert_array_equal(found > 0, bridged)
+            assert (found != truth)[mask].sum() < 0.02 * mask.sum()
+
+    @pytest.mark.parametrize("side", [LEFT, RIGHT])
+    def test_a_lung_alone(self, side: int) -> None:
+        for patient in range(3):
+            _, truth = phantom_lungs(patient)
+            alone = truth == side
+            np.testing.assert_array_equal(split_sides(alone, spacing_mm=SPACING), side * alone)
+
+    @pytest.mark.parametrize("shift", [-9, 8])
+    def test_off_the_middle_of_the_picture(self, shift: int) -> None:
+        mask, truth = phantom_lungs(1)
+        found = split_sides(np.roll(mask, shift, axis=2), spacing_mm=SPACING)
+        np.testing.assert_array_equal(found, np.roll(truth, shift, axis=2))
+
+    def test_a_mirrored_patient_has_mirrored_lungs(self) -> None:
+        mask, truth = phantom_lungs(2)
+        bridged = joined(mask, truth, 4)
+        found, mirrored = split_sides(bridged), split_sides(bridged[..., ::-1])[..., ::-1]
+        assert (found[mask] + mirrored[mask] != LEFT + RIGHT).sum() < 0.002 * mask.sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=2, max_size=3),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_every_pixel_of_the_mask_gets_one_side(shape: list[int], share: float, seed: int) -> None:
+    mask = np.random.default_rng(seed).random(shape) < share
+    before = mask.copy()
+    sides = split_sides(mask)
+    np.testing.assert_array_equal(sides > 0, mask)
+    assert set(np.unique(sides)) <= {0, LEFT, RIGHT}
+    np.testing.assert_array_equal(mask, before)
+    np.testing.assert_array_equal(
+        split_sides(np.asfortranarray(mask.astype(np.int64)) * 255), sides
+    )
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4, 5), (0, 4)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"pass \(H, W\) or \(D, H, W\)"):
+        split_sides(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("spacing", [(1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (1.0, -1.0)])
+def test_other_spacings_are_refused(spacing: tuple[float, ...]) -> None:
+    with pytest.raises(DataError, match="one value above 0 per axis"):
+        split_sides(np.zeros((4, 5), np.uint8), spacing_mm=spacing)
