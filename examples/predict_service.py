@@ -8,6 +8,7 @@ Needs: pip install fastapi uvicorn python-multipart. Without MODEL it serves the
 listens to this machine alone, keeps nothing, and logs no file name. Not a medical device.
 """
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -44,12 +45,12 @@ def make_app(model: str) -> FastAPI:
         """Measure the lung: its area, and its mean value; null where there is no lung."""
         image = receive(file)
         measured = lungunet.measure_slice(image, predictor.predict(image))
-        found = {"area_px": measured.area_px, "mean_hu": measured.mean_hu}
         return {
             "height_px": image.shape[0],
             "width_px": image.shape[1],
+            "area_px": measured.area_px,
             # JSON knows no NaN: what is not defined is null.
-            **{name: None if value != value else value for name, value in found.items()},
+            "mean_hu": None if math.isnan(measured.mean_hu) else measured.mean_hu,
         }
 
     return app

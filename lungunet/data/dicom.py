@@ -3,6 +3,8 @@
 Reads headers through ``itk``; looks at geometry and modality, never at the patient's tags.
 """
 
+import re
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,11 +15,13 @@ import numpy as np
 
 from lungunet.data.grid import Grid
 from lungunet.data.itk import read_header, read_values
-from lungunet.errors import ConfigError, DataError, GeometryError, listed
+from lungunet.errors import ConfigError, DataError, GeometryError, LungUNetWarning, listed
 
 _MODALITY, _THICKNESS, _SERIES = "0008|0060", "0018|0050", "0020|000e"
 _POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
 _TAGS = (_MODALITY, _THICKNESS, _SERIES, _POSITION, _ORIENTATION, _SPACING)
+
+_PIXELS = re.compile(rb"\xe0\x7f\x10\x00|\x7f\xe0\x00\x10")  # the tag, in either byte order
 
 _SAME_MM = 1e-3  # two slices so near to each other are at one place
 _UNEVEN = 0.1  # of the usual step: scanners round positions
@@ -62,14 +66,31 @@ def read_series(files: list[Path], where: Path, series: str | None) -> tuple[np.
     ConfigError
         When there are several series and none, or another one, was asked for.
     """
-    slices = _pick([_read_slice(path) for path in files], where, series)
+    pictures = _with_pixels(files, where)
+    slices = _pick([_read_slice(path) for path in pictures], where, series)
     grid, ordered = _stack(slices, where)
-    planes = [read_values(item.path, dicom=True)[0] for item in ordered]
+    planes = [read_values(item.path)[0] for item in ordered]
     return np.stack(planes, dtype=np.result_type(*{plane.dtype for plane in planes})), grid
 
 
+def _with_pixels(files: list[Path], where: Path) -> list[Path]:
+    """Leave out dose reports and the like, which come with every export, and say which."""
+    pictures = [path for path in files if _PIXELS.search(path.read_bytes())]
+    others = [path.name for path in files if path not in pictures]
+    if not pictures:  # or compressed as a whole, tags too: the reader knows
+        return files
+    if others:
+        warnings.warn(
+            f"{where}: {listed(others, separator=', ')} left out, without pixels (a report, or a "
+            "damaged slice).",
+            LungUNetWarning,
+            stacklevel=2,
+        )
+    return pictures
+
+
 def _read_slice(path: Path) -> _Slice:
-    header = read_header(path, tags=_TAGS, dicom=True)
+    header = read_header(path, tags=_TAGS)
     if header.components != 1:
         raise DataError(f"{path}: {header.components} colours in a pixel. A CT slice is grey.")
     if len(header.size) > 3 or (len(header.size) == 3 and header.size[2] != 1):

@@ -40,7 +40,7 @@ class Header:
     tags: Mapping[str, str]
 
 
-def read_header(path: Path, *, tags: Iterable[str] = (), dicom: bool = False) -> Header:
+def read_header(path: Path, *, tags: Iterable[str] = ()) -> Header:
     """Read the geometry of a file, and the values of some tags.
 
     Raises
@@ -48,7 +48,7 @@ def read_header(path: Path, *, tags: Iterable[str] = (), dicom: bool = False) ->
     DataError
         When the file is missing or cannot be read.
     """
-    with _opened(path, dicom=dicom) as reader:
+    with _opened(path) as reader:
         reader.ReadImageInformation()
         known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
         return Header(
@@ -61,7 +61,7 @@ def read_header(path: Path, *, tags: Iterable[str] = (), dicom: bool = False) ->
         )
 
 
-def read_values(path: Path, *, dicom: bool = False) -> np.ndarray:
+def read_values(path: Path) -> np.ndarray:
     """Read the voxels of a file, rescaled as it says.
 
     Returns
@@ -74,7 +74,7 @@ def read_values(path: Path, *, dicom: bool = False) -> np.ndarray:
     DataError
         When the file is missing, cannot be read, or holds NaN or infinite values.
     """
-    with _opened(path, dicom=dicom) as reader:
+    with _opened(path) as reader:
         image = reader.Execute()
     return _narrowed(simpleitk().GetArrayViewFromImage(image), path)
 
@@ -154,14 +154,12 @@ def _quiet() -> Iterator[Any]:
 
 
 @contextmanager
-def _opened(path: Path, *, dicom: bool) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[Any]:
     with _quiet() as sitk:
         if not path.is_file():
             raise DataError(f"{path}: no such file. Check the path.")
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
-        if dicom:
-            reader.SetImageIO("GDCMImageIO")  # by name: files without the preamble are read too
         try:
             yield reader
         except RuntimeError as err:

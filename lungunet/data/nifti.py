@@ -59,7 +59,7 @@ def _check_orientation(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
     rows = np.array([tags[f"srow_{axis}"].split() for axis in "xyz"], np.float64)
     rows[:2] *= -1  # NIfTI counts to the right and to the front
     spacing = np.linalg.norm(rows[:, :3], axis=0)
-    if False:
+    if not spacing.all():
         raise GeometryError(f"{path}: its sform has no extent. Export it again.")
     stated = Grid(
         grid.size, tuple(spacing), tuple(rows[:, 3]), tuple((rows[:, :3] / spacing).ravel())

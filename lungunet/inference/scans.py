@@ -17,7 +17,7 @@ from lungunet.inference.refine import refine_volume
 from lungunet.inference.threshold import ThresholdSegmenter, segment_lungs
 from lungunet.progress import Progress, silent
 
-_LEAST_KEPT = 0.5  # of the lung that a network finds
+_MOSTLY = 0.5  # of the lung that a network finds should stay
 
 if TYPE_CHECKING:
     from lungunet.inference.predictor import Predictor
@@ -56,9 +56,9 @@ def predict_volume(
     Parameters
     ----------
     batch_size : slices at once
-    refine : mend what a network with two classes says by :func:`refine_volume`, unless that would
-        take away more than half (a scan that cuts the body open): then a warning says so. The
-        threshold baseline knows the same of lungs by itself
+    refine : mend what a network with two classes says by :func:`refine_volume`; a warning says
+        where that takes more than half away. The threshold baseline knows the same of lungs by
+        itself
     progress : counts batches
 
     Returns
@@ -94,15 +94,14 @@ def predict_volume(
 def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:
     refined = refine_volume(volume.array, classes, volume.spacing_mm)
     before, after = np.count_nonzero(classes), np.count_nonzero(refined & classes)
-    if after >= _LEAST_KEPT * before:
-        return refined
-    warnings.warn(
-        f"{volume.path}: {1 - after / before:.0%} of the predicted lung does not look like lung in "
-        "a body. Kept as predicted: look at it.",
-        LungUNetWarning,
-        stacklevel=3,
-    )
-    return classes
+    if after < _MOSTLY * before:
+        warnings.warn(
+            f"{volume.path}: {1 - after / before:.0%} of the predicted lung was taken away: it is "
+            "outside a body, or in small parts. Look at it, or keep it with --raw (refine=False).",
+            LungUNetWarning,
+            stacklevel=3,
+        )
+    return refined
 
 
 def _check(predictor: Predictor, volume: Volume) -> None:

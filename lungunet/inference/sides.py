@@ -65,7 +65,8 @@ def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     columns = np.arange(planes.shape[2])
     for side, plane, seam in zip(sides.reshape(planes.shape), planes, seams, strict=True):
         side[:] = plane * np.where(columns < seam[:, None], np.uint8(RIGHT), np.uint8(LEFT))
-    _mend_cuts(sides[box], spacing)
+    half = max(planes.shape[2] // 2 - box[-1].start, 0)
+    _mend_cuts(sides[box], spacing, half=half)
     return sides
 
 
@@ -123,14 +124,18 @@ def _span(held: np.ndarray) -> range:
     return range(found[0], found[-1] + 1) if found.size else range(0)
 
 
-def _mend_cuts(sides: np.ndarray, spacing: tuple[float, ...]) -> None:
-    """Give parts that are one lung, but were cut, to the side that holds most of them."""
+def _mend_cuts(sides: np.ndarray, spacing: tuple[float, ...], *, half: int) -> None:
+    """Give parts that are one lung, but were cut, to the side that holds most of them.
+
+    The seam and the half of the picture have a vote each: the seam may run through a lung's middle.
+    """
     labels, sizes = label_parts((sides > 0).view(np.uint8))
     width = _width_of_cuts(sides, labels, spacing=spacing, count=len(sizes))
     right = _count(labels, sides == RIGHT, len(sizes))
     smaller = np.minimum(right, sizes - right) * np.prod(spacing)
     one_lung = smaller < _NECK * width**sides.ndim
-    side = np.where(one_lung, np.where(2 * right > sizes, RIGHT, LEFT), 0).astype(np.uint8)
+    votes = right + np.bincount(labels[..., :half].ravel(), minlength=len(sizes) + 1)[1:]
+    side = np.where(one_lung, np.where(votes > sizes, RIGHT, LEFT), 0).astype(np.uint8)
     given = look_up(np.concatenate([np.zeros(1, np.uint8), side]), labels)
     np.copyto(sides, given, where=given > 0)
 

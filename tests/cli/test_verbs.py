@@ -17,7 +17,7 @@ from lungunet.cli import train as cli_train
 
 VERBS = (
     *("demo", "split", "prepare", "audit", "train", "evaluate", "report", "predict", "encoders"),
-    "export",
+    *("export", "doctor"),
 )
 QUICK = ("--size", "32", "--epochs", "1", "--batch-size", "2", "--workers", "0")
 
@@ -52,7 +52,7 @@ def test_the_defaults_in_the_help_are_those_of_the_config() -> None:
     """Written out there because reading them from the config would import torch for --help."""
     hints = inspect.signature(cli_train.train).parameters
     for field in dataclasses.fields(lungunet.RunConfig):
-        if field.name in ("data", "labels", "flip"):
+        if field.name in ("data", "labels", "flip", "compile"):
             continue
         option = hints[field.name].annotation.__metadata__[0]
         found = re.search(r"\[default: (.*)\]", option.help)

@@ -4,7 +4,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from lungunet.data.volume import read_volume, write_volume
-from lungunet.errors import ConfigError, DataError, GeometryError
+from lungunet.errors import ConfigError, DataError, GeometryError, LungUNetWarning
 
 SHAPE, SPACING = (5, 48, 64), (2.5, 0.8, 0.7)
 HU = np.random.default_rng(3).integers(-1024, 1500, SHAPE).astype(np.int16)
@@ -76,6 +76,19 @@ class TestReading:
         assert np.array_equal(volume.array, HU)
         assert volume.spacing_mm == pytest.approx(SPACING)
         assert volume.grid.origin == (-30.5, -20.25, 100.0)
+
+    def test_a_dose_report_among_the_slices_is_left_out_and_named(self, tmp_path):
+        folder = series(tmp_path / "ct")
+        report = dicom_slice(HU[0], (0, 0, 0), Modality="SR", PixelData=None)
+        save(report, folder / "dose.dcm")
+        with pytest.warns(LungUNetWarning, match=r"ct: dose.dcm left out, without pixels"):
+            volume = read_volume(folder)
+        assert np.array_equal(volume.array, HU)
+
+    def test_a_report_alone_is_no_scan(self, tmp_path):
+        save(dicom_slice(HU[0], (0, 0, 0), Modality="SR", PixelData=None), tmp_path / "dose.dcm")
+        with pytest.raises(DataError, match="dose.dcm"):
+            read_volume(tmp_path / "dose.dcm")
 
     def test_from_head_to_feet_on_disk(self, tmp_path):
         folder = series(tmp_path / "ct", HU[::-1], step_mm=-2.5)

@@ -50,7 +50,13 @@ def test_types_are_links(site: Path) -> None:
 def test_shapes_and_units_of_docstrings_are_shown(site: Path) -> None:
     html = (site / "reference" / "data.html").read_text(encoding="utf-8")
     window = html[html.index('id="lungunet.Window.apply"') :].split("</dd></dl>")[0]
-    assert "(…, H, W) int16, int32 or float32, HU" in window
+    assert "<strong>hu</strong> : (…, H, W) int16, int32 or float32, HU" in window
+
+
+def test_formulas_need_no_script(site: Path) -> None:
+    html = (site / "concepts" / "accuracy.html").read_text(encoding="utf-8")
+    assert "<mfrac>" in html
+    assert "mathjax" not in html.lower()
 
 
 def test_the_command_line_reference_is_that_of_the_application(site: Path) -> None:

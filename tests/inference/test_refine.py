@@ -62,7 +62,7 @@ class TestParts:
     @pytest.mark.parametrize(("voxels", "stays"), [(5, False), (10, True)])
     def test_a_small_lung_stays_when_it_is_the_other_one(self, voxels: int, stays: bool) -> None:
         # Of 20 mL of right lung 1.0 mL are 5 %: smaller parts need 10 mL beyond the middle.
-        small = (slice(4, 9), slice(30, 30 + voxels), slice(80, 92))  # 6.1 or 12.2 mL
+        small = (slice(4, 9), slice(30, 30 + voxels), slice(68, 80))  # 6.1 or 12.2 mL
         same_side = (slice(4, 9), slice(70, 70 + voxels), slice(20, 32))
         hu = chest(RIGHT, small, same_side)
         np.testing.assert_array_equal(
@@ -97,6 +97,23 @@ class TestAirways:
         found = refined(hu, boxes(RIGHT, LEFT, bridge) | lumen)
         assert not found[lumen].any()
         np.testing.assert_array_equal(found[boxes(RIGHT, LEFT) > 0], 1)
+
+    def test_what_hangs_on_a_trachea_alone_goes_with_it(self) -> None:
+        hu, lumen = self.made()
+        bridge = (slice(5, 7), slice(39, 41), slice(48, 76))
+        pouch = (slice(4, 8), slice(43, 52), slice(60, 64))
+        found = refined(hu, boxes(RIGHT, LEFT, bridge, pouch) | lumen)
+        assert not found[pouch].any()
+
+    def test_a_bronchus_within_the_lung_is_no_hole_to_fill(self) -> None:
+        rows, columns = np.ogrid[:90, :130]
+        away = np.broadcast_to(np.hypot(rows - 45, columns - 32), SHAPE)
+        hu = chest(RIGHT, LEFT)
+        hu[away < 4.5], hu[away < 2.5] = TISSUE, AIR  # 128 mm2 of lumen
+        mask = boxes(RIGHT, LEFT) & (away >= 2.5)
+        found = refined(hu, mask)
+        assert not found[away < 2.5].any()
+        assert found[boxes(RIGHT, LEFT) & (away > 6) == 1].all()
 
     def test_a_bubble_in_few_slices_is_left_to_the_rule_of_parts(self) -> None:
         hu, lumen = self.made(first=9)  # 9 mm

@@ -74,10 +74,15 @@ class TestByHand:
             mask, expected = mask[:, ::-1], ((3 - expected) * (mask > 0))[:, ::-1]
         np.testing.assert_array_equal(split_sides(mask), expected)
 
-    @pytest.mark.parametrize("columns", [slice(6, 40), slice(20, 54)])
+    def test_lungs_that_both_swell_over_the_middle(self) -> None:
+        right = boxes((44, 60), (slice(5, 35), slice(8, 24)), (slice(5, 14), slice(24, 35)))
+        left = boxes((44, 60), (slice(8, 38), slice(40, 54)), (slice(25, 38), slice(26, 40)))
+        np.testing.assert_array_equal(split_sides(right + left), 2 * right + left)
+
+    @pytest.mark.parametrize("columns", [slice(6, 40), slice(20, 54), slice(4, 50), slice(10, 56)])
     def test_one_wide_lung_is_not_cut(self, columns: slice) -> None:
-        mask = boxes((44, 60), (slice(5, 39), columns))
-        side = RIGHT if columns.start == 6 else LEFT
+        mask = boxes((60, 60), (slice(2, 58), columns))
+        side = RIGHT if columns.start < 10 else LEFT
         np.testing.assert_array_equal(split_sides(mask), side * mask)
 
     def test_pieces_of_a_lung_go_with_their_side(self) -> None:
