@@ -22,6 +22,8 @@ _POSITION, _ORIENTATION, _SPACING = "0020|0032", "0020|0037", "0028|0030"
 _TAGS = (_MODALITY, _THICKNESS, _SERIES, _POSITION, _ORIENTATION, _SPACING)
 
 _PIXELS = re.compile(rb"\xe0\x7f\x10\x00|\x7f\xe0\x00\x10")  # the tag, in either byte order
+_CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2\0"  # SOP class: CT Image Storage
+_META = 400  # bytes in which a file says what it is
 
 _SAME_MM = 1e-3  # two slices so near to each other are at one place
 _UNEVEN = 0.1  # of the usual step: scanners round positions
@@ -66,27 +68,28 @@ def read_series(files: list[Path], where: Path, series: str | None) -> tuple[np.
     ConfigError
         When there are several series and none, or another one, was asked for.
     """
-    pictures = _with_pixels(files, where)
+    pictures = _without_reports(files, where)
     slices = _pick([_read_slice(path) for path in pictures], where, series)
     grid, ordered = _stack(slices, where)
     planes = [read_values(item.path)[0] for item in ordered]
     return np.stack(planes, dtype=np.result_type(*{plane.dtype for plane in planes})), grid
 
 
-def _with_pixels(files: list[Path], where: Path) -> list[Path]:
+def _without_reports(files: list[Path], where: Path) -> list[Path]:
     """Leave out dose reports and the like, which come with every export, and say which."""
-    pictures = [path for path in files if _PIXELS.search(path.read_bytes())]
-    others = [path.name for path in files if path not in pictures]
-    if not pictures:  # or compressed as a whole, tags too: the reader knows
+    contents = {path: path.read_bytes() for path in files}
+    # A damaged slice may lack its pixels too: what calls itself a CT image stays, to be refused.
+    slices = [p for p, c in contents.items() if _PIXELS.search(c) or _CT_IMAGE in c[:_META]]
+    others = [path.name for path in files if path not in slices]
+    if not slices:  # or compressed as a whole, tags too: the reader knows
         return files
     if others:
         warnings.warn(
-            f"{where}: {listed(others, separator=', ')} left out, without pixels (a report, or a "
-            "damaged slice).",
+            f"{where}: {listed(others, separator=', ')} left out: a report, without pixels.",
             LungUNetWarning,
             stacklevel=2,
         )
-    return pictures
+    return slices
 
 
 def _read_slice(path: Path) -> _Slice:

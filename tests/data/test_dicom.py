@@ -37,6 +37,12 @@ def dicom_slice(plane, position, *, orientation=AXIAL, implicit=False, **tags):
     return ds
 
 
+def dose_report():
+    ds = dicom_slice(HU[0], (0, 0, 0), Modality="SR", PixelData=None)
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.67"
+    return ds
+
+
 def save(ds, path):
     ds.save_as(path, enforce_file_format=True)
     return path
@@ -79,15 +85,14 @@ class TestReading:
 
     def test_a_dose_report_among_the_slices_is_left_out_and_named(self, tmp_path):
         folder = series(tmp_path / "ct")
-        report = dicom_slice(HU[0], (0, 0, 0), Modality="SR", PixelData=None)
-        save(report, folder / "dose.dcm")
-        with pytest.warns(LungUNetWarning, match=r"ct: dose.dcm left out, without pixels"):
+        save(dose_report(), folder / "dose.dcm")
+        with pytest.warns(LungUNetWarning, match=r"ct: dose\.dcm left out: a report"):
             volume = read_volume(folder)
         assert np.array_equal(volume.array, HU)
 
     def test_a_report_alone_is_no_scan(self, tmp_path):
-        save(dicom_slice(HU[0], (0, 0, 0), Modality="SR", PixelData=None), tmp_path / "dose.dcm")
-        with pytest.raises(DataError, match="dose.dcm"):
+        save(dose_report(), tmp_path / "dose.dcm")
+        with pytest.raises(DataError, match=r"dose\.dcm"):
             read_volume(tmp_path / "dose.dcm")
 
     def test_from_head_to_feet_on_disk(self, tmp_path):

@@ -15,7 +15,8 @@ import lungunet
 NAME = "patient-000_slice-00"
 SLICE, MASK = f"images/{NAME}.tif", f"masks/{NAME}.png"
 OTHERS = [f"patient-00{p}_slice-0{s}" for p in range(4) for s in range(3) if (p, s) != (0, 0)]
-WRITTEN = ("out", *(f"out/{name}.png" for name in OTHERS))
+TABLES = ("out/measurements.csv", "out/triage.csv")
+WRITTEN = ("out", *(f"out/{name}.png" for name in OTHERS), *TABLES)
 
 UNREADABLE = (
     "not a readable image: damaged, truncated, or not one of .png, .tif, .tiff, .jpg, .jpeg, .bmp. "
@@ -111,7 +112,7 @@ class TestSlices:
         write, message = SLICES[kind]
         err = (
             f"lungunet: skipped W/{SLICE}: {message}\n"
-            "lungunet: 1 of 12 files were skipped. Mend or remove them.\n"
+            "lungunet: 1 of 12 files skipped. Mend or remove them.\n"
         )
         row = Row(
             "predict threshold W/images --out W/out",
@@ -236,10 +237,10 @@ class TestNoFile:
 
         err = (
             f"lungunet: skipped W/data/../{SLICE}: {reason}\n"
-            "lungunet: 1 of 2 files were skipped. Mend or remove them.\n"
+            "lungunet: 1 of 2 files skipped. Mend or remove them.\n"
         )
         args = "predict threshold W/data/some.txt --out W/out"
-        check(Row(args, err, spoil, writes=("out", f"out/{OTHERS[0]}.png")))
+        check(Row(args, err, spoil, writes=("out", f"out/{OTHERS[0]}.png", *TABLES)))
 
 
 class TestNotWhatTheModelExpects:
@@ -259,10 +260,10 @@ class TestNotWhatTheModelExpects:
             "lungunet: skipped W/grey.png: a slice of uint8, the model expects int16 or int32 or "
             "float32 seen at window -600,1500. Use the files that the slices were exported from, "
             "or a model trained on uint8.\n"
-            "lungunet: 1 of 1 files were skipped. Mend or remove them.\n"
+            "lungunet: 1 of 1 file skipped. Mend or remove them.\n"
         )
         chosen = run if model == "run" else model
-        check(Row(f"predict {chosen} W/grey.png --out W/out", err))
+        check(Row(f"predict {chosen} W/grey.png --out W/out", err, writes=("out", *TABLES)))
 
     def test_in_python_too(self, run: Path, eight_bit: Path) -> None:
         predictor = lungunet.Predictor.load(run)

@@ -147,8 +147,10 @@ class TestNames:
         out = world / "a" / "b"
         assert run_cli("predict", "threshold", world / "data/some.txt", "--out", out).code == 0
         assert sorted(path.name for path in out.rglob("*")) == [
+            "measurements.csv",
             "patient-000_slice-00.png",
             "patient-003_slice-00.png",
+            "triage.csv",
         ]
 
     @pytest.mark.parametrize(
