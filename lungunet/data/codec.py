@@ -94,7 +94,7 @@ class LabelCodec:
             if not name.strip() or _NOT_IN_FILE_NAMES.search(name):
                 raise ConfigError(
                     f"label codec: class name {name!r} is empty or cannot be part of a file name. "
-                    "Leave out slashes, control characters and any of : * ? \" < > |."
+                    'Leave out slashes, control characters and any of : * ? " < > |.'
                 )
             if names.count(name) > 1:
                 raise ConfigError(f"label codec: two classes are named {name!r}. Rename one.")

@@ -207,8 +207,8 @@ def list_named(path: str | Path) -> list[Path]:
     for number, fields in _read_fields(path):
         if len(fields) > 2 or not fields[0]:
             raise DataError(
-                f"{path}, line {number}: {counted(len(fields), 'column')}, the first is '{fields[0]}'. "
-                "Write an image, or image, one tab, mask."
+                f"{path}, line {number}: {counted(len(fields), 'column')}, the first is "
+                f"'{fields[0]}'. Write an image, or image, one tab, mask."
             )
         found.append(_locate(fields[0], path.parent) or path.parent / fields[0])
     return found

@@ -1,4 +1,4 @@
-"""Which device and precision to compute on, and how many processes read ahead. Knows torch alone."""
+"""Which device and precision to compute on, and how many processes read. Knows torch alone."""
 
 import os
 from typing import Literal, get_args

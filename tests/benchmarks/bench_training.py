@@ -2,8 +2,8 @@
 
 Both have the same encoder, size, batch and data, start from random weights, and are stopped at the
 goal or at their last epoch. By hand means: smp and Albumentations used plainly, Adam at a constant
-rate, float32, each slice read anew. ``--data`` takes a folder with train.txt and val.txt; without it
-phantoms are made. Prints a table; ``--out`` writes it as JSON too.
+rate, float32, each slice read anew. ``--data`` takes a folder with train.txt and val.txt; without
+it phantoms are made. Prints a table; ``--out`` writes it as JSON too.
 """
 
 import argparse

@@ -93,7 +93,8 @@ class TestStrictness:
         named = f"row {where[0]}, column {where[1]}" if raw.ndim == 2 else f"index {where}"
         with pytest.raises(LabelError) as caught:
             MERGED.encode(raw)
-        assert f"mask value {value} ({counted(count, 'pixel')}, first at {named}" in str(caught.value)
+        pixels = counted(count, "pixel")
+        assert f"mask value {value} ({pixels}, first at {named}" in str(caught.value)
         others = len(wrong) - count
         told = f"; other unknown values in {counted(others, 'pixel')}"
         assert (told in str(caught.value)) == (others > 0)

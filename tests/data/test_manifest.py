@@ -264,8 +264,8 @@ class TestRead:
             "  line 3: gone.png",
             f"  line 4: {'x' * 300}.png",
             "  line 5: nul\0.png",
-            f"Paths are taken from {tmp_path}, then from the current folder. Mend the paths, put the "
-            "files there, or run 'lungunet split' again.",
+            f"Paths are taken from {tmp_path}, then from the current folder. Mend the paths, put "
+            "the files there, or run 'lungunet split' again.",
         ]
 
     @pytest.mark.parametrize(

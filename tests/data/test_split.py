@@ -234,9 +234,7 @@ class TestGroups:
     @pytest.mark.parametrize("content", ["", "name,patient\n", "name;patient\na;b\n", "a,b\nc,d\n"])
     def test_table_without_its_columns(self, tmp_path, content):
         (tmp_path / "g.csv").write_text(content)
-        with pytest.raises(
-            ConfigError, match=r"no columns name and patient\. Begin it"
-        ):
+        with pytest.raises(ConfigError, match=r"no columns name and patient\. Begin it"):
             read_groups(self.PAIRS, str(tmp_path / "g.csv"))
 
     def test_table_that_cannot_be_read(self, tmp_path):
