@@ -32,7 +32,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, the word threshold, or a folder of masks.",
+            help="Run folder, model folder, .onnx file, the word threshold, or a folder of masks.",
             metavar="MODEL",
         ),
     ],

@@ -126,7 +126,8 @@ def find_model_folder(path: str | Path) -> Path:
             return folder
     if not path.exists():
         raise ModelError(
-            f"{path}: no such folder. Give a run folder, a model folder, or the word threshold."
+            f"{path}: no such folder. Give a run folder, a model folder, an .onnx file, or the "
+            "word threshold."
         )
     raise ModelError(
         f"{path}: no model in it ({_ABOUT} is missing). Give the folder that 'lungunet train' made."

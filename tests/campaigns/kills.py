@@ -82,7 +82,7 @@ def main() -> None:
             begin = time.monotonic()
             process = start(data, run)
             try:
-                process.communicate(timeout=rng.uniform(0, 1.2 * alone))
+                process.communicate(timeout=rng.uniform(0, 0.6 * alone))
             except subprocess.TimeoutExpired:
                 before = (run / "last.ckpt").stat().st_mtime if (run / "last.ckpt").exists() else 0
                 process.kill()
