@@ -10,7 +10,6 @@ listens to this machine alone, keeps nothing, and logs no file name. Not a medic
 
 import math
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ def make_app(model: str) -> FastAPI:
     predictor = lungunet.Predictor.load(model)
     app = FastAPI(title="Lung masks", description=f"Masks by {model}. Not a medical device.")
 
-    # Whatever is wrong with a request is said in lungunet's words, without the server's paths.
+    # Whatever is wrong with a request is said in lungunet's words.
     @app.exception_handler(lungunet.DataError)
     def refuse(request: Request, error: lungunet.DataError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, status_code=422)
@@ -35,10 +34,7 @@ def make_app(model: str) -> FastAPI:
     def mask(file: UploadFile) -> Response:
         """Return the lung mask: PNG, 0 and 255, at the size of the slice."""
         mask255 = predictor.predict(receive(file))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "mask.png")
-            lungunet.write_mask(path, mask255)
-            return Response(path.read_bytes(), media_type="image/png")
+        return Response(lungunet.encode_mask(mask255), media_type="image/png")
 
     @app.post("/measures")
     def measures(file: UploadFile) -> dict[str, float | int | None]:
@@ -58,14 +54,8 @@ def make_app(model: str) -> FastAPI:
 
 def receive(file: UploadFile) -> np.ndarray:
     """Read an upload the way lungunet reads files, so that both refuse the same ones."""
-    name = Path(file.filename or "slice").name
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"slice{Path(name).suffix}")
-        path.write_bytes(file.file.read())
-        try:
-            return lungunet.read_image(path)
-        except lungunet.DataError as err:
-            raise lungunet.DataError(str(err).replace(str(path), name)) from err
+    name = Path(file.filename or "slice").name  # a client may send any path
+    return lungunet.decode_image(file.file.read(), name)
 
 
 app = make_app(os.environ.get("MODEL", "threshold"))

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from lungunet.data.contract import LUNG_WINDOW as LUNG_WINDOW
     from lungunet.data.contract import InputContract as InputContract
     from lungunet.data.contract import Window as Window
+    from lungunet.data.ct import decode_image as decode_image
+    from lungunet.data.ct import encode_mask as encode_mask
     from lungunet.data.ct import read_image as read_image
     from lungunet.data.ct import read_mask as read_mask
     from lungunet.data.ct import write_image as write_image
     from lungunet.data.ct import write_mask as write_mask
+    from lungunet.data.ct import write_picture as write_picture
     from lungunet.data.dataset import LungCTDataset as LungCTDataset
     from lungunet.data.loader import EpochSampler as EpochSampler
     from lungunet.data.loader import make_loader as make_loader
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from lungunet.data.manifest import write_manifest as write_manifest
     from lungunet.data.montage import draw_montage as draw_montage
     from lungunet.data.overlay import draw_overlay as draw_overlay
+    from lungunet.data.phantom import phantom_slice as phantom_slice
     from lungunet.data.phantom import write_phantoms as write_phantoms
     from lungunet.data.prepare import prepare_pairs as prepare_pairs
     from lungunet.data.slicing import find_volume_pairs as find_volume_pairs
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from lungunet.data.split import Split as Split
     from lungunet.data.split import fold_pairs as fold_pairs
     from lungunet.data.split import read_groups as read_groups
+    from lungunet.data.split import read_patients as read_patients
     from lungunet.data.split import read_split as read_split
     from lungunet.data.split import split_pairs as split_pairs
     from lungunet.data.split import write_split as write_split
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from lungunet.errors import GeometryError as GeometryError
     from lungunet.errors import LabelError as LabelError
     from lungunet.errors import LungUNetError as LungUNetError
+    from lungunet.errors import LungUNetWarning as LungUNetWarning
     from lungunet.errors import MissingExtraError as MissingExtraError
     from lungunet.errors import ModelError as ModelError
     from lungunet.errors import SplitError as SplitError
@@ -73,6 +79,7 @@ if TYPE_CHECKING:
     from lungunet.inference.measure import write_measurements as write_measurements
     from lungunet.inference.predictor import Prediction as Prediction
     from lungunet.inference.predictor import Predictor as Predictor
+    from lungunet.inference.predictor import Segmenter as Segmenter
     from lungunet.inference.quality import Plausibility as Plausibility
     from lungunet.inference.quality import check_slice as check_slice
     from lungunet.inference.quality_volume import check_volume as check_volume
@@ -98,31 +105,38 @@ if TYPE_CHECKING:
     from lungunet.models.unet import build_unet as build_unet
     from lungunet.training.config import RunConfig as RunConfig
     from lungunet.training.config import TrainConfig as TrainConfig
+    from lungunet.training.lr_finder import LRRange as LRRange
     from lungunet.training.run import train_run as train_run
     from lungunet.training.tracking import EpochResult as EpochResult
+    from lungunet.training.tracking import Measured as Measured
     from lungunet.training.trainer import Trainer as Trainer
 
 _HOMES = {
     "data.codec": ("LUNG_CODEC", "LabelCodec"),
     "data.contract": ("LUNG_WINDOW", "InputContract", "Window"),
-    "data.ct": ("read_image", "read_mask", "write_image", "write_mask"),
+    "data.ct": (
+        *("decode_image", "encode_mask", "read_image", "read_mask"),
+        *("write_image", "write_mask", "write_picture"),
+    ),
     "data.dataset": ("LungCTDataset",),
     "data.loader": ("EpochSampler", "make_loader"),
     "data.manifest": ("Pair", "find_pairs", "read_manifest", "write_manifest"),
     "data.montage": ("draw_montage",),
     "data.overlay": ("draw_overlay",),
-    "data.phantom": ("write_phantoms",),
+    "data.phantom": ("phantom_slice", "write_phantoms"),
     "data.prepare": ("prepare_pairs",),
     "data.slicing": ("find_volume_pairs", "slice_volume"),
     "data.split": (
-        *("Split", "fold_pairs", "read_groups", "read_split", "split_pairs", "write_split"),
+        *("Split", "fold_pairs", "read_groups", "read_patients", "read_split"),
+        *("split_pairs", "write_split"),
     ),
     "data.transforms": ("train_transform",),
     "data.volume": ("Volume", "put_on_grid", "read_volume", "write_volume"),
     "data.volume_files": ("find_volumes",),
     "errors": (
         *("ConfigError", "DataError", "GeometryError", "LabelError", "LungUNetError"),
-        *("MissingExtraError", "ModelError", "SplitError", "WeightsUnavailableError"),
+        *("LungUNetWarning", "MissingExtraError", "ModelError", "SplitError"),
+        "WeightsUnavailableError",
     ),
     "evaluation.audit": ("Audit", "Suspect", "audit"),
     "evaluation.cases": ("CaseScore",),
@@ -136,7 +150,7 @@ _HOMES = {
         *("Measurement", "VolumeMeasurement", "measure_slice", "measure_volume"),
         "write_measurements",
     ),
-    "inference.predictor": ("Prediction", "Predictor"),
+    "inference.predictor": ("Prediction", "Predictor", "Segmenter"),
     "inference.quality": ("Plausibility", "check_slice"),
     "inference.quality_volume": ("check_volume",),
     "inference.scans": ("VolumePrediction", "predict_volume"),
@@ -153,7 +167,8 @@ _HOMES = {
     "models.unet": ("build_unet",),
     "training.config": ("RunConfig", "TrainConfig"),
     "training.run": ("train_run",),
-    "training.tracking": ("EpochResult",),
+    "training.lr_finder": ("LRRange",),
+    "training.tracking": ("EpochResult", "Measured"),
     "training.trainer": ("Trainer",),
 }
 _HOME_OF = {name: f"lungunet.{home}" for home, names in _HOMES.items() for name in names}

@@ -11,18 +11,19 @@ import lungunet
 
 NAMES = """
     Audit CaseScore ConfigError ConfusionMeter CrossEntropyDiceLoss DataError EncoderInfo
-    EpochResult EpochSampler Finding FoldResult GeometryError InputContract Interval
-    LUNG_CODEC LUNG_WINDOW LabelCodec LabelError LungCTDataset LungUNetError MaskFolder Mean
-    Measurement MissingExtraError ModelError Overlap Pair Plausibility Prediction Predictor
-    RunConfig SavedModel ScoreCard Split SplitError SurfaceDistances Suspect TrainConfig
-    Trainer Volume VolumeMeasurement VolumePrediction WeightsUnavailableError Window
-    __version__ audit build_unet check_slice check_volume cross_validate draw_montage
-    draw_overlay evaluate export_onnx find_pairs find_volume_pairs find_volumes fold_pairs
-    list_encoders load_model make_loader measure_slice measure_volume overlap predict_volume
-    prepare_pairs put_on_grid read_groups read_image read_manifest read_mask read_split
-    read_volume refine_volume save_model segment_lungs slice_volume split_pairs split_sides
+    EpochResult EpochSampler Finding FoldResult GeometryError InputContract Interval LRRange
+    LUNG_CODEC LUNG_WINDOW LabelCodec LabelError LungCTDataset LungUNetError LungUNetWarning
+    MaskFolder Mean Measured Measurement MissingExtraError ModelError Overlap Pair Plausibility
+    Prediction Predictor RunConfig SavedModel ScoreCard Segmenter Split SplitError
+    SurfaceDistances Suspect TrainConfig Trainer Volume VolumeMeasurement VolumePrediction
+    WeightsUnavailableError Window __version__ audit build_unet check_slice check_volume
+    cross_validate decode_image draw_montage draw_overlay encode_mask evaluate export_onnx
+    find_pairs find_volume_pairs find_volumes fold_pairs list_encoders load_model make_loader
+    measure_slice measure_volume overlap phantom_slice predict_volume prepare_pairs put_on_grid
+    read_groups read_image read_manifest read_mask read_patients read_split read_volume
+    refine_volume save_model segment_lungs slice_volume split_pairs split_sides
     surface_distances train_run train_transform write_image write_manifest write_mask
-    write_measurements write_phantoms write_report write_split write_volume
+    write_measurements write_phantoms write_picture write_report write_split write_volume
 """.split()  # noqa: SIM905 - as a list it takes a line per name
 
 

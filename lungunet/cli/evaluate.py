@@ -68,10 +68,12 @@ def evaluate(
     Examples: `lungunet evaluate runs/001 data` | `lungunet evaluate threshold data` |
     `lungunet evaluate masks_of_another_tool/ data`
     """
-    from lungunet.data.split import SPLITS, choose_codec, read_list, read_split_facts
+    from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
     from lungunet.evaluation.evaluate import evaluate as score
     from lungunet.evaluation.evaluate import save_pictures
+    from lungunet.evaluation.model_card import note_scores
     from lungunet.evaluation.report import write_report
+    from lungunet.models.folder import weights_hash
 
     if split not in SPLITS:
         raise typer.BadParameter(f"'{split}' is not one of {', '.join(SPLITS)}")
@@ -80,6 +82,7 @@ def evaluate(
     own = out is None and (Path(model) / "best").is_dir()
     if own:
         out = Path(model) / "evaluation" / split  # scores of the run's own: always the latest
+        weights_sha256 = weights_hash(model)
     pairs = read_list(data, split)
     codec = choose_codec(data, labels, label_threshold)
     predictor = _open(model, codec, mask_labels, device)
@@ -87,7 +90,7 @@ def evaluate(
         predictor,
         pairs,
         codec=codec,
-        patients=read_split_facts(data).get("patients"),
+        patients=read_patients(data),
         baselines=baselines,
         progress=console.progress_bar,
     )
@@ -96,6 +99,7 @@ def evaluate(
         card.save(out, **about)
         save_pictures(out / "pictures", predictor, pairs, card, codec=codec)
     if own:
+        note_scores(model, split, card, weights_sha256=weights_sha256)
         write_report(model)
     if as_json:
         console.say_json({**about, **card.to_dict()})

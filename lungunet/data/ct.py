@@ -58,7 +58,32 @@ def read_image(path: str | Path) -> np.ndarray:
         When the file is missing, empty, damaged, coloured, of another dtype, or holds NaN or inf.
     """
     path = Path(path)
-    image = _one_channel(_decode(path), path, DataError)
+    return _checked_slice(_decode(path), path)
+
+
+def decode_image(content: bytes, name: str = "slice") -> np.ndarray:
+    """Read one CT slice from the bytes of a file, as a service receives them.
+
+    Parameters
+    ----------
+    content : of a PNG, TIFF, JPEG or BMP file
+    name : what a message calls it
+
+    Returns
+    -------
+    (H, W) uint8, int16, uint16, int32 or float32
+        As :func:`read_image` gives it.
+
+    Raises
+    ------
+    DataError
+        As for :func:`read_image`.
+    """
+    return _checked_slice(_decode_bytes(content, Path(name)), Path(name))
+
+
+def _checked_slice(pixels: np.ndarray, path: Path) -> np.ndarray:
+    image = _one_channel(pixels, path, DataError)
     if image.dtype.name not in SLICE_DTYPES:
         raise DataError(
             f"{path}: dtype {image.dtype}, a CT slice is one of {', '.join(SLICE_DTYPES)}. "
@@ -152,9 +177,27 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
         When the ending is not .png, dtype or shape do not fit, or the folder cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() != ".png" or mask.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path}: masks are written as 8 or 16 bit .png, this is {mask.dtype}.")
-    write_bytes(path, _encode(path, _plane(mask, path)))
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: masks are written as .png. Change the ending.")
+    write_bytes(path, encode_mask(mask, str(path)))
+
+
+def encode_mask(mask: np.ndarray, name: str = "mask") -> bytes:
+    """Return raw mask values as the bytes of a PNG file, for a service to send.
+
+    Parameters
+    ----------
+    mask : (H, W) uint8 or uint16
+    name : what a message calls it
+
+    Raises
+    ------
+    DataError
+        When dtype or shape do not fit.
+    """
+    if mask.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{name}: masks are written as 8 or 16 bit .png, this is {mask.dtype}.")
+    return _encode(Path("mask.png"), _plane(mask, Path(name)))
 
 
 def write_picture(path: str | Path, rgb: np.ndarray) -> None:
@@ -185,19 +228,23 @@ def _encode(path: Path, pixels: np.ndarray) -> bytes:
 
 def _decode(path: Path) -> np.ndarray:
     try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
+        content = path.read_bytes()
     except FileNotFoundError as err:
         raise DataError(f"{path}: no such file. Check the path or the manifest.") from err
     except OSError as err:
         raise DataError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
-    if not content.size:
+    return _decode_bytes(content, path)
+
+
+def _decode_bytes(content: bytes, path: Path) -> np.ndarray:
+    if not content:
         raise DataError(f"{path}: the file is empty. Copy or export it again.")
     # imdecode, not imread: it refuses truncated files (imread returns half a JPEG) and opens
     # names that are not ASCII on Windows. OpenCV's own log would say what our error says better.
     with _opencv_log_silenced():
         try:
             # Of several pages imdecode returns the first without a word.
-            _, pages = cv2.imdecodemulti(content, cv2.IMREAD_UNCHANGED)
+            _, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error:
             pages = ()
     if len(pages) > 1:

@@ -366,3 +366,22 @@ def read_split_facts(folder: str | Path) -> dict[str, Any]:
     if not isinstance(facts.get("patients"), dict | None):
         raise DataError(f"{path}: patients is no JSON object. Run 'lungunet split' again.")
     return facts
+
+
+def read_patients(folder: str | Path) -> dict[str, int] | None:
+    """Return the number of the patient of each slice, as split.json records it.
+
+    What :func:`evaluate` takes as ``patients``, so that its intervals know which slices belong
+    together.
+
+    Returns
+    -------
+    dict of stem to number, or None
+        None where the split was made without groups.
+
+    Raises
+    ------
+    DataError
+        When split.json is damaged.
+    """
+    return read_split_facts(folder).get("patients")

@@ -21,6 +21,7 @@ from lungunet.data.atomic import write_bytes, write_text
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import ModelError
+from lungunet.models.card import model_card
 from lungunet.models.unet import Architecture, architecture_of, build_from
 from lungunet.models.weights import load_weights
 
@@ -35,7 +36,8 @@ class SavedModel:
     Parameters
     ----------
     model : on the CPU, in eval mode
-    scores : what the model scored on val when it was saved; empty where that is not known
+    scores : what the model scored on val when it was saved, how many slices it was made with, and
+        what ``lungunet evaluate`` found since; empty where that is not known
     folder : where it was read
     """
 
@@ -79,13 +81,41 @@ def save_model(
             "python": platform.python_version(),
         },
     }
-    texts = {_CONFIG: _json(_smp_config(model)), _ABOUT: _json(about), _CARD: _card(about)}
+    texts = {_CONFIG: _json(_smp_config(model)), _ABOUT: _json(about), _CARD: model_card(about)}
     # The hash ties the scores to the weights: after a kill between the two writes the new weights
     # are read without scores instead of with those of the old ones.
     write_text(folder / _CONFIG, texts[_CONFIG])
     write_bytes(folder / _WEIGHTS, weights)
     write_text(folder / _ABOUT, texts[_ABOUT])
     write_text(folder / _CARD, texts[_CARD])
+
+
+def add_scores(path: str | Path, scores: Mapping[str, Any], *, weights_sha256: str) -> None:
+    """Add what a model scored since it was saved to its lungunet.json and its card.
+
+    Parameters
+    ----------
+    path : a run folder or a model folder
+    weights_sha256 : as :func:`weights_hash` gave it before scoring; nothing is written when the
+        folder holds other weights by now, as where a training goes on meanwhile
+
+    Raises
+    ------
+    ModelError
+        When lungunet.json is missing or damaged.
+    """
+    folder = find_model_folder(path)
+    about = _read_json(folder / _ABOUT)
+    if about.get("weights_sha256") != weights_sha256:
+        return
+    about["scores"] = {**about.get("scores", {}), **scores}
+    write_text(folder / _ABOUT, _json(about))
+    write_text(folder / _CARD, model_card(about))
+
+
+def weights_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a model folder's weights, as its lungunet.json says it."""
+    return str(_read_json(find_model_folder(path) / _ABOUT).get("weights_sha256"))
 
 
 def encode_weights(model: nn.Module) -> bytes:
@@ -108,8 +138,9 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def is_model_folder(path: str | Path) -> bool:
-    """Tell whether a path is a model folder, or a run folder that holds one."""
-    return any((folder / _ABOUT).is_file() for folder in (Path(path), Path(path) / "best"))
+    """Tell whether a path is a model folder, whole or not, or a run folder that holds one."""
+    folders = (Path(path), Path(path) / "best")
+    return any((folder / name).is_file() for folder in folders for name in (_ABOUT, _WEIGHTS))
 
 
 def find_model_folder(path: str | Path) -> Path:
@@ -129,6 +160,13 @@ def find_model_folder(path: str | Path) -> Path:
             f"{path}: no such folder. Give a run folder, a model folder, an .onnx file, or the "
             "word threshold."
         )
+    for folder in (path, path / "best"):
+        if (folder / _WEIGHTS).is_file():  # smp's save_pretrained leaves no more than this
+            raise ModelError(
+                f"{folder}: weights without {_ABOUT}, which says the window, size and labels that "
+                "they were trained with. Copy it from the model folder that they came from, or "
+                "write both with lungunet.save_model(folder, model, contract=..., codec=...)."
+            )
     raise ModelError(
         f"{path}: no model in it ({_ABOUT} is missing). Give the folder that 'lungunet train' made."
     )
@@ -197,44 +235,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object. Copy the folder again.")
     return content
-
-
-def _card(about: Mapping[str, Any]) -> str:
-    contract, codec = about["contract"], about["codec"]
-    window = contract["window"]
-    seen = f"HU window {window['level']:g},{window['width']:g}" if window else "8-bit grey"
-    architecture = about["architecture"] or {}
-    values = (
-        "0, 255" if len(codec["names"]) == 2 else ", ".join(map(str, codec["raw_values"].values()))
-    )
-    rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in about["scores"].items())
-    return f"""---
-library_name: lungunet
-pipeline_tag: image-segmentation
-tags: [lung, ct, segmentation]
----
-# Lung segmentation model
-
-Segments {", ".join(codec["names"][1:])} in axial CT slices. Not a medical device: for research,
-and only on slices like those it was trained on.
-
-- Encoder: {architecture.get("encoder", "a model of the user's own")}
-- Input: {seen}, letterboxed to {contract["size"]}x{contract["size"]}, files of
-  {", ".join(contract["dtypes"])}
-- Written by lungunet {about["versions"]["lungunet"]}
-
-| on val | |
-|---|---|
-{rows}
-
-```python
-import lungunet
-
-predictor = lungunet.Predictor.load("path/to/this/folder")
-mask = predictor.predict(lungunet.read_image("slice.tif"))  # values {values}
-```
-"""
-
-
-def _short(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

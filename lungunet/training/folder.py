@@ -79,10 +79,22 @@ class RunFolder:
         config.save(self.path / "config.toml")
 
     def save_best(
-        self, model: nn.Module, *, contract: InputContract, codec: LabelCodec, result: EpochResult
+        self,
+        model: nn.Module,
+        *,
+        contract: InputContract,
+        codec: LabelCodec,
+        result: EpochResult,
+        slices: Mapping[str, int],
     ) -> None:
-        """Write best/, the model folder."""
-        scores: dict[str, Any] = {"epoch": result.epoch}
+        """Write best/, the model folder.
+
+        Parameters
+        ----------
+        slices : how many there are in train and in val
+        """
+        counts = {f"{name}_slices": count for name, count in slices.items()}
+        scores: dict[str, Any] = {"epoch": result.epoch, **counts}
         for name in ("loss", "accuracy", "iou", "miou", "dice"):
             value = getattr(result.val, name)
             scores[f"val_{name}"] = value if math.isfinite(value) else None

@@ -302,7 +302,11 @@ class Trainer:
         """Write the best model, then the events: before the checkpoint that counts the epoch."""
         if result.is_best:
             self.folder.save_best(
-                self.model, contract=train.contract, codec=train.codec, result=result
+                self.model,
+                contract=train.contract,
+                codec=train.codec,
+                result=result,
+                slices={"train": len(train), "val": len(val)},
             )
             for name, picture in val_pictures(val, self._learner.predict):
                 log.add_picture(name, picture, result.epoch)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from lungunet.data.ct import (
     Header,
+    decode_image,
+    encode_mask,
     read_header,
     read_image,
     read_mask,
@@ -413,13 +415,27 @@ class TestWriting:
         with Image.open(tmp_path / "a.PNG") as image:
             assert np.array_equal(np.asarray(image), pixels(dtype)[::-1, ::2])
 
-    @pytest.mark.parametrize(("name", "dtype"), [("a.tif", "uint8"), ("a.png", "int32")])
-    def test_masks_in_other_formats(self, tmp_path, name, dtype):
+    @pytest.mark.parametrize(
+        ("name", "dtype", "message"),
+        [
+            ("a.tif", "uint8", "masks are written as .png. Change the ending."),
+            ("a.png", "int32", "masks are written as 8 or 16 bit .png, this is int32."),
+        ],
+    )
+    def test_masks_in_other_formats(self, tmp_path, name, dtype, message):
         with pytest.raises(DataError) as caught:
             write_mask(tmp_path / name, np.zeros(SHAPE, dtype))
-        assert str(caught.value) == (
-            f"{tmp_path / name}: masks are written as 8 or 16 bit .png, this is {dtype}."
-        )
+        assert str(caught.value) == f"{tmp_path / name}: {message}"
+
+    def test_bytes_there_and_back_without_a_file(self, tmp_path):
+        mask = (pixels("uint8") > 99).astype(np.uint8) * 255
+        assert np.array_equal(decode_image(encode_mask(mask)), mask)
+        write_mask(tmp_path / "a.png", mask)
+        assert (tmp_path / "a.png").read_bytes() == encode_mask(mask)
+        with pytest.raises(DataError, match=r"upload\.tif: not a readable image"):
+            decode_image(b"no image", "upload.tif")
+        with pytest.raises(DataError, match="slice: the file is empty"):
+            decode_image(b"")
 
     def test_a_picture_keeps_red_red(self, tmp_path):
         rgb = np.zeros((5, 9, 3), np.uint8)

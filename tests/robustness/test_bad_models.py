@@ -64,7 +64,8 @@ def contract(**changes: object):
     [
         (
             lambda w: shutil.rmtree(w / "run"),
-            "W/run: no such folder. Give a run folder, a model folder, or the word threshold.",
+            "W/run: no such folder. Give a run folder, a model folder, an .onnx file, or the word "
+            "threshold.",
         ),
         (
             file("best/lungunet.json", None),
@@ -134,7 +135,7 @@ def test_json_nested_without_end(run_cli, world: Path, name: str) -> None:
     verb = ("predict", world / "run", world / "images", "--out", world / "out")
     if name == "history":
         name = "evaluation/test/scores.json"
-        (world / "run" / "evaluation" / "test").mkdir(parents=True)
+        (world / "run" / "evaluation" / "test").mkdir(parents=True, exist_ok=True)
         verb = ("report", world / "run")
     (world / "run" / name).write_bytes(b"[" * 100_000)
     done = run_cli(*verb)

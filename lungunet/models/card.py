@@ -1,0 +1,140 @@
+"""The model card: README.md of a model folder, for people and for the hub.
+
+Knows only what ``lungunet.json`` says: numbers, no path and no name of a slice. Claims no licence.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_TITLES = {
+    "iou": "lung IoU, pooled",
+    "dice": "Dice, pooled",
+    "accuracy": "accuracy, pooled",
+    "precision": "precision, pooled",
+    "recall": "recall, pooled",
+    "hd95_px": "HD95, mean per slice, px",
+    "threshold_iou": "lung IoU of a threshold without weights, pooled",
+    "iou_above_threshold": "lung IoU gained over that threshold",
+}
+_COUNTS = ("train_slices", "val_slices")
+
+
+def model_card(about: Mapping[str, Any]) -> str:
+    """Return the card as Markdown, with the YAML header that the hub reads.
+
+    Parameters
+    ----------
+    about : the content of lungunet.json
+    """
+    scores = about["scores"]
+    return f"""---
+library_name: lungunet
+pipeline_tag: image-segmentation
+tags: [ct, lung, segmentation, medical-imaging]
+---
+# Lung segmentation model
+
+Segments {", ".join(about["codec"]["names"][1:])} in axial CT slices. Made for research and for
+measuring sets of scans whose masks somebody looks at. Not a medical device: not for diagnosis.
+
+## Input and output
+
+{_input_and_output(about)}
+
+## Data
+
+{_data(scores)} Which slices, patients and scanners these were is for
+whoever publishes the model to add.
+
+## Scores
+
+{_scores(scores)}
+
+## Limits
+
+- Scores hold for slices like those of the lists above. Expect worse on another scanner, kernel, dose
+  or slice thickness, on children, after surgery, and where lung is dense: pneumonia, fibrosis,
+  effusion, collapse.
+- It takes any picture for an axial slice of the chest: on other parts of the body the mask is
+  meaningless.
+- Values must be what the input above says: files that are not are refused, wrong values in the
+  right type cannot be noticed.
+
+## Licence
+
+None is stated. Whoever publishes the model says which, after the terms of the slices and of the
+weights that training began with.
+
+## Use
+
+```python
+import lungunet
+
+predictor = lungunet.Predictor.load("path/to/this/folder")
+mask = predictor.predict(lungunet.read_image("slice.tif"))  # values {_raw_values(about["codec"])}
+```
+
+Written by lungunet {about["versions"]["lungunet"]}.
+"""
+
+
+def _raw_values(codec: Mapping[str, Any]) -> str:
+    values = (0, 255) if len(codec["names"]) == 2 else codec["raw_values"].values()
+    return ", ".join(map(str, values))
+
+
+def _input_and_output(about: Mapping[str, Any]) -> str:
+    contract, codec = about["contract"], about["codec"]
+    window = contract["window"]
+    seen = f"HU window {window['level']:g},{window['width']:g}" if window else "8-bit grey"
+    encoder = (about["architecture"] or {}).get("encoder", "a model of the user's own")
+    return f"""- Encoder: {encoder}
+- Input: one slice, {seen}, letterboxed to {contract["size"]}x{contract["size"]}; files of
+  {", ".join(contract["dtypes"])}
+- Output: a mask of the size of the slice, values {_raw_values(codec)} for
+  {", ".join(codec["names"])}"""
+
+
+def _data(scores: Mapping[str, Any]) -> str:
+    train, val = (scores.get(name) for name in _COUNTS)
+    if train is None or val is None:
+        return "How many slices it was trained on is not recorded."
+    return f"Trained on {train} slices; the best epoch was chosen on {val} others, val."
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    """Return one table of what was known when the model was saved, and one per list scored since."""
+    saved = {
+        name: value
+        for name, value in scores.items()
+        if name not in _COUNTS and not isinstance(value, Mapping)
+    }
+    parts = []
+    for split, found in scores.items():
+        if isinstance(found, Mapping):
+            parts.append(_evaluated(split, found))
+    if saved:
+        rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in saved.items())
+        parts.append(f"While training, at the training size:\n\n| | |\n|---|---|\n{rows}")
+    return "\n\n".join(parts) or "None are recorded."
+
+
+def _evaluated(split: str, found: Mapping[str, Any]) -> str:
+    rows = "\n".join(
+        f"| {_TITLES.get(name, name)} | {_short(value.get('value'))} "
+        f"| {_short(value.get('low'))} to {_short(value.get('high'))} |"
+        for name, value in found.items()
+        if isinstance(value, Mapping)
+    )
+    return (
+        f"On {found.get('slices')} slices of {found.get('patients')} patients, list {split}, at the "
+        "size of the files. Intervals are 95 %,\nresampled by patient; where nobody said which "
+        f"slices share a patient, each counts as one.\n\n| | {split} | interval |\n|---|---|---|\n"
+        f"{rows}"
+    )
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
