@@ -1,29 +1,12 @@
-"""Every block of the README runs, on phantoms and cut short."""
+"""What the README says is there; its blocks run with those of the docs."""
 
 import re
-import shutil
-from pathlib import Path
 
-import pytest
-from pages import ROOT, commands, read_blocks, run_page
+from pages import ROOT, commands, read_blocks
 
 import lungunet
 
 README = ROOT / "README.md"
-
-
-@pytest.fixture
-def here(phantoms: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the README's reader has it."""
-    shutil.copytree(phantoms[0], tmp_path / "2d_images")
-    shutil.copytree(phantoms[1], tmp_path / "2d_masks")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_blocks_run_in_order(here: Path, run_cli) -> None:
-    run_page(README, run_cli)
-    assert len(list((here / "masks").glob("*.png"))) == 12
 
 
 def test_the_four_commands_are_there() -> None:

@@ -52,9 +52,9 @@ whoever publishes the model to add.
 
 ## Limits
 
-- Scores hold for slices like those of the lists above. Expect worse on another scanner, kernel, dose
-  or slice thickness, on children, after surgery, and where lung is dense: pneumonia, fibrosis,
-  effusion, collapse.
+- Scores hold for slices like those of the lists above. Expect worse on another scanner, kernel,
+  dose or slice thickness, on children, after surgery, and where lung is dense: pneumonia,
+  fibrosis, effusion, collapse.
 - It takes any picture for an axial slice of the chest: on other parts of the body the mask is
   meaningless.
 - Values must be what the input above says: files that are not are refused, wrong values in the
@@ -103,7 +103,7 @@ def _data(scores: Mapping[str, Any]) -> str:
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
-    """Return one table of what was known when the model was saved, and one per list scored since."""
+    """Return one table per list that was scored, and one of what the training said."""
     saved = {
         name: value
         for name, value in scores.items()
@@ -127,10 +127,10 @@ def _evaluated(split: str, found: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping)
     )
     return (
-        f"On {found.get('slices')} slices of {found.get('patients')} patients, list {split}, at the "
-        "size of the files. Intervals are 95 %,\nresampled by patient; where nobody said which "
-        f"slices share a patient, each counts as one.\n\n| | {split} | interval |\n|---|---|---|\n"
-        f"{rows}"
+        f"On {found.get('slices')} slices of {found.get('patients')} patients, list {split}, at "
+        "the size of the files. Intervals are 95 %,\nresampled by patient; where nobody said which "
+        "slices share a patient, each counts as one.\n\n"
+        f"| | {split} | interval |\n|---|---|---|\n{rows}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Every code block of the docs runs, page by page, in a folder as its reader has it."""
+"""Every code block of docs and README runs, page by page, in a folder as its reader has it."""
 
 import re
 import shutil
@@ -14,11 +14,15 @@ from lungunet.data.phantom import phantom_slice
 
 DOCS = ROOT / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
-RUNNABLE = [page for page in PAGES if any(b.kind in ("python", "sh") for b in read_blocks(page))]
+RUNNABLE = [
+    page
+    for page in (ROOT / "README.md", *PAGES)
+    if any(block.kind in ("python", "sh") for block in read_blocks(page))
+]
 
 
 def name_of(page: Path) -> str:
-    return page.relative_to(DOCS).as_posix()
+    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture

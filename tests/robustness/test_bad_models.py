@@ -69,8 +69,9 @@ def contract(**changes: object):
         ),
         (
             file("best/lungunet.json", None),
-            "W/run: no model in it (lungunet.json is missing). Give the folder that 'lungunet "
-            "train' made.",
+            "W/run/best: weights without lungunet.json, which says the window, size and labels "
+            "that they were trained with. Copy it from the model folder that they came from, or "
+            "write both with lungunet.save_model(folder, model, contract=..., codec=...).",
         ),
         (
             file("best/model.safetensors", None),

@@ -1,0 +1,72 @@
+"""What ``evaluate`` of a run's own model leaves in its model folder."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungunet import load_model, save_model
+from lungunet.evaluation.cases import score_case
+from lungunet.evaluation.model_card import note_scores
+from lungunet.evaluation.scorecard import ScoreCard
+from lungunet.models.folder import weights_hash
+
+
+def test_the_run_s_own_scores_stand_in_its_card(run_cli, own_run: Path, data: Path) -> None:
+    before = load_model(own_run).scores
+    scores = json.loads(run_cli("evaluate", own_run, data, "--json").out)
+    pooled, threshold = scores["pooled"], scores["baselines"]["threshold"]
+    found = load_model(own_run).scores["test"]
+    assert (found["slices"], found["patients"]) == (3, 3)
+    for metric in ("accuracy", "iou", "dice", "precision", "recall"):
+        low, high = scores["pooled_interval"][metric]
+        assert found[metric] == {"value": pooled[metric], "low": low, "high": high}
+    assert found["hd95_px"]["value"] == scores["per_case"]["hd95_px"]["mean"]
+    assert found["threshold_iou"]["value"] == threshold["pooled"]["iou"]
+    gain = threshold["model_minus_baseline"]["pooled_iou"]
+    assert found["iou_above_threshold"]["value"] == gain["value"]
+    assert [found["iou_above_threshold"][end] for end in ("low", "high")] == gain["interval"]
+    assert load_model(own_run).scores == {**before, "test": found}
+    card = (own_run / "best" / "README.md").read_text(encoding="utf-8")
+    assert f"| lung IoU, pooled | {pooled['iou']:.4f} |" in card
+    assert f"without weights, pooled | {threshold['pooled']['iou']:.4f} |" in card
+
+
+def test_each_list_has_its_own_and_a_model_elsewhere_is_left_alone(
+    run_cli, own_run: Path, data: Path, tmp_path: Path
+) -> None:
+    texts = {path: path.read_bytes() for path in (own_run / "best").iterdir()}
+    assert run_cli("evaluate", own_run / "best", data).code == 0
+    assert run_cli("evaluate", own_run, data, "--out", tmp_path / "scores").code == 0
+    assert texts == {path: path.read_bytes() for path in (own_run / "best").iterdir()}
+    for split in ("val", "test"):
+        assert run_cli("evaluate", own_run, data, "--split", split, "--no-baselines").code == 0
+    scores = load_model(own_run).scores
+    assert {"val", "test"} <= scores.keys()
+    assert "threshold_iou" not in scores["test"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_scores_of_weights_that_are_gone_are_dropped(own_run: Path, changed: bool) -> None:
+    saved = load_model(own_run)
+    scored = weights_hash(own_run)
+    if changed:  # a training that goes on finds a better model meanwhile
+        next(saved.model.parameters()).data.add_(1.0)
+        folder = own_run / "best"
+        save_model(folder, saved.model, contract=saved.contract, codec=saved.codec)
+    truth = np.zeros((5, 7), np.uint8)
+    truth[1:3, 2:6] = 1
+    card = ScoreCard((score_case("a", truth, truth, patient="a"),), ("background", "lung"))
+    note_scores(own_run, "test", card, weights_sha256=scored)
+    assert ("test" in load_model(own_run).scores) is not changed
+
+
+def test_undefined_is_null(own_run: Path) -> None:
+    nothing = np.zeros((5, 7), np.uint8)
+    card = ScoreCard((score_case("a", nothing, nothing, patient="a"),), ("background", "lung"))
+    assert math.isnan(card.pooled.iou)
+    note_scores(own_run, "test", card, weights_sha256=weights_hash(own_run))
+    assert load_model(own_run).scores["test"]["iou"] == {"value": None, "low": None, "high": None}
+    assert "| lung IoU, pooled | undefined |" in (own_run / "best" / "README.md").read_text()
