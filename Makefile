@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs docs-figures bench build clean
+.PHONY: demo test test-oldest check docs docs-figures bench build clean
 
 demo: .venv/installed  ## made-up patients through the whole chain, about two minutes
 	$(BIN)/lungunet demo --out demo --overwrite
 
 test: .venv/installed-dev  ## the whole suite
 	$(BIN)/python -m pytest -n 2
+
+test-oldest: .venv-oldest/installed  ## the suite on the lowest versions that pyproject.toml allows
+	.venv-oldest/bin/python -m pytest -n 2
 
 check: .venv/installed-dev  ## linters and types
 	$(BIN)/ruff check .
@@ -30,7 +33,7 @@ build: .venv/installed-dev  ## wheel and sdist in dist/
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv build dist demo
+	rm -rf .venv .venv-oldest build dist demo
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -39,4 +42,9 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv-oldest/installed: pyproject.toml tests/oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[dev]'
 	touch $@

@@ -1,5 +1,6 @@
 """``lungunet slices``: slices to train on, from scans and their masks."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,11 +9,14 @@ import typer
 
 from lungunet.cli import console
 from lungunet.cli.options import Json, LabelThreshold, Overwrite, Series, refuse_existing
-from lungunet.errors import DataError, counted
+from lungunet.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lungunet.data.codec import LabelCodec
     from lungunet.data.manifest import Pair
+    from lungunet.data.volume import Volume
 
 
 def slices(
@@ -59,32 +63,38 @@ def slices(
     """
     from lungunet.data.codec import LabelCodec
     from lungunet.data.manifest import write_manifest
-    from lungunet.data.slicing import find_volume_pairs, write_groups
+    from lungunet.data.slicing import check_settings, find_volume_pairs, write_groups, write_slices
 
     codec = LabelCodec.parse(labels, threshold=label_threshold if label_threshold >= 0 else None)
+    check_settings(codec, every=every, max_empty=max_empty)
     pairs = find_volume_pairs(scans, masks)
     patients = _patients(list(pairs), group)
     manifest, groups_file = folder / "pairs.txt", folder / "groups.csv"
     old = [file for file in folder.glob("*/*_z-[0-9]*") if file.parent.name in ("images", "masks")]
-    refuse_existing([path for path in (manifest, groups_file, *old) if path.exists()], overwrite)
-    for path in old:  # beside new slices they would be trained on
-        path.unlink()
+    old += [path for path in (manifest, groups_file) if path.exists()]
+    refuse_existing(old, overwrite)
     written: list[Pair] = []
     groups: dict[str, str] = {}
     failed: list[str] = []
     rows = []
     for name, pair in console.progress_bar(pairs.items(), desc="slices", total=len(pairs)):
         try:
-            new = _cut(pair, name, folder, codec, series=series, every=every, max_empty=max_empty)
-        except DataError as err:
+            scan, classes, indices = _choose(
+                pair, name, codec, series=series, every=every, max_empty=max_empty
+            )
+            while indices and old:  # beside new slices they would be trained on
+                old.pop().unlink()
+            new = write_slices(scan, classes, indices, folder, codec=codec)
+        except (DataError, ConfigError) as err:
             failed.append(str(err))
             console.warn(f"lungunet: skipped {err}")
             continue
         written += new
         groups |= {file.name: patients[name] for file in new}
         rows.append((name, len(new)))
-    write_manifest(manifest, written)
-    write_groups(groups_file, groups)
+    if written:
+        write_manifest(manifest, written)
+        write_groups(groups_file, groups)
     _report(folder, rows, failed, as_json)
     if failed:
         raise DataError(
@@ -101,15 +111,15 @@ def _patients(names: list[str], rule: str | None) -> dict[str, str]:
     return read_groups([Pair(Path(f"{name}.nii")) for name in names], rule)
 
 
-def _cut(
-    pair: "Pair", name: str, folder: Path, codec: "LabelCodec", *, series: str | None, **how: Any
-) -> "list[Pair]":
-    from lungunet.data.slicing import slice_volume
+def _choose(
+    pair: "Pair", name: str, codec: "LabelCodec", *, series: str | None, **how: Any
+) -> "tuple[Volume, np.ndarray, Sequence[int]]":
+    from lungunet.data.slicing import choose_slices
     from lungunet.data.volume import read_volume
 
     assert pair.mask is not None
     scan = replace(read_volume(pair.image, series=series), name=name)
-    return slice_volume(scan, read_volume(pair.mask), folder, codec=codec, **how)
+    return scan, *choose_slices(scan, read_volume(pair.mask), codec=codec, **how)
 
 
 def _report(folder: Path, rows: list[tuple[str, int]], failed: list[str], as_json: bool) -> None:
@@ -120,5 +130,7 @@ def _report(folder: Path, rows: list[tuple[str, int]], failed: list[str], as_jso
     console.show_table(("scan", "slices"), rows)
     images, masks, groups = folder / "images", folder / "masks", folder / "groups.csv"
     command = console.command("split", images, masks, "data", "--group", groups)
-    console.say(f"\n{sum(count for _, count in rows)} slices in {folder}")
-    console.say(f"next:   {command}")
+    total = sum(count for _, count in rows)
+    console.say(f"\n{total} slices in {folder}" if total else "\nno slice was written")
+    if total:
+        console.say(f"next:   {command}")

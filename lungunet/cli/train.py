@@ -3,6 +3,9 @@
 import shlex
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +36,6 @@ _COLUMNS = (
 )
 
 _NO_SETTINGS = {"data", "out", "config", "resume", "cross_validate", "find_lr", "overwrite"}
-_MAY_CHANGE = {"data", "epochs", "patience", "device", "workers", "cache", "save_every_minutes"}
 
 
 def _option(text: str) -> Any:
@@ -141,11 +143,15 @@ def train(
     }
     if data is not None:
         given["data"] = str(data)
+    if find_lr or cross_validate:
+        _refuse_several(find_lr=find_lr, cross_validate=cross_validate)
     if find_lr and resume is None:
         settings = _settings(config, given)
         range_test(settings, out or Path("runs/find-lr"), overwrite=overwrite)
     elif cross_validate and resume is None:
-        _cross_validate(_settings(config, given), out or _next_free(Path("runs")), overwrite)
+        settings = _settings(config, given)
+        with _run_folder(out) as folder:
+            _cross_validate(settings, folder, overwrite)
     elif resume is not None:
         _refuse_beside_resume(
             given,
@@ -162,11 +168,14 @@ def train(
         _train(settings, resume, resume=True)
     else:
         settings = _settings(config, given)
-        _train(settings, out or _next_free(Path("runs")), overwrite=overwrite)
+        with _run_folder(out) as folder:
+            _train(settings, folder, overwrite=overwrite)
 
 
 def _refuse_beside_resume(given: dict[str, Any], others: dict[str, object]) -> None:
-    extra = sorted(set(given) - _MAY_CHANGE) + [name for name, value in others.items() if value]
+    from lungunet.training.config import MAY_CHANGE
+
+    extra = sorted(set(given) - MAY_CHANGE) + [name for name, value in others.items() if value]
     if extra:
         names = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise ConfigError(
@@ -174,6 +183,16 @@ def _refuse_beside_resume(given: dict[str, Any], others: dict[str, object]) -> N
             "--device, --workers, --cache and --save-every-minutes may change. Leave it out, or "
             "start a new run."
         )
+
+
+def _refuse_several(*, find_lr: bool, cross_validate: bool) -> None:
+    from lungunet.training.distributed import Ranks
+
+    if find_lr and cross_validate:
+        raise ConfigError("--find-lr, --cross-validate: do different things. Leave one out.")
+    if Ranks.from_environment().count > 1:
+        name = "--find-lr" if find_lr else "--cross-validate"
+        raise ConfigError(f"{name}: runs in one process. Start it without torchrun.")
 
 
 def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
@@ -196,9 +215,10 @@ def _say_new_length(run: Path, config: "RunConfig") -> None:
     from lungunet.training.schedule import learning_rate
 
     before = read_toml(run / "config.toml").get("epochs")
-    history = run / "history.csv"
-    rows = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
-    done = int(rows[-1].split(",")[0]) if len(rows) > 1 else 0
+    done = 0
+    with suppress(OSError, ValueError):  # missing or damaged: resuming rebuilds it
+        rows = (run / "history.csv").read_text(encoding="utf-8").splitlines()
+        done = int(rows[-1].split(",")[0])
     if before in (None, config.epochs) or not done < config.epochs:
         return
     fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
@@ -228,12 +248,24 @@ def _settings(config: Path | None, given: dict[str, Any]) -> "RunConfig":
     return RunConfig.from_dict(given, where="options")
 
 
-def _next_free(folder: Path) -> Path:
-    taken = {path.name for path in folder.glob("[0-9]*")}
-    number = 1
-    while f"{number:03d}" in taken:
-        number += 1
-    return folder / f"{number:03d}"
+@contextmanager
+def _run_folder(out: Path | None) -> Iterator[Path]:
+    """Give ``out``, or the next free number, made at once: two that start together get one each."""
+    if out is not None:
+        yield out
+        return
+    runs = Path("runs")
+    runs.mkdir(exist_ok=True)
+    for number in count(1):
+        folder = runs / f"{number:03d}"
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # empty: nothing came of it
 
 
 def _train(

@@ -3,6 +3,7 @@
 Reads headers through ``itk``; looks at geometry and modality, never at the patient's tags.
 """
 
+import mmap
 import re
 import warnings
 from collections import defaultdict
@@ -77,10 +78,12 @@ def read_series(files: list[Path], where: Path, series: str | None) -> tuple[np.
 
 def _without_reports(files: list[Path], where: Path) -> list[Path]:
     """Leave out dose reports and the like, which come with every export, and say which."""
-    contents = {path: path.read_bytes() for path in files}
-    # A damaged slice may lack its pixels too: what calls itself a CT image stays, to be refused.
-    slices = [p for p, c in contents.items() if _PIXELS.search(c) or _CT_IMAGE in c[:_META]]
-    others = [path.name for path in files if path not in slices]
+    slices, others = [], []
+    for path in files:
+        if _is_slice(path):
+            slices.append(path)
+        else:
+            others.append(path.name)
     if not slices:  # or compressed as a whole, tags too: the reader knows
         return files
     if others:
@@ -90,6 +93,18 @@ def _without_reports(files: list[Path], where: Path) -> list[Path]:
             stacklevel=2,
         )
     return slices
+
+
+def _is_slice(path: Path) -> bool:
+    if not path.stat().st_size:  # of which there is no map
+        return False
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        # A damaged slice may lack its pixels too: what calls itself a CT image stays, to be
+        # refused.
+        return bool(_PIXELS.search(content)) or _CT_IMAGE in content[:_META]
 
 
 def _read_slice(path: Path) -> _Slice:

@@ -88,12 +88,55 @@ def slice_volume(
         When the mask holds a value outside the codec.
     DataError
         When the scan holds no HU.
+    ConfigError
+        When a number is out of range, or the codec cannot write a class back.
     """
-    _check_settings(every, max_empty)
+    check_settings(codec, every=every, max_empty=max_empty)
+    classes, indices = choose_slices(scan, mask, codec=codec, every=every, max_empty=max_empty)
+    return write_slices(scan, classes, indices, folder, codec=codec)
+
+
+def check_settings(codec: LabelCodec, *, every: int, max_empty: float) -> None:
+    """Refuse what :func:`slice_volume` could not do with any scan.
+
+    Raises
+    ------
+    ConfigError
+        When a number is out of range, or the codec cannot write a class back.
+    """
+    if every < 1:
+        raise ConfigError(f"every={every}: must be at least 1. 1 takes all slices.")
+    if not 0 <= max_empty <= 1:
+        raise ConfigError(f"max_empty={max_empty:g}: a share is in [0, 1]. 0.1 is usual.")
+    codec.for_prediction.decode(np.empty((0, 0), np.uint8))  # says which labels share a class
+
+
+def choose_slices(
+    scan: Volume, mask: Volume, *, codec: LabelCodec, every: int, max_empty: float
+) -> tuple[np.ndarray, Sequence[int]]:
+    """Return what :func:`slice_volume` writes, before it writes: it raises the same.
+
+    Returns
+    -------
+    classes : (D, H, W) uint8, on the scan's grid
+    indices : the slices to write, in order
+    """
     require_hu(scan)
     classes = codec.encode(put_on_grid(mask, scan), str(mask.path))
+    return classes, _choose(classes, every=every, max_empty=max_empty)
+
+
+def write_slices(
+    scan: Volume,
+    classes: np.ndarray,
+    indices: Sequence[int],
+    folder: str | Path,
+    *,
+    codec: LabelCodec,
+) -> list[Pair]:
+    """Write what :func:`choose_slices` chose, as :func:`slice_volume` says."""
     written = []
-    for index in _choose(classes, every=every, max_empty=max_empty):
+    for index in indices:
         name = f"{scan.name}_z-{index:04d}"
         pair = Pair(Path(folder, "images", f"{name}.tif"), Path(folder, "masks", f"{name}.png"))
         write_image(pair.image, _as_int16(scan.array[index]))
@@ -115,13 +158,6 @@ def write_groups(path: str | Path, groups: Mapping[str, str]) -> None:
     table.writerow(("name", "patient"))
     table.writerows(sorted(groups.items()))
     write_text(path, text.getvalue())
-
-
-def _check_settings(every: int, max_empty: float) -> None:
-    if every < 1:
-        raise ConfigError(f"every={every}: must be at least 1. 1 takes all slices.")
-    if not 0 <= max_empty <= 1:
-        raise ConfigError(f"max_empty={max_empty:g}: a share is in [0, 1]. 0.1 is usual.")
 
 
 def _choose(classes: np.ndarray, *, every: int, max_empty: float) -> Sequence[int]:

@@ -43,8 +43,8 @@ measuring sets of scans whose masks somebody looks at. Not a medical device: not
 
 ## Data
 
-{_data(scores)} Which slices, patients and scanners these were is for
-whoever publishes the model to add.
+{_data(scores)}
+Which slices, patients and scanners these were is for whoever publishes the model to add.
 
 ## Scores
 
@@ -115,16 +115,21 @@ def _scores(scores: Mapping[str, Any]) -> str:
             parts.append(_evaluated(split, found))
     if saved:
         rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in saved.items())
-        parts.append(f"While training, at the training size:\n\n| | |\n|---|---|\n{rows}")
+        parts.append(
+            "While training, at the training size; val flatters where it chose the epoch.\n\n"
+            f"| | |\n|---|---|\n{rows}"
+        )
     return "\n\n".join(parts) or "None are recorded."
 
 
 def _evaluated(split: str, found: Mapping[str, Any]) -> str:
+    names = [name for name in _TITLES if name in found]
+    names += [name for name in found if name not in _TITLES]
     rows = "\n".join(
         f"| {_TITLES.get(name, name)} | {_short(value.get('value'))} "
         f"| {_short(value.get('low'))} to {_short(value.get('high'))} |"
-        for name, value in found.items()
-        if isinstance(value, Mapping)
+        for name in names
+        if isinstance(value := found[name], Mapping)
     )
     return (
         f"On {found.get('slices')} slices of {found.get('patients')} patients, list {split}, at "

@@ -11,13 +11,14 @@ from torch import nn
 
 from lungunet.data.atomic import replacing
 from lungunet.data.dataset import LungCTDataset
-from lungunet.errors import DataError, ModelError
+from lungunet.errors import DataError, ModelError, listed
+from lungunet.training.config import MAY_CHANGE, TrainConfig
 from lungunet.training.optimizer import Stepper
 
 FORMAT = 1
 _PARTS = {
     **dict.fromkeys(
-        ("model", "optimizer", "scaler", "position", "contract", "codec", "data"), dict
+        ("model", "optimizer", "scaler", "position", "settings", "contract", "codec", "data"), dict
     ),
     **dict.fromkeys(("history", "rng"), list),
     "threads": int,
@@ -76,9 +77,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_same_run(
-    state: Mapping[str, Any], train: LungCTDataset, names: Mapping[str, list[str]], *, where: Path
+    state: Mapping[str, Any],
+    train: LungCTDataset,
+    names: Mapping[str, list[str]],
+    config: TrainConfig,
+    *,
+    where: Path,
 ) -> None:
-    """Refuse to go on with other data than the run began with.
+    """Refuse to go on with other data or settings than the run began with.
 
     Raises
     ------
@@ -96,6 +102,17 @@ def check_same_run(
                 f"{where}: was trained with {name} {state[name]}, now it is {now}. "
                 "Resume with the same data and settings, or start a new run."
             )
+    before, now = state["settings"], config.fixed()
+    changed = [
+        f"{name} {before.get(name)}, now {now.get(name)}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ModelError(
+            f"{where}: was trained with {listed(changed, separator='; ')}. Resume with the same "
+            f"settings (only {', '.join(sorted(MAY_CHANGE))} may differ), or start a new run."
+        )
 
 
 def load_into(

@@ -20,6 +20,11 @@ from lungunet.data.dataset import DEFAULT_SIZE
 from lungunet.errors import ConfigError
 from lungunet.models.device import Precision
 
+MAY_CHANGE = frozenset(
+    {"data", "epochs", "patience", "device", "workers", "save_every_minutes", "cache"}
+)
+"""Settings that a resumed run may have otherwise; the weights of another would not be the same."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -88,6 +93,10 @@ class TrainConfig:
             raise ConfigError(
                 f"config: lr={self.lr}: must be above 0 and finite. 0.001 is a safe start."
             )
+
+    def fixed(self) -> dict[str, Any]:
+        """Return the settings that a resumed run must keep, all but :data:`MAY_CHANGE`."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in MAY_CHANGE}
 
     def to_toml(self) -> str:
         """Return every setting as TOML text; :meth:`from_toml` reads it."""

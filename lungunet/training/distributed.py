@@ -63,15 +63,22 @@ class Ranks:
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over all ranks."""
         if self.count > 1:
-            tensor = tensor.clone()
+            # NCCL takes none of the CPU, where a rank that saw no batch still has its counts.
+            tensor = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
             dist.all_reduce(tensor)
         return tensor
 
-    def any(self, device: torch.device, *claims: bool) -> tuple[bool, ...]:
+    def share_buffers(self, model: torch.nn.Module) -> None:
+        """Give all ranks the statistics of the first one, which are those that are saved."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def any(self, *claims: bool) -> tuple[bool, ...]:
         """Return for each claim whether it holds on at least one rank."""
         if self.count == 1:
             return claims
-        flags = self.total(torch.tensor(claims, dtype=torch.int32, device=device))
+        flags = self.total(torch.tensor(claims, dtype=torch.int32))
         return tuple(bool(flag) for flag in flags.tolist())
 
     def gather(self, value: T) -> list[T]:

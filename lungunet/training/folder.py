@@ -4,23 +4,29 @@ Knows file names and their order; neither trains nor measures.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch import nn
 
 from lungunet.data.atomic import write_text
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, DataError
 from lungunet.models.folder import save_model
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 from lungunet.training.config import TrainConfig
 from lungunet.training.tracking import EpochResult, write_history
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
-_WORTH_KEEPING = ("last.ckpt", "history.csv")
+_WORTH_KEEPING = ("last.ckpt", "history.csv", "best/lungunet.json")
 _REST = ("best/*", "events.out.tfevents.*")  # all that a run leaves that ends in its first epoch
 # Scores and pictures of the best model, and the page about them: wrong as soon as it is another.
 _OF_THE_BEST = (
@@ -41,6 +47,36 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from training in this folder inside the block.
+
+        Raises
+        ------
+        ConfigError
+            When another one does.
+        DataError
+            When the folder cannot be made or written.
+        """
+        path = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = path.open("a", encoding="utf-8")
+        except OSError as err:
+            raise DataError(
+                f"{self.path}: cannot be written ({err.strerror}). Choose another --out."
+            ) from err
+        with file:
+            if not _is_free(file):
+                raise ConfigError(
+                    f"{self.path}: another process trains in it. Wait for it, or choose another "
+                    "--out."
+                )
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def start(self, *, overwrite: bool = False) -> None:
         """Make room for a new run.
@@ -127,3 +163,16 @@ class RunFolder:
             When it is missing or damaged.
         """
         return load_checkpoint(self.path / "last.ckpt")
+
+
+def _is_free(file: TextIO) -> bool:
+    """Lock a file for this process: that ends with it, even by a kill, and workers have none."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True

@@ -20,16 +20,19 @@ class Encoder:
     """
 
     def __init__(self, model: nn.Module, epochs: int) -> None:
+        self._module: nn.Module | None = None
+        self._epochs = epochs
+        if not epochs:
+            return
         encoder = getattr(model, "encoder", None)
-        if epochs and not isinstance(encoder, nn.Module):
+        if not isinstance(encoder, nn.Module):
             raise ConfigError(
                 f"freeze_epochs={epochs}: {type(model).__name__} has no encoder to freeze. "
                 "Leave it at 0."
             )
-        self._module = encoder if epochs else None
-        self._epochs = epochs
+        self._module = encoder
         # What the caller froze stays frozen.
-        self._movable = [p for p in encoder.parameters() if p.requires_grad] if encoder else []
+        self._movable = [p for p in encoder.parameters() if p.requires_grad]
 
     def set_epoch(self, epoch: int) -> None:
         """Freeze or thaw for this epoch, statistics of batch norm included; after ``train()``."""

@@ -8,12 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from lungunet.models.batch_norm import share_batch_norm
 from lungunet.models.device import pick_device, pick_precision
 from lungunet.models.losses import CrossEntropyDiceLoss
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks, data_parallel
 from lungunet.training.freezing import Encoder
 from lungunet.training.optimizer import Stepper
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Image (N, 1, H, W) float32 and mask (N, H, W) int64."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Takes logits (N, C, H, W) and mask (N, H, W) int64; returns the mean over slices, a scalar."""
@@ -40,7 +44,7 @@ class Learner:
         if self.ranks.count > 1 and self.device.type == "cuda":
             self.device = torch.device("cuda", self.ranks.local)
             torch.cuda.set_device(self.device)
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            model = share_batch_norm(model)
         self.dtype = pick_precision(config.precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(self.loss, nn.Module):

@@ -12,17 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lungunet.data.atomic import write_text
 from lungunet.errors import ConfigError
 from lungunet.training.checkpoint import rng_state, set_rng_state
-from lungunet.training.learner import Learner
+from lungunet.training.learner import Batch, Learner
 
 _SMOOTHING = 0.9  # of the losses, which jump from batch to batch
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Image (N, 1, H, W) float32 and mask (N, H, W) int64."""
-
 _EXPLODED = 4  # times the best loss: nothing is learned from here on
 
 

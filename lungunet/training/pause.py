@@ -3,12 +3,10 @@
 import time
 from collections.abc import Callable
 
-import torch
-
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks
 
-_TALK = 20  # steps between two questions of several ranks to each other, which cost a wait
+_TALK = 20  # times between two questions of several ranks to each other, which cost a wait
 
 
 class Pause:
@@ -25,24 +23,29 @@ class Pause:
         config: TrainConfig,
         should_stop: Callable[[], bool],
         ranks: Ranks,
-        device: torch.device,
     ) -> None:
         self._seconds = 60 * config.save_every_minutes
         self._should_stop = should_stop
         self._ranks = ranks
-        self._device = device
+        self._asked = 0
         self.restart()
 
     def restart(self) -> None:
         """Count from now."""
         self._since = time.monotonic()
 
-    def ask(self, step: int) -> tuple[bool, bool]:
-        """Return whether a checkpoint is due and whether to stop, the same on all ranks."""
-        if self._ranks.count > 1 and step % _TALK:
+    def ask(self, *, last: bool) -> tuple[bool, bool]:
+        """Return whether a checkpoint is due and whether to stop, the same on all ranks.
+
+        Parameters
+        ----------
+        last : whether this step ends the epoch: several ranks ask each other then at the latest
+        """
+        self._asked += 1
+        if self._ranks.count > 1 and self._asked % _TALK and not last:
             return False, False
         due = 0 < self._seconds <= time.monotonic() - self._since
-        save, stop = self._ranks.any(self._device, due, self._should_stop())
+        save, stop = self._ranks.any(due, self._should_stop())
         return save, stop
 
     def stops_now(self) -> bool:

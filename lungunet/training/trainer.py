@@ -6,7 +6,7 @@ Knows tensors, a model and a config; reads no command line and prints nothing.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,12 @@ from lungunet.training.config import TrainConfig
 from lungunet.training.environment import environment_json
 from lungunet.training.folder import RunFolder
 from lungunet.training.guard import LossGuard
-from lungunet.training.learner import Learner, Loss
+from lungunet.training.learner import Batch, Learner, Loss
 from lungunet.training.lr_finder import LRRange, RangeTest, run_range_test
 from lungunet.training.meters import PassMeter
 from lungunet.training.pause import Pause
 from lungunet.training.pictures import val_pictures
 from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Image (N, 1, H, W) float32 and mask (N, H, W) int64."""
 
 
 class Trainer:
@@ -96,7 +93,7 @@ class Trainer:
         self._n_classes = 2  # until the data says otherwise
         self._names: dict[str, list[str]] = {}
         self._begun: dict[str, Any] = {}  # how far the epoch is that a checkpoint interrupted
-        self._pause = Pause(self.config, should_stop, self.ranks, self.device)
+        self._pause = Pause(self.config, should_stop, self.ranks)
         self._progress = progress
         self._notes = dict(notes or {})
 
@@ -164,9 +161,12 @@ class Trainer:
             )
         check_has_lung("train", train)
         check_has_lung("val", val)
-        with explain_memory(self.config, train), self.ranks.joined(self.device):
+        with ExitStack() as stack:
+            stack.enter_context(explain_memory(self.config, train))
+            stack.enter_context(self.ranks.joined(self.device))
             try_out(self._learner, train, self.config)
             if self.ranks.is_first:
+                stack.enter_context(self.folder.claimed())
                 if resume:
                     self.folder.reopen(self.history)
                 else:
@@ -229,15 +229,13 @@ class Trainer:
             self._stepper.follow_schedule(epoch, step, steps)
             logits, mask = self._learner.forward(net, image, mask)
             loss = self._learner.loss(logits, mask)
-            # The last group of an epoch may be shorter: divide by what it really holds.
-            group = min(every, steps - step // every * every)
-            self._stepper.backward(loss * (self._weight(batches, step, len(mask)) / group))
+            self._stepper.backward(loss * self._weight(batches, step, len(mask)))
             guard.watch(step, self._stepper.lr, loss)
             meters.update(loss, logits, mask)
             if (step + 1) % every and step + 1 < steps:
                 continue
             self._stepper.step()
-            save, stop = self._pause.ask(step)
+            save, stop = self._pause.ask(last=step + 1 == steps)
             if save or stop or step + 1 == steps:
                 guard.check()
                 self._begun = {"step": step + 1, "meters": meters.state(self.ranks)}
@@ -256,12 +254,18 @@ class Trainer:
         return first
 
     def _weight(self, batches: DataLoader[Batch], step: int, mine: int) -> float:
-        """Return what makes the mean over ranks the mean over slices: parts may be unequal."""
-        return mine * self.ranks.count / _sampler(batches).batch_length(step)
+        """Return the share of this rank's slices in the optimizer step; parts may be unequal."""
+        every = self.config.accumulate
+        group = range(step // every * every, min(step // every * every + every, len(batches)))
+        # DDP takes the mean over ranks: times their number it is the sum.
+        whole = sum(_sampler(batches).batch_length(number) for number in group)
+        return mine * self.ranks.count / whole
 
     @torch.no_grad()
     def _val_epoch(self, batches: DataLoader[Batch], epoch: int) -> Measured | None:
         self._learner.net.eval()
+        self.ranks.share_buffers(self.model)
+        _sampler(batches).set_epoch(epoch)
         meters = PassMeter(self._n_classes)
         for image, mask in self._show(batches, "val"):
             if self._pause.stops_now():  # ranks may differ in their number of batches here
@@ -327,6 +331,7 @@ class Trainer:
             "position": position,
             "rng": rng,
             "threads": torch.get_num_threads(),
+            "settings": self.config.fixed(),
             "contract": train.contract.to_dict(),
             "codec": train.codec.to_dict(),
             "data": self._names,
@@ -335,7 +340,7 @@ class Trainer:
 
     def _resume(self, train: LungCTDataset) -> None:
         state, where = self.folder.load_last(), self.folder.path
-        check_same_run(state, train, self._names, where=where)
+        check_same_run(state, train, self._names, self.config, where=where)
         load_into(state, self.model, self._stepper, where=where)
         self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
         self.best = next((r for r in reversed(self.history) if r.is_best), None)

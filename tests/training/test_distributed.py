@@ -18,6 +18,7 @@ import lungunet
 from lungunet import LungCTDataset, TrainConfig, Trainer, build_unet
 from lungunet.data.loader import EpochSampler, make_loader
 from lungunet.errors import ConfigError
+from lungunet.models.batch_norm import share_batch_norm
 from lungunet.training.distributed import Ranks
 
 
@@ -126,6 +127,8 @@ def test_an_interrupted_run_of_two_goes_on_exactly_with_two_and_at_all_with_one(
 def test_all_ranks_stop_when_one_is_asked_to(
     tmp_path: Path, train: LungCTDataset, val: LungCTDataset
 ) -> None:
+    longer = LungCTDataset(train.pairs * 5, contract=train.contract)  # 27 steps
+
     def work(ranks: Ranks) -> None:
         trainer = Trainer(
             no_batch_norm(),
@@ -133,10 +136,72 @@ def test_all_ranks_stop_when_one_is_asked_to(
             out=tmp_path,
             should_stop=lambda: ranks.rank == 1,
         )
+        assert trainer.fit(longer, val) == []
+
+    in_ranks(work)
+    assert torch.load(tmp_path / "last.ckpt")["position"]["step"] == 20  # they ask so often
+
+
+@pytest.mark.parametrize("accumulate", [2, 5, 20])
+def test_all_ranks_stop_at_the_end_of_an_epoch_at_the_latest(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, accumulate: int
+) -> None:
+    def work(ranks: Ranks) -> None:
+        trainer = Trainer(
+            no_batch_norm(),
+            config(batch_size=2, accumulate=accumulate),
+            out=tmp_path,
+            should_stop=lambda: True,
+        )
         assert trainer.fit(train, val) == []
 
     in_ranks(work)
-    assert torch.load(tmp_path / "last.ckpt")["position"]["step"] == 1
+    assert torch.load(tmp_path / "last.ckpt")["position"]["step"] == 5
+
+
+def test_accumulating_over_ranks_equals_one_batch(
+    tmp_path: Path, phantoms: tuple[Path, Path], train: LungCTDataset, val: LungCTDataset
+) -> None:
+    """One step over 12 slices: as one batch, and as batches of 8 and 4 divided among two ranks."""
+    whole = LungCTDataset(lungunet.find_pairs(*phantoms), contract=train.contract)
+
+    def work(ranks: Ranks) -> None:
+        settings = config(epochs=1, batch_size=8, accumulate=2)
+        Trainer(no_batch_norm(), settings, out=tmp_path / "two").fit(whole, val)
+
+    in_ranks(work)
+    Trainer(no_batch_norm(), config(epochs=1, batch_size=12), out=tmp_path / "one").fit(whole, val)
+    # The optimizer's first moment is the gradient; AdamW's first step hides its length.
+    two, one = (torch.load(tmp_path / name / "last.ckpt")["optimizer"] for name in ("two", "one"))
+    for index, state in one["state"].items():
+        torch.testing.assert_close(two["state"][index]["exp_avg"], state["exp_avg"])
+
+
+def test_saved_statistics_are_those_that_val_was_measured_with(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+) -> None:
+    def work(ranks: Ranks) -> None:
+        model = build_unet("resnet18", seed=0)
+        Trainer(model, config(epochs=1), out=tmp_path).fit(train, val)
+
+    in_ranks(work)
+    saved = lungunet.load_model(tmp_path)
+    meter = lungunet.ConfusionMeter(2)
+    with torch.no_grad():
+        for image, mask in make_loader(val, batch_size=5):
+            meter.update(saved.model(image).argmax(1), mask)
+    assert meter.compute().accuracy == saved.scores["val_accuracy"]
+
+
+@pytest.mark.parametrize("encoder", ["tu-mobilenetv3_small_100", "resnet18", "efficientnet-b0"])
+def test_batch_norm_over_gpus_keeps_what_the_model_does(encoder: str) -> None:
+    model = build_unet(encoder, seed=0).eval()
+    image = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        before = model(image)
+        after = share_batch_norm(model)(image)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    torch.testing.assert_close(before, after)
 
 
 class TestShares:

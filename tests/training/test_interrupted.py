@@ -18,6 +18,8 @@ import torch
 import lungunet
 from lungunet import LungCTDataset, TrainConfig, Trainer, build_unet
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
+from lungunet.training.distributed import Ranks
+from lungunet.training.meters import PassMeter
 
 EPOCHS, STEPS = 3, 3
 
@@ -158,6 +160,12 @@ class TestAskedToStop:
         second.fit(train, val, resume=True)
         (tmp_path / "config.toml").write_bytes((whole / "config.toml").read_bytes())
         assert_same_run(tmp_path, whole)
+
+
+def test_time_before_an_interruption_counts(train: LungCTDataset) -> None:
+    meter = PassMeter(2)
+    meter.restore({"counts": torch.eye(2).long(), "loss": torch.ones(2), "seconds": 100.0})
+    assert meter.measured(Ranks()).seconds > 100
 
 
 class Killer:
