@@ -1,6 +1,7 @@
 """``lungunet measure``: areas, volumes and HU of masks, as a table."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from lungunet.cli.options import (
     refuse_existing,
     refuse_inputs,
 )
-from lungunet.errors import ConfigError, DataError, counted
+from lungunet.errors import ConfigError, DataError, LabelError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,33 +36,21 @@ class _How:
 
     Parameters
     ----------
-    codec : None takes the one of three that the values fit
     sides : tell the lungs apart where the mask does not
     """
 
-    codec: "LabelCodec | None"
+    codec: "LabelCodec"
     sides: bool
     spacing_mm: tuple[float, float] | None
     series: str | None
 
-    def codec_of(self, raw: "np.ndarray") -> "LabelCodec":
-        """Return the codec of a mask: 0/255, 0/1, or 0/1/2 with the lungs told apart."""
-        from lungunet.data.codec import LUNG_CODEC, LabelCodec
-
-        if self.codec is not None:
-            return self.codec
-        highest = int(raw.max(initial=0))
-        if highest == 255:
-            return LUNG_CODEC
-        return LabelCodec({0: 0, 1: 1, 2: 2} if highest == 2 else {0: 0, 1: 1})
-
     def sides_of(
-        self, raw: "np.ndarray", classes: "np.ndarray", spacing_mm: tuple[float, ...] | None
+        self, classes: "np.ndarray", spacing_mm: tuple[float, ...] | None
     ) -> "np.ndarray | None":
         """Return the mask with the lungs told apart, by itself or by shape; None if neither."""
         from lungunet.inference.sides import split_sides
 
-        if self.codec_of(raw).n_classes == 3:
+        if self.codec.n_classes == 3:
             return classes
         return split_sides(classes, spacing_mm=spacing_mm) if self.sides else None
 
@@ -90,7 +79,7 @@ def measure(
         str,
         typer.Option(
             help="Raw mask values in class order: 0,255 or 0,1, or 0,1,2 where 1 is the left and 2 "
-            "the right lung. auto: which of these the mask fits."
+            "the right lung. auto: which of these most masks fit."
         ),
     ] = "auto",
     label_threshold: LabelThreshold = -1,
@@ -116,24 +105,32 @@ def measure(
         raise ConfigError("--spacing-mm: for slices, these are volumes. Leave it out.")
     if series is not None and not volumes:
         raise ConfigError("--series: for volumes, these are slices. Leave it out.")
-    how = _How(_parse_labels(labels, label_threshold), sides, _parse_spacing(spacing_mm), series)
+    codec = _parse_labels(labels, label_threshold)
+    spacing = _parse_spacing(spacing_mm)
     pairs = _find_pairs(images, masks, volumes)
     refuse_inputs(
         [out], [file for pair in pairs.values() for file in (pair.image, pair.mask) if file]
     )
     refuse_existing([out], overwrite)
+    if codec is None:
+        codec = _choose_codec(pairs.values(), volumes)
+        if not as_json:
+            _say_codec(codec)
+    how = _How(codec, sides, spacing, series)
     rows: list[Measurement] = []
     failed: list[str] = []
     for name, pair in console.progress_bar(pairs.items(), desc="measure", total=len(pairs)):
         try:
             rows += _measure_scan(name, pair, how) if volumes else _measure_slice(pair, how)
-        except DataError as err:
+        except (DataError, ConfigError) as err:
             failed.append(str(err))
             console.warn(f"lungunet: skipped {err}")
-    write_measurements(out, rows)
+    if rows:
+        write_measurements(out, rows)
     if as_json:
-        console.say_json({"measurements": [row.to_dict() for row in rows], "failed": failed})
-    else:
+        measured = [row.to_dict() for row in rows]
+        console.say_json({"labels": str(codec), "measurements": measured, "failed": failed})
+    elif rows:
         _show(rows, out, volumes)
     if failed:
         raise DataError(f"{len(failed)} of {counted(len(pairs), 'pair')} skipped. Mend them.")
@@ -152,6 +149,38 @@ def _parse_labels(labels: str, threshold: int) -> "LabelCodec | None":
             "left and the right lung, as in 0,1,2."
         )
     return codec
+
+
+def _choose_codec(pairs: "Collection[Pair]", volumes: bool) -> "LabelCodec":
+    """Return the one of three codecs that most masks fit: no mask by itself decides."""
+    from lungunet.data.codec import LabelCodec
+    from lungunet.data.ct import read_mask
+    from lungunet.data.volume import read_volume
+
+    codecs = [LabelCodec.parse(labels) for labels in ("0,255", "0,1", "0,1,2")]
+    fitting = [0, 0, 0]
+    for pair in console.progress_bar(pairs, desc="labels", total=len(pairs)):
+        assert pair.mask is not None
+        try:
+            raw = read_volume(pair.mask).array if volumes else read_mask(pair.mask)
+        except (DataError, ConfigError):
+            continue  # said where it is measured
+        for place, codec in enumerate(codecs):
+            fitting[place] += _fits(raw, codec)
+    return codecs[fitting.index(max(fitting))]  # of equal ones the first
+
+
+def _fits(raw: "np.ndarray", codec: "LabelCodec") -> bool:
+    try:
+        codec.encode(raw)
+    except LabelError:
+        return False
+    return True
+
+
+def _say_codec(codec: "LabelCodec") -> None:
+    sides = ": 1 is taken as the left, 2 as the right lung" if codec.n_classes == 3 else ""
+    console.say(f"masks are coded {codec}{sides}; --labels says otherwise\n")
 
 
 def _parse_spacing(text: str | None) -> tuple[float, float] | None:
@@ -186,10 +215,10 @@ def _measure_slice(pair: "Pair", how: _How) -> "list[Measurement]":
 
     assert pair.mask is not None
     image = read_image(pair.image)
-    classes = how.codec_of(raw := read_mask(pair.mask)).encode(raw, str(pair.mask))
+    classes = how.codec.encode(read_mask(pair.mask), str(pair.mask))
     measured = partial(measure_slice, image, name=pair.name, spacing_mm=how.spacing_mm)
     rows = [measured(classes)]
-    sides = how.sides_of(raw, classes, how.spacing_mm)
+    sides = how.sides_of(classes, how.spacing_mm)
     if sides is not None:
         rows.append(measured(sides == LEFT, region="left lung"))
         rows.append(measured(sides == RIGHT, region="right lung"))
@@ -203,9 +232,8 @@ def _measure_scan(name: str, pair: "Pair", how: _How) -> "list[Measurement]":
     assert pair.mask is not None
     scan = read_volume(pair.image, series=how.series)
     require_hu(scan)
-    raw = put_on_grid(read_volume(pair.mask), scan)
-    classes = how.codec_of(raw).encode(raw, str(pair.mask))
-    sides = how.sides_of(raw, classes, scan.spacing_mm)
+    classes = how.codec.encode(put_on_grid(read_volume(pair.mask), scan), str(pair.mask))
+    sides = how.sides_of(classes, scan.spacing_mm)
     return measure_volume(
         scan.array,
         classes if sides is None else sides,

@@ -146,6 +146,8 @@ def _write_tables(finished: list[_Done], output: SliceOutput) -> None:
     from lungunet.inference.quality import write_triage
 
     rows = [done.measured for done in finished if done.measured]
+    if not rows:  # tables that are there stay, as the masks do
+        return
     write_measurements(output.measurements_csv, rows)
     checked = {done.name: done.checked for done in finished if done.checked}
     if output.triage:

@@ -103,18 +103,20 @@ def predict_volumes(
                 found = _predict(
                     predictor, scan, name, batch_size=batch_size, series=series, raw=raw
                 )
+                trust = _check(predictor, found)
+                numbers = _write(found, trust, output)
             except (DataError, ConfigError) as err:
                 console.warn(f"lungunet: skipped {err}")
                 continue
-            trust = _check(predictor, found)
-            numbers = _write(found, trust, output)
             checked[name] = trust
             measured += numbers.rows
             console.say(_line(trust, numbers))
     except KeyboardInterrupt:
         interrupted = True
-    write_measurements(output.measurements, measured)
-    write_triage(output.triage, checked)
+    finally:  # whatever stops it, the masks that are there have their tables
+        if checked:
+            write_measurements(output.measurements, measured)
+            write_triage(output.triage, checked)
     console.say(f"\n{counted(len(checked), 'mask')} in {output.folder}")
     if interrupted:
         console.warn(

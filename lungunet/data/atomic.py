@@ -3,6 +3,7 @@
 Owns nothing but that promise; knows no format.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -33,9 +34,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as err:
-        raise DataError(
-            f"{path}: cannot be written ({err.strerror or err}). Choose another place."
-        ) from err
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "Make room; what was there before is kept." if full else "Choose another place."
+        raise DataError(f"{path}: cannot be written ({err.strerror or err}). {fix}") from err
     finally:
         with suppress(
             OSError

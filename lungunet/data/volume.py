@@ -19,6 +19,7 @@ from lungunet.data.itk import (
     write_values,
 )
 from lungunet.data.nifti import NIFTI_TAGS, check_nifti
+from lungunet.data.stated import check_stated
 from lungunet.data.volume_files import is_dicom, volume_name
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
 
@@ -73,7 +74,8 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
         When the file is missing, damaged, in colour, of other than three axes, or holds NaN.
     GeometryError
         When slices are missing, doubled or unevenly spaced, axes are not at right angles (gantry
-        tilt), or a file contradicts itself about its orientation or does not state one.
+        tilt), or a file contradicts itself about its orientation, or does not state spacing and
+        orientation (where a MetaImage states none, its format does).
     ConfigError
         When there are several series to choose from.
     MissingExtraError
@@ -202,5 +204,7 @@ def _read_grid(path: Path) -> Grid:
     grid = Grid(header.size, header.spacing, header.origin, header.direction)
     if "sform_code" in header.tags:
         check_nifti(path, grid, header.tags)
+    else:
+        check_stated(path)
     grid.check(str(path))
     return grid

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
-from lungunet.errors import DataError
+from lungunet.errors import ConfigError, DataError
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of volume files, lower case; DICOM goes by its content."""
@@ -61,18 +61,31 @@ def is_dicom(path: str | Path) -> bool:
 def is_volume_source(source: str | Path) -> bool:
     """Whether a file, folder or glob means volumes and not slices.
 
-    A folder does when it holds volume files, or holds no image and, itself or deeper, DICOM files.
+    A folder does when it holds volume files or, itself or deeper, DICOM files. Hidden files do not
+    count.
+
+    Raises
+    ------
+    ConfigError
+        When it holds images too, or a glob finds both: one of the two kinds would be passed over.
     """
     path = Path(source)
     if path.is_dir():
-        files = sorted(path.iterdir())
-        if any(volume_suffix(file) for file in files):
-            return True
-        images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
-        return not images and any(True for _ in _series_folders(path))
-    if glob.has_magic(str(source)) and not path.exists():
-        return any(is_volume_source(found) for found in _matches(source))
-    return bool(volume_suffix(path)) or is_dicom(path)
+        volume = next(_volumes_of(path), None)
+        image = next((file for file in sorted(path.iterdir()) if _is_image(file)), None)
+    elif glob.has_magic(str(source)) and not path.exists():
+        found = [Path(match) for match in _matches(source)]
+        volume = next((match for match in found if is_volume_source(match)), None)
+        image = next((match for match in found if _is_image(match)), None)
+    else:
+        return bool(volume_suffix(path)) or is_dicom(path)
+    if volume is not None and image is not None:
+        scan = "DICOM" if volume.is_dir() else volume.name
+        raise ConfigError(
+            f"{source}: holds slices ({image.name}) and scans ({scan}). Put them into different "
+            f"folders, or name those that are meant, as in '{image.parent / '*'}{image.suffix}'."
+        )
+    return volume is not None
 
 
 def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
@@ -146,6 +159,10 @@ def _volumes_of(source: str | Path) -> Iterator[Path]:
         yield path
 
 
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and _is_visible_file(path)
+
+
 def _is_visible_file(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
 
@@ -153,7 +170,9 @@ def _is_visible_file(path: Path) -> bool:
 def _series_folders(folder: Path) -> Iterator[Path]:
     for where, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if any(is_dicom(Path(where, name)) for name in files):
+        paths = [Path(where, name) for name in files]
+        # Images are not opened: there may be thousands.
+        if any(path.suffix.lower() not in IMAGE_SUFFIXES and is_dicom(path) for path in paths):
             yield Path(where)
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -49,6 +50,14 @@ class TestReplacing:
             interrupted(path, error)
         assert path.read_text() == "old"
         assert names(tmp_path) == ["a.txt"]
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+    def test_a_full_disk_is_to_be_given_room(self, tmp_path, number):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        with pytest.raises(DataError, match=r"a\.txt: cannot be written .* Make room; what was"):
+            interrupted(path, OSError(number, os.strerror(number)))
+        assert path.read_text() == "old"
 
     def test_two_writers_do_not_share_a_temporary_file(self, tmp_path):
         path = tmp_path / "a.txt"
