@@ -1,5 +1,7 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,17 +56,9 @@ def audit(
         raise typer.BadParameter(f"{pictures} is below 0", param_hint="--pictures")
     names = ("audit.json", "findings.csv", "ranking.csv", "pictures")
     refuse_existing([out / name for name in names], overwrite)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DataError(f"{out}: cannot be made ({err.strerror}). Choose another place.") from err
-    found = check(
-        data,
-        codec=choose_codec(data, labels, label_threshold),
-        folds=folds,
-        work=out,
-        progress=console.progress_bar,
-    )
+    codec = choose_codec(data, labels, label_threshold)
+    with _made(out):
+        found = check(data, codec=codec, folds=folds, work=out, progress=console.progress_bar)
     found.save(out, pictures=pictures)
     if as_json:
         console.say_json(found.to_dict())
@@ -72,6 +66,25 @@ def audit(
         _show(found, out)
     if found.count("error"):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder before the work that it waits for; take it away where that comes to nothing."""
+    missing = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise DataError(
+            f"{folder}: cannot be made ({err.strerror}). Choose another place."
+        ) from err
+    try:
+        yield
+    except BaseException:
+        if missing:
+            with suppress(OSError):  # something else lies in it by now
+                folder.rmdir()
+        raise
 
 
 def _show(found: "Audit", out: Path) -> None:

@@ -31,17 +31,15 @@ def check_stated(path: Path) -> None:
     """
     suffix = volume_suffix(path)
     if suffix in (".mha", ".mhd"):
-        if (
-            not {"ElementSpacing", "ElementSize"}
-            & dict(_fields(path, "=:", last="ElementDataFile")).keys()
-        ):
+        names = {name for name, _ in _fields(path, "=:", last="ElementDataFile")}
+        if not names & {"ElementSpacing", "ElementSize"}:
             raise GeometryError(_no_spacing(path, "ElementSpacing"))
     elif suffix in (".nrrd", ".nhdr"):
         fields = {name.lower(): value.lower() for name, value in _fields(path, ":", last="")}
         if "space directions" not in fields and "spacings" not in fields:
             raise GeometryError(_no_spacing(path, "space directions"))
         space = fields.get("space", "")
-        if space not in _SPACES or "space directions" not in fields:
+        if space not in _SPACES:  # with one, SimpleITK insists on directions
             said = f"space '{space}'" if space else "no 'space'"
             raise GeometryError(
                 f"{path}: states no orientation ({said}), so left and right, front and back are a "

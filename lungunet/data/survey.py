@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lungunet.data.codec import LabelCodec
+from lungunet.data.ct import read_mask
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
 from lungunet.errors import DataError, LabelError, SplitError, listed
@@ -59,7 +60,7 @@ def survey_pairs(
             image, classes = read_pair(pair, codec)
         except DataError as err:
             problems.append(str(err))
-            coded |= isinstance(err, LabelError)
+            coded |= isinstance(err, LabelError) and not _is_coloured(pair)
             continue
         dtypes[image.dtype.name] += 1
         sizes[f"{image.shape[0]}x{image.shape[1]}"] += 1
@@ -79,3 +80,13 @@ def survey_pairs(
     return Survey(
         dict(sorted(dtypes.items())), dict(sorted(sizes.items())), empty, share / len(pairs)
     )
+
+
+def _is_coloured(pair: Pair) -> bool:
+    """Whether a mask has colours, which no coding of one channel explains."""
+    assert pair.mask is not None
+    try:
+        read_mask(pair.mask)
+    except LabelError:
+        return True
+    return False

@@ -6,6 +6,7 @@ but the table of a triage.
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ class _Usual:
     words : for a value beyond them
     ideal : where nothing is to be said
     form : of the numbers in the words
+    usual : what to say of the limits; empty says them
     """
 
     high: float
@@ -49,6 +51,7 @@ class _Usual:
     low: float = 0.0
     ideal: float = 0.0
     form: str = ".1%"
+    usual: str = ""
 
     def strain(self, value: float) -> float:
         """Return how far a value is from the ideal; at the limit it is 1."""
@@ -58,8 +61,9 @@ class _Usual:
     def describe(self, value: float) -> str:
         """Say the value, and what is usual."""
         low, high = (format(limit, self.form) for limit in (self.low, self.high))
-        usual = f"up to {high}" if self.low == self.ideal else f"{low} to {high}"
-        return f"{self.words.format(format(value, self.form))} (usually {usual})"
+        limits = f"up to {high}" if self.low == self.ideal else f"{low} to {high}"
+        usual = self.usual or f"usually {limits}"
+        return f"{self.words.format(format(value, self.form))} ({usual})"
 
 
 # Up to 5 % of the lung in dispute is an IoU of 0.95. The other limits lie at or above the 98th
@@ -77,6 +81,15 @@ _USUAL = {
     "mean_hu": _Usual(-450, "the lung has {} HU on average", low=-950, ideal=-700, form=".0f"),
     "area_jump": _Usual(0.1, "area off by {} of the largest from the slices around"),
     "red_slices": _Usual(0.05, "{} of the slices with lung are red"),
+    # Of a small child or of a scan that ends in the lungs; gas in the stomach is less.
+    "lung_ml": _Usual(
+        math.inf,
+        "{} mL of lung in the whole scan",
+        low=150,
+        ideal=300,
+        form=".0f",
+        usual="adults have 1,500 or more",
+    ),
 }
 _TOLD = ("parts", "lung_share")  # without judgement
 _SAID_ELSEWHERE = ("outside", "border", "none")  # kinds of doubt that have a measure of their own
@@ -239,10 +252,15 @@ def judge(values: Mapping[str, float | None]) -> Plausibility:
         for name, usual in _USUAL.items()
         if (value := values.get(name)) is not None
     }
-    gravest = sorted((name for name in strains if strains[name] > 1), key=lambda n: -strains[n])
+    gravest = sorted(strains, key=lambda name: -strains[name])
     weight = sum((min(strain, _MOST) / _RED) ** 2 for strain in strains.values())
-    reasons = tuple(_USUAL[name].describe(float(values[name] or 0)) for name in gravest)
-    return Plausibility(1 - 0.5**weight, reasons, values)
+    worry = 1 - 0.5**weight
+    said = {name: _USUAL[name].describe(float(values[name] or 0)) for name in gravest}
+    reasons = tuple(said[name] for name in gravest if strains[name] > 1)
+    if worry >= _FAULTY and not reasons:
+        first = said[gravest[0]]
+        reasons = (f"many measures are close to their limits, most of all: {first}",)
+    return Plausibility(worry, reasons, values)
 
 
 def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:

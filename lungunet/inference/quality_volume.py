@@ -3,6 +3,7 @@
 What is measured in a slice and what it weighs is in ``quality``. Knows no files.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from lungunet.inference.quality import (
 from lungunet.inference.threshold import segment_lungs
 
 _NAMED = 3  # red slices, the most worrying
+_WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold more than gas
 
 
 def check_volume(
@@ -48,16 +50,18 @@ def check_volume(
         Of the scan: counts are summed over its slices, and parts are connected through them.
         ``slices`` holds what is said of each; there ``area_jump`` is how far the area is from the
         mean of the two slices around, as a share of the largest area. Reasons name the three most
-        worrying red slices, counted from 0.
+        worrying red slices, counted from 0. ``lung_ml`` is judged from 10 slices over 30 mm on,
+        and None in shorter scans: few slices hold little lung.
 
     Raises
     ------
     DataError
         When the shapes do not fit, or the spacing is not above 0.
     """
-    _check(hu, classes, disagreement)
+    _check(hu, classes, spacing_mm, disagreement)
     rule = _ask_rule(hu, spacing_mm) if second_opinion else None
-    jumps = _area_jumps(np.count_nonzero(classes, axis=(1, 2)), least=SMALLEST * hu[0].size)
+    areas = np.count_nonzero(classes, axis=(1, 2))
+    jumps = _area_jumps(areas, least=SMALLEST * hu[0].size)
     small, counts, slices = [], [], []
     for index, (plane, mask) in enumerate(zip(hu, classes, strict=True)):
         view = LabelView(plane, mask > 0, baseline=None if rule is None else rule[index])
@@ -71,15 +75,22 @@ def check_volume(
         slices.append(judge_slice(plane, view, measure(count) | {"area_jump": jumps[index]}))
         counts.append(count)
         small.append(view.lung)
-    return _sum_up(counts, np.stack(small), tuple(slices))
+    return _sum_up(counts, np.stack(small), tuple(slices), lung_ml=_whole_ml(areas, spacing_mm))
 
 
 def _check(
-    hu: np.ndarray, classes: np.ndarray, disagreement: Sequence[float] | np.ndarray | None
+    hu: np.ndarray,
+    classes: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    disagreement: Sequence[float] | np.ndarray | None,
 ) -> None:
     if hu.ndim != 3 or not hu.size or classes.shape != hu.shape:
         raise DataError(
             f"mask: shape {classes.shape}, scan: shape {hu.shape}. Pass both as (D, H, W)."
+        )
+    if len(spacing_mm) != 3 or not all(0 < mm < math.inf for mm in spacing_mm):
+        raise DataError(
+            f"spacing_mm {tuple(spacing_mm)}: not three lengths above 0. Pass (z, y, x), mm."
         )
     if disagreement is not None and len(disagreement) != len(hu):
         raise DataError(
@@ -108,8 +119,19 @@ def _area_jumps(areas: np.ndarray, *, least: float) -> list[float]:
     return [float(jump) for jump in jumps]
 
 
+def _whole_ml(areas: np.ndarray, spacing_mm: tuple[float, float, float]) -> float | None:
+    """Return the volume of the lung; None where the scan is too short to judge it."""
+    if len(areas) < _WHOLE or len(areas) * spacing_mm[0] < _WHOLE_MM:
+        return None
+    return float(areas.sum() * np.prod(spacing_mm) / 1000)
+
+
 def _sum_up(
-    counts: Sequence[dict[str, float]], lung: np.ndarray, slices: tuple[Plausibility, ...]
+    counts: Sequence[dict[str, float]],
+    lung: np.ndarray,
+    slices: tuple[Plausibility, ...],
+    *,
+    lung_ml: float | None,
 ) -> Plausibility:
     """Judge a scan by the sums over its slices, and by the slices that are red."""
     sizes = np.sort(label_parts(np.ascontiguousarray(lung).view(np.uint8))[1])
@@ -120,6 +142,7 @@ def _sum_up(
     values = measure(totals) | {
         "area_jump": max(found.values["area_jump"] or 0.0 for found in slices),
         "red_slices": len(red) / max(filled, len(red), 1),
+        "lung_ml": lung_ml,
     }
     found = judge(values)
     red.sort(key=lambda index: -slices[index].worry)

@@ -15,7 +15,7 @@ from lungunet.errors import DataError, ModelError, listed
 from lungunet.training.config import MAY_CHANGE, TrainConfig
 from lungunet.training.optimizer import Stepper
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no place in the middle of an epoch
 _PARTS = {
     **dict.fromkeys(
         ("model", "optimizer", "scaler", "position", "settings", "contract", "codec", "data"), dict
@@ -69,7 +69,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from err
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
-        raise ModelError(f"{path}: format {found}, this lungunet reads {FORMAT}. Upgrade lungunet.")
+        fix = (
+            "Go on with the version that wrote it, or start again."
+            if found == 1
+            else "Upgrade lungunet."
+        )
+        raise ModelError(f"{path}: format {found}, this lungunet reads {FORMAT}. {fix}")
     missing = [key for key, kind in _PARTS.items() if not isinstance(content.get(key), kind)]
     if missing:
         raise ModelError(f"{path}: incomplete, without {', '.join(missing)}. Start the run again.")

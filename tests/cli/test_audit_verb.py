@@ -155,6 +155,18 @@ class TestAudit:
         assert "no such folder" in done.err
         assert "Traceback" not in done.err
 
+    @pytest.mark.parametrize("there", [False, True])
+    def test_a_missing_file_leaves_no_empty_folder(
+        self, run_cli, data: Path, tmp_path: Path, there: bool
+    ) -> None:
+        lungunet.read_split(data).train[0].image.unlink()
+        out = tmp_path / "out"
+        if there:
+            out.mkdir()
+        done = run_cli("audit", data, "--out", out)
+        assert (done.code, "1 file missing" in done.err) == (1, True)
+        assert out.exists() == there
+
     def test_the_help_has_an_example(self, run_cli) -> None:
         done = run_cli("audit", "--help")
         assert "lungunet audit data --out audit" in done.out.split("Example")[1]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,11 +127,56 @@ class TestSlices:
         files = tmp_path / "i.tif", tmp_path / "m.png"
         done = run_cli("measure", *files, "--out", out, "--labels", labels)
         assert (done.code == 0) == (regions > 0)
-        rows = rows_of(out)
+        assert out.exists() == (regions > 0)
+        rows = rows_of(out) if regions else []
         assert len(rows) == regions
         if regions == 3:
             left, right = (2, 6) if labels != "0,2=1,1=2" else (6, 2)
             assert [int(row["area_px"]) for row in rows] == [8, left, right]
+
+    @pytest.mark.parametrize(
+        ("values", "coded", "wrong"),
+        [
+            ((255, 255, 0), "0,255", []),
+            ((1, 1, 255), "0,1", ["c"]),
+            ((255, 255, 2), "0,255", ["c"]),
+            ((1, 2, 0), "0,1,2", []),
+            ((1, 2, 3), "0,1,2", ["c"]),
+            ((255, 1, 0), "0,255", ["b"]),  # as many, and the usual one
+            ((0, 0, 0), "0,255", []),
+        ],
+    )
+    def test_one_coding_for_all_masks(self, run_cli, tmp_path, values, coded, wrong) -> None:
+        for name, value in zip("abc", values, strict=True):
+            lungunet.write_image(tmp_path / f"i/{name}.tif", np.zeros((4, 5), np.int16))
+            mask = np.eye(4, 5, dtype=np.uint8) * np.uint8(value)
+            lungunet.write_mask(tmp_path / f"m/{name}.png", mask)
+        words = ("measure", tmp_path / "i", tmp_path / "m", "--out", tmp_path / "m.csv")
+        done = run_cli(*words)
+        sides = ": 1 is taken as the left, 2 as the right lung" if coded == "0,1,2" else ""
+        first = f"masks are coded {coded}{sides}; --labels says otherwise"
+        assert done.out.splitlines()[0] == first
+        assert done.code == bool(wrong)
+        for name, value in zip("abc", values, strict=True):
+            assert (f"{name}.png: mask value {value} " in done.err) == (name in wrong)
+        rows = rows_of(tmp_path / "m.csv")
+        assert {row["name"] for row in rows} == set("abc") - set(wrong)
+        assert len(rows) == (3 - len(wrong)) * (3 if sides else 1)
+        found = json.loads(run_cli(*words, "--overwrite", "--json").out)
+        assert found["labels"] == coded
+
+    def test_a_mask_that_cannot_be_read_has_no_say(self, run_cli, tmp_path) -> None:
+        for name in "ab":
+            lungunet.write_image(tmp_path / f"i/{name}.tif", np.zeros((4, 5), np.int16))
+            lungunet.write_mask(tmp_path / f"m/{name}.png", np.eye(4, 5, dtype=np.uint8))
+        coloured = np.zeros((4, 5, 3), np.uint8)
+        coloured[1, 2, 0] = 255
+        lungunet.write_picture(tmp_path / "m/a.png", coloured)
+        words = ("measure", tmp_path / "i", tmp_path / "m", "--out", tmp_path / "m.csv")
+        done = run_cli(*words)
+        assert (done.code, done.out.startswith("masks are coded 0,1;")) == (1, True)
+        assert done.err.count("a.png: a mask with 3 channels that differ") == 1
+        assert [row["name"] for row in rows_of(tmp_path / "m.csv")] == ["b"]
 
     def test_explicit_labels_tell_sides_where_a_lung_is_absent(self, run_cli, tmp_path) -> None:
         lungunet.write_mask(tmp_path / "m.png", np.eye(5, dtype=np.uint8))
@@ -188,6 +234,19 @@ class TestScans:
         assert done.code == 0
         assert "is on another grid than its scan" in done.err
         assert rows_of(tmp_path / "m.csv")[0]["area_px"] == str(lungs.sum())
+
+    def test_two_series_in_a_folder_do_not_stop_the_others(
+        self, run_cli, scan, two_series, tmp_path
+    ) -> None:
+        two_series.rename(scan / "y")
+        shutil.copy(tmp_path / "ones" / "x.nii.gz", tmp_path / "ones" / "y.nii.gz")
+        out = tmp_path / "m.csv"
+        done = run_cli("measure", scan, tmp_path / "ones", "--out", out)
+        assert done.code == 1
+        assert f"lungunet: skipped {scan / 'y'}: 2 series:" in done.err
+        assert "lungunet: 1 of 2 pairs skipped" in done.err
+        assert {row["name"] for row in rows_of(out)} == {"x"}
+        assert done.out.startswith("masks are coded 0,1; --labels says otherwise\n")
 
 
 class TestRefusals:

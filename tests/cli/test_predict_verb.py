@@ -115,6 +115,25 @@ def test_tta_is_refused_where_sides_would_swap(run_cli, tmp_path: Path) -> None:
     assert written == ["s_left.tif", "s_right.tif"]
 
 
+@pytest.mark.parametrize("option", [("--device", "gpu"), ("--precision", "fp8")])
+def test_a_rule_takes_no_device(run_cli, phantoms: tuple[Path, Path], tmp_path, option) -> None:
+    done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path / "o", *option)
+    assert (done.code, f"'{option[1]}'" in done.err) == (1, True)
+    assert "threshold: computes on the CPU in fp32" in done.err
+    assert not (tmp_path / "o").exists()
+
+
+def test_without_a_mask_the_tables_that_are_there_stay(run_cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.tif").write_bytes(b"II*\x00")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "triage.csv").write_text("of before")
+    done = run_cli("predict", "threshold", tmp_path / "bad.tif", "--out", out, "--overwrite")
+    assert done.code == 1
+    assert [path.name for path in out.iterdir()] == ["triage.csv"]
+    assert (out / "triage.csv").read_text() == "of before"
+
+
 class TestKinds:
     """Scans and slices are told apart by what is given."""
 

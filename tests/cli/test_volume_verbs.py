@@ -1,16 +1,19 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lungunet.data import volume
 from lungunet.data.ct import read_image
 from lungunet.data.grid import Grid
 from lungunet.data.manifest import read_manifest
 from lungunet.data.phantom import phantom_slice
 from lungunet.data.split import read_split
 from lungunet.data.volume import Volume, read_volume, write_volume
+from lungunet.errors import DataError
 from lungunet.inference.sides import split_sides
 from lungunet.inference.threshold import segment_lungs
 
@@ -96,6 +99,30 @@ class TestPredict:
             "measurements.csv",
             "triage.csv",
         ]
+
+    def test_a_mask_that_cannot_be_written_fails_its_scan_alone(
+        self, run_cli, scans, tmp_path, monkeypatch
+    ):
+        real = volume.write_volume
+
+        def full(path, array, *, like):
+            if like.name == "c":
+                raise DataError(f"{path}: cannot be written (no space). Choose another place.")
+            real(path, array, like=like)
+
+        monkeypatch.setattr(volume, "write_volume", full)
+        out = tmp_path / "out"
+        done = run_cli("predict", "threshold", f"{scans}/*/*", scans, "--out", out)
+        assert done.code == 1
+        assert f"lungunet: skipped {out / 'c.mha'}: cannot be written" in done.err
+        assert "lungunet: 1 of 3 scans skipped" in done.err
+        for table in ("triage.csv", "measurements.csv"):
+            assert {row["name"] for row in rows_of(out / table)} == {"a_ct", "b_ct"}
+
+    def test_without_a_mask_there_are_no_tables(self, run_cli, tmp_path):
+        (tmp_path / "bad.nii").write_bytes(b"junk")
+        done = run_cli("predict", "threshold", tmp_path / "bad.nii", "--out", tmp_path / "out")
+        assert (done.code, (tmp_path / "out").exists()) == (1, False)
 
     def test_what_is_there_stays(self, run_cli, scans, tmp_path):
         out = tmp_path / "out"
@@ -225,6 +252,63 @@ class TestSlices:
         assert run_cli(*words, "--every", "5", "--overwrite").code == 0
         images = sorted(path.name for path in (tmp_path / "cut" / "images").iterdir())
         assert images == ["c_z-0005.tif", "c_z-0010.tif", "mine.tif"]
+
+    def test_two_series_in_a_folder_do_not_stop_the_others(self, run_cli, scans, two_series):
+        shutil.rmtree(scans / "a")
+        shutil.rmtree(scans / "b")
+        two_series.rename(scans / "a_ct")
+        (scans.parent / "truth" / "b_ct.nii.gz").unlink()
+        cut = scans.parent / "cut"
+        done = run_cli("slices", scans, scans.parent / "truth", cut)
+        assert done.code == 1
+        assert f"lungunet: skipped {scans / 'a_ct'}: 2 series:" in done.err
+        assert "lungunet: 1 of 2 scans skipped" in done.err
+        pairs = read_manifest(cut / "pairs.txt")
+        assert {pair.name.split("_z-")[0] for pair in pairs} == {"c"}
+        assert {row["patient"] for row in rows_of(cut / "groups.csv")} == {"c"}
+
+    def test_nothing_is_lost_where_nothing_takes_its_place(self, run_cli, scans, tmp_path):
+        words = ("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut")
+        assert run_cli(*words).code == 0
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.*")}
+        (scans / "c.mha").write_bytes(b"junk")
+        done = run_cli(*words, "--overwrite")
+        assert (done.code, "1 of 1 scan skipped" in done.err) == (1, True)
+        assert done.out.endswith("no slice was written\n")
+        after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.*")}
+        assert after == before
+
+    def test_a_scan_without_lung_takes_no_place(self, run_cli, scans, chest, tmp_path):
+        mask, cut = tmp_path / "truth" / "c.mha", tmp_path / "cut"
+        assert run_cli("slices", scans / "c.mha", mask, cut).code == 0
+        before = sorted(cut.rglob("*"))
+        write_volume(mask, np.zeros_like(chest[1]), like=chest[0])
+        done = run_cli("slices", scans / "c.mha", mask, cut, "--overwrite")
+        assert (done.code, "no slice was written" in done.out) == (0, True)
+        assert sorted(cut.rglob("*")) == before
+
+    def test_lists_go_before_the_slices_that_they_name(self, run_cli, scans, tmp_path, monkeypatch):
+        words = ("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut")
+        assert run_cli(*words).code == 0
+        gone = []
+        real = Path.unlink
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Path, "unlink", lambda self, **how: (gone.append(self), real(self, **how))
+            )
+            assert run_cli(*words, "--overwrite").code == 0
+        names = [path.name for path in gone if not path.name.startswith(".")]
+        assert sorted(names[:2]) == ["groups.csv", "pairs.txt"]
+        shutil.rmtree(tmp_path / "cut" / "images")
+        shutil.rmtree(tmp_path / "cut" / "masks")
+        assert "pairs.txt" in run_cli(*words).err
+
+    def test_labels_that_cannot_be_written_back_are_refused_first(self, run_cli, scans, tmp_path):
+        words = ("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut")
+        done = run_cli(*words, "--labels", "0,1=1,2=1,3=2")
+        assert done.code == 1
+        assert done.err.startswith("lungunet: label codec 0=0,1=1,2=1,3=2: several raw values sh")
+        assert not (tmp_path / "cut").exists()
 
     def test_usage(self, run_cli, scans, tmp_path):
         words = ("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut")

@@ -1,8 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
+from lungunet.data import dicom
 from lungunet.data.volume import read_volume, write_volume
 from lungunet.errors import ConfigError, DataError, GeometryError, LungUNetWarning
 
@@ -89,6 +92,20 @@ class TestReading:
         with pytest.warns(LungUNetWarning, match=r"ct: dose\.dcm left out: a report"):
             volume = read_volume(folder)
         assert np.array_equal(volume.array, HU)
+
+    def test_files_are_searched_without_holding_them(self, tmp_path):
+        folder = series(tmp_path / "ct")
+        for path in folder.iterdir():
+            path.write_bytes(path.read_bytes() + bytes(1 << 20))
+        (folder / "empty.dcm").touch()
+        files = sorted(folder.iterdir())
+        tracemalloc.start()
+        try:
+            with pytest.warns(LungUNetWarning, match=r"ct: empty\.dcm left out"):
+                assert dicom._without_reports(files, folder) == files[:-1]
+            assert tracemalloc.get_traced_memory()[1] < 1 << 19
+        finally:
+            tracemalloc.stop()
 
     def test_a_report_alone_is_no_scan(self, tmp_path):
         save(dose_report(), tmp_path / "dose.dcm")

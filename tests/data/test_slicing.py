@@ -15,6 +15,7 @@ from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, L
 SHAPE, SPACING = (20, 16, 24), (2.5, 0.8, 0.7)
 HU = np.random.default_rng(1).integers(-1024, 500, SHAPE).astype(np.int16)
 PLAIN = LabelCodec({0: 0, 1: 1})
+MERGED = LabelCodec.parse("0,1=1,2=1,3=2")
 LUNG = np.zeros(SHAPE, np.int16)
 LUNG[6:16, 4:10, 5:20] = 1  # slices 6 to 15
 
@@ -118,11 +119,12 @@ class TestSlices:
         for scan, mask, settings, error, text in (
             (HU, volume(LUNG), {"every": 0}, ConfigError, "every=0: must be at least 1"),
             (HU, volume(LUNG), {"max_empty": 1.1}, ConfigError, "max_empty=1.1: a share is in"),
+            (HU, volume(LUNG), {"codec": MERGED}, ConfigError, "several raw values share a class"),
             (HU + 1024, volume(LUNG), {}, DataError, "are no HU, air is near -1000"),
             (HU, far, {}, GeometryError, "m.nii: lies elsewhere than p1.nii"),
         ):
             with pytest.raises(error, match=text):
-                slice_volume(volume(scan), mask, tmp_path, codec=PLAIN, **settings)
+                slice_volume(volume(scan), mask, tmp_path, **{"codec": PLAIN, **settings})
         assert not list(tmp_path.iterdir())
 
 

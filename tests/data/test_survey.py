@@ -76,6 +76,16 @@ class TestSurvey:
         assert "empty.tif: the file is empty." in lines[3]
         assert "good.tif: no mask" in lines[4]
 
+    @pytest.mark.parametrize(("others", "hint"), [(0, False), (1, True)])
+    def test_other_labels_help_no_coloured_mask(self, tmp_path, others, hint):
+        red = np.zeros((4, 5, 3), np.uint8)
+        red[1, 2, 0] = 255
+        pair = write_pair(tmp_path, "a", red, shape=(4, 5))
+        ones = [write_pair(tmp_path, "b", np.eye(4, 5, dtype=np.uint8))] * others
+        with pytest.raises(DataError, match="Convert it to one channel") as caught:
+            survey_pairs([pair, *ones], codec=LUNG_CODEC)
+        assert ("--labels" in str(caught.value)) == hint
+
     def test_long_lists_are_capped(self, tmp_path):
         pairs = [Pair(tmp_path / f"{i}.tif", tmp_path / "no.png") for i in range(20)]
         with pytest.raises(DataError, match=r"^20 of 20 pairs are wrong:") as caught:

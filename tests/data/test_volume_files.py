@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from lungunet.data import volume_files
 from lungunet.data.volume_files import (
     find_volumes,
     is_dicom,
@@ -10,7 +11,7 @@ from lungunet.data.volume_files import (
     volume_name,
     written_suffix,
 )
-from lungunet.errors import DataError
+from lungunet.errors import ConfigError, DataError
 
 MAGIC = b"\0" * 128 + b"DICM" + b"\0" * 20
 
@@ -33,6 +34,13 @@ def tree(tmp_path):
         "slices/series/IM1": MAGIC,
         "mixed/a.png": b"",
         "mixed/ct.nrrd": b"",
+        "shot/IM1": MAGIC,
+        "shot/shot.TIF": b"",
+        "hidden/a.png": b"",
+        "hidden/._ct.nii.gz": b"",
+        "hidden/.DS_Store": b"",
+        "scan/ct.nii.gz": b"",
+        "scan/._a.png": b"",
         "nothing/a.txt": b"text",
     }.items():
         path = tmp_path / name
@@ -56,7 +64,7 @@ class TestFinding:
             ("series", ["series"]),
             ("series/0002", ["series/0002"]),
             ("patients", ["patients/p1/ct", "patients/p2/ct"]),
-            ("mixed", ["mixed/ct.nrrd"]),
+            ("scan", ["scan/ct.nii.gz"]),
             ("files/*.nii.gz", ["files/b.nii.gz"]),
             ("patients/*/ct", ["patients/p1/ct", "patients/p2/ct"]),
         ],
@@ -67,10 +75,36 @@ class TestFinding:
         assert is_volume_source(str(tree / source))
 
     @pytest.mark.parametrize(
-        "source", ["slices", "slices/a.png", "nothing", "nothing/a.txt", "slices/*.png", "gone"]
+        "source", ["hidden", "slices/a.png", "nothing", "nothing/a.txt", "slices/*.png", "gone"]
     )
     def test_what_is_no_volume(self, tree, source):
         assert not is_volume_source(tree / source)
+
+    @pytest.mark.parametrize(
+        ("source", "image", "scan"),
+        [
+            ("mixed", "a.png", "ct.nrrd"),
+            ("mixed/*", "a.png", "ct.nrrd"),
+            ("shot", "shot.TIF", "DICOM"),
+            ("slices", "a.png", "DICOM"),
+        ],
+    )
+    def test_no_kind_is_passed_over(self, tree, source, image, scan):
+        with pytest.raises(ConfigError) as caught:
+            is_volume_source(str(tree / source))
+        pattern = tree / source.split("/")[0] / f"*{Path(image).suffix}"
+        assert str(caught.value) == (
+            f"{tree / source}: holds slices ({image}) and scans ({scan}). Put them into different "
+            f"folders, or name those that are meant, as in '{pattern}'."
+        )
+        assert not is_volume_source(str(pattern))
+
+    def test_images_are_not_opened(self, tree, monkeypatch):
+        """A folder may hold thousands, on a slow disk."""
+        opened = []
+        monkeypatch.setattr(volume_files, "is_dicom", lambda path: opened.append(path.name))
+        assert not is_volume_source(tree / "hidden")
+        assert "a.png" not in opened
 
     @pytest.mark.parametrize("source", ["gone.nii.gz", "gone.dcm"])
     def test_a_missing_volume_is_still_one(self, tree, source):

@@ -225,6 +225,26 @@ def test_three_times_the_limit_is_red() -> None:
     assert judge({"rule_difference": 1.0}).worry == 1 - 0.5**9  # capped, the others still count
 
 
+def test_many_measures_just_within_their_limits_are_red_and_say_so() -> None:
+    limits = {
+        "rule_difference": 0.05, "mirror_difference": 0.05, "expected_error": 0.05,
+        "outside_body": 0.01, "left_out": 0.07, "scattered": 0.03, "at_border": 0.01,
+        "side_gap": 0.1, "area_jump": 0.1, "red_slices": 0.05,
+    }  # fmt: skip
+    values = {name: 0.96 * limit for name, limit in limits.items()} | {"scattered": 0.0297}
+    found = judge(values)
+    assert found.light == "red"
+    assert found.reasons == (
+        "many measures are close to their limits, most of all: 3.0% of the lung is in parts beyond "
+        "the two largest (usually up to 3.0%)",
+    )
+
+
+def test_little_lung_is_amber_and_much_is_never_worrying() -> None:
+    assert [judge({"lung_ml": ml}).light for ml in (0.0, 149.0, 151.0)] == ["amber"] * 2 + ["green"]
+    assert judge({"lung_ml": 300.0}).worry == judge({"lung_ml": 9000.0}).worry == 0
+
+
 measures = st.dictionaries(
     st.sampled_from(["rule_difference", "expected_error", "outside_body", "side_gap"]),
     st.floats(0, 1),

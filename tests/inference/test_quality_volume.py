@@ -161,5 +161,36 @@ def test_shapes_must_fit() -> None:
         check_volume(hu[0], mask[0], SPACING_MM)
     with pytest.raises(DataError, match="disagreement: 3 values for 7 slices"):
         check_volume(hu, mask, SPACING_MM, disagreement=[0.0, 0.1, 0.2])
-    with pytest.raises(DataError, match="spacing_mm"):
-        check_volume(hu, mask, (0.0, 1.0, 1.0))
+    for spacing in ((0.0, 1.0, 1.0), (0.0, -1.0, 1.0), (np.nan, 1.0, 1.0), (1.0, 1.0)):
+        with pytest.raises(DataError, match=r"^spacing_mm \(.*\): not three lengths above 0\."):
+            check_volume(hu, mask, spacing, second_opinion=False)
+
+
+@pytest.mark.parametrize(
+    ("slices", "spacing_mm", "ml", "light"),
+    [
+        (10, (5.0, 2.0, 2.0), 80 * 2 * 10 * 0.02, "amber"),
+        (10, (47.0, 2.0, 2.0), 80 * 2 * 10 * 0.188, "green"),
+        (10, (2.9, 2.0, 2.0), None, "green"),  # 29 mm
+        (9, (5.0, 2.0, 2.0), None, "green"),
+    ],
+)
+def test_gas_is_too_little_to_be_the_lungs_of_a_scan(
+    slices: int, spacing_mm: tuple[float, float, float], ml: float | None, light: str
+) -> None:
+    hu = np.full((slices, 96, 128), -1000, np.int16)
+    hu[:, 8:88, 8:120] = 40
+    hu[:, 40:50, 44:52] = hu[:, 40:50, 76:84] = -850
+    found = check_volume(hu, (hu == -850).astype(np.uint8), spacing_mm, second_opinion=False)
+    assert found.values["lung_ml"] == (None if ml is None else pytest.approx(ml))
+    assert found.light == light
+    if light == "amber":
+        said = "32 mL of lung in the whole scan (adults have 1,500 or more)"
+        assert found.reasons == (said,)
+
+
+def test_a_whole_scan_without_lung_is_amber() -> None:
+    hu, mask = scan(slices=10)
+    hu[mask > 0] = 30
+    found = check_volume(hu, np.zeros_like(mask), SPACING_MM)
+    assert (found.light, found.values["lung_ml"]) == ("amber", 0)

@@ -284,7 +284,9 @@ class TestExport:
             def forward(self, pixels: torch.Tensor) -> torch.Tensor:
                 return torch.cat([pixels, -pixels if pixels.sum() > 0 else pixels], dim=1)
 
-        with pytest.raises(ModelError, match=r"made-up: torch .* cannot export this encoder \("):
+        # Newer torch refuses; 2.8 takes the branch of its example, and the masks differ.
+        refused = r"made-up: torch .* cannot export this encoder \(|pixels get another class"
+        with pytest.raises(ModelError, match=refused):
             export_onnx(saved(Undecided(), HU), tmp_path / "m.onnx")
         assert list(tmp_path.iterdir()) == []
 

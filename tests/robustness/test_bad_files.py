@@ -160,7 +160,7 @@ class TestMasks:
             )
         else:
             framed = f"1 of 12 pairs are wrong:\n  W/{MASK}: {message}\n"
-            framed += SWAPPED if kind in ("coloured", "value 7") else ""
+            framed += SWAPPED if kind == "value 7" else ""
         check(Row("split W/images W/masks W/new", f"lungunet: {framed}", lambda w: write(w / MASK)))
 
     def test_train_and_evaluate(self, check, run_cli, world: Path, kind: str) -> None:
@@ -263,7 +263,7 @@ class TestNotWhatTheModelExpects:
             "lungunet: 1 of 1 file skipped. Mend or remove them.\n"
         )
         chosen = run if model == "run" else model
-        check(Row(f"predict {chosen} W/grey.png --out W/out", err, writes=("out", *TABLES)))
+        check(Row(f"predict {chosen} W/grey.png --out W/out", err))  # nor a table of nothing
 
     def test_in_python_too(self, run: Path, eight_bit: Path) -> None:
         predictor = lungunet.Predictor.load(run)

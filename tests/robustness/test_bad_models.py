@@ -184,7 +184,7 @@ def checkpoint(**changes: object):
         (file("last.ckpt", lambda b: b[: len(b) // 2]), f"W/run/last.ckpt: {NO_CHECKPOINT}"),
         (
             checkpoint(format=9),
-            "W/run/last.ckpt: format 9, this lungunet reads 1. Upgrade lungunet.",
+            "W/run/last.ckpt: format 9, this lungunet reads 2. Upgrade lungunet.",
         ),
         (
             checkpoint(threads="two", rng=None),
