@@ -15,7 +15,7 @@ import lungunet
 def main(
     images: Path | None = None,
     masks: Path | None = None,
-    patient: str = r"patient-\d+",  # finds the patient in a file name; slices of one stay together
+    patient: str = "",  # finds the patient in a file name, as 'patient-\d+': slices of one stay together
     out: Path = Path("runs/quickstart"),
     encoder: str = "tu-mobilenetv3_small_100",
     size: int = 256,
@@ -23,10 +23,11 @@ def main(
 ) -> None:
     if images is None or masks is None:
         images, masks = lungunet.write_phantoms(Path("phantoms"), patients=24, slices=5)
+        patient = r"patient-\d+"
 
     # 1. Pair slices with masks by file name, and decide who trains, who chooses, who judges.
     pairs = lungunet.find_pairs(images, masks)
-    groups = lungunet.read_groups(pairs, patient)
+    groups = lungunet.read_groups(pairs, patient) if patient else None
     split = lungunet.split_pairs(pairs, val=0.15, test=0.2, groups=groups)
     print(f"slices: {len(split.train)} train, {len(split.val)} val, {len(split.test)} test")
 

@@ -49,6 +49,7 @@ def audit(
     """
     from lungunet.data.split import choose_codec
     from lungunet.evaluation.audit import audit as check
+    from lungunet.evaluation.report import write_report
 
     if folds < 0 or folds == 1:
         raise typer.BadParameter(f"{folds} is not 0 or at least 2", param_hint="--folds")
@@ -60,6 +61,8 @@ def audit(
     with _made(out):
         found = check(data, codec=codec, folds=folds, work=out, progress=console.progress_bar)
     found.save(out, pictures=pictures)
+    if (out.parent / "best").is_dir():  # RUN/audit: the report of the run shows it
+        write_report(out.parent)
     if as_json:
         console.say_json(found.to_dict())
     else:

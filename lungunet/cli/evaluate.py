@@ -8,9 +8,11 @@ import typer
 
 from lungunet.cli import console
 from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, refuse_existing
+from lungunet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lungunet.data.codec import LabelCodec
+    from lungunet.data.manifest import Pair
     from lungunet.evaluation.evaluate import Predicts
     from lungunet.evaluation.scorecard import ScoreCard
     from lungunet.metrics.bootstrap import Interval
@@ -86,6 +88,7 @@ def evaluate(
     pairs = read_list(data, split)
     codec = choose_codec(data, labels, label_threshold)
     predictor = _open(model, codec, mask_labels, device)
+    _warn_of_trained(model, pairs)
     card = score(
         predictor,
         pairs,
@@ -105,6 +108,24 @@ def evaluate(
         console.say_json({**about, **card.to_dict()})
     else:
         _show(card, model, split, out)
+
+
+def _warn_of_trained(model: str, pairs: "list[Pair]") -> None:
+    """Say when a run is judged by slices that it was trained on."""
+    from lungunet.data.split import read_split
+    from lungunet.training.config import read_toml
+
+    try:
+        lists = read_split(str(read_toml(Path(model) / "config.toml")["data"]), "train")
+    except (ConfigError, DataError, KeyError):  # no run, or its lists are elsewhere by now
+        return
+    seen = {pair.image.resolve() for pair in lists.train}
+    count = sum(pair.image.resolve() in seen for pair in pairs)
+    if count:
+        console.warn(
+            f"lungunet: {count} of these {len(pairs)} slices are in the list that {model} was "
+            "trained on: these scores are too good."
+        )
 
 
 def _open(model: str, codec: "LabelCodec", mask_labels: str, device: str) -> "Predicts":

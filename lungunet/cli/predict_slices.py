@@ -113,6 +113,7 @@ def predict_slices(
     planned = [path for file in files for path in output.paths(file.stem, names)] + output.tables
     refuse_inputs(planned, files)
     refuse_existing(planned, overwrite)
+    _refuse_others_masks(planned, files, output.folder)
     written: list[_Done] = []
 
     def finish(prediction: "Prediction") -> _Done:
@@ -139,6 +140,23 @@ def predict_slices(
     _write_tables(finished, output)
     if failed := len(files) - len(written):
         raise DataError(f"{failed} of {counted(len(files), 'file')} skipped. Mend or remove them.")
+
+
+def _refuse_others_masks(planned: list[Path], files: list[Path], folder: Path) -> None:
+    """Keep predictions out of a folder of masks in another format, which they would pair with."""
+    from lungunet.data.ct import SUFFIXES
+
+    stems = {file.stem for file in files}
+    others = [
+        str(path)
+        for path in sorted(folder.glob("*"))
+        if path.suffix.lower() in SUFFIXES and path.stem in stems and path not in planned
+    ]
+    if others:
+        raise ConfigError(
+            f"{listed(others, separator=', ')}: of the same names as the masks to be written, and "
+            "not written by this command. Choose another --out."
+        )
 
 
 def _write_tables(finished: list[_Done], output: SliceOutput) -> None:

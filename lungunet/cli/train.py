@@ -3,9 +3,7 @@
 import shlex
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +12,7 @@ import typer
 from lungunet.cli import console
 from lungunet.cli.find_lr import find_lr as range_test
 from lungunet.cli.options import Overwrite
+from lungunet.cli.runs import run_folder
 from lungunet.cli.stopping import StopSignal
 from lungunet.errors import ConfigError
 from lungunet.progress import silent
@@ -150,7 +149,7 @@ def train(
         range_test(settings, out or Path("runs/find-lr"), overwrite=overwrite)
     elif cross_validate and resume is None:
         settings = _settings(config, given)
-        with _run_folder(out) as folder:
+        with run_folder(out) as folder:
             _cross_validate(settings, folder, overwrite)
     elif resume is not None:
         _refuse_beside_resume(
@@ -168,7 +167,7 @@ def train(
         _train(settings, resume, resume=True)
     else:
         settings = _settings(config, given)
-        with _run_folder(out) as folder:
+        with run_folder(out) as folder:
             _train(settings, folder, overwrite=overwrite)
 
 
@@ -246,26 +245,6 @@ def _settings(config: Path | None, given: dict[str, Any]) -> "RunConfig":
     if "data" not in given:
         raise typer.BadParameter("give the DATA folder that 'lungunet split' made")
     return RunConfig.from_dict(given, where="options")
-
-
-@contextmanager
-def _run_folder(out: Path | None) -> Iterator[Path]:
-    """Give ``out``, or the next free number, made at once: two that start together get one each."""
-    if out is not None:
-        yield out
-        return
-    runs = Path("runs")
-    runs.mkdir(exist_ok=True)
-    for number in count(1):
-        folder = runs / f"{number:03d}"
-        with suppress(FileExistsError):
-            folder.mkdir()
-            break
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):
-            folder.rmdir()  # empty: nothing came of it
 
 
 def _train(

@@ -100,3 +100,37 @@ class TestFindLr:
         points = line.attrib["points"].split()
         assert points[2] == f"{circle.attrib['cx']},{circle.attrib['cy']}"
         assert len(points) == 5  # the explosion is left out
+
+
+class TestEvaluatingHonestly:
+    def test_slices_that_the_run_was_trained_on_are_named(self, run_cli, own_run, data) -> None:
+        done = run_cli("evaluate", own_run, data, "--split", "train", "--no-baselines")
+        assert done.code == 0
+        assert f"6 of these 6 slices are in the list that {own_run} was trained on" in done.err
+
+    def test_unseen_slices_are_not(self, run_cli, own_run: Path, data: Path) -> None:
+        done = run_cli("evaluate", own_run, data, "--no-baselines")
+        assert (done.code, done.err) == (0, "")
+
+
+def test_predictions_stay_out_of_a_folder_of_masks_in_another_format(
+    run_cli, phantoms: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, masks = phantoms
+    first = sorted(masks.iterdir())[0]
+    truth = tmp_path / "masks" / f"{first.stem}.tif"
+    truth.parent.mkdir()
+    truth.write_bytes(b"mine")
+    done = run_cli("predict", "threshold", images, "--out", tmp_path / "masks", "--overwrite")
+    assert done.code == 1
+    assert f"{truth}: of the same names as the masks to be written" in done.err
+    assert [path.name for path in truth.parent.iterdir()] == [truth.name]
+
+
+def test_an_audit_in_the_run_folder_is_in_its_report_at_once(run_cli, own_run, data) -> None:
+    run_cli("report", own_run)
+    before = (own_run / "report.html").read_text()
+    done = run_cli("audit", data, "--out", own_run / "audit")
+    assert done.code == 0
+    assert "Files and labels were not audited" in before
+    assert "Files and labels were not audited" not in (own_run / "report.html").read_text()

@@ -72,7 +72,8 @@ def test_the_blocks_of_a_page_run(page: Path, here: Path, run: Path, run_cli) ->
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_names_exist(page: Path) -> None:
     for name in re.findall(r"`lungunet\.(\w+)`|lungunet\.([a-zA-Z]\w+)\(", page.read_text("utf-8")):
-        assert hasattr(lungunet, "".join(name)), name
+        if name != ("json", ""):  # a file
+            assert hasattr(lungunet, "".join(name)), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

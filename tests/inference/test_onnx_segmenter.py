@@ -150,7 +150,7 @@ class TestCommandLine:
         again = run_cli("export", tmp_path / "model", "--out", out)
         assert (again.code, "already there" in again.err) == (1, True)
 
-    def test_evaluate(self, run_cli, run: Path, onnx_file: Path, data: Path) -> None:
+    def test_evaluate(self, run_cli, own_run: Path, onnx_file: Path, data: Path) -> None:
         ours, torchs = (
             json.loads(run_cli("evaluate", model, data, "--json", "--device", "cpu").out)
             for model in (onnx_file, run)

@@ -171,7 +171,7 @@ TAKEN = "cannot be written (File exists). Choose another place."
         ),
         (
             f"train W/data --out W/new --size 32 --batch-size 2 {QUICK}",
-            f"W/new/environment.json: {TAKEN}",
+            "W/new: cannot be written (File exists). Choose another --out.",
         ),
         ("predict threshold W/images --out W/new", f"W/new/patient-000_slice-00.png: {TAKEN}"),
         (
@@ -286,5 +286,8 @@ def test_a_disk_that_is_full(check, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    err = "W/new/train.txt: cannot be written (No space left on device). Choose another place."
+    err = (
+        "W/new/train.txt: cannot be written (No space left on device). Make room; what was there "
+        "before is kept."
+    )
     check(Row("split W/images W/masks W/new", f"lungunet: {err}\n", writes=("new",)))

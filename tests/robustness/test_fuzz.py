@@ -234,7 +234,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder, model, contract=InputContract(64), codec=lungunet.LUNG_CODEC)
     parts = {key: {"a": torch.zeros(3)} for key in ("model", "optimizer", "scaler", "position")}
     lists = {"history": [1.0, None, "x"], "rng": [torch.zeros(9)], "threads": 1}
-    facts = {key: {"a": ["b"]} for key in ("contract", "codec", "data")}
+    facts = {key: {"a": ["b"]} for key in ("contract", "codec", "data", "settings")}
     save_checkpoint(folder / "last.ckpt", {**parts, **lists, **facts})
     load_checkpoint(folder / "last.ckpt")
     return folder
