@@ -15,7 +15,7 @@ import lungunet
 def main(
     images: Path | None = None,
     masks: Path | None = None,
-    patient: str = "",  # finds the patient in a file name, as 'patient-\d+': slices of one stay together
+    patient: str = "",  # finds who it is in a file name, as 'patient-\d+': keeps slices together
     out: Path = Path("runs/quickstart"),
     encoder: str = "tu-mobilenetv3_small_100",
     size: int = 256,

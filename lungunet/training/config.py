@@ -95,7 +95,7 @@ class TrainConfig:
             )
 
     def fixed(self) -> dict[str, Any]:
-        """Return the settings that a resumed run must keep, all but :data:`MAY_CHANGE`."""
+        """Return the settings that a resumed run must keep, all but ``MAY_CHANGE``."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in MAY_CHANGE}
 
     def to_toml(self) -> str:

@@ -38,7 +38,7 @@ def test_an_example_fits_on_a_page_and_says_how_to_run_it(path: Path) -> None:
 
 
 def test_quickstart(here: Path, phantoms: tuple[Path, Path], capsys) -> None:
-    load("quickstart").main(*phantoms, size=32, epochs=2)
+    load("quickstart").main(*phantoms, patient=r"patient-\d+", size=32, epochs=2)
     said = capsys.readouterr().out
     assert "slices: 6 train, 3 val, 3 test" in said
     assert re.search(r"epoch  2  lung IoU on val 0\.\d{4}", said)

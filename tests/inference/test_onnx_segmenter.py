@@ -153,7 +153,7 @@ class TestCommandLine:
     def test_evaluate(self, run_cli, own_run: Path, onnx_file: Path, data: Path) -> None:
         ours, torchs = (
             json.loads(run_cli("evaluate", model, data, "--json", "--device", "cpu").out)
-            for model in (onnx_file, run)
+            for model in (onnx_file, own_run)
         )
         assert ours["pooled"]["iou"] == pytest.approx(torchs["pooled"]["iou"], abs=1e-2)
 
