@@ -23,7 +23,6 @@ def find_lr(config: "RunConfig", out: Path, *, overwrite: bool) -> None:
     found.save(table)
     write_text(chart, lr_chart_svg(found))
     rate = f"{found.suggestion:.1e}"
-    console.say(f"the loss fell fastest at a learning rate of {rate}; as training begins and ends")
-    console.say("below its --lr, up to three times that works too")
+    console.say(f"the loss fell fastest at a learning rate of {rate}")
     console.say(f"curve:  {chart}")
     console.say(f"next:   {console.command('train', config.data, '--lr', rate)}")

@@ -58,9 +58,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         """Count the samples of a whole pass that fall to this rank."""
-        if self.ranks == 1:
-            return self.keep
-        return sum(1 for _ in self._mine(np.arange(self.keep)))
+        whole, rest = divmod(self.keep, self.batch_size)
+        return whole * self._share(self.batch_size) + self._share(rest)
+
+    def _share(self, samples: int) -> int:
+        """Count what falls to this rank of so many samples; the first ranks take the rest."""
+        each, rest = divmod(samples, self.ranks)
+        return each + (self.rank < rest)
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the indices of one pass over all ranks, (keep,) int64."""
@@ -85,7 +89,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return ((epoch, int(index)) for index in self._mine(order))
 
     def _mine(self, order: np.ndarray) -> Iterator[int]:
-        """Yield this rank's part of each batch: neighbours, and the first ranks take the rest."""
+        """Yield this rank's part of each batch, as neighbours."""
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             yield from np.array_split(batch, self.ranks)[self.rank]

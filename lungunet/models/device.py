@@ -1,11 +1,11 @@
 """Which device and precision to compute on, and how many processes read. Knows torch alone."""
 
-import os
 from typing import Literal, get_args
 
 import torch
 
 from lungunet.errors import ConfigError
+from lungunet.models.cores import count_cores
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -67,12 +67,6 @@ def pick_workers(wanted: int, device: torch.device) -> int:
     if wanted >= 0:
         return wanted
     return min(8, count_cores()) if device.type == "cuda" else 0
-
-
-def count_cores() -> int:
-    """Count the cores that this process may use; a container or a batch system may grant fewer."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return len(allowed) or os.cpu_count() or 1
 
 
 def _has_amx() -> bool:

@@ -19,6 +19,7 @@ import lungunet
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import MissingExtraError, ModelError
+from lungunet.models.cores import count_cores
 
 IMAGE, MASK, PROBABILITY = "image", "mask", "probability"
 FORMAT = 1
@@ -166,5 +167,4 @@ def _count_threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if wanted.isdigit() and int(wanted):
         return int(wanted)
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return len(allowed) or os.cpu_count() or 1
+    return count_cores()

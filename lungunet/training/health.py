@@ -213,7 +213,7 @@ def _choose() -> dict[str, Choice]:
 def _count() -> tuple[int, int]:
     import torch
 
-    from lungunet.models.device import count_cores
+    from lungunet.models.cores import count_cores
 
     return torch.get_num_threads(), count_cores()
 

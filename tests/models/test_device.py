@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lungunet import ConfigError
-from lungunet.models.device import count_cores, pick_device, pick_precision, pick_workers
+from lungunet.models.cores import count_cores
+from lungunet.models.device import pick_device, pick_precision, pick_workers
 
 CPU = torch.device("cpu")
 
