@@ -14,9 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lungunet.data.codec import LUNG_CODEC as LUNG_CODEC
     from lungunet.data.codec import LabelCodec as LabelCodec
-    from lungunet.data.contract import LUNG_WINDOW as LUNG_WINDOW
     from lungunet.data.contract import InputContract as InputContract
-    from lungunet.data.contract import Window as Window
     from lungunet.data.ct import decode_image as decode_image
     from lungunet.data.ct import encode_mask as encode_mask
     from lungunet.data.ct import read_image as read_image
@@ -51,6 +49,8 @@ if TYPE_CHECKING:
     from lungunet.data.volume import read_volume as read_volume
     from lungunet.data.volume import write_volume as write_volume
     from lungunet.data.volume_files import find_volumes as find_volumes
+    from lungunet.data.window import LUNG_WINDOW as LUNG_WINDOW
+    from lungunet.data.window import Window as Window
     from lungunet.errors import ConfigError as ConfigError
     from lungunet.errors import DataError as DataError
     from lungunet.errors import GeometryError as GeometryError
@@ -113,7 +113,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "data.codec": ("LUNG_CODEC", "LabelCodec"),
-    "data.contract": ("LUNG_WINDOW", "InputContract", "Window"),
+    "data.contract": ("InputContract",),
     "data.ct": (
         *("decode_image", "encode_mask", "read_image", "read_mask"),
         *("write_image", "write_mask", "write_picture"),
@@ -133,6 +133,7 @@ _HOMES = {
     "data.transforms": ("train_transform",),
     "data.volume": ("Volume", "put_on_grid", "read_volume", "write_volume"),
     "data.volume_files": ("find_volumes",),
+    "data.window": ("LUNG_WINDOW", "Window"),
     "errors": (
         *("ConfigError", "DataError", "GeometryError", "LabelError", "LungUNetError"),
         *("LungUNetWarning", "MissingExtraError", "ModelError", "SplitError"),

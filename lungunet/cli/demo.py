@@ -68,11 +68,11 @@ def _announce(*words: object) -> None:
 def _lay_out(data: Path, predicted: Path, path: Path) -> Path:
     """Draw truth and prediction of every test slice on one sheet."""
     from lungunet.data.codec import LUNG_CODEC
-    from lungunet.data.contract import LUNG_WINDOW
     from lungunet.data.ct import read_mask, write_picture
     from lungunet.data.dataset import read_pair
     from lungunet.data.manifest import read_manifest
     from lungunet.data.overlay import draw_overlay, tile
+    from lungunet.data.window import LUNG_WINDOW
 
     pictures = []
     for pair in read_manifest(data / "test.txt"):

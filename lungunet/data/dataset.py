@@ -14,11 +14,12 @@ from torch.utils.data import Dataset, get_worker_info
 
 from lungunet.data.cache import Sample, SliceCache
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
-from lungunet.data.contract import InputContract, Window
+from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header, read_image, read_mask
 from lungunet.data.manifest import Pair, read_manifest
 from lungunet.data.split import choose_codec
 from lungunet.data.transforms import Transform, seed_transform
+from lungunet.data.window import Window
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, SplitError
 
 DEFAULT_SIZE = 256
@@ -121,15 +122,37 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         LabelError
             When the mask holds a value outside the codec, or gets one from the transform.
         """
+        grey, classes = self.augment(key)
+        image = torch.from_numpy(self.contract.normalise(grey))
+        return image, torch.from_numpy(classes.astype(np.int64))
+
+    def augment(self, key: Key) -> tuple[np.ndarray, np.ndarray]:
+        """Return one sample before normalisation: an eighth of the bytes of :meth:`__getitem__`.
+
+        Parameters
+        ----------
+        key : as for :meth:`__getitem__`
+
+        Returns
+        -------
+        grey : (size, size) uint8
+        classes : (size, size) uint8
+
+        Raises
+        ------
+        DataError, GeometryError, LabelError
+            As for :meth:`__getitem__`.
+        """
         epoch, index = key if isinstance(key, tuple) else (None, operator.index(key))
         index = range(len(self))[index]  # -1 is the last one
+        if self.transform is None:
+            return self.read(index)
         grey, classes = self._fetch(index)
-        if self.transform is not None:
-            seed_transform(self.transform, self._entropy(epoch, index))
-            moved = self.transform(image=grey, mask=classes)
-            grey, classes = self._checked(moved["image"], moved["mask"], self.pairs[index])
-        image = torch.from_numpy(self.contract.normalise(np.ascontiguousarray(grey)))
-        return image, torch.from_numpy(classes.astype(np.int64))
+        seed_transform(self.transform, self._entropy(epoch, index))
+        moved = self.transform(image=grey, mask=classes)
+        grey, classes = self._checked(moved["image"], moved["mask"], self.pairs[index])
+        # Copies, as in read: a transform that does nothing returns what it was given.
+        return np.array(grey, order="C"), np.array(classes, np.uint8, order="C")
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return one sample before augmentation and normalisation.
@@ -176,12 +199,45 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 f"{pair.name}: after the transform the mask is {classes.shape}, the image "
                 f"{grey.shape}. Use transforms that move both."
             )
-        if classes.max() >= self.codec.n_classes:
+        low, high = int(classes.min()), int(classes.max())
+        if low < 0 or high >= self.codec.n_classes:
             raise LabelError(
-                f"{pair.name}: after the transform the mask holds class {classes.max()}, there are "
+                f"{pair.name}: after the transform the mask holds class "
+                f"{low if low < 0 else high}, there are "
                 f"0 to {self.codec.n_classes - 1}. Fill masks with 0 (fill_mask=0)."
             )
         return grey, classes
+
+
+class EightBitSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """What :meth:`LungCTDataset.augment` gives, as tensors.
+
+    Raises
+    ------
+    ConfigError
+        When samples are made by a ``__getitem__`` of a subclass, which would not be asked.
+    """
+
+    def __init__(self, dataset: LungCTDataset) -> None:
+        if not self.serve(dataset):
+            raise ConfigError(
+                f"{type(dataset).__name__} has a __getitem__ of its own: its samples are known as "
+                "it returns them alone. Leave eight_bit out."
+            )
+        self.dataset = dataset
+
+    @staticmethod
+    def serve(dataset: LungCTDataset) -> bool:
+        """Return whether these are the samples of ``dataset``, and not those of a subclass."""
+        return type(dataset).__getitem__ is LungCTDataset.__getitem__
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return grey and classes, (size, size) uint8 each."""
+        grey, classes = self.dataset.augment(key)
+        return torch.from_numpy(grey), torch.from_numpy(classes)
 
 
 def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from lungunet.data.dataset import LungCTDataset
+from lungunet.data.dataset import EightBitSamples, LungCTDataset
 from lungunet.errors import ConfigError
 
 
@@ -105,6 +105,7 @@ def make_loader(
     pin_memory: bool | None = None,
     rank: int = 0,
     ranks: int = 1,
+    eight_bit: bool = False,
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Return a DataLoader whose batches depend on seed and epoch alone, not on ``workers``.
 
@@ -116,11 +117,14 @@ def make_loader(
     workers : processes that read ahead; 0 reads in this one
     pin_memory : None means: when CUDA is there
     rank, ranks : this process and how many train together
+    eight_bit : batches of grey and classes, (N, size, size) uint8 each, to be made float32 by
+        :meth:`InputContract.normalise_batch` on the device: an eighth of the bytes to move
 
     Raises
     ------
     ConfigError
-        When a number is out of range, or the ranks cannot share a batch evenly.
+        When a number is out of range, the ranks cannot share a batch evenly, or ``eight_bit`` is
+        asked of a subclass with a ``__getitem__`` of its own.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -146,7 +150,7 @@ def make_loader(
         ranks=ranks,
     )
     return DataLoader(
-        dataset,
+        EightBitSamples(dataset) if eight_bit else dataset,
         batch_size=batch_size // ranks,
         sampler=sampler,
         num_workers=workers,

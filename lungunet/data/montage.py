@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from lungunet.data.contract import LUNG_WINDOW
 from lungunet.data.overlay import draw_overlay, tile
 from lungunet.data.volume import Volume
+from lungunet.data.window import LUNG_WINDOW
 
 _SIDE = 400  # of a panel, px
 _LINE = 22  # px

@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 
 from lungunet.data.codec import LabelCodec
-from lungunet.data.contract import LUNG_WINDOW
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile
 from lungunet.data.twins import restore_hu
+from lungunet.data.window import LUNG_WINDOW
 from lungunet.inference.doubt import LabelView
 
 _PANEL = 400  # px

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
-from lungunet.data.contract import LUNG_WINDOW, Window
 from lungunet.data.ct import read_mask
 from lungunet.data.manifest import find_images
+from lungunet.data.window import LUNG_WINDOW, Window
 from lungunet.errors import DataError, listed
 from lungunet.inference.predictor import Prediction
 

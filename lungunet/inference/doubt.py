@@ -11,8 +11,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from lungunet.data.contract import LUNG_WINDOW
 from lungunet.data.twins import restore_hu
+from lungunet.data.window import LUNG_WINDOW
 from lungunet.inference.threshold import segment_lungs
 
 DoubtKind = Literal[

@@ -19,8 +19,9 @@ from torch import nn
 
 import lungunet
 from lungunet.data.atomic import replacing
-from lungunet.data.contract import LUNG_WINDOW, InputContract
+from lungunet.data.contract import InputContract
 from lungunet.data.phantom import phantom_slice
+from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
 from lungunet.models.folder import SavedModel, encode_weights, load_model
 from lungunet.models.onnx_file import OnnxFile, describe, onnxruntime, open_onnx

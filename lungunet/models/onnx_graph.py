@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lungunet.data.codec import LabelCodec
-from lungunet.data.contract import InputContract, Window
+from lungunet.data.contract import InputContract
+from lungunet.data.window import Window
 from lungunet.models.onnx_file import IMAGE, MASK, PROBABILITY
 
 _LEAST_OVERLAP_PX = 1e-3  # OpenCV's INTER_AREA leaves out what overlaps less

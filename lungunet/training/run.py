@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lungunet.data.contract import parse_window
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.split import choose_codec, read_split
 from lungunet.data.transforms import train_transform
+from lungunet.data.window import parse_window
 from lungunet.errors import ConfigError, SplitError
 from lungunet.models.unet import build_unet
 from lungunet.progress import Progress, silent

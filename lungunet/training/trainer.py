@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from lungunet.data.dataset import LungCTDataset
-from lungunet.data.loader import EpochSampler, make_loader
 from lungunet.errors import ConfigError, listed
-from lungunet.models.device import pick_workers
 from lungunet.progress import Progress, silent
+from lungunet.training.batches import Batches
 from lungunet.training.checkpoint import (
     check_same_run,
     load_into,
@@ -191,7 +189,9 @@ class Trainer:
             When a file is wrong.
         """
         test = RangeTest(lowest=lowest, highest=highest, steps=steps)
-        endless = itertools.chain.from_iterable(itertools.repeat(self._loader(train, shuffle=True)))
+        endless = itertools.chain.from_iterable(
+            itertools.repeat(self._batches(train, shuffle=True))
+        )
         batches = itertools.islice(endless, steps)
         with explain_memory(self.config, train):
             return run_range_test(
@@ -199,7 +199,7 @@ class Trainer:
             )
 
     def _epochs(self, train: LungCTDataset, val: LungCTDataset) -> Iterator[EpochResult]:
-        batches, val_batches = self._loader(train, shuffle=True), self._loader(val)
+        batches, val_batches = self._batches(train, shuffle=True), self._batches(val)
         self._pause.restart()
         with self._log() as log:
             while not self._is_done():
@@ -216,9 +216,7 @@ class Trainer:
                 warn_if_stuck(self.history)
                 yield result
 
-    def _train_epoch(
-        self, batches: DataLoader[Batch], epoch: int, train: LungCTDataset
-    ) -> Measured | None:
+    def _train_epoch(self, batches: Batches, epoch: int, train: LungCTDataset) -> Measured | None:
         """Return None when it was asked to stop; ``_begun`` then says where."""
         meters = PassMeter(self._n_classes)
         guard = LossGuard(lambda *seen: self._diverged(batches, epoch, *seen))
@@ -245,27 +243,27 @@ class Trainer:
                 self._save(train, self._begun)
         return meters.measured(self.ranks)
 
-    def _begin(self, batches: DataLoader[Batch], epoch: int, meters: PassMeter) -> int:
+    def _begin(self, batches: Batches, epoch: int, meters: PassMeter) -> int:
         """Return the first step to take, after those that a checkpoint holds."""
         first = int(self._begun.get("step", 0))
         if first and self.ranks.is_first:  # one rank goes on with what all had counted
             meters.restore(self._begun["meters"])
-        _sampler(batches).set_epoch(epoch, first_batch=first)
+        batches.sampler.set_epoch(epoch, first_batch=first)
         return first
 
-    def _weight(self, batches: DataLoader[Batch], step: int, mine: int) -> float:
+    def _weight(self, batches: Batches, step: int, mine: int) -> float:
         """Return the share of this rank's slices in the optimizer step; parts may be unequal."""
         every = self.config.accumulate
         group = range(step // every * every, min(step // every * every + every, len(batches)))
         # DDP takes the mean over ranks: times their number it is the sum.
-        whole = sum(_sampler(batches).batch_length(number) for number in group)
+        whole = sum(batches.sampler.batch_length(number) for number in group)
         return mine * self.ranks.count / whole
 
     @torch.no_grad()
-    def _val_epoch(self, batches: DataLoader[Batch], epoch: int) -> Measured | None:
+    def _val_epoch(self, batches: Batches, epoch: int) -> Measured | None:
         self._learner.net.eval()
         self.ranks.share_buffers(self.model)
-        _sampler(batches).set_epoch(epoch)
+        batches.sampler.set_epoch(epoch)
         meters = PassMeter(self._n_classes)
         for image, mask in self._show(batches, "val"):
             if self._pause.stops_now():  # ranks may differ in their number of batches here
@@ -287,9 +285,9 @@ class Trainer:
         return result
 
     def _diverged(
-        self, batches: DataLoader[Batch], epoch: int, step: int, lr: float, loss: float
+        self, batches: Batches, epoch: int, step: int, lr: float, loss: float
     ) -> ConfigError:
-        batch = _sampler(batches).batch(epoch, step)
+        batch = batches.sampler.batch(epoch, step)
         names = listed([self._names["train"][index] for index in batch], separator=", ")
         return self._failure(
             f"the loss is {loss} in epoch {epoch}, step {step + 1} of {len(batches)}, at a "
@@ -355,19 +353,10 @@ class Trainer:
         config = self.config.to_toml()
         return TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1, about=config)
 
-    def _loader(self, dataset: LungCTDataset, *, shuffle: bool = False) -> DataLoader[Batch]:
-        return make_loader(
-            dataset,
-            batch_size=self.config.batch_size,
-            shuffle=shuffle,
-            seed=self.config.seed,
-            workers=pick_workers(self.config.workers, self.device),
-            pin_memory=self.device.type == "cuda",
-            rank=self.ranks.rank,
-            ranks=self.ranks.count,
-        )
+    def _batches(self, dataset: LungCTDataset, *, shuffle: bool = False) -> Batches:
+        return Batches(dataset, self.config, self.device, self.ranks, shuffle=shuffle)
 
-    def _show(self, batches: DataLoader[Batch], name: str, first: int = 0) -> Iterator[Batch]:
+    def _show(self, batches: Batches, name: str, first: int = 0) -> Iterator[Batch]:
         desc = f"epoch {len(self.history) + 1}/{self.config.epochs} {name}"
         return iter(self._progress(batches, desc=desc, total=len(batches) - first))
 
@@ -376,11 +365,6 @@ class Trainer:
             return True
         waited = self.history[-1].epoch - self.best.epoch if self.best else 0
         return 0 < self.config.patience <= waited
-
-
-def _sampler(batches: DataLoader[Batch]) -> EpochSampler:
-    assert isinstance(batches.sampler, EpochSampler)  # make_loader gave it
-    return batches.sampler
 
 
 def _rank(iou: float) -> float:

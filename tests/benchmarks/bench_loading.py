@@ -116,11 +116,13 @@ def stages(pairs: list[Pair], size: int, cache: Path) -> dict[str, float]:
 def loaders(pairs: list[Pair], size: int, workers: int, cache: Path) -> dict[str, DataLoader]:
     """Return what is compared; the first pass over each starts workers and fills the cache."""
 
-    def ours(folder: Path | None) -> DataLoader:
+    def ours(folder: Path | None, *, eight_bit: bool = False) -> DataLoader:
         dataset = LungCTDataset(pairs, transform=train_transform(), size=size, cache=folder)
-        return make_loader(dataset, batch_size=BATCH, shuffle=True, workers=workers)
+        return make_loader(
+            dataset, batch_size=BATCH, shuffle=True, workers=workers, eight_bit=eight_bit
+        )
 
-    made = {"files": ours(None), "cache": ours(cache)}
+    made = {"files": ours(None), "cache": ours(cache), "8 bit": ours(cache, eight_bit=True)}
     if size == SIDE:  # it does not resize
         made["tutorial"] = DataLoader(
             TutorialDataset(pairs),
@@ -160,16 +162,17 @@ def show_stages(cost: dict[int, dict[str, float]]) -> None:
 
 
 def show_rates(speed: dict[int, dict[int, dict[str, dict[str, float]]]]) -> None:
-    print(f"\n{'samples per second':<24}{'tutorial':>10}{'files':>10}{'cache':>10}")
+    print(f"\n{'samples per second':<24}{'tutorial':>10}{'files':>10}{'cache':>10}{'8 bit':>10}")
     for size, by_workers in speed.items():
         for workers, row in by_workers.items():
-            cells = [row.get(name, {}) for name in ("tutorial", "files", "cache")]
+            cells = [row.get(name, {}) for name in ("tutorial", "files", "cache", "8 bit")]
             name = f"{size}x{size}, {workers} workers"
             print(f"{name:<24}" + "".join(f"{c.get('per_second', np.nan):>10.0f}" for c in cells))
             if not workers:
                 name = f"{size}x{size}, by CPU time"
                 busy = "".join(f"{c.get('per_cpu_second', np.nan):>10.0f}" for c in cells)
                 print(f"{name:<24}{busy}")
+    print("8 bit: from the cache, normalised where it arrives, as the Trainer reads")
     print(f"goal: {GOAL} at 512x512 from the cache, by one core")
 
 

@@ -18,12 +18,13 @@ from lungunet.data import cache as cache_module
 from lungunet.data import dataset as dataset_module
 from lungunet.data.cache import SliceCache
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
-from lungunet.data.contract import InputContract, Window
+from lungunet.data.contract import InputContract
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.loader import make_loader
 from lungunet.data.manifest import Pair
 from lungunet.data.transforms import train_transform
+from lungunet.data.window import Window
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, LungUNetWarning
 from lungunet.training.config import RunConfig
 from lungunet.training.run import load_datasets, make_trainer

@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 from skimage.transform import downscale_local_mean
 from strategies import slice_shapes
 
-from lungunet.data.contract import LUNG_WINDOW, InputContract, Window, parse_window
+from lungunet.data.contract import InputContract
+from lungunet.data.window import LUNG_WINDOW, Window, parse_window
 from lungunet.errors import ConfigError, DataError
 
 LUNG = InputContract(64)
@@ -343,6 +344,16 @@ class TestNormalise:
     def test_default_is_imagenet_seen_in_grey(self):
         tensor = LUNG.normalise(np.array([[255]], np.uint8))
         np.testing.assert_allclose(tensor, (1 - 0.449) / 0.226, rtol=1e-6)
+
+    @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+    @pytest.mark.parametrize(("mean", "std"), [(0.449, 0.226), (0.5, 0.3), (0.0, 1.0)])
+    def test_a_batch_is_normalised_to_the_same_bits(self, device, mean, std):
+        contract = InputContract(16, mean=mean, std=std)
+        grey = np.arange(512, dtype=np.uint8).reshape(2, 16, 16)
+        tensors = contract.normalise_batch(torch.from_numpy(grey).to(device))
+        expected = np.stack([contract.normalise(one) for one in grey])
+        assert tensors.dtype == torch.float32
+        assert np.array_equal(tensors.cpu().numpy(), expected)
 
     def test_prepare_is_the_three_steps(self):
         hu = np.random.default_rng(0).integers(-2000, 500, (100, 75)).astype(np.int16)

@@ -13,12 +13,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lungunet.data.codec import LabelCodec
-from lungunet.data.contract import InputContract, Window
+from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.dataset import LungCTDataset, read_pair
 from lungunet.data.loader import EpochSampler, make_loader
 from lungunet.data.manifest import Pair, write_manifest
 from lungunet.data.transforms import train_transform
+from lungunet.data.window import Window
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, SplitError
 
 
@@ -216,6 +217,13 @@ class TestAugmentation:
             "Fill masks with 0 (fill_mask=0)."
         )
 
+    def test_a_mask_of_a_class_below_zero(self, pairs):
+        def below(image, mask):
+            return {"image": image, "mask": mask.astype(np.int8) - 1}
+
+        with pytest.raises(LabelError, match=r"^a: after the transform the mask holds class -1, "):
+            LungCTDataset(pairs, transform=below, size=64)[0]
+
 
 def turn_over(image, mask):
     return {"image": image[:, ::-1], "mask": mask[:, ::-1]}
@@ -368,6 +376,30 @@ class TestLoader:
         loaded = [sample for image, mask in make_loader(dataset, batch_size=2)
                   for sample in zip(image, mask, strict=True)]  # fmt: skip
         assert same(loaded, dataset)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_eight_bit_becomes_the_same_bits(self, pairs, workers):
+        dataset = augmented(pairs)
+        options = {"batch_size": 2, "shuffle": True, "seed": 5}
+        expected = list(make_loader(dataset, **options))
+        loaded = list(make_loader(dataset, **options, workers=workers, eight_bit=True))
+        assert {image.dtype for batch in loaded for image in batch} == {torch.uint8}
+        assert same(
+            [(dataset.contract.normalise_batch(grey), mask.long()) for grey, mask in loaded],
+            expected,
+        )
+
+    def test_eight_bit_of_a_subclass_that_makes_its_own_samples(self, pairs):
+        class Reversed(LungCTDataset):
+            def __getitem__(self, key):
+                return super().__getitem__(key)[::-1]
+
+        with pytest.raises(ConfigError) as caught:
+            make_loader(Reversed(pairs, size=16), batch_size=1, eight_bit=True)
+        assert str(caught.value) == (
+            "Reversed has a __getitem__ of its own: its samples are known as it returns them "
+            "alone. Leave eight_bit out."
+        )
 
     def test_pins_only_for_cuda(self, pairs, monkeypatch):
         dataset = LungCTDataset(pairs, size=16)

@@ -18,10 +18,11 @@ from PIL import Image
 
 import lungunet
 from lungunet import LabelCodec, LungUNetError, Pair, RunConfig, build_unet, load_model, save_model
-from lungunet.data.contract import InputContract, parse_window
+from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header
 from lungunet.data.manifest import list_named
 from lungunet.data.split import choose_codec, read_split_facts
+from lungunet.data.window import parse_window
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 
 fuzz = settings(

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import random
 import shutil
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -421,6 +422,47 @@ def test_trains_on_cuda(
     history = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path).fit(train, val)
     assert history[-1].train.loss < history[0].train.loss
     assert np.isfinite(history[-1].val.loss)
+
+
+def batches_of(train: LungCTDataset) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    seen = []
+
+    class Recorder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = tiny()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.append([image.clone()])
+            return self.net(image)
+
+    def loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        seen[-1].append(mask.clone())
+        return logits.mean()
+
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(Recorder(), config(epochs=1), out=folder, loss=loss).fit(train, train)
+    return [tuple(batch) for batch in seen if len(batch) == 2]
+
+
+class TestWhatTheModelIsFed:
+    def test_is_what_the_loader_gives(self, train: LungCTDataset) -> None:
+        expected = lungunet.make_loader(train, batch_size=2, shuffle=True)
+        expected.sampler.set_epoch(1)
+        for fed, wanted in zip(batches_of(train), expected, strict=False):
+            assert [tensor.dtype for tensor in fed] == [torch.float32, torch.int64]
+            assert torch.equal(fed[0], wanted[0])
+            assert torch.equal(fed[1], wanted[1])
+
+    def test_is_what_a_subclass_makes(self, split: lungunet.Split) -> None:
+        class Sevens(LungCTDataset):
+            def __getitem__(self, key: Any) -> tuple[torch.Tensor, torch.Tensor]:
+                image, mask = super().__getitem__(key)
+                return torch.full_like(image, 7), mask
+
+        fed = batches_of(Sevens(split.train, size=SIZE))
+        assert fed
+        assert all((image == 7).all() for image, _ in fed)
 
 
 def constant_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
