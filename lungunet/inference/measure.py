@@ -241,12 +241,13 @@ def _measure_hu(values: np.ndarray) -> dict[str, Any]:
     """Return the fields of a measurement that are about HU."""
     if not values.size or values.dtype.name not in _HU_DTYPES:
         return dict.fromkeys(("mean_hu", "hu_p05", "hu_p95", "emphysema_index"), math.nan)
+    values = np.sort(values)  # int16 by radix, much faster than the selection of np.percentile
     low, high = np.percentile(values, [5, 95])
     return {
         "mean_hu": float(values.mean(dtype=np.float64)),
         "hu_p05": float(low),
         "hu_p95": float(high),
-        "emphysema_index": float(np.mean(values < _EMPHYSEMA_HU)),
+        "emphysema_index": float(np.searchsorted(values, _EMPHYSEMA_HU) / values.size),
     }
 
 

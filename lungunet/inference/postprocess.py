@@ -11,6 +11,8 @@ from lungunet.errors import DataError
 
 Box = tuple[slice, ...]
 
+_FEW_PARTS = 12  # are counted faster one by one, which needs no 64-bit copy of the labels
+
 
 def keep_largest(mask: np.ndarray, *, count: int | None = 2, min_share: float = 0.0) -> np.ndarray:
     """Keep the largest connected parts of a mask; pixels that touch at a corner are apart.
@@ -164,9 +166,12 @@ def label_parts(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Slice by slice: bincount makes 64 bits of the 32.
         sizes = sum(np.bincount(plane.ravel(), minlength=count + 1) for plane in labels)
         return labels, np.asarray(sizes)[1:]
-    # Several times faster than scipy on slices.
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
-    return labels, stats[1:, cv2.CC_STAT_AREA].astype(np.int64)
+    # Twice as fast as scipy on slices. OpenCV's own sizes would take three times as long again.
+    count, labels = cv2.connectedComponents(inside, None, 4)
+    if count > _FEW_PARTS:
+        return labels, np.bincount(labels.ravel())[1:]
+    counts = [np.count_nonzero(labels == number) for number in range(1, count)]
+    return labels, np.array(counts, np.int64)
 
 
 def box_of(mask: np.ndarray) -> Box | None:
