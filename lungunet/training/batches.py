@@ -39,7 +39,7 @@ class Batches:
             batch_size=config.batch_size,
             shuffle=shuffle,
             seed=config.seed,
-            workers=pick_workers(config.workers, device),
+            workers=pick_workers(config.workers, device, sharing=ranks.near),
             pin_memory=device.type == "cuda",
             rank=ranks.rank,
             ranks=ranks.count,

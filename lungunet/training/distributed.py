@@ -24,18 +24,21 @@ class Ranks:
     rank : 0 is the one that writes and prints
     count : how many there are on all machines
     local : number of this process on its machine, which is the number of its GPU
+    near : how many there are on its machine
     """
 
     rank: int = 0
     count: int = 1
     local: int = 0
+    near: int = 1
 
     @classmethod
     def from_environment(cls) -> Self:
         """Read what ``torchrun`` set; without it there is one process."""
         if not dist.is_available() or not dist.is_torchelastic_launched():
             return cls()
-        return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return cls(*(int(os.environ[name]) for name in names))
 
     @property
     def is_first(self) -> bool:

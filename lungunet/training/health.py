@@ -205,7 +205,7 @@ def _choose() -> dict[str, Choice]:
         ),
         "workers": Choice(
             str(workers),
-            "one for each core, 8 at most" if workers else "training takes every core",
+            "one for each core, 14 at most" if workers else "training takes every core",
         ),
     }
 

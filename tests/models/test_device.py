@@ -53,13 +53,21 @@ def test_workers_that_were_asked_for(wanted: int, device: str) -> None:
 
 @pytest.mark.parametrize(
     ("device", "cores", "workers"),
-    [("cpu", 16, 0), ("mps", 16, 0), ("cuda", 1, 1), ("cuda", 5, 5), ("cuda", 96, 8)],
+    [("cpu", 16, 0), ("mps", 16, 0), ("cuda", 1, 1), ("cuda", 5, 5), ("cuda", 96, 14)],
 )
 def test_workers_by_device_and_cores(
     monkeypatch: pytest.MonkeyPatch, device: str, cores: int, workers: int
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert pick_workers(-1, torch.device(device)) == workers
+
+
+@pytest.mark.parametrize(("sharing", "workers"), [(1, 14), (2, 8), (3, 5), (20, 1)])
+def test_processes_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, sharing: int, workers: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert pick_workers(-1, torch.device("cuda"), sharing=sharing) == workers
 
 
 def test_cores_where_the_system_does_not_say_which(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ def in_ranks(work: Callable[[Ranks], object], count: int = 2) -> None:
 
     def begin(rank: int) -> None:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        os.environ["LOCAL_WORLD_SIZE"] = str(count)
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ["TORCHELASTIC_RUN_ID"] = "test"
         work(Ranks.from_environment())

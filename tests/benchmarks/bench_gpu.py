@@ -1,0 +1,276 @@
+"""What a GPU trains per second: the Trainer from memory and from files, and a tutorial's loop.
+
+From memory, batches lie on the device: images a second, and what share that is of the most there
+could be, the rate of a large matrix product of the same precision over the operations of a forward
+and a backward pass (counted by torch). From files, loader and cache feed it; what is missing to the
+rate from memory is the share of time that the GPU idles. The tutorial's loop trains the padded
+U-Net of 31 M parameters in float32, with ``.cuda()`` in the data set and ``.item()`` at each step,
+on the same files. Prints tables; ``--out`` writes them as JSON too. Without a GPU it says so;
+``--device cpu`` with small numbers shows that it runs.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import Compose, RandomRotation, ToTensor
+
+import lungunet
+from lungunet.data.atomic import write_text
+from lungunet.data.loader import EpochSampler
+from lungunet.training.batches import Batches
+
+ENCODERS = ("resnet34", "tu-mobilenetv3_small_100", "unet2015")
+PRECISIONS = ("fp32", "tf32", "bf16")  # the Trainer's fp32 is tf32 on CUDA
+
+
+class InMemory:
+    """One batch that is on the device already, again and again."""
+
+    def __init__(self, steps: int, batch: int, size: int, device: torch.device) -> None:
+        self.steps = steps
+        self.image = torch.randn(batch, 1, size, size, device=device)
+        self.image = self.image.contiguous(memory_format=torch.channels_last)
+        self.mask = (torch.rand(batch, size, size, device=device) > 0.75).long()
+        self.sampler = EpochSampler(batch * steps, batch_size=batch)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter([(self.image, self.mask)] * self.steps)
+
+
+class TutorialDataset(Dataset):
+    """What a tutorial writes: every file read every time, and each sample moved by itself."""
+
+    def __init__(self, pairs: list[lungunet.Pair], device: torch.device) -> None:
+        self.pairs = pairs
+        self.device = device
+        self.transform = Compose([RandomRotation(12), ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = self.pairs[index]
+        image = self.transform(Image.open(pair.image)).float() / 1000
+        mask = torch.from_numpy(np.array(Image.open(pair.mask)) // 255).long()
+        return image.to(self.device), mask.to(self.device)
+
+
+def allow_tf32(allowed: bool) -> None:
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    wait(device)
+    start = time.perf_counter()
+    call()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def matrix_rate(precision: str, device: torch.device, side: int) -> float:
+    """Return operations a second of a large matrix product."""
+    allow_tf32(precision == "tf32")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    times = [seconds(lambda: left @ right, device) for _ in range(10)]
+    return 2 * side**3 / statistics.median(times[3:])
+
+
+def operations_per_image(encoder: str, size: int, device: torch.device) -> float:
+    """Return the operations of a forward and a backward pass over one image."""
+    model = lungunet.build_unet(encoder, seed=0).to(device)
+    image = torch.randn(2, 1, size, size, device=device)
+    with FlopCounterMode(display=False) as counter:
+        model(image).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+def trainer(
+    encoder: str, batch: int, folder: str, options: argparse.Namespace, **settings: object
+) -> lungunet.Trainer:
+    config = lungunet.TrainConfig(
+        epochs=1000,
+        batch_size=batch,
+        lr=1e-4,
+        save_every_minutes=0,
+        device=options.device,
+        **settings,
+    )
+    return lungunet.Trainer(lungunet.build_unet(encoder, seed=0), config, out=folder)
+
+
+def train_epoch(made: lungunet.Trainer, batches: InMemory | Batches) -> None:
+    made._begun = {}  # each turn is a whole epoch
+    made._train_epoch(batches, 1, None)
+
+
+def from_memory(encoder: str, batch: int, precision: str, compiled: bool, options) -> float:
+    """Return images a second."""
+    device = torch.device(options.device)
+    allow_tf32(precision != "fp32")
+    own = "bf16" if precision == "bf16" else "fp32"
+    batches = InMemory(options.steps, batch, options.size, device)
+    with tempfile.TemporaryDirectory() as folder:
+        made = trainer(encoder, batch, folder, options, precision=own, compile=compiled)
+        times = [
+            seconds(lambda: train_epoch(made, batches), device) for _ in range(options.rounds + 1)
+        ]
+    return batch * options.steps / statistics.median(times[1:])
+
+
+def write_slices(folder: Path, n: int, size: int) -> list[lungunet.Pair]:
+    images, masks = lungunet.write_phantoms(folder, patients=n, slices=1, size=size)
+    return lungunet.find_pairs(images, masks)
+
+
+def from_files(pairs: list[lungunet.Pair], folder: Path, batch: int, options) -> dict[str, float]:
+    """Return images a second from files and from memory, for the 31 M U-Net and the default."""
+    device = torch.device(options.device)
+    allow_tf32(True)
+    rates = {}
+    train = lungunet.LungCTDataset(
+        pairs, transform=lungunet.train_transform(), size=options.size, cache=folder / "cache"
+    )
+    for encoder in options.encoder:
+        made = trainer(
+            encoder,
+            batch,
+            str(folder / encoder),
+            options,
+            precision="bf16",
+            workers=options.workers,
+        )
+        batches = made._batches(train, shuffle=True)
+        memory = InMemory(len(batches), batch, options.size, device)
+        loaded, held = [], []
+        for _ in range(options.rounds + 1):
+            loaded.append(seconds(partial(train_epoch, made, batches), device))
+            held.append(seconds(partial(train_epoch, made, memory), device))
+        rates[encoder] = {
+            "images_per_second": len(train) / statistics.median(loaded[1:]),
+            "idle": 1 - statistics.median(h / s for h, s in zip(held[1:], loaded[1:], strict=True)),
+        }
+    return rates
+
+
+def tutorial(pairs: list[lungunet.Pair], batch: int, options) -> float:
+    """Return images a second."""
+    device = torch.device(options.device)
+    allow_tf32(False)
+    torch.backends.cudnn.allow_tf32 = True  # torch's default, which tutorials leave
+    model = lungunet.build_unet("unet2015", seed=0).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loss_of = nn.CrossEntropyLoss()
+    batches = DataLoader(TutorialDataset(pairs, device), batch, shuffle=True)
+
+    def epoch() -> None:
+        total, right = 0.0, 0.0
+        for image, mask in batches:
+            logits = model(image)
+            loss = loss_of(logits, mask)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            right += (logits.argmax(1) == mask).float().mean().item()
+
+    times = [seconds(epoch, device) for _ in range(options.rounds + 1)]
+    return len(pairs) / statistics.median(times[1:])
+
+
+def all_from_memory(options: argparse.Namespace) -> list[dict[str, object]]:
+    device = torch.device(options.device)
+    peak = {name: matrix_rate(name, device, options.side) for name in PRECISIONS}
+    print(
+        "large matrix product: " + ", ".join(f"{n} {r / 1e12:.1f} TFLOP/s" for n, r in peak.items())
+    )
+    columns = [(p, c) for p in PRECISIONS for c in ((False, True) if options.compile else (False,))]
+    titles = [f"{p}{' comp.' if c else ''}" for p, c in columns]
+    print(f"{'images/s (% of the most)':<30}{'batch':>6}" + "".join(f"{t:>16}" for t in titles))
+    rows: list[dict[str, object]] = []
+    for encoder in options.encoder:
+        work = operations_per_image(encoder, options.size, device)
+        for batch in options.batch:
+            line = f"{encoder:<30}{batch:>6}"
+            for precision, compiled in columns:
+                try:
+                    rate = from_memory(encoder, batch, precision, compiled, options)
+                except (lungunet.ConfigError, torch.OutOfMemoryError):
+                    line += f"{'out of memory':>16}"
+                    continue
+                share = rate * work / peak[precision]
+                line += f"{rate:>9.1f} ({share:>4.0%})"
+                rows.append(
+                    {
+                        "encoder": encoder,
+                        "batch": batch,
+                        "precision": precision,
+                        "compiled": compiled,
+                        "images_per_second": rate,
+                        "share_of_the_most": share,
+                    }
+                )
+            print(line, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--encoder", nargs="+", default=list(ENCODERS))
+    parser.add_argument("--batch", nargs="+", type=int, default=[16, 64])
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slices", type=int, default=512, help="files for the loaders")
+    parser.add_argument("--workers", type=int, default=14)
+    parser.add_argument("--side", type=int, default=8192, help="of the matrices")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("no GPU: nothing measured")
+        return
+    table: dict[str, object] = {"from_memory": all_from_memory(options)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pairs = write_slices(folder, options.slices, options.size)
+        time.sleep(2.1)  # younger files are not kept by the cache
+        batch = options.batch[0]
+        table["from_files"] = rates = from_files(pairs, folder, batch, options)
+        table["tutorial"] = slow = tutorial(pairs, batch, options)
+    print(f"\n{'from files, bf16, batch ' + str(batch):<36}{'images/s':>10}{'idle':>7}")
+    for encoder, row in rates.items():
+        print(f"{encoder:<36}{row['images_per_second']:>10.1f}{row['idle']:>7.1%}")
+    print(f"{'tutorial, unet2015, fp32':<36}{slow:>10.1f}")
+    if "unet2015" in rates:
+        print(
+            f"the same network: {rates['unet2015']['images_per_second'] / slow:.1f} times as fast"
+        )
+    if options.out:
+        write_text(options.out, json.dumps(table, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
