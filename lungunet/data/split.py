@@ -271,8 +271,7 @@ def read_split(folder: str | Path, *names: str) -> Split:
         When the folder or all lists are missing, or a line is wrong.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. 'lungunet split' makes it.")
+    check_split_folder(folder)
     if not any((folder / f"{name}.txt").exists() for name in SPLITS):
         raise DataError(
             f"{folder}: no train.txt, val.txt or test.txt. 'lungunet split' makes them."
@@ -284,6 +283,20 @@ def read_split(folder: str | Path, *names: str) -> Split:
     }
     _refuse_leaks(folder, {name: [pair.image for pair in lists[name]] for name in lists})
     return Split(**lists)
+
+
+def check_split_folder(folder: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises
+    ------
+    DataError
+        Says what to give instead.
+    """
+    if folder.is_file():
+        raise DataError(f"{folder}: is a file. Give the folder it lies in: {folder.parent}.")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. 'lungunet split' makes it.")
 
 
 def _refuse_leaks(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:

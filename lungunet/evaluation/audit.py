@@ -24,9 +24,9 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair, read_manifest
-from lungunet.data.split import SPLITS, choose_codec, read_split_facts
+from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_split_facts
 from lungunet.data.twins import Twins, fingerprint, guard_groups
-from lungunet.errors import DataError, SplitError
+from lungunet.errors import SplitError
 from lungunet.evaluation.audit_pictures import draw_case
 from lungunet.evaluation.file_checks import (
     Finding,
@@ -220,8 +220,7 @@ class _Look:
 
 
 def _read_lists(folder: Path) -> list[tuple[Pair, str]]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. 'lungunet split' makes it.")
+    check_split_folder(folder)
     # Not read_split, which stops at the first slice in two lists: here that is a finding.
     pairs = [
         (pair, name)

@@ -330,6 +330,12 @@ class TestFiles:
             DataError, match=r"no train\.txt, val\.txt or test\.txt\. 'lungunet split' m"
         ):
             read_split(tmp_path)
+        (tmp_path / "test.txt").touch()
+        with pytest.raises(DataError) as caught:
+            read_split(tmp_path / "test.txt")
+        assert str(caught.value) == (
+            f"{tmp_path / 'test.txt'}: is a file. Give the folder it lies in: {tmp_path}."
+        )
 
     def test_facts(self, tmp_path):
         assert read_split_facts(tmp_path) == {}
