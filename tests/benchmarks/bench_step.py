@@ -7,7 +7,6 @@ writes it as JSON too.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import peak
 import torch
 
 import lungunet
@@ -143,7 +143,7 @@ def print_peak(options: argparse.Namespace) -> None:
         if contest.device.type == "cuda":
             print(torch.cuda.max_memory_allocated() / 2**20)
         else:
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            print(peak.peak_mib())
 
 
 def main() -> None:
