@@ -127,7 +127,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return image, torch.from_numpy(classes.astype(np.int64))
 
     def augment(self, key: Key) -> tuple[np.ndarray, np.ndarray]:
-        """Return one sample before normalisation: an eighth of the bytes of :meth:`__getitem__`.
+        """Return one sample before normalisation: a sixth of the bytes of :meth:`__getitem__`.
 
         Parameters
         ----------

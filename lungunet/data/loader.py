@@ -118,7 +118,7 @@ def make_loader(
     pin_memory : None means: when CUDA is there
     rank, ranks : this process and how many train together
     eight_bit : batches of grey and classes, (N, size, size) uint8 each, to be made float32 by
-        :meth:`InputContract.normalise_batch` on the device: an eighth of the bytes to move
+        :meth:`InputContract.normalise_batch` on the device: a sixth of the bytes to move
 
     Raises
     ------
