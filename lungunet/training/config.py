@@ -56,7 +56,7 @@ class TrainConfig:
     """
 
     epochs: int = 25
-    batch_size: int = 8
+    batch_size: int = 4
     lr: float = 2e-3
     weight_decay: float = 1e-2
     warmup_epochs: float = 1.0

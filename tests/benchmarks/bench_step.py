@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--encoder", nargs="+", default=["tu-mobilenetv3_small_100", "resnet18"])
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--compile", action="store_true")

@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--encoder", default="tu-mobilenetv3_small_100")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--goal", type=float, default=0.97)
     parser.add_argument("--seed", type=int, default=0)
