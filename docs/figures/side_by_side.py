@@ -39,5 +39,7 @@ def _train(
     train = kind(split.train, transform=transform, size=SIZE_PX)
     val = lungunet.LungCTDataset(split.val, contract=train.contract)
     model = lungunet.build_unet("tu-mobilenetv3_small_100", seed=0)
-    config = lungunet.TrainConfig(epochs=EPOCHS, device="cpu", precision="fp32", workers=0)
+    config = lungunet.TrainConfig(
+        epochs=EPOCHS, batch_size=8, device="cpu", precision="fp32", workers=0
+    )
     return lungunet.Trainer(model, config, out=out).fit(train, val, overwrite=True)

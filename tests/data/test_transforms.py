@@ -28,11 +28,6 @@ def moved(transform, entropy, mask=None):
     return transform(image=mask * 255, mask=mask)
 
 
-def moved_as_it_is(transform, entropy, image, mask):
-    seed_transform(transform, entropy)
-    return transform(image=image, mask=mask)
-
-
 def set_bit(image, bit, **_):
     """Leave a trace that a step fired."""
     return image | np.uint8(1 << bit)
@@ -78,7 +73,7 @@ class TestTrainTransform:
             edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
             assert not ((image > 127) != (mask > 0))[edge == 0].any()
             still += np.array_equal(mask, heart_left())
-        assert still < 20  # neither flipped nor moved: 0.5 * 0.3 * 0.75 of the draws
+        assert still < 20  # neither flipped nor moved: 0.5 * 0.3 of the draws
 
     def test_without_flip_left_stays_left(self):
         sides = {True: 0, False: 0}
@@ -98,23 +93,6 @@ class TestTrainTransform:
             seed_transform(transform, (2, 0, index))
             means.append(transform(image=grey, mask=heart_left())["image"][32:96, 32:96].mean())
         assert np.ptp(means) > 20
-
-    @pytest.mark.parametrize("shape", [(SIZE, SIZE), (61, 140)])
-    def test_the_quick_grid_gives_the_bits_of_albumentations(self, shape):
-        rng = np.random.default_rng(0)
-        image = rng.integers(0, 256, shape, np.uint8)
-        mask = rng.integers(0, 3, shape, np.uint8)
-        quick = next(t for t in train_transform().transforms if isinstance(t, A.GridDistortion))
-        slow = A.GridDistortion(num_steps=5, distort_limit=0.12, p=1)
-        quick.p = 1
-        for index in range(20):
-            one, other = (
-                moved_as_it_is(A.Compose([step]), (0, 0, index), image, mask)
-                for step in (quick, slow)
-            )
-            for key in ("image", "mask"):
-                assert np.array_equal(one[key], other[key])
-                assert not np.array_equal(one[key], {"image": image, "mask": mask}[key])
 
     def test_pickles(self):
         again = pickle.loads(pickle.dumps(train_transform()))
