@@ -4,8 +4,11 @@ import csv
 import dataclasses
 import inspect
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -476,3 +479,27 @@ def test_demo_runs_the_whole_chain_and_prints_its_commands(
     assert list((out / "predicted").glob("*.png"))
     assert run_cli("demo", "--out", out).code == 1
     assert run_cli("demo", "--out", out, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "20000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_told_otherwise(given: dict[str, str], spins: str):
+    code = (
+        "import os, sys\n"
+        "from lungunet.cli import main\n"
+        "sys.argv = ['lungunet', '--version']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{spins} False"
