@@ -58,7 +58,7 @@ def train(
         int | None, _option("Slices are fitted to this square, px. [default: 256]")
     ] = None,
     epochs: Annotated[int | None, _option("Passes over train. [default: 25]")] = None,
-    batch_size: Annotated[int | None, _option("Slices per forward pass. [default: 8]")] = None,
+    batch_size: Annotated[int | None, _option("Slices per forward pass. [default: 4]")] = None,
     lr: Annotated[float | None, _option("Highest learning rate. [default: 0.002]")] = None,
     weight_decay: Annotated[float | None, _option("Of AdamW. [default: 0.01]")] = None,
     warmup_epochs: Annotated[

@@ -56,7 +56,7 @@ def settings(text: str):
         ),
         (
             settings('data = "W/data"\nbatch_size = 0'),
-            "c.toml: batch_size=0: must be at least 1. 8 is usual.",
+            "c.toml: batch_size=0: must be at least 1. 4 is usual.",
         ),
         (
             settings(f'data = "W/data"\nbatch_size = {2**63}'),

@@ -46,7 +46,7 @@ def trainer(out: Path, **options: Any) -> Trainer:
     settings = TrainConfig(
         epochs=EPOCHS,
         batch_size=2,
-        lr=0.01,
+        lr=0.02,
         device="cpu",
         precision="fp32",
         save_every_minutes=1e-9,

@@ -651,7 +651,7 @@ class TestRangeTest:
         )
         before = torch.get_rng_state()
         tested.model.eval()
-        found = tested.find_lr(train, steps=12, highest=0.01)
+        found = tested.find_lr(train, steps=12, lowest=1e-4, highest=0.01)
         assert not tested.model.training
         assert torch.equal(before, torch.get_rng_state())
         assert not (tmp_path / "tested").exists()
