@@ -14,60 +14,41 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from bench_loading import TutorialDataset
+from bench_step import InMemory, timed
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.transforms import Compose, RandomRotation, ToTensor
 
 import lungunet
 from lungunet.data.atomic import write_text
-from lungunet.data.loader import EpochSampler
 from lungunet.training.batches import Batches
 
 ENCODERS = ("resnet34", "tu-mobilenetv3_small_100", "unet2015")
 PRECISIONS = ("fp32", "tf32", "bf16")  # the Trainer's fp32 is tf32 on CUDA
 
 
-class InMemory:
-    """One batch that is on the device already, again and again."""
-
-    def __init__(self, steps: int, batch: int, size: int, device: torch.device) -> None:
-        self.steps = steps
-        self.image = torch.randn(batch, 1, size, size, device=device)
-        self.image = self.image.contiguous(memory_format=torch.channels_last)
-        self.mask = (torch.rand(batch, size, size, device=device) > 0.75).long()
-        self.sampler = EpochSampler(batch * steps, batch_size=batch)
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return iter([(self.image, self.mask)] * self.steps)
-
-
-class TutorialDataset(Dataset):
-    """What a tutorial writes: every file read every time, and each sample moved by itself."""
+class TutorialOnDevice(TutorialDataset):
+    """Moves each sample by itself."""
 
     def __init__(self, pairs: list[lungunet.Pair], device: torch.device) -> None:
-        self.pairs = pairs
+        super().__init__(pairs)
         self.device = device
-        self.transform = Compose([RandomRotation(12), ToTensor()])
-
-    def __len__(self) -> int:
-        return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        pair = self.pairs[index]
-        image = self.transform(Image.open(pair.image)).float() / 1000
-        mask = torch.from_numpy(np.array(Image.open(pair.mask)) // 255).long()
-        return image.to(self.device), mask.to(self.device)
+        image, mask = super().__getitem__(index)
+        return (image / 1000).to(self.device), mask.to(self.device)
+
+
+def in_memory(steps: int, batch: int, size: int, device: torch.device) -> InMemory:
+    """Return one batch that is on the device already, again and again."""
+    image = torch.randn(batch, 1, size, size, device=device)
+    mask = (torch.rand(batch, size, size, device=device) > 0.75).long()
+    return InMemory([(image.contiguous(memory_format=torch.channels_last), mask)] * steps)
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -75,25 +56,12 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    wait(device)
-    start = time.perf_counter()
-    call()
-    wait(device)
-    return time.perf_counter() - start
-
-
 def matrix_rate(precision: str, device: torch.device, side: int) -> float:
     """Return operations a second of a large matrix product."""
     allow_tf32(precision == "tf32")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    times = [seconds(lambda: left @ right, device) for _ in range(10)]
+    times = [timed(lambda: left @ right, device) for _ in range(10)]
     return 2 * side**3 / statistics.median(times[3:])
 
 
@@ -130,11 +98,11 @@ def from_memory(encoder: str, batch: int, precision: str, compiled: bool, option
     device = torch.device(options.device)
     allow_tf32(precision != "fp32")
     own = "bf16" if precision == "bf16" else "fp32"
-    batches = InMemory(options.steps, batch, options.size, device)
+    batches = in_memory(options.steps, batch, options.size, device)
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(encoder, batch, folder, options, precision=own, compile=compiled)
         times = [
-            seconds(lambda: train_epoch(made, batches), device) for _ in range(options.rounds + 1)
+            timed(lambda: train_epoch(made, batches), device) for _ in range(options.rounds + 1)
         ]
     return batch * options.steps / statistics.median(times[1:])
 
@@ -162,11 +130,11 @@ def from_files(pairs: list[lungunet.Pair], folder: Path, batch: int, options) ->
             workers=options.workers,
         )
         batches = made._batches(train, shuffle=True)
-        memory = InMemory(len(batches), batch, options.size, device)
+        memory = in_memory(len(batches), batch, options.size, device)
         loaded, held = [], []
         for _ in range(options.rounds + 1):
-            loaded.append(seconds(partial(train_epoch, made, batches), device))
-            held.append(seconds(partial(train_epoch, made, memory), device))
+            loaded.append(timed(partial(train_epoch, made, batches), device))
+            held.append(timed(partial(train_epoch, made, memory), device))
         rates[encoder] = {
             "images_per_second": len(train) / statistics.median(loaded[1:]),
             "idle": 1 - statistics.median(h / s for h, s in zip(held[1:], loaded[1:], strict=True)),
@@ -182,7 +150,7 @@ def tutorial(pairs: list[lungunet.Pair], batch: int, options) -> float:
     model = lungunet.build_unet("unet2015", seed=0).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loss_of = nn.CrossEntropyLoss()
-    batches = DataLoader(TutorialDataset(pairs, device), batch, shuffle=True)
+    batches = DataLoader(TutorialOnDevice(pairs, device), batch, shuffle=True)
 
     def epoch() -> None:
         total, right = 0.0, 0.0
@@ -195,7 +163,7 @@ def tutorial(pairs: list[lungunet.Pair], batch: int, options) -> float:
             total += loss.item()
             right += (logits.argmax(1) == mask).float().mean().item()
 
-    times = [seconds(epoch, device) for _ in range(options.rounds + 1)]
+    times = [timed(epoch, device) for _ in range(options.rounds + 1)]
     return len(pairs) / statistics.median(times[1:])
 
 

@@ -14,6 +14,7 @@ from lungunet.inference.postprocess import (
     fill_cavities,
     fill_holes,
     keep_largest,
+    label_parts,
 )
 
 
@@ -164,3 +165,22 @@ def test_neither_order_nor_dtype_matters_and_the_input_stays(tidy: Tidy) -> None
 def test_other_shapes_are_refused(tidy: Tidy, shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"pass \(H, W\) or \(D, H, W\)"):
         tidy(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("spacing", [2, 9, 60])  # hundreds of parts, dozens, one
+def test_parts_and_their_sizes_are_those_of_scipy(spacing: int) -> None:
+    inside = np.zeros((61, 50), np.uint8)
+    inside[::spacing, ::spacing] = 1
+    inside[1:9:spacing, 2] = 1  # parts differ in size
+    labels, sizes = label_parts(inside)
+    expected, count = ndimage.label(inside)
+    assert len(sizes) == count
+    assert sizes.tolist() == [int((labels == number).sum()) for number in range(1, count + 1)]
+    assert sorted(sizes) == sorted(np.bincount(expected.ravel())[1:])
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_slice_of_one_value_has_one_part_or_none(value: int) -> None:
+    labels, sizes = label_parts(np.full((4, 5), value, np.uint8))
+    assert sizes.tolist() == [20] * value
+    assert (labels == value).all()
