@@ -1,0 +1,115 @@
+"""A network on the CPU: parts of a batch side by side, and nobody else's threads touched."""
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import lungunet
+from lungunet.inference import network
+from lungunet.inference.network import TorchSegmenter
+
+SIDE = 32
+
+
+class Spy(torch.nn.Module):
+    """Says lung where it is bright, and notes who asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[int, int, int]] = []
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.calls.append((len(batch), threading.get_ident(), torch.get_num_threads()))
+        return torch.cat([-batch, batch], 1)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def segmenter(model: torch.nn.Module) -> TorchSegmenter:
+    contract = lungunet.InputContract(SIDE)
+    return TorchSegmenter(model, contract, lungunet.LUNG_CODEC, device="cpu", precision="fp32")
+
+
+def prepared(of: TorchSegmenter, n: int) -> list[network.Fitted]:
+    rng = np.random.default_rng(0)
+    sizes = [(SIDE, SIDE), (20, 41)]
+    return [of.prepare(rng.integers(-1100, 200, sizes[i % 2]).astype(np.int16)) for i in range(n)]
+
+
+def threads_of_a_new_thread() -> int:
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+@pytest.mark.usefixtures("four_threads")
+class TestParts:
+    def test_fit_the_cache_and_share_the_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(network, "_PART_PX", 2 * SIDE**2)
+        spy = Spy()
+        own = segmenter(spy)
+        own(prepared(own, 7))
+        assert sorted(n for n, _, _ in spy.calls) == [1, 2, 2, 2]
+        assert {threads for _, _, threads in spy.calls} == {1}
+        assert threading.get_ident() not in {thread for _, thread, _ in spy.calls}
+
+    def test_two_have_two_threads_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(network, "_PART_PX", 4 * SIDE**2)
+        spy = Spy()
+        own = segmenter(spy)
+        own(prepared(own, 8))
+        assert {threads for _, _, threads in spy.calls} == {2}
+
+    def test_a_slice_larger_than_a_part_is_a_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(network, "_PART_PX", 1)
+        spy = Spy()
+        own = segmenter(spy)
+        own(prepared(own, 3))
+        assert [n for n, _, _ in spy.calls] == [1, 1, 1]
+
+    def test_what_fits_one_part_stays_in_this_thread(self) -> None:
+        spy = Spy()
+        own = segmenter(spy)
+        own(prepared(own, 5))
+        assert spy.calls == [(5, threading.get_ident(), 4)]
+
+    def test_same_masks_in_the_same_order_as_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = segmenter(lungunet.build_unet("tu-mobilenetv3_small_100", seed=0))
+        slices = prepared(own, 9)
+        at_once = own(slices)
+        monkeypatch.setattr(network, "_PART_PX", 2 * SIDE**2)
+        in_parts = own(slices)
+        assert [found.shape for found in in_parts] == [found.shape for found in at_once]
+        for one, other in zip(in_parts, at_once, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+    def test_threads_are_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        own = segmenter(Spy())
+        own(prepared(own, 4))
+        assert torch.get_num_threads() == 4
+        assert threads_of_a_new_thread() == 4
+
+    def test_threads_are_as_before_when_the_model_fails(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken(torch.nn.Module):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                raise RuntimeError("no")
+
+        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        own = segmenter(Broken())
+        with pytest.raises(RuntimeError, match="no"):
+            own(prepared(own, 4))
+        assert threads_of_a_new_thread() == 4
