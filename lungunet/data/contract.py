@@ -213,9 +213,19 @@ class InputContract:
         Returns
         -------
         (N, 1, H, W) float32
+
+        Raises
+        ------
+        DataError
+            When the batch is of another shape or dtype.
         """
         import torch  # the contract itself serves without it
 
+        if grey.ndim != 3 or grey.dtype != torch.uint8:
+            raise DataError(
+                f"batch: {grey.dtype} {tuple(grey.shape)}; only (N, H, W) uint8 is still to be "
+                "normalised. Make the loader with eight_bit=True, or leave this call out."
+            )
         # Tensors, since CUDA multiplies by the reciprocal of a number; filled on the device, since
         # a copy to it would wait.
         scale, mean, std = (

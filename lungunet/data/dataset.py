@@ -110,7 +110,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
         Returns
         -------
-        image : (1, size, size) float32, normalised
+        image : (1, size, size) float32, normalised; smaller where the transform crops
         mask : (size, size) int64, classes 0..C-1
 
         Raises
@@ -150,7 +150,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         grey, classes = self._fetch(index)
         seed_transform(self.transform, self._entropy(epoch, index))
         moved = self.transform(image=grey, mask=classes)
-        grey, classes = self._checked(moved["image"], moved["mask"], self.pairs[index])
+        grey, classes = self._checked(moved.get("image"), moved.get("mask"), self.pairs[index])
         # Copies, as in read: a transform that does nothing returns what it was given.
         return np.array(grey, order="C"), np.array(classes, np.uint8, order="C")
 
@@ -185,14 +185,16 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         worker = get_worker_info()
         return (self.seed, index, self._draws, worker.seed if worker else 0)
 
-    def _checked(
-        self, grey: np.ndarray, classes: np.ndarray, pair: Pair
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _checked(self, grey: object, classes: object, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         if not (isinstance(grey, np.ndarray) and grey.dtype == np.uint8 and grey.ndim == 2):
-            got = f"{getattr(grey, 'dtype', type(grey).__name__)} {tuple(np.shape(grey))}"
             raise DataError(
-                f"{pair.name}: the transform returned an image of {got}; it must stay (H, W) uint8."
-                " Leave out Normalize and ToTensorV2: the dataset does both afterwards."
+                f"{pair.name}: the transform made {_kind(grey)} of the image; it must stay "
+                "(H, W) uint8. Leave out Normalize and ToTensorV2: the dataset does both after it."
+            )
+        if not (isinstance(classes, np.ndarray) and classes.dtype.kind in "iub"):
+            raise DataError(
+                f"{pair.name}: the transform made {_kind(classes)} of the mask; it must stay "
+                "(H, W) of whole numbers, the classes. Leave out what makes shares of them."
             )
         if classes.shape != grey.shape:
             raise GeometryError(
@@ -238,6 +240,12 @@ class EightBitSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Return grey and classes, (size, size) uint8 each."""
         grey, classes = self.dataset.augment(key)
         return torch.from_numpy(grey), torch.from_numpy(classes)
+
+
+def _kind(array: object) -> str:
+    if array is None:
+        return "nothing"
+    return f"{getattr(array, 'dtype', type(array).__name__)} {tuple(getattr(array, 'shape', ()))}"
 
 
 def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:

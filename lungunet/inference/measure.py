@@ -241,7 +241,7 @@ def _measure_hu(values: np.ndarray) -> dict[str, Any]:
     """Return the fields of a measurement that are about HU."""
     if not values.size or values.dtype.name not in _HU_DTYPES:
         return dict.fromkeys(("mean_hu", "hu_p05", "hu_p95", "emphysema_index"), math.nan)
-    values = np.sort(values)  # int16 by radix, much faster than the selection of np.percentile
+    values = np.sort(values)  # much faster than the selection of np.percentile
     low, high = np.percentile(values, [5, 95])
     return {
         "mean_hu": float(values.mean(dtype=np.float64)),

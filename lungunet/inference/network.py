@@ -11,6 +11,7 @@ import torch
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.models.device import Precision, pick_device, pick_precision
+from lungunet.models.torch_errors import explained
 
 # What a core has in its cache of a forward pass. Passes of more are slower: eight slices of 512x512
 # at once take one and a half times as long as one by one.
@@ -64,11 +65,13 @@ class TorchSegmenter:
 
     def __call__(self, prepared: Sequence[Fitted]) -> list[np.ndarray]:
         """Segment slices of any sizes: on a GPU at once, on the CPU in parts; see ``Segmenter``."""
-        if self.device.type != "cpu":
-            return self._segment(prepared)
-        each = max(1, _PART_PX // self.contract.size**2)
-        parts = [prepared[at : at + each] for at in range(0, len(prepared), each)]
-        return list(chain.from_iterable(_side_by_side(self._segment, parts)))
+        n, size = len(prepared), self.contract.size
+        each = max(1, _PART_PX // size**2) if self.device.type == "cpu" else n
+        parts = [prepared[at : at + each] for at in range(0, n, each)]
+        with explained(
+            f"{n} slices at {size}x{size}", "Lower --batch-size (batch_size), or use --device cpu."
+        ):
+            return list(chain.from_iterable(_side_by_side(self._segment, parts)))
 
     @torch.inference_mode()
     def _segment(self, prepared: Sequence[Fitted]) -> list[np.ndarray]:

@@ -88,20 +88,24 @@ class CrossEntropyDiceLoss(nn.Module):
         Raises
         ------
         DataError
-            Shapes or dtypes do not fit, the batch is empty, or (on a CPU; a CUDA device asserts) a
-            class of ``mask`` is not one of 0..C-1.
+            Shapes or dtypes do not fit, the batch is empty, or a class of ``mask`` is not one of
+            0..C-1. On a GPU, which would have to be waited for, the loss is NaN in that last case.
         """
         _check_batch(logits, mask)
         if logits.shape[1] == 2:
             # The same numbers at half the cost: softmax over two classes is a sigmoid.
             lung = _wide(logits[:, 1]) - _wide(logits[:, 0])
-            truth = mask.to(lung.dtype)
+            truth = _known(mask, 2, mask.to(lung.dtype))
             ce = F.binary_cross_entropy_with_logits(lung, truth)
             dice = _dice_loss(lung.sigmoid().unsqueeze(1), truth.unsqueeze(1))
         else:
             log_probs = F.log_softmax(_wide(logits), dim=1)
-            ce = _cross_entropy(log_probs, mask)
-            dice = _dice_loss(log_probs[:, 1:].exp(), _one_hot(mask, log_probs)[:, 1:])
+            one_hot = _one_hot(mask, log_probs)
+            # Of all pixels at once: nll_loss has no deterministic 2-D kernel on CUDA, and its 1-D
+            # one, for classification, runs on one multiprocessor. The mean over all pixels is the
+            # mean over slices of their means, since slices of a batch are one size.
+            ce = -_known(mask, logits.shape[1], (one_hot * log_probs).sum(1)).mean()
+            dice = _dice_loss(log_probs[:, 1:].exp(), one_hot[:, 1:])
         return self.ce_weight * ce + self.dice_weight * dice
 
     def extra_repr(self) -> str:
@@ -120,9 +124,7 @@ def _check_batch(logits: Tensor, mask: Tensor) -> None:
         raise DataError(
             f"logits: {logits.dtype}, mask: {mask.dtype}. Give float logits and an int64 mask."
         )
-    # Only a CPU can be asked without waiting for it; on a CUDA device the loss kernel itself
-    # asserts.
-    if mask.device.type != "cpu":
+    if not _answers_at_once(mask):
         return
     low, high = mask.aminmax()
     if low < 0 or high >= c:
@@ -132,13 +134,15 @@ def _check_batch(logits: Tensor, mask: Tensor) -> None:
         )
 
 
-def _cross_entropy(log_probs: Tensor, mask: Tensor) -> Tensor:
-    # Flat pixels: the 2-D NLLLoss has no deterministic CUDA kernel and raises in deterministic
-    # mode. The mean over all pixels is the mean over slices of their means, since slices of a
-    # batch are one size.
-    flat = log_probs.permute(0, 2, 3, 1).reshape(-1, log_probs.shape[1])
-    # An ignore_index that no mask holds, or the default -100 would pass unseen.
-    return F.nll_loss(flat, mask.reshape(-1), ignore_index=torch.iinfo(torch.int64).min)
+def _answers_at_once(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def _known(mask: Tensor, n_classes: int, values: Tensor) -> Tensor:
+    """Put NaN where a class is unknown and could not be refused, so that the loss becomes NaN."""
+    if _answers_at_once(mask):
+        return values
+    return torch.where((mask >= 0) & (mask < n_classes), values, torch.nan)
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for image, mask in self._loader:
-            # non_blocking: from pinned memory the copy overlaps with the step before.
+            # non_blocking: from pinned memory, and the loop does not wait for the copy.
             image = image.to(self._device, non_blocking=True)
             mask = mask.to(self._device, non_blocking=True)
             if image.dtype == torch.uint8:

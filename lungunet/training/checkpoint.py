@@ -143,14 +143,10 @@ def load_into(
         ) from err
 
 
-def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed every generator that training draws from, and allow the fast matrix products."""
+def seed_everything(seed: int) -> None:
+    """Seed every generator that training draws from."""
     random.seed(seed)
     torch.manual_seed(seed)
-    if device.type == "cuda":
-        # TF32: matrix products at ten bits of mantissa, several times faster on CUDA.
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """What must hold before the first step, and what to say when training goes wrong later."""
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 
 from lungunet.data.dataset import LungCTDataset
 from lungunet.errors import ConfigError, LungUNetWarning, SplitError
+from lungunet.models.torch_errors import explained, is_of_the_gpu, is_out_of_memory
 from lungunet.training.config import TrainConfig
 from lungunet.training.learner import Learner
 from lungunet.training.tracking import EpochResult
@@ -80,40 +81,32 @@ def all_finite(model: nn.Module) -> bool:
     return not tensors or bool(torch.stack([t.isfinite().all() for t in tensors]).all())
 
 
-@contextmanager
-def explain_memory(config: TrainConfig, train: LungCTDataset) -> Iterator[None]:
-    """Turn running out of memory into advice.
+def explain_memory(config: TrainConfig, train: LungCTDataset) -> AbstractContextManager[None]:
+    """Turn running out of memory, and a GPU that fails, into advice."""
+    size = train.contract.size
+    return explained(
+        f"batch_size {config.batch_size} at {size}x{size}",
+        f"Lower --batch-size (and raise --accumulate to keep {config.batch_size} slices per step), "
+        "--size, or --workers, or take a smaller encoder.",
+    )
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile a sum on ``device``, so that a compiler that is missing is known before all else.
 
     Raises
     ------
     ConfigError
-        Names what to lower.
+        Keeps what torch said.
     """
     try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as err:
-        if isinstance(err, RuntimeError) and not _is_out_of_memory(err):
-            raise
-        size = train.contract.size
+        torch.compile(lambda number: number + number)(torch.ones(2, device=device))
+    except Exception as err:  # torch and its back ends raise whatever they like
+        said = (str(err).splitlines() or [type(err).__name__])[0][:120].rstrip(".")
         raise ConfigError(
-            f"out of memory with batch_size {config.batch_size} at {size}x{size} "
-            f"({str(err).splitlines()[0][:120] if str(err) else type(err).__name__}). "
-            f"Lower --batch-size (and raise --accumulate to keep {config.batch_size} slices per "
-            "step), --size, or --workers, or take a smaller encoder."
+            f"compile: does not work on this machine ({said}). Install a C++ compiler, or leave "
+            "--compile out."
         ) from err
-
-
-def _is_out_of_memory(err: RuntimeError) -> bool:
-    if isinstance(err, torch.OutOfMemoryError):
-        return True
-    # Without a type of its own: the CPU allocator, cuDNN, a worker that the system killed.
-    texts = (
-        "can't allocate memory",
-        "not enough memory",
-        "out of memory",
-        "killed by signal: Kill",
-    )
-    return any(text in str(err) for text in texts)
 
 
 def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None:
@@ -133,6 +126,8 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
         raise ConfigError(
             f"train: {len(train)} pairs for {ranks} processes. Start fewer processes."
         )
+    if config.compile:
+        check_compiler(learner.device)
     images, masks = zip(*(train[0, index] for index in range(count)), strict=True)
     image, mask = torch.stack(images), torch.stack(masks)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -142,8 +137,8 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
             model.train()
             channels = learner.forward(model, image, mask)[0].shape[1]
     except (ValueError, RuntimeError, AssertionError) as err:
-        if isinstance(err, RuntimeError) and _is_out_of_memory(err):
-            raise
+        if is_out_of_memory(err) or is_of_the_gpu(err):
+            raise  # for others to explain
         raise ConfigError(
             f"the model does not take a batch of {count} of shape {tuple(image.shape[1:])}: "
             f"{str(err).splitlines()[0].rstrip('.')}. "

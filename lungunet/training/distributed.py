@@ -12,6 +12,8 @@ from typing import Self, TypeVar
 import torch
 import torch.distributed as dist
 
+from lungunet.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -45,13 +47,39 @@ class Ranks:
         """Whether this one writes the run folder."""
         return self.rank == 0
 
+    def device(self, wanted: torch.device) -> torch.device:
+        """Return the GPU of this process where several share the work, else what is wanted.
+
+        Raises
+        ------
+        ConfigError
+            When one GPU is wanted by name for all, or there are fewer than processes.
+        """
+        if self.count == 1 or wanted.type != "cuda":
+            return wanted
+        if wanted.index is not None:
+            raise ConfigError(
+                f"device '{wanted}': of {self.count} processes each takes a GPU of its own. "
+                "Leave --device out, or use cpu."
+            )
+        gpus = torch.cuda.device_count()
+        if self.local >= gpus:
+            raise ConfigError(
+                f"{self.near} processes on this machine, and {gpus} GPU(s) to see: each needs one "
+                f"of its own. Start {gpus} (--nproc-per-node {gpus}), or use --device cpu."
+            )
+        return torch.device("cuda", self.local)
+
     @contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
         """Be connected with the others inside the block: NCCL between GPUs, else gloo."""
         if self.count == 1 or dist.is_initialized():  # a caller's own group stays theirs
             yield
             return
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            dist.init_process_group("nccl", device_id=device)
+        else:
+            dist.init_process_group("gloo")
         try:
             yield
             dist.barrier()  # nobody hangs up while another still talks; not after an error

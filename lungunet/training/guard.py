@@ -46,7 +46,8 @@ class LossGuard:
         host = torch.empty((), dtype=loss.dtype, pin_memory=True)
         host.copy_(loss, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
+        # Of the loss's device, which need not be the current one.
+        copied.record(torch.cuda.current_stream(loss.device))
         self._watched.append(_Watched(step, lr, host, copied))
         while len(self._watched) > _LAG:
             self._look()

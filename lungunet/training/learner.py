@@ -40,9 +40,8 @@ class Learner:
     def __init__(self, model: nn.Module, config: TrainConfig, loss: Loss | None) -> None:
         self.ranks = Ranks.from_environment()
         self.loss: Loss = loss or CrossEntropyDiceLoss()
-        self.device = pick_device(config.device)
+        self.device = self.ranks.device(pick_device(config.device))
         if self.ranks.count > 1 and self.device.type == "cuda":
-            self.device = torch.device("cuda", self.ranks.local)
             torch.cuda.set_device(self.device)
             model = share_batch_norm(model)
         self.dtype = pick_precision(config.precision, self.device)
@@ -72,7 +71,6 @@ class Learner:
         mask : (N, H, W) int64
         """
         logits = self._logits(net, image)
-        # non_blocking: with pinned memory the copy overlaps with the step before.
         mask = mask.to(self.device, non_blocking=True)
         return logits, _centre(mask, logits.shape[-2:])
 

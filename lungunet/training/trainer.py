@@ -15,6 +15,7 @@ from torch import nn
 
 from lungunet.data.dataset import LungCTDataset
 from lungunet.errors import ConfigError, listed
+from lungunet.models.device import fast_products
 from lungunet.progress import Progress, silent
 from lungunet.training.batches import Batches
 from lungunet.training.checkpoint import (
@@ -147,7 +148,7 @@ class Trainer:
         check_same_contract(train, val)
         self._n_classes = train.codec.n_classes
         self._names = case_names(train, val)
-        seed_everything(self.config.seed + self.ranks.rank, self.device)
+        seed_everything(self.config.seed + self.ranks.rank)
         if resume:
             self._resume(train)
             if self._is_done():
@@ -161,6 +162,7 @@ class Trainer:
         check_has_lung("val", val)
         with ExitStack() as stack:
             stack.enter_context(explain_memory(self.config, train))
+            stack.enter_context(fast_products(self.device))
             stack.enter_context(self.ranks.joined(self.device))
             try_out(self._learner, train, self.config)
             if self.ranks.is_first:
@@ -193,7 +195,7 @@ class Trainer:
             itertools.repeat(self._batches(train, shuffle=True))
         )
         batches = itertools.islice(endless, steps)
-        with explain_memory(self.config, train):
+        with explain_memory(self.config, train), fast_products(self.device):
             return run_range_test(
                 test, self._learner, self._progress(batches, desc="range test", total=steps)
             )

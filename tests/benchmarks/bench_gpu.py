@@ -99,6 +99,7 @@ def from_memory(encoder: str, batch: int, precision: str, compiled: bool, option
     allow_tf32(precision != "fp32")
     own = "bf16" if precision == "bf16" else "fp32"
     batches = in_memory(options.steps, batch, options.size, device)
+    torch.compiler.reset()  # it compiles eight variants of one forward, and the rest runs eagerly
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(encoder, batch, folder, options, precision=own, compile=compiled)
         times = [

@@ -355,6 +355,15 @@ class TestNormalise:
         assert tensors.dtype == torch.float32
         assert np.array_equal(tensors.cpu().numpy(), expected)
 
+    @pytest.mark.parametrize(
+        ("dtype", "shape"), [(torch.float32, (2, 16, 16)), (torch.uint8, (2, 1, 16, 16))]
+    )
+    def test_a_batch_that_is_normalised_already_is_refused(self, dtype, shape):
+        batch = torch.ones(shape, dtype=dtype)
+        with pytest.raises(DataError, match="Make the loader with eight_bit=True"):
+            InputContract(16).normalise_batch(batch)
+        assert (batch == 1).all()
+
     def test_prepare_is_the_three_steps(self):
         hu = np.random.default_rng(0).integers(-2000, 500, (100, 75)).astype(np.int16)
         tensor = LUNG.prepare(hu)

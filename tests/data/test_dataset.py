@@ -194,9 +194,30 @@ class TestAugmentation:
     )
     def test_normalisation_is_not_part_of_it(self, pairs, step, got):
         dataset = LungCTDataset(pairs, transform=A.Compose([step]), size=64)
-        with pytest.raises(DataError, match=rf"^a: the transform returned an image of {got}; it mu"
+        with pytest.raises(DataError, match=rf"^a: the transform made {got} of the image; it mu"
                                             ".*Leave out Normalize and ToTensorV2"):  # fmt: skip
             dataset[0]
+
+    @pytest.mark.parametrize(
+        ("mask", "got"),
+        [
+            (lambda mask: mask * 0.9, r"float64 \(64, 64\)"),
+            (lambda mask: np.full(mask.shape, np.nan), r"float64 \(64, 64\)"),
+            (lambda mask: None, "nothing"),
+        ],
+    )
+    def test_a_mask_must_stay_classes(self, pairs, mask, got):
+        def transform(image, mask, change=mask):
+            return {"image": image, "mask": change(mask)}
+
+        with pytest.raises(DataError, match=rf"^a: the transform made {got} of the mask; it must"):
+            LungCTDataset(pairs, transform=transform, size=64)[0]
+
+    def test_what_is_missing(self, pairs):
+        for key in ("image", "mask"):
+            dataset = LungCTDataset(pairs, transform=lambda key=key, **both: {key: both[key]})
+            with pytest.raises(DataError, match=r"^a: the transform made nothing of the"):
+                dataset[0]
 
     def test_a_mask_of_another_size(self, pairs):
         dataset = LungCTDataset(pairs, transform=crop_image, size=64)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lungunet
+from lungunet.errors import ConfigError
 from lungunet.inference import network
 from lungunet.inference.network import TorchSegmenter
 
@@ -113,3 +114,13 @@ class TestParts:
         with pytest.raises(RuntimeError, match="no"):
             own(prepared(own, 4))
         assert threads_of_a_new_thread() == 4
+
+
+def test_no_memory_says_what_to_lower() -> None:
+    class Large(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    own = segmenter(Large())
+    with pytest.raises(ConfigError, match=r"out of memory with 3 slices at 32x32 .* --batch-size"):
+        own(prepared(own, 3))

@@ -1,13 +1,20 @@
 """Which device and precision are chosen."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lungunet import ConfigError
 from lungunet.models.cores import count_cores
-from lungunet.models.device import pick_device, pick_precision, pick_workers
+from lungunet.models.device import fast_products, pick_device, pick_precision, pick_workers
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lungunet.models.cores._QUOTA", tmp_path / "cpu.max")
 
 
 def test_auto_is_cuda_where_there_is_one() -> None:
@@ -76,3 +83,25 @@ def test_cores_where_the_system_does_not_say_which(monkeypatch: pytest.MonkeyPat
     assert count_cores() == 6
     monkeypatch.setattr("os.cpu_count", lambda: None)
     assert count_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000\n", 6), ("150000 100000\n", 2), ("900000 100000\n", 6), ("", 6)],
+)
+def test_a_container_may_grant_fewer_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert count_cores() == 6
+    (tmp_path / "cpu.max").write_text(quota)
+    assert count_cores() == cores
+
+
+def test_fast_products_are_for_the_block_alone() -> None:
+    before = torch.get_float32_matmul_precision()
+    with fast_products(torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == before
+    with fast_products(torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before

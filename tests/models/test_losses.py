@@ -217,6 +217,18 @@ class TestRefusals:
         with pytest.raises(DataError, match=str(value)):
             DICE(logits, mask)
 
+    @pytest.mark.parametrize("classes", [2, 4])
+    @pytest.mark.parametrize("value", [-100, -1, 4, 255])
+    def test_classes_that_the_model_lacks_make_nan_where_nobody_waits(
+        self, monkeypatch, classes, value
+    ):
+        logits, mask = torch.zeros(2, classes, 6, 9), torch.ones(2, 6, 9, dtype=torch.int64)
+        before = CrossEntropyDiceLoss()(logits, mask)
+        monkeypatch.setattr("lungunet.models.losses._answers_at_once", lambda _: False)
+        assert CrossEntropyDiceLoss()(logits, mask) == before
+        mask[1, 2, 3] = value
+        assert CrossEntropyDiceLoss()(logits, mask).isnan()
+
     @pytest.mark.parametrize("weights", [(0, 0), (-1, 1), (1, -1), (math.nan, 1)])
     def test_weights(self, weights):
         with pytest.raises(ConfigError, match="ce_weight"):

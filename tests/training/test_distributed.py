@@ -250,3 +250,36 @@ def test_torchrun_runs_the_command_line(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best val IoU") == 1
     assert lungunet.load_model(tmp_path / "run").scores["epoch"] == 1
+
+
+class TestDevice:
+    def test_each_process_has_the_gpu_of_its_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        second = Ranks(rank=3, count=4, local=1, near=2)
+        assert second.device(torch.device("cuda")) == torch.device("cuda", 1)
+        assert second.device(torch.device("cpu")) == torch.device("cpu")
+        assert Ranks().device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+    def test_one_gpu_for_all_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"device 'cuda:1': of 2 processes each takes"):
+            Ranks(rank=1, count=2, local=1, near=2).device(torch.device("cuda:1"))
+
+    def test_fewer_gpus_than_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        with pytest.raises(ConfigError, match=r"2 processes on this machine, and 1 GPU"):
+            Ranks(rank=1, count=2, local=1, near=2).device(torch.device("cuda"))
+
+
+def test_processes_together_need_a_name_for_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_cli: Callable[..., Any], data: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    done = run_cli("train", data)
+    assert done.code == 1
+    assert "--out: each process would take a number of its own" in done.err
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """The loop and the run folder it leaves behind."""
 
 import csv
+import itertools
 import json
 import math
 import multiprocessing
@@ -35,6 +36,7 @@ from lungunet.training.checks import try_out
 from lungunet.training.folder import RunFolder
 from lungunet.training.learner import Learner
 from lungunet.training.lr_finder import RangeTest
+from lungunet.training.optimizer import Stepper
 from lungunet.training.tracking import HISTORY_COLUMNS
 
 SIZE = 32
@@ -424,6 +426,37 @@ def test_trains_on_cuda(
     assert np.isfinite(history[-1].val.loss)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_step_on_cuda_waits_for_nothing(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, precision: str
+) -> None:
+    settings = config(device="cuda", precision=precision, epochs=1, workers=2)
+    trainer = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path)
+    steps, taken = len(train) // settings.batch_size, itertools.count(1)
+    assert steps > 2
+
+    def watch_the_next(*_: Any) -> None:
+        """The first one warms up, and what the last one is followed by may wait."""
+        torch.cuda.set_sync_debug_mode("error" if next(taken) < steps - 1 else "default")
+
+    trainer.optimizer.register_step_post_hook(watch_the_next)
+    try:
+        trainer.fit(train, val)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_resumes_on_cuda(tmp_path: Path, train: LungCTDataset, val: LungCTDataset) -> None:
+    for epochs in (2, 4):
+        settings = config(device="cuda", epochs=epochs)
+        trainer = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path)
+        history = trainer.fit(train, val, resume=epochs == 4)
+    assert [result.epoch for result in history] == [1, 2, 3, 4]
+    assert trainer.optimizer.state_dict()["state"][0]["step"].item() == 4 * (len(train) // 2)
+
+
 def batches_of(train: LungCTDataset) -> list[tuple[torch.Tensor, torch.Tensor]]:
     seen = []
 
@@ -449,7 +482,8 @@ class TestWhatTheModelIsFed:
     def test_is_what_the_loader_gives(self, train: LungCTDataset) -> None:
         expected = lungunet.make_loader(train, batch_size=2, shuffle=True)
         expected.sampler.set_epoch(1)
-        for fed, wanted in zip(batches_of(train), expected, strict=False):
+        fed_in_training = batches_of(train)[: len(expected)]  # val comes after
+        for fed, wanted in zip(fed_in_training, expected, strict=True):
             assert [tensor.dtype for tensor in fed] == [torch.float32, torch.int64]
             assert torch.equal(fed[0], wanted[0])
             assert torch.equal(fed[1], wanted[1])
@@ -685,16 +719,42 @@ class TestFreezing:
 def test_compiling_changes_the_speed_alone(
     tmp_path: Path, train: LungCTDataset, val: LungCTDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = []
+    compiled: list[object] = []
     compile_model = torch.compile
 
-    def eager(model: nn.Module) -> Any:
+    def eager(model: Any) -> Any:
         compiled.append(model)
         return compile_model(model, backend="eager")  # no compiler is needed on the machine
 
     monkeypatch.setattr(torch, "compile", eager)
     for name, settings in (("a", config(epochs=1)), ("b", config(epochs=1, compile=True))):
         Trainer(tiny(), settings, out=tmp_path / name).fit(train, val)
-    assert len(compiled) == 1
+    assert sum(isinstance(each, nn.Module) for each in compiled) == 1
     a, b = ((tmp_path / name / "best" / "model.safetensors").read_bytes() for name in "ab")
     assert a == b
+
+
+def test_without_a_compiler_the_run_before_is_kept(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer(tiny(), config(epochs=1), out=tmp_path).fit(train, val)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    compiling = Trainer(tiny(), config(epochs=1, compile=True), out=tmp_path)
+    with pytest.raises(ConfigError, match=r"compile: does not work .*leave --compile out"):
+        compiling.fit(train, val, overwrite=True)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_a_checkpoint_without_a_scale_serves_fp16(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+) -> None:
+    """As of a run that began on a device whose precision is another."""
+    Trainer(tiny(), config(epochs=1), out=tmp_path).fit(train, val)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["scaler"] == {}
+    fp16 = Stepper(tiny(), config(), torch.device("cpu"), torch.float16)
+    fp16.load_state_dict(state)
+    assert fp16.scaler.get_scale() > 1
