@@ -36,6 +36,20 @@ def progress_bar(iterable: Iterable[T], *, desc: str, total: int) -> Iterator[T]
             bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
 
 
+class HeadedProgress:
+    """Progress bars with a line above the first: said once work begins, and not before an error."""
+
+    def __init__(self, heading: str) -> None:
+        self._heading = heading
+
+    def __call__(self, iterable: Iterable[T], *, desc: str, total: int) -> Iterator[T]:
+        """Do what :func:`progress_bar` does."""
+        if self._heading:
+            say(self._heading)
+            self._heading = ""
+        return progress_bar(iterable, desc=desc, total=total)
+
+
 def say(text: str = "") -> None:
     """Print one line on stdout."""
     typer.echo(text)

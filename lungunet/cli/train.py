@@ -256,11 +256,10 @@ def _train(
     shows = Ranks.from_environment().is_first
     start = time.perf_counter()
     results: list[EpochResult] = []
-    if shows:
-        console.say(
-            f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
-            f"{config.epochs} epochs -> {out}\n"
-        )
+    heading = (
+        f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
+        f"{config.epochs} epochs -> {out}\n"
+    )
     with StopSignal() as stop:
         try:
             for result in train_run(
@@ -268,7 +267,7 @@ def _train(
                 out,
                 resume=resume,
                 overwrite=overwrite,
-                progress=console.progress_bar if shows else silent,
+                progress=console.HeadedProgress(heading) if shows else silent,
                 should_stop=stop,
             ):
                 if shows:

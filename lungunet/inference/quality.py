@@ -177,30 +177,30 @@ def count_slice(
     second_opinion: bool = True,
 ) -> dict[str, float]:
     """Count what the measures are made of, in pixels of the view; counts of slices add up."""
-    lung, body = view.lung, ~view.outside
+    lung, body, count = view.lung, ~view.outside, np.count_nonzero  # much faster than sum
     sizes = np.sort(label_parts(as_bits(classes))[1])
     columns = np.flatnonzero(body.any(axis=0))
     middle = int(columns[0] + columns[-1] + 1) // 2 if columns.size else lung.shape[1] // 2
     margin = np.concatenate([lung[0], lung[-1], lung[1:-1, 0], lung[1:-1, -1]])
     counts = {
         "whole": lung.size,
-        "body": body.sum(),
-        "lung": lung.sum(),
-        "outside": (lung & view.outside).sum(),
-        "left_out": view.left_out.sum(),
+        "body": count(body),
+        "lung": count(lung),
+        "outside": count(lung & view.outside),
+        "left_out": count(view.left_out),
         "parts": len(sizes),
         "scattered": sizes[:-2].sum() / view.scale**2,
         "margin": margin.size,
-        "at_border": margin.sum(),
-        "one_side": lung[:, :middle].sum(),
-        "other_side": lung[:, middle:].sum(),
+        "at_border": count(margin),
+        "one_side": count(lung[:, :middle]),
+        "other_side": count(lung[:, middle:]),
     }
     if disagreement is not None:
-        counts["mirrored"] = disagreement * lung.sum()
+        counts["mirrored"] = disagreement * count(lung)
     if second_opinion:
-        counts["differing"] = (lung ^ view.baseline).sum()
-        counts["either"] = (lung | view.baseline).sum()
-    return {name: float(count) for name, count in counts.items()}
+        counts["differing"] = count(lung ^ view.baseline)
+        counts["either"] = count(lung | view.baseline)
+    return {name: float(counted) for name, counted in counts.items()}
 
 
 def measure(counts: Mapping[str, float]) -> dict[str, float | None]:

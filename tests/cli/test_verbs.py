@@ -204,8 +204,10 @@ class TestTrain:
         done = run_cli("train", "--resume", copy)
         assert done.code == 0
         assert "nothing left to do" in done.out
+        assert "epochs ->" not in done.out
         done = run_cli("train", "--resume", copy, "--epochs", 3)
         assert done.code == 0
+        assert done.out.count("3 epochs ->") == 1
         with (copy / "history.csv").open() as file:
             assert [row["epoch"] for row in csv.DictReader(file)] == list("112233")
         assert lungunet.RunConfig.from_toml(copy / "config.toml").epochs == 3

@@ -122,6 +122,16 @@ def test_the_box_of_a_mask() -> None:
     assert box_of(mask) == (slice(1, 4), slice(2, 5), slice(3, 4))
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+@pytest.mark.parametrize("points", [[], [(0, 0)], [(8, 10)], [(1, 4), (7, 2), (3, 9)]])
+def test_box_of_a_slice(dtype: type, points: list[tuple[int, int]]) -> None:
+    mask = np.zeros((9, 11), dtype)
+    for y, x in points:
+        mask[y, x] = 1
+    found = ndimage.find_objects(mask.astype(int))
+    assert box_of(mask) == (found[0] if found else None)
+
+
 @pytest.mark.parametrize("radius", [1, 2, 3, 5])
 def test_gaps_close_as_with_the_disk_of_scikit_image(radius: int) -> None:
     mask = np.pad(speckled((40, 31), 0.1), 12)
