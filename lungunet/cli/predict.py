@@ -52,7 +52,9 @@ def predict(
         bool,
         typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Slices per forward pass.", min=1)] = 8,
+    batch_size: Annotated[
+        int, typer.Option(help="Slices at once; more take more memory.", min=1)
+    ] = 8,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
