@@ -120,6 +120,10 @@ class InputContract:
         DataError
             Says what was expected.
         """
+        if not isinstance(image, np.ndarray):
+            raise DataError(
+                f"{where}: a {type(image).__name__}, no array. Pass what read_image(path) returns."
+            )
         if image.ndim != 2 or not image.size:
             raise DataError(f"{where}: shape {image.shape}, a slice is (H, W) with H, W above 0.")
         self.check_dtype(image.dtype.name, where)

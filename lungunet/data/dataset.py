@@ -71,10 +71,19 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: int = 0,
         cache: str | Path | None = None,
     ) -> None:
+        if isinstance(pairs, str | Path) and Path(pairs).is_dir():
+            raise DataError(
+                f"{pairs}: a folder. Give one of its lists, as {Path(pairs, 'train.txt')}."
+            )
         self.pairs = read_manifest(pairs) if isinstance(pairs, str | Path) else list(pairs)
         if not self.pairs:
             raise SplitError(f"{pairs if isinstance(pairs, str | Path) else 'pairs'}: no pairs.")
         for pair in self.pairs:
+            if not isinstance(pair, Pair):
+                raise DataError(
+                    f"pairs: {pair!r} is no Pair. Give what find_pairs(images, masks) returns, "
+                    "or the path of a list."
+                )
             if pair.mask is None:
                 raise DataError(f"{pair.image}: no mask. A dataset needs one for every image.")
         if seed < 0:

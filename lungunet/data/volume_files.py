@@ -5,12 +5,13 @@ Opens no volume and needs no SimpleITK.
 
 import glob
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
-from lungunet.errors import ConfigError, DataError
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """Endings of volume files, lower case; DICOM goes by its content."""
@@ -61,8 +62,7 @@ def is_dicom(path: str | Path) -> bool:
 def is_volume_source(source: str | Path) -> bool:
     """Whether a file, folder or glob means volumes and not slices.
 
-    A folder does when it holds volume files or, itself or deeper, DICOM files. Hidden files do not
-    count.
+    A folder does when it holds volume or DICOM files, itself or deeper. Hidden files do not count.
 
     Raises
     ------
@@ -73,6 +73,7 @@ def is_volume_source(source: str | Path) -> bool:
     if path.is_dir():
         volume = next(_volumes_of(path), None)
         image = next((file for file in sorted(path.iterdir()) if _is_image(file)), None)
+        volume = next(_deeper_files(path), None) if volume is None and image is None else volume
     elif glob.has_magic(str(source)) and not path.exists():
         found = [Path(match) for match in _matches(source)]
         volume = next((match for match in found if is_volume_source(match)), None)
@@ -105,13 +106,32 @@ def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
     ------
     DataError
         When a source holds no volume.
+
+    Warns
+    -----
+    LungUNetWarning
+        When volume files lie deeper in a folder. They are not read, for next to a scan there are
+        often masks; a glob such as ``scans/*/ct.nii.gz`` tells which are meant.
     """
     found: dict[Path, Path] = {}
     for source in sources:
         volumes = list(_volumes_of(source))
+        deeper = list(_deeper_files(Path(source)))
+        if deeper and not volumes:
+            raise DataError(
+                f"{source}: its scans lie deeper ({deeper[0]}). "
+                f"Say which are meant, as '{_like(deeper[0], source)}'."
+            )
         if not volumes:
             raise DataError(
                 f"{source}: holds no CT volume ({', '.join(SUFFIXES)}, DICOM). Check the path."
+            )
+        if deeper:
+            warnings.warn(
+                f"{source}: {counted(len(deeper), 'volume file')} deeper in it left out "
+                f"({deeper[0]}). To have them too, add '{_like(deeper[0], source)}'.",
+                LungUNetWarning,
+                stacklevel=2,
             )
         for path in volumes:
             found.setdefault(path.resolve(), path)
@@ -157,6 +177,20 @@ def _volumes_of(source: str | Path) -> Iterator[Path]:
             yield from _volumes_of(match)
     elif volume_suffix(path) or is_dicom(path):
         yield path
+
+
+def _deeper_files(folder: Path) -> Iterator[Path]:
+    """Yield volume files of folders in a folder."""
+    for where, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        paths = [Path(where, name) for name in sorted(files) if Path(where) != folder]
+        yield from (path for path in paths if volume_suffix(path) and _is_visible_file(path))
+
+
+def _like(file: Path, folder: str | Path) -> Path:
+    """Return the pattern for files of this name in folders beside."""
+    depth = len(file.relative_to(folder).parts) - 1
+    return Path(folder, *["*"] * depth, file.name)
 
 
 def _is_image(path: Path) -> bool:

@@ -62,7 +62,7 @@ class Difference:
     interval: Interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScoreCard:
     """Scores of one set of masks on one list.
 
@@ -78,6 +78,11 @@ class ScoreCard:
     class_names: tuple[str, ...]
     baselines: Mapping[str, "ScoreCard"] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Say in a line what it is about; :meth:`to_dict` has everything."""
+        others = "".join(f", {name} {card.pooled.iou:.4f}" for name, card in self.baselines.items())
+        return f"<ScoreCard of {len(self.cases)} slices: lung IoU {self.pooled.iou:.4f}{others}>"
 
     @cached_property
     def pooled(self) -> Overlap:

@@ -18,6 +18,7 @@ from lungunet.inference.threshold import ThresholdSegmenter, segment_lungs
 from lungunet.progress import Progress, silent
 
 _MOSTLY = 0.5  # of the lung that a network finds should stay
+_HARDLY = 0.1  # stays where the scan is cut so close that no body can be told from what is around
 
 if TYPE_CHECKING:
     from lungunet.inference.predictor import Predictor
@@ -94,6 +95,15 @@ def predict_volume(
 def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:
     refined = refine_volume(volume.array, classes, volume.spacing_mm)
     before, after = np.count_nonzero(classes), np.count_nonzero(refined & classes)
+    if after < _HARDLY * before:
+        warnings.warn(
+            f"{volume.path}: the mask is as the model gave it. Mending would have taken "
+            f"{1 - after / before:.0%} of the predicted lung away, as outside a body or in small "
+            "parts: so it is where a scan is cut to a part of the chest. Look at it.",
+            LungUNetWarning,
+            stacklevel=3,
+        )
+        return classes
     if after < _MOSTLY * before:
         warnings.warn(
             f"{volume.path}: {1 - after / before:.0%} of the predicted lung was taken away: it is "

@@ -131,10 +131,11 @@ def _evaluated(split: str, found: Mapping[str, Any]) -> str:
         for name in names
         if isinstance(value := found[name], Mapping)
     )
+    slices, patients = found.get("slices"), found.get("patients")
+    of, unit = (f" of {patients} patients", "patient") if patients != slices else ("", "slice")
     return (
-        f"On {found.get('slices')} slices of {found.get('patients')} patients, list {split}, at "
-        "the size of the files. Intervals are 95 %,\nresampled by patient; where nobody said which "
-        "slices share a patient, each counts as one.\n\n"
+        f"On {slices} slices{of}, list {split}, at the size of the files. Intervals are 95 %,\n"
+        f"resampled by {unit}.\n\n"
         f"| | {split} | interval |\n|---|---|---|\n{rows}"
     )
 

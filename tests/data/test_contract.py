@@ -333,6 +333,11 @@ class TestUnfit:
         assert (back - 0.5).abs().max() < 0.1
 
 
+def test_what_is_no_array():
+    with pytest.raises(DataError, match=r"^slice: a str, no array\. Pass what read_image"):
+        LUNG.check("slice.tif")
+
+
 class TestNormalise:
     def test_by_hand(self):
         contract = InputContract(64, mean=0.5, std=0.25)

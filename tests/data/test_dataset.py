@@ -451,6 +451,12 @@ class TestRefusals:
         with pytest.raises(SplitError, match=r"val\.txt: no pairs\."):
             LungCTDataset(tmp_path / "val.txt")
 
+    def test_what_is_no_pair(self, pairs, tmp_path):
+        with pytest.raises(DataError, match=r"^pairs: 'a.tif' is no Pair\. Give what find_pairs"):
+            LungCTDataset([pairs[0], "a.tif"])
+        with pytest.raises(DataError, match=r"a folder\. Give one of its lists, as .*train\.txt"):
+            LungCTDataset(tmp_path)
+
     def test_an_image_without_mask(self, pairs):
         alone = Pair(pairs[1].image)
         with pytest.raises(DataError, match=r"bb\.tif: no mask\. A dataset needs one for every im"):

@@ -11,7 +11,7 @@ from lungunet.data.volume_files import (
     volume_name,
     written_suffix,
 )
-from lungunet.errors import ConfigError, DataError
+from lungunet.errors import ConfigError, DataError, LungUNetWarning
 
 MAGIC = b"\0" * 128 + b"DICM" + b"\0" * 20
 
@@ -42,6 +42,13 @@ def tree(tmp_path):
         "scan/ct.nii.gz": b"",
         "scan/._a.png": b"",
         "nothing/a.txt": b"text",
+        "deep/p2/ct.nii.gz": b"",
+        "deep/p2/masks/lung.nii.gz": b"",
+        "deep/p1/ct.nii.gz": b"",
+        "both/a.nrrd": b"",
+        "both/b/c/a.nrrd": b"",
+        "flat/a.png": b"",
+        "flat/old/ct.mha": b"",
     }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +105,25 @@ class TestFinding:
             f"folders, or name those that are meant, as in '{pattern}'."
         )
         assert not is_volume_source(str(pattern))
+
+    def test_files_that_lie_deeper_are_named(self, tree):
+        """They may be masks beside their scan, so that nothing is guessed."""
+        assert is_volume_source(tree / "deep")
+        with pytest.raises(DataError) as caught:
+            find_volumes([tree / "deep"])
+        pattern = f"{tree / 'deep'}/*/ct.nii.gz"
+        assert str(caught.value) == (
+            f"{tree / 'deep'}: its scans lie deeper ({tree / 'deep/p1/ct.nii.gz'}). "
+            f"Say which are meant, as '{pattern}'."
+        )
+        assert found(tree, "deep/*/ct.nii.gz") == ["deep/p1/ct.nii.gz", "deep/p2/ct.nii.gz"]
+
+    def test_files_that_lie_deeper_than_others_are_left_out_aloud(self, tree):
+        with pytest.warns(LungUNetWarning, match=r"1 volume file deeper in it left out .*/\*/\*/a"):
+            assert found(tree, "both") == ["both/a.nrrd"]
+
+    def test_files_deeper_than_images_do_not_count(self, tree):
+        assert not is_volume_source(tree / "flat")
 
     def test_images_are_not_opened(self, tree, monkeypatch):
         """A folder may hold thousands, on a slow disk."""

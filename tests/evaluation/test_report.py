@@ -361,7 +361,9 @@ class TestWords:
         card = make_card(patients=False).to_dict()
         write_json(folder / "evaluation" / "test" / "scores.json", card)
         page = Page(write_report(folder))
-        assert "where slices do share a patient, the intervals are too narrow" in page.text
+        assert "where slices share one, the intervals are too narrow" in page.text
+        assert "resampled by slice" in page.text
+        assert "resampled by patient" not in page.text
         assert len(page.row("Lung IoU", 6)) == 6
 
     def test_scores_that_flatter_come_after_test_and_say_so(self, folder: Path) -> None:

@@ -89,6 +89,16 @@ def test_files_hold_full_precision_and_undefined_is_null(case, tmp_path: Path) -
     assert float(rows[0]["iou"]) == card.cases[0].scores.iou
 
 
+def test_shows_itself_in_a_line(case) -> None:
+    pairs, _, preds = case
+    card = evaluate(Predictor(Fixed(preds)), pairs)
+    assert repr(card).startswith(f"<ScoreCard of 4 slices: lung IoU {card.pooled.iou:.4f}")
+    assert all(
+        f", {name} {one.pooled.iou:.4f}" in repr(card) for name, one in card.baselines.items()
+    )
+    assert len(repr(card)) < 200
+
+
 def test_nothing_to_score(case) -> None:
     with pytest.raises(SplitError, match="no pairs to evaluate on"):
         evaluate(Predictor(Fixed([])), [])

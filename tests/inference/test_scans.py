@@ -123,6 +123,15 @@ class TestRefining:
         assert np.mean(found == lungs) > 0.98
         assert np.array_equal(found, scans.refine_volume(chest.array, rough, SPACING))
 
+    def test_is_not_done_where_hardly_anything_would_stay(self, chest, monkeypatch):
+        dark = chest.array < -300
+        monkeypatch.setattr(scans, "refine_volume", lambda hu, *_: np.zeros(hu.shape, np.uint8))
+        with pytest.warns(
+            LungUNetWarning, match=r"p1\.nii: the mask is as the model gave it\..*100%"
+        ):
+            found = predict_volume(Predictor(BySign()), chest).classes
+        assert np.array_equal(found, dark)
+
     @pytest.mark.parametrize("taken", [0.4, 0.6])
     def test_says_when_most_is_taken_away(self, chest, monkeypatch, taken):
         dark = chest.array < -300
