@@ -14,7 +14,7 @@ from lungunet.cli.find_lr import find_lr as range_test
 from lungunet.cli.options import Overwrite
 from lungunet.cli.runs import run_folder
 from lungunet.cli.stopping import StopSignal
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, counted
 from lungunet.progress import silent
 
 if TYPE_CHECKING:
@@ -281,10 +281,11 @@ def _train(
         _say_stopped(out)
         raise typer.Exit(stop.exit_code)
     if not results:
-        console.say(
-            f"{out}: nothing left to do: all {config.epochs} epochs are done, or val IoU has not "
-            "risen for --patience epochs. Go on with a larger --epochs, or --patience 0."
-        )
+        why, how = f"{counted(config.epochs, 'epoch')} done", "a larger --epochs"
+        if config.patience:
+            why += f", or val IoU has not risen for {counted(config.patience, 'epoch')}"
+            how += ", or --patience 0"
+        console.say(f"{out}: nothing left to do: {why}. Go on with {how}.")
         return
     _say_end(config, out, results, seconds=time.perf_counter() - start)
 
