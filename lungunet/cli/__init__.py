@@ -3,6 +3,7 @@
 Verbs import what they need when they run, so that ``lungunet --help`` costs Typer and no torch.
 """
 
+import errno
 import os
 import sys
 import warnings
@@ -28,6 +29,9 @@ def main() -> None:
         print(f"lungunet: {err}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except OSError as err:
+        if err.errno == errno.ENOSPC and err.filename is None:  # what is printed goes to a file
+            print(f"lungunet: {err.strerror}. Make room.", file=sys.stderr)  # noqa: T201
+            sys.exit(1)
         if err.filename is None:  # about no path of the user's
             raise
         print(  # noqa: T201

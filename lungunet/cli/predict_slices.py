@@ -136,8 +136,10 @@ def predict_slices(
             f"{output.folder}, each of them whole. Predict again with --overwrite."
         )
         raise typer.Exit(130) from None
+    checked = _write_tables(finished, output)
     console.say(f"{counted(len(written), 'mask')} in {output.folder}")
-    _write_tables(finished, output)
+    if checked:
+        say_triage(output.triage_csv, checked)
     if failed := len(files) - len(written):
         raise DataError(f"{failed} of {counted(len(files), 'file')} skipped. Mend or remove them.")
 
@@ -159,18 +161,19 @@ def _refuse_others_masks(planned: list[Path], files: list[Path], folder: Path) -
         )
 
 
-def _write_tables(finished: list[_Done], output: SliceOutput) -> None:
+def _write_tables(finished: list[_Done], output: SliceOutput) -> "dict[str, Plausibility]":
+    """Write the tables of all slices; return what the triage says of each."""
     from lungunet.inference.measure import write_measurements
     from lungunet.inference.quality import write_triage
 
     rows = [done.measured for done in finished if done.measured]
     if not rows:  # tables that are there stay, as the masks do
-        return
+        return {}
     write_measurements(output.measurements_csv, rows)
     checked = {done.name: done.checked for done in finished if done.checked}
     if output.triage:
         write_triage(output.triage_csv, checked)
-        say_triage(output.triage_csv, checked)
+    return checked
 
 
 def _list_files(inputs: list[str], out: Path) -> list[Path]:
@@ -182,7 +185,8 @@ def _list_files(inputs: list[str], out: Path) -> list[Path]:
             "Choose another --out."
         )
     found = [file for source in inputs for file in list_images(source)]
-    files = list({file.resolve(): file for file in found}.values())  # a file named twice is one
+    # A file named twice is one; two links to it are two slices.
+    files = list({file.absolute(): file for file in found}.values())
     by_stem = defaultdict(list)
     for file in files:
         by_stem[file.stem].append(str(file))

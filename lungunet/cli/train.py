@@ -215,10 +215,10 @@ def _say_new_length(run: Path, config: "RunConfig") -> None:
 
     before = read_toml(run / "config.toml").get("epochs")
     done = 0
-    with suppress(OSError, ValueError):  # missing or damaged: resuming rebuilds it
+    with suppress(OSError, ValueError, IndexError):  # missing or damaged: resuming rebuilds it
         rows = (run / "history.csv").read_text(encoding="utf-8").splitlines()
         done = int(rows[-1].split(",")[0])
-    if before in (None, config.epochs) or not done < config.epochs:
+    if not isinstance(before, int) or before == config.epochs or not done < config.epochs:
         return
     fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
     lr_old, lr_new = (

@@ -51,5 +51,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write ``content`` to ``path`` as UTF-8 without touching its line ends, atomically."""
-    write_bytes(path, content.encode())
+    """Write ``content`` to ``path`` as UTF-8 without touching its line ends, atomically.
+
+    What is no text, as in names of files from other systems, is written as hexadecimal codes.
+    """
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))

@@ -76,9 +76,20 @@ class InputContract:
         Raises
         ------
         ConfigError
-            When dtypes are mixed or uint16, so that nobody can know what the values mean.
+            When dtypes are mixed or uint16, so that nobody can know what the values mean, or
+            8-bit slices have others or a window of HU beside them.
         """
         found = tuple(sorted(set(dtypes)))
+        if "uint8" in found and len(found) > 1:
+            raise ConfigError(
+                f"slices of dtype {' and '.join(found)}: 8-bit grey and HU do not go through one "
+                "window. Use the files that the 8-bit slices were exported from, or leave them out."
+            )
+        if found == ("uint8",) and window is not None and window.level < window.width / 2:
+            raise ConfigError(
+                f"window {window.level:g},{window.width:g}: begins below 0, and slices of uint8 "
+                "hold 0 to 255: they are grey already. Leave the window out."
+            )
         if window is not None:
             hu = found if not set(found) <= set(_HU_DTYPES) else _HU_DTYPES
             return cls(size, window, hu)
@@ -127,6 +138,8 @@ class InputContract:
         if image.ndim != 2 or not image.size:
             raise DataError(f"{where}: shape {image.shape}, a slice is (H, W) with H, W above 0.")
         self.check_dtype(image.dtype.name, where)
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise DataError(f"{where}: holds NaN or infinite values. Replace them by HU of air.")
 
     def check_dtype(self, dtype: str, where: str = "slice") -> None:
         """Refuse slices of a dtype that the contract was not made for.

@@ -4,7 +4,7 @@ Everything here runs on the CPU and pickles, so that any DataLoader can take it.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -158,7 +158,12 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             return self.read(index)
         grey, classes = self._fetch(index)
         seed_transform(self.transform, self._entropy(epoch, index))
-        moved = self.transform(image=grey, mask=classes)
+        moved: object = self.transform(image=grey, mask=classes)
+        if not isinstance(moved, Mapping):
+            raise DataError(
+                f"{self.pairs[index].name}: the transform returned a {type(moved).__name__}; it "
+                "must return a dict of image and mask, as those of Albumentations do."
+            )
         grey, classes = self._checked(moved.get("image"), moved.get("mask"), self.pairs[index])
         # Copies, as in read: a transform that does nothing returns what it was given.
         return np.array(grey, order="C"), np.array(classes, np.uint8, order="C")
@@ -195,7 +200,9 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return (self.seed, index, self._draws, worker.seed if worker else 0)
 
     def _checked(self, grey: object, classes: object, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        if not (isinstance(grey, np.ndarray) and grey.dtype == np.uint8 and grey.ndim == 2):
+        if not (
+            isinstance(grey, np.ndarray) and grey.dtype == np.uint8 and grey.ndim == 2 and grey.size
+        ):
             raise DataError(
                 f"{pair.name}: the transform made {_kind(grey)} of the image; it must stay "
                 "(H, W) uint8. Leave out Normalize and ToTensorV2: the dataset does both after it."

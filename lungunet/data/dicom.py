@@ -97,7 +97,7 @@ def _without_reports(files: list[Path], where: Path) -> list[Path]:
 
 def _is_slice(path: Path) -> bool:
     if not path.stat().st_size:  # of which there is no map
-        return False
+        raise DataError(f"{path}: empty (0 bytes). Copy it again, or remove it.")
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,

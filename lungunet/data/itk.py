@@ -87,6 +87,7 @@ def write_values(path: Path, array: np.ndarray, grid: Grid) -> None:
     path : its ending decides the format
     array : (k, j, i), in the order of the file
     """
+    _refuse_name(path)
     image = _image(array, grid)
     with replacing(path) as temporary, _quiet() as sitk:
         # SimpleITK knows formats by their endings.
@@ -158,6 +159,7 @@ def _opened(path: Path) -> Iterator[Any]:
     with _quiet() as sitk:
         if not path.is_file():
             raise DataError(f"{path}: no such file. Check the path.")
+        _refuse_name(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         try:
@@ -169,6 +171,15 @@ def _opened(path: Path) -> Iterator[Any]:
                     "Resample it to a straight grid first."
                 ) from err
             raise DataError(f"{path}: {_UNREADABLE}") from err
+
+
+def _refuse_name(path: Path) -> None:
+    """Refuse names that no text is, on which SimpleITK would end the whole program."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as err:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise DataError(f"{shown}: the name is no UTF-8. Rename it.") from err
 
 
 def _image(array: np.ndarray, grid: Grid) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from threading import Barrier, Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from lungunet.models.torch_errors import explained
 # What a core has in its cache of a forward pass. Passes of more are slower: eight slices of 512x512
 # at once take one and a half times as long as one by one.
 _PART_PX = 512 * 512
+
+# Held while the number of threads that new threads begin with is not the process's own.
+_STARTING = Lock()
 
 
 class Fitted(NamedTuple):
@@ -101,19 +105,29 @@ def _side_by_side(
     work: Callable[[Sequence[Fitted]], list[np.ndarray]], parts: Sequence[Sequence[Fitted]]
 ) -> list[list[np.ndarray]]:
     """Work on all parts, as many at a time as torch has threads, which they share."""
-    threads = torch.get_num_threads()
+    with _STARTING:
+        threads = torch.get_num_threads()
     lanes = min(threads, len(parts))
     if lanes < 2:
         return [work(part) for part in parts]
-    share = threads // lanes
-    try:
-        with ThreadPoolExecutor(
-            lanes, initializer=torch.set_num_threads, initargs=(share,)
-        ) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        # The call above is of the thread that makes it, but threads to come begin with its number.
-        torch.set_num_threads(threads)
+    share, begun = threads // lanes, Barrier(lanes + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # or the first operation would take over what all begin with
+        torch.set_num_threads(share)
+        begun.wait()
+
+    with ThreadPoolExecutor(lanes, initializer=begin) as pool:
+        try:
+            with _STARTING:
+                found = pool.map(work, parts)  # starts all lanes: none is idle before all began
+                begun.wait()
+                # Each lane keeps its share. Threads to come begin with what was set last.
+                torch.set_num_threads(threads)
+        except BaseException:  # no thread to be had, or Ctrl-C
+            begun.abort()
+            raise
+        return list(found)
 
 
 def _two_classes(gain: torch.Tensor) -> np.ndarray:

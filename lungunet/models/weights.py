@@ -23,10 +23,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises
     ------
     ModelError
-        When the file is missing or damaged, could run code, or fits neither.
+        When the file is missing or damaged, could run code, holds NaN, or fits neither.
     """
     file = _weights_file(path)
     state = _read_state(file)
+    spoilt = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+    if spoilt:
+        raise ModelError(
+            f"{file}: NaN or infinite numbers in {listed(spoilt, separator=', ')}. The training "
+            "went wrong: take an earlier model, or train again with a lower lr."
+        )
     target, what = model, "model"
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, nn.Module) and not state.keys() & model.state_dict().keys():

@@ -15,6 +15,7 @@ from torch import nn
 
 from lungunet.data.dataset import LungCTDataset
 from lungunet.errors import ConfigError, listed
+from lungunet.models.cores import count_cores
 from lungunet.models.device import fast_products
 from lungunet.progress import Progress, silent
 from lungunet.training.batches import Batches
@@ -345,7 +346,8 @@ class Trainer:
         self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
         self.best = next((r for r in reversed(self.history) if r.is_best), None)
         self._begun = state["position"]
-        torch.set_num_threads(state["threads"])  # sums differ between thread counts
+        # Sums differ between thread counts; more than there are cores would crawl.
+        torch.set_num_threads(min(state["threads"], count_cores()))
         if self.ranks.rank < len(state["rng"]):
             set_rng_state(state["rng"][self.ranks.rank], self.device)
 

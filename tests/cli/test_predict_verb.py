@@ -1,7 +1,11 @@
 """``lungunet predict`` on slices: tables, what stands in the way, and Ctrl-C."""
 
 import csv
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +103,46 @@ def test_a_disk_that_is_full_ends_it_with_a_line(
     assert done.code == 1
     assert "cannot be written" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_name_that_is_no_text_costs_no_table(run_cli, phantoms, tmp_path: Path) -> None:
+    source = next(phantoms[0].iterdir())
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"a.tif", b"sl\xe9.tif"):
+        (folder / os.fsdecode(name)).write_bytes(source.read_bytes())
+    done = run_cli("predict", "threshold", folder, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    for table in ("measurements.csv", "triage.csv"):
+        text = (tmp_path / "out" / table).read_text(encoding="utf-8")
+        assert r"sl\udce9" in text
+
+
+def test_two_links_to_a_slice_are_two_slices(run_cli, phantoms, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("p1.tif", "p2.tif"):
+        (folder / name).symlink_to(next(phantoms[0].iterdir()).resolve())
+    inputs = (folder, folder / "p1.tif")  # one of them twice
+    done = run_cli("predict", "threshold", *inputs, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["p1.png", "p2.png"]
+
+
+@pytest.mark.parametrize("stdout", ["closed", "full"])
+def test_tables_are_written_before_anything_is_said(phantoms, tmp_path: Path, stdout: str) -> None:
+    words = [sys.executable, "-m", "lungunet", "predict", "threshold", phantoms[0]]
+    command = shlex.join([*map(str, words), "--out", str(tmp_path / "out")])
+    end = "| true" if stdout == "closed" else "> /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {end}"], capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out" / "triage.csv").exists()
+    assert (tmp_path / "out" / "measurements.csv").exists()
+    if stdout == "full":
+        assert done.returncode == 1
+        assert "lungunet: No space left on device" in done.stderr
 
 
 def test_tta_is_refused_where_sides_would_swap(run_cli, tmp_path: Path) -> None:

@@ -74,6 +74,16 @@ class TestExtending:
         assert done.code == 0
         assert "nothing left to do" in done.out
 
+    @pytest.mark.parametrize(
+        ("name", "content"), [("history.csv", None), ("config.toml", 'epochs = "two"')]
+    )
+    def test_damaged_files_are_no_traceback(self, run_cli, own_run, name, content) -> None:
+        path = own_run / name
+        text = "" if content is None else path.read_text().replace("epochs = 2", content)
+        path.write_text(text)
+        done = run_cli("train", "--resume", own_run, "--epochs", 3)
+        assert (done.code, done.err) == (0, "") or done.err.startswith("lungunet: ")
+
 
 class TestFindLr:
     def test_writes_curve_and_picture_and_no_run(self, run_cli, data: Path, tmp_path: Path) -> None:

@@ -131,7 +131,6 @@ class TestForDtypes:
         ("dtypes", "named"),
         [
             (["uint16"], "uint16"),
-            (["uint8", "int16"], "int16 and uint8"),
             (["uint16", "int16", "int16"], "int16 and uint16"),
             ([], "unknown"),
         ],
@@ -141,6 +140,27 @@ class TestForDtypes:
             InputContract.for_dtypes(dtypes, size=96)
         assert str(caught.value).startswith(f"slices of dtype {named}: the values can mean anythin")
         assert "--window LEVEL,WIDTH" in str(caught.value)
+
+    @pytest.mark.parametrize("window", [None, LUNG_WINDOW, Window(127.5, 255)])
+    def test_grey_among_hu_is_refused_with_any_window(self, window):
+        with pytest.raises(
+            ConfigError, match=r"^slices of dtype int16 and uint8: 8-bit grey and HU"
+        ):
+            InputContract.for_dtypes(["uint8", "int16"], size=96, window=window)
+
+    def test_a_window_of_hu_on_grey_is_refused(self):
+        with pytest.raises(
+            ConfigError, match=r"^window -600,1500: begins below 0, and slices of ui"
+        ):
+            InputContract.for_dtypes(["uint8"], size=96, window=LUNG_WINDOW)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers(value):
+    image = np.zeros((8, 8), np.float32)
+    image[1, 2] = value
+    with pytest.raises(DataError, match=r"^slice: holds NaN or infinite values"):
+        LUNG.check(image)
 
 
 class TestToGrey:

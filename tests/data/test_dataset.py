@@ -213,6 +213,23 @@ class TestAugmentation:
         with pytest.raises(DataError, match=rf"^a: the transform made {got} of the mask; it must"):
             LungCTDataset(pairs, transform=transform, size=64)[0]
 
+    def test_what_is_no_dict(self, pairs):
+        for returned in (None, ("image", "mask")):
+            dataset = LungCTDataset(pairs, transform=lambda returned=returned, **_: returned)
+            with pytest.raises(
+                DataError, match=r"^a: the transform returned a \w+; it must return"
+            ):
+                dataset[0]
+
+    def test_an_empty_crop(self, pairs):
+        def transform(image, mask):
+            return {"image": image[:0], "mask": mask[:0]}
+
+        with pytest.raises(
+            DataError, match=r"^a: the transform made uint8 \(0, 256\) of the image"
+        ):
+            LungCTDataset(pairs, transform=transform)[0]
+
     def test_what_is_missing(self, pairs):
         for key in ("image", "mask"):
             dataset = LungCTDataset(pairs, transform=lambda key=key, **both: {key: both[key]})

@@ -97,15 +97,19 @@ class TestReading:
         folder = series(tmp_path / "ct")
         for path in folder.iterdir():
             path.write_bytes(path.read_bytes() + bytes(1 << 20))
-        (folder / "empty.dcm").touch()
         files = sorted(folder.iterdir())
         tracemalloc.start()
         try:
-            with pytest.warns(LungUNetWarning, match=r"ct: empty\.dcm left out"):
-                assert dicom._without_reports(files, folder) == files[:-1]
+            assert dicom._without_reports(files, folder) == files
             assert tracemalloc.get_traced_memory()[1] < 1 << 19
         finally:
             tracemalloc.stop()
+
+    def test_an_empty_file_is_a_slice_that_is_lost(self, tmp_path):
+        folder = series(tmp_path / "ct")
+        max(folder.iterdir()).write_bytes(b"")
+        with pytest.raises(DataError, match=r"\.dcm: empty \(0 bytes\)\. Copy it again"):
+            read_volume(folder)
 
     def test_a_report_alone_is_no_scan(self, tmp_path):
         save(dose_report(), tmp_path / "dose.dcm")

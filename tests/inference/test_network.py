@@ -1,6 +1,7 @@
 """A network on the CPU: parts of a batch side by side, and nobody else's threads touched."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -100,6 +101,36 @@ class TestParts:
         own = segmenter(Spy())
         own(prepared(own, 4))
         assert torch.get_num_threads() == 4
+        assert threads_of_a_new_thread() == 4
+
+    def test_threads_born_meanwhile_are_not_cut_short(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is set for the lanes is the process's own number for new threads too."""
+        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        seen: list[int] = []
+
+        class Watching(Spy):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                time.sleep(0.05)  # until the last lane has begun
+                seen.append(threads_of_a_new_thread())
+                return super().forward(batch)
+
+        own = segmenter(Watching())
+        own(prepared(own, 6))
+        assert seen == [4] * 6
+
+    def test_threads_are_as_before_when_many_ask_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        own = segmenter(Spy())
+        slices = prepared(own, 5)
+        callers = [threading.Thread(target=lambda: [own(slices) for _ in range(8)]) for _ in "abcd"]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
         assert threads_of_a_new_thread() == 4
 
     def test_threads_are_as_before_when_the_model_fails(

@@ -395,6 +395,15 @@ class TestFile:
         with pytest.raises(ModelError, match=f"{name}: damaged"):
             resnet(weights=tmp_path / name)
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_numbers_that_are_none(self, model, tmp_path, value):
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        name = next(iter(state))
+        state[name].view(-1)[3] = value
+        write(tmp_path / "w.safetensors", state)
+        with pytest.raises(ModelError, match=rf"NaN or infinite numbers in {name}\. The training"):
+            resnet(weights=tmp_path / "w.safetensors")
+
     def test_cut_off(self, model, tmp_path):
         for name in ("w.safetensors", "w.pt"):
             write(tmp_path / name, model.state_dict())
