@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def progress_bar(iterable: Iterable[T], *, desc: str, total: int) -> Iterator[T]:
     """Show a bar with rate and time left on stderr; nothing where that is no terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield from iterable
         return
     from rich.console import Console

@@ -229,6 +229,15 @@ def _check_straight(ordered: list[_Slice], where: Path) -> None:
     first, last = ordered[0], ordered[-1]
     path = last.position - first.position
     across = first.rows_and_columns @ path
+    along = np.linspace(0, 1, len(ordered))[:, None] * path
+    apart = np.array([item.position for item in ordered]) - first.position - along
+    furthest = int(np.abs(apart @ first.rows_and_columns.T).max(axis=1).argmax())
+    off_mm = float(np.abs(first.rows_and_columns @ apart[furthest]).max())
+    if off_mm > _DRIFT_PX * min(first.spacing):
+        raise GeometryError(
+            f"{where}: {ordered[furthest].path.name} is shifted by {off_mm:.1f} mm against the "
+            "slices around it. Export the series again."
+        )
     if np.abs(across).max() > _DRIFT_PX * min(first.spacing):
         tilt = np.degrees(np.arctan2(np.abs(across).max(), path @ first.normal))
         raise GeometryError(

@@ -15,7 +15,7 @@ from lungunet.errors import DataError, GeometryError, counted
 
 NIFTI_TAGS = (
     *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z"),
-    *("datatype", "bitpix", "vox_offset"),
+    *("datatype", "bitpix", "vox_offset", "scl_slope", "scl_inter", "xyzt_units"),
 )
 """What :func:`check_nifti` must be told, as SimpleITK calls it."""
 
@@ -23,6 +23,7 @@ _ROUNDED = 0.1  # of a voxel: SimpleITK hands the sform out with six digits
 _FLOATS = ("16", "64")  # codes of float32 and float64
 _HEADER_BYTES = (348, 540)  # NIfTI-1 and NIfTI-2 begin with their own length
 _PIECE_BYTES = 1 << 22
+_LENGTHS = {0: "unknown", 2: "mm"}  # codes of xyzt_units that are what they seem
 
 
 def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
@@ -36,10 +37,22 @@ def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
     Raises
     ------
     GeometryError
-        When it states no orientation, or two.
+        When it states no orientation, or two, or lengths in other units than mm.
     DataError
-        When it is truncated, or holds NaN: SimpleITK puts 0 HU there without a word.
+        When its scale is 0 beside an offset, it is truncated, or holds NaN: SimpleITK puts 0 HU
+        there without a word.
     """
+    unit = int(tags["xyzt_units"]) & 7
+    if unit not in _LENGTHS:
+        raise GeometryError(
+            f"{path}: its lengths are in {'metres' if unit == 1 else 'micrometres'}, which "
+            "programs scale differently. Save it in mm (xyzt_units 2)."
+        )
+    if float(tags["scl_slope"]) == 0 and float(tags["scl_inter"]) != 0:
+        raise DataError(
+            f"{path}: states an offset of {float(tags['scl_inter']):g} with a scale of 0, which "
+            "programs read differently. Save it with a scale of 1."
+        )
     _check_orientation(path, grid, tags)
     try:
         _check_values(path, int(np.prod(grid.size)), tags)

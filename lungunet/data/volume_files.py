@@ -114,27 +114,30 @@ def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
         often masks; a glob such as ``scans/*/ct.nii.gz`` tells which are meant.
     """
     found: dict[Path, Path] = {}
+    deeper: list[tuple[Path, Path]] = []
     for source in sources:
-        volumes = list(_volumes_of(source))
-        deeper = list(_deeper_files(Path(source)))
-        if deeper and not volumes:
+        volumes, below = list(_volumes_of(source)), list(_deeper_files(Path(source)))
+        if below and not volumes:
             raise DataError(
-                f"{source}: its scans lie deeper ({deeper[0]}). "
-                f"Say which are meant, as '{_like(deeper[0], source)}'."
+                f"{source}: its scans lie deeper ({below[0]}). "
+                f"Say which are meant, as '{_like(below[0], source)}'."
             )
         if not volumes:
             raise DataError(
                 f"{source}: holds no CT volume ({', '.join(SUFFIXES)}, DICOM). Check the path."
             )
-        if deeper:
-            warnings.warn(
-                f"{source}: {counted(len(deeper), 'volume file')} deeper in it left out "
-                f"({deeper[0]}). To have them too, add '{_like(deeper[0], source)}'.",
-                LungUNetWarning,
-                stacklevel=2,
-            )
         for path in volumes:
             found.setdefault(path.resolve(), path)
+        deeper += [(Path(source), path) for path in below]
+    left_out = [(source, path) for source, path in deeper if path.resolve() not in found]
+    if left_out:
+        source, path = left_out[0]
+        warnings.warn(
+            f"{source}: {counted(len(left_out), 'volume file')} deeper in it left out ({path}). "
+            f"To have them too, add '{_like(path, source)}'.",
+            LungUNetWarning,
+            stacklevel=2,
+        )
     return list(found.values())
 
 

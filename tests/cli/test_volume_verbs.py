@@ -19,6 +19,9 @@ from lungunet.inference.threshold import segment_lungs
 
 SPACING = (15.0, 5.5, 5.5)
 
+# Of the folder of scans below, to most tests only what lies in it itself matters.
+pytestmark = pytest.mark.filterwarnings("ignore:.* deeper in it left out")
+
 
 @pytest.fixture(scope="module")
 def chest():

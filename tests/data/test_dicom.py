@@ -269,6 +269,16 @@ class TestRefusals:
         with pytest.raises(GeometryError, match=r"3\.dcm and 4\.dcm: 107\.50 mm and 110\.30 mm"):
             read_volume(folder)
 
+    @pytest.mark.parametrize("shift", [(5, 0), (0, -8)])
+    def test_a_slice_that_lies_beside_the_others(self, tmp_path, shift):
+        folder = series(tmp_path / "ct")
+        at = (-30.5 + shift[0], -20.25 + shift[1], 100 + 2 * SPACING[0])
+        save(dicom_slice(HU[2], at), folder / "2.dcm")
+        with pytest.raises(
+            GeometryError, match=r"2\.dcm is shifted by [58]\.0 mm against the slices"
+        ):
+            read_volume(folder)
+
     def test_gantry_tilt(self, tmp_path):
         """Slices stay parallel and drift to the front as the table moves."""
         folder = tmp_path / "ct"

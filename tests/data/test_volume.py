@@ -1,6 +1,7 @@
 import gzip
 import itertools
 import os
+import struct
 import subprocess
 import sys
 
@@ -331,6 +332,27 @@ class TestRefusals:
             read_volume(path)
         with pytest.raises(DataError, match="the name is no UTF-8"):
             write_volume(path, HU, like=read_volume(good))
+
+    @pytest.mark.parametrize(
+        ("at", "fields", "error", "said"),
+        [
+            (123, struct.pack("<B", 3), GeometryError, "its lengths are in micrometres"),
+            (123, struct.pack("<B", 1), GeometryError, "its lengths are in metres"),
+            (
+                112,
+                struct.pack("<ff", 0, -1024),
+                DataError,
+                "states an offset of -1024 with a scale",
+            ),
+        ],
+    )
+    def test_headers_that_programs_read_differently(self, tmp_path, at, fields, error, said):
+        path = save_nifti(tmp_path / "a.nii", HU.transpose(2, 1, 0), affine())
+        content = bytearray(path.read_bytes())
+        content[at : at + len(fields)] = fields
+        path.write_bytes(content)
+        with pytest.raises(error, match=rf"a\.nii: {said}"):
+            read_volume(path)
 
     def test_a_single_time_point_is_a_volume(self, tmp_path):
         path = save_nifti(tmp_path / "a.nii", HU.transpose(2, 1, 0)[..., None], affine())
