@@ -100,18 +100,14 @@ def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
     Returns
     -------
     list of Path
-        Each once, in order.
+        Each once, in order. Volume files that lie deeper in a folder are left out, with a warning,
+        for beside a scan there are often masks; a glob such as ``scans/*/ct.nii.gz`` says which
+        are meant.
 
     Raises
     ------
     DataError
         When a source holds no volume.
-
-    Warns
-    -----
-    LungUNetWarning
-        When volume files lie deeper in a folder. They are not read, for next to a scan there are
-        often masks; a glob such as ``scans/*/ct.nii.gz`` tells which are meant.
     """
     found: dict[Path, Path] = {}
     deeper: list[tuple[Path, Path]] = []

@@ -87,7 +87,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         state = _READERS[file.suffix](file)
     except Exception as err:  # torch's reader raises whatever the bytes provoke, KeyError too
         if file.suffix == ".safetensors":
-            raise ModelError(f"{file}: damaged. Copy it again.") from err
+            raise ModelError(f"{file}: damaged, or no safetensors file. Copy it again.") from err
         raise ModelError(
             f"{file}: damaged, or holds more than tensors, which is not loaded because it could "
             "run code. Save it again with torch.save(model.state_dict(), ...)."

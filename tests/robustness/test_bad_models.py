@@ -12,10 +12,7 @@ COPY = "Copy the folder again."
 PREDICT = "predict W/run W/images --out W/out --device cpu"
 RESUME = "train --resume W/run --epochs 3"
 ABOUT, WEIGHTS = "W/run/best/lungunet.json", "W/run/best/model.safetensors"
-NOT_TENSORS = (
-    "damaged, or holds more than tensors, which is not loaded because it could run code. Save it "
-    "again with torch.save(model.state_dict(), ...)."
-)
+NOT_TENSORS = "damaged, or no safetensors file. Copy it again."
 NO_CHECKPOINT = (
     "no checkpoint of lungunet, damaged, or holds more than tensors and plain values, which is not "
     "loaded because it could run code. Start the run again."
