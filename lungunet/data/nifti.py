@@ -23,7 +23,7 @@ _ROUNDED = 0.1  # of a voxel: SimpleITK hands the sform out with six digits
 _FLOATS = ("16", "64")  # codes of float32 and float64
 _HEADER_BYTES = (348, 540)  # NIfTI-1 and NIfTI-2 begin with their own length
 _PIECE_BYTES = 1 << 22
-_LENGTHS = {0: "unknown", 2: "mm"}  # codes of xyzt_units that are what they seem
+_OTHER_UNITS = {1: "metres", 3: "micrometres"}  # codes of xyzt_units; 2 is mm, 0 is taken for it
 
 
 def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
@@ -43,10 +43,10 @@ def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
         there without a word.
     """
     unit = int(tags["xyzt_units"]) & 7
-    if unit not in _LENGTHS:
+    if unit in _OTHER_UNITS:
         raise GeometryError(
-            f"{path}: its lengths are in {'metres' if unit == 1 else 'micrometres'}, which "
-            "programs scale differently. Save it in mm (xyzt_units 2)."
+            f"{path}: its lengths are in {_OTHER_UNITS[unit]}, which programs scale differently. "
+            "Save it in mm (xyzt_units 2)."
         )
     if float(tags["scl_slope"]) == 0 and float(tags["scl_inter"]) != 0:
         raise DataError(

@@ -176,9 +176,6 @@ def label_parts(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def box_of(mask: np.ndarray) -> Box | None:
     """Return the smallest box that holds a mask, as slices of its axes; None for an empty one."""
-    if mask.ndim == 2 and mask.dtype == np.uint8:  # ten times as fast
-        left, top, width, height = cv2.boundingRect(mask)
-        return (slice(top, top + height), slice(left, left + width)) if width else None
     spans = []
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)

@@ -55,10 +55,10 @@ class _Usual:
 
     def strain(self, value: float) -> float:
         """Return how far a value is from the ideal; at the limit it is 1."""
-        if not value > self.ideal and self.low == self.ideal:
-            return 0.0
+        if math.isnan(value):  # as of a model that says NaN
+            return math.inf
         limit = self.high if value > self.ideal else self.low
-        return (value - self.ideal) / (limit - self.ideal)
+        return (value - self.ideal) / (limit - self.ideal) if value != self.ideal else 0.0
 
     def describe(self, value: float) -> str:
         """Say the value, and what is usual."""

@@ -36,7 +36,7 @@ def explained(needs: str, lower: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as err:
-        said = f"({str(err).splitlines()[0][:120] if str(err) else type(err).__name__})"
+        said = f"({first_line(err)})"
         if is_out_of_memory(err):
             raise ConfigError(f"out of memory with {needs} {said}. {lower}") from err
         if is_of_the_gpu(err):
@@ -56,5 +56,9 @@ def is_out_of_memory(err: Exception) -> bool:
 
 def is_of_the_gpu(err: Exception) -> bool:
     """Return whether CUDA or one of its libraries failed, whatever it was asked to do."""
-    first, *_ = str(err).splitlines() or [""]
-    return any(text in first for text in _NO_GPU)
+    return any(text in first_line(err) for text in _NO_GPU)
+
+
+def first_line(err: Exception) -> str:
+    """Return how an error of torch begins, which goes on for pages; its type where it is mute."""
+    return next(iter(str(err).splitlines()), type(err).__name__)[:120].rstrip(".")

@@ -9,7 +9,7 @@ from torch import nn
 
 from lungunet.data.dataset import LungCTDataset
 from lungunet.errors import ConfigError, LungUNetWarning, SplitError
-from lungunet.models.torch_errors import explained, is_of_the_gpu, is_out_of_memory
+from lungunet.models.torch_errors import explained, first_line, is_of_the_gpu, is_out_of_memory
 from lungunet.training.config import TrainConfig
 from lungunet.training.learner import Learner
 from lungunet.training.tracking import EpochResult
@@ -102,10 +102,9 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(lambda number: number + number)(torch.ones(2, device=device))
     except Exception as err:  # torch and its back ends raise whatever they like
-        said = (str(err).splitlines() or [type(err).__name__])[0][:120].rstrip(".")
         raise ConfigError(
-            f"compile: does not work on this machine ({said}). Install a C++ compiler, or leave "
-            "--compile out."
+            f"compile: does not work on this machine ({first_line(err)}). Install a C++ compiler, "
+            "or leave --compile out."
         ) from err
 
 
@@ -141,7 +140,7 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
             raise  # for others to explain
         raise ConfigError(
             f"the model does not take a batch of {count} of shape {tuple(image.shape[1:])}: "
-            f"{str(err).splitlines()[0].rstrip('.')}. "
+            f"{first_line(err)}. "
             "Change --size or --batch-size, add pairs, or take another encoder."
         ) from err
     finally:

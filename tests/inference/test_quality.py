@@ -29,6 +29,15 @@ def certain(mask: np.ndarray) -> np.ndarray:
     return np.stack([1 - mask, mask]).astype(np.float32)
 
 
+def test_probabilities_that_are_no_numbers_are_red() -> None:
+    hu, mask = chest()
+    spoilt = certain(mask)
+    spoilt[:, 40, 40] = np.nan
+    found = check_slice(hu, mask, probabilities=spoilt)
+    assert found.light == "red"
+    assert "nan% of the lung is wrong by the model's own probabilities" in found.reasons[0]
+
+
 def test_a_good_mask_is_green_and_measured() -> None:
     hu, mask = chest()
     found = check_slice(hu, mask, probabilities=certain(mask), disagreement=0.0)
