@@ -14,14 +14,34 @@
 
 ``LungUNetWarning(UserWarning)`` marks what the caller should know and may go on with.
 
-Messages read ``{where}: {what, with the value}. {how to fix}``. This module imports nothing.
+Errors read ``{where}: {what, with the value}. {how to fix}``. This module imports nothing.
 """
 
 _LISTED = 8  # an error names this many offenders, then counts the rest
 
 
 class LungUNetError(Exception):
-    """The root of all errors that lungunet raises on purpose."""
+    """The root of all errors that lungunet raises on purpose.
+
+    Parameters
+    ----------
+    message : what is wrong, with the value, and how to fix it
+    where : the file, setting or argument that it is about; None where there is none by itself
+
+    Examples
+    --------
+    >>> print(DataError("the file is empty. Copy it again.", where="a.tif"))
+    a.tif: the file is empty. Copy it again.
+    """
+
+    def __init__(self, message: str, *, where: object = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = None if where is None else str(where)
+
+    def __str__(self) -> str:
+        """Join where and message."""
+        return self.message if self.where is None else f"{self.where}: {self.message}"
 
 
 class ConfigError(LungUNetError, ValueError):

@@ -25,7 +25,7 @@ from svg import (
 )
 
 import lungunet
-from lungunet.data.phantom import PhantomSlice, phantom_slice, phantom_slices
+from lungunet.phantom.phantom import PhantomSlice, phantom_slice, phantom_slices
 
 HERE = Path(__file__).parent
 WINDOW = lungunet.LUNG_WINDOW

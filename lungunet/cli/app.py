@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-import lungunet
+from lungunet._version import __version__
 from lungunet.cli import (
     audit,
     demo,
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(lungunet.__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 

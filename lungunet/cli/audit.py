@@ -79,7 +79,7 @@ def _made(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise DataError(
-            f"{folder}: cannot be made ({err.strerror}). Choose another place."
+            f"cannot be made ({err.strerror}). Choose another place.", where=folder
         ) from err
     try:
         yield

@@ -48,7 +48,7 @@ def demo(
 
 def _make_phantoms(out: Path, overwrite: bool) -> None:
     from lungunet.cli.options import refuse_existing
-    from lungunet.data.phantom import write_phantoms
+    from lungunet.phantom.phantom import write_phantoms
 
     console.say(
         f"$ python -c \"import lungunet; lungunet.write_phantoms('{out.as_posix()}', "

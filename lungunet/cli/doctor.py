@@ -10,7 +10,7 @@ from lungunet.cli.options import Json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lungunet.training.health import Health
+    from lungunet.doctor import Health
 
 
 def doctor(as_json: Json = False) -> None:
@@ -21,7 +21,7 @@ def doctor(as_json: Json = False) -> None:
 
     Example: `lungunet doctor`
     """
-    from lungunet.training.health import examine
+    from lungunet.doctor import examine
 
     health = examine()
     if as_json:

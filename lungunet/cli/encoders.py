@@ -23,7 +23,9 @@ def encoders(
 
     found = list_encoders(pattern)
     if not found:
-        raise ConfigError(f"encoders '{pattern}': no name matches. Try '*net*' or 'tu-*net*'.")
+        raise ConfigError(
+            "no name matches. Try '*net*' or 'tu-*net*'.", where=f"encoders '{pattern}'"
+        )
     if as_json:
         console.say_json(
             [

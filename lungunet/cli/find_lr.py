@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def find_lr(config: "RunConfig", out: Path, *, overwrite: bool) -> None:
     """Run the test with the settings of a training; write its curve, print the suggestion."""
-    from lungunet.data.atomic import write_text
+    from lungunet.data.files import write_text
     from lungunet.evaluation.lr_chart import lr_chart_svg
     from lungunet.training.run import make_trainer
 

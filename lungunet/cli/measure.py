@@ -97,14 +97,14 @@ def measure(
     Examples: `lungunet measure slices masks --out areas.csv --spacing-mm 0.7,0.7` |
     `lungunet measure scans masks --out volumes.csv --sides`
     """
-    from lungunet.data.volume_files import is_volume_source
     from lungunet.inference.measure import write_measurements
+    from lungunet.volumes.formats import is_volume_source
 
     volumes = is_volume_source(images)
     if volumes and spacing_mm is not None:
-        raise ConfigError("--spacing-mm: for slices, these are volumes. Leave it out.")
+        raise ConfigError("for slices, these are volumes. Leave it out.", where="--spacing-mm")
     if series is not None and not volumes:
-        raise ConfigError("--series: for volumes, these are slices. Leave it out.")
+        raise ConfigError("for volumes, these are slices. Leave it out.", where="--series")
     codec = _parse_labels(labels, label_threshold)
     spacing = _parse_spacing(spacing_mm)
     pairs = _find_pairs(images, masks, volumes)
@@ -145,8 +145,9 @@ def _parse_labels(labels: str, threshold: int) -> "LabelCodec | None":
     codec = LabelCodec.parse(text, threshold=threshold if threshold >= 0 else None)
     if codec.n_classes > 3:
         raise ConfigError(
-            f"labels '{labels}': {codec.n_classes} classes. Name lung alone, as in 0,255, or the "
-            "left and the right lung, as in 0,1,2."
+            f"{codec.n_classes} classes. Name lung alone, as in 0,255, or the "
+            "left and the right lung, as in 0,1,2.",
+            where=f"labels '{labels}'",
         )
     return codec
 
@@ -155,7 +156,7 @@ def _choose_codec(pairs: "Collection[Pair]", volumes: bool) -> "LabelCodec":
     """Return the one of three codecs that most masks fit: no mask by itself decides."""
     from lungunet.data.codec import LabelCodec
     from lungunet.data.ct import read_mask
-    from lungunet.data.volume import read_volume
+    from lungunet.volumes.volume import read_volume
 
     codecs = [LabelCodec.parse(labels) for labels in ("0,255", "0,1", "0,1,2")]
     fitting = [0, 0, 0]
@@ -192,14 +193,15 @@ def _parse_spacing(text: str | None) -> tuple[float, float] | None:
         y = x = math.nan
     if not (0 < y < math.inf and 0 < x < math.inf):
         raise ConfigError(
-            f"--spacing-mm '{text}': is not two lengths. Write rows, then columns, as in 0.7,0.7."
+            "is not two lengths. Write rows, then columns, as in 0.7,0.7.",
+            where=f"--spacing-mm '{text}'",
         )
     return y, x
 
 
 def _find_pairs(images: Path, masks: Path, volumes: bool) -> "dict[str, Pair]":
     from lungunet.data.manifest import Pair, find_pairs
-    from lungunet.data.slicing import find_volume_pairs
+    from lungunet.volumes.slicing import find_volume_pairs
 
     if volumes:
         return find_volume_pairs(images, masks)
@@ -226,8 +228,8 @@ def _measure_slice(pair: "Pair", how: _How) -> "list[Measurement]":
 
 
 def _measure_scan(name: str, pair: "Pair", how: _How) -> "list[Measurement]":
-    from lungunet.data.volume import put_on_grid, read_volume, require_hu
     from lungunet.inference.measure import measure_volume
+    from lungunet.volumes.volume import put_on_grid, read_volume, require_hu
 
     assert pair.mask is not None
     scan = read_volume(pair.image, series=how.series)

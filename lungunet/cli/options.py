@@ -37,8 +37,8 @@ def refuse_inputs(outputs: list[Path], inputs: list[Path]) -> None:
     found = [str(path) for path in outputs if path.resolve() in read]
     if found:
         raise ConfigError(
-            f"{listed(found, separator=', ')}: would be written over while it is read. "
-            "Choose another output folder."
+            "would be written over while it is read. Choose another output folder.",
+            where=listed(found, separator=", "),
         )
 
 
@@ -53,6 +53,6 @@ def refuse_existing(paths: list[Path], overwrite: bool) -> None:
     found = [str(path) for path in paths if path.exists()]
     if found and not overwrite:
         raise ConfigError(
-            f"{listed(found, separator=', ')}: already there. "
-            "Add --overwrite to replace, or choose another folder."
+            "already there. Add --overwrite to replace, or choose another folder.",
+            where=listed(found, separator=", "),
         )

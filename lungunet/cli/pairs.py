@@ -174,13 +174,13 @@ def _groups(pairs: "Sequence[Pair]", rule: str | None, guard: bool) -> dict[str,
 
 
 def _facts(codec: "LabelCodec", survey: "Survey", **settings: Any) -> dict[str, Any]:
-    import lungunet
+    from lungunet._version import __version__
 
     return {
         **settings,
         **survey.to_dict(),
         "labels": codec.to_dict(),
-        "version": lungunet.__version__,
+        "version": __version__,
     }
 
 
@@ -218,7 +218,7 @@ def _stale_folds(data: Path, files: dict[Path, str]) -> list[Path]:
 
 
 def _write(files: dict[Path, str], stale: list[Path]) -> None:
-    from lungunet.data.atomic import write_text
+    from lungunet.data.files import write_text
 
     for path in stale:
         path.unlink()

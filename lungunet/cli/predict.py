@@ -70,14 +70,14 @@ def predict(
     """
     from lungunet.cli.predict_slices import SliceOutput, predict_slices
     from lungunet.cli.predict_volumes import VolumeOutput, predict_volumes
-    from lungunet.data.volume_files import is_volume_source
     from lungunet.inference.predictor import Predictor
+    from lungunet.volumes.formats import is_volume_source
 
     volumes = [source for source in inputs if is_volume_source(source)]
     if volumes and len(volumes) < len(inputs):
         raise ConfigError(
-            f"{listed(volumes, separator=', ')}: scans among slices. Predict them one after the "
-            "other, into different folders."
+            "scans among slices. Predict them one after the other, into different folders.",
+            where=listed(volumes, separator=", "),
         )
     of_slices = {"--overlay": overlay, "--probabilities": probabilities, "--no-triage": not triage}
     of_scans = {
@@ -87,7 +87,7 @@ def predict(
     for option, given in (of_slices if volumes else of_scans).items():
         if given:
             meant, found = ("slices", "scans") if volumes else ("scans", "slices")
-            raise ConfigError(f"{option}: for {meant}, these are {found}. Leave it out.")
+            raise ConfigError(f"for {meant}, these are {found}. Leave it out.", where=option)
     predictor = Predictor.load(model, device=device, precision=precision, tta=tta)  # type: ignore[arg-type]
     if volumes:
         predict_volumes(

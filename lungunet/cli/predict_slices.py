@@ -106,7 +106,7 @@ def predict_slices(
     DataError
         In the end, when files were skipped.
     """
-    from lungunet.inference.ahead import ahead
+    from lungunet.inference.prefetch import ahead
 
     files = _list_files(inputs, output.folder)
     names = predictor.codec.names
@@ -156,8 +156,9 @@ def _refuse_others_masks(planned: list[Path], files: list[Path], folder: Path) -
     ]
     if others:
         raise ConfigError(
-            f"{listed(others, separator=', ')}: of the same names as the masks to be written, and "
-            "not written by this command. Choose another --out."
+            "of the same names as the masks to be written, and "
+            "not written by this command. Choose another --out.",
+            where=listed(others, separator=", "),
         )
 
 
@@ -181,8 +182,8 @@ def _list_files(inputs: list[str], out: Path) -> list[Path]:
 
     if any(Path(source).is_dir() and Path(source).resolve() == out.resolve() for source in inputs):
         raise ConfigError(
-            f"{out}: is the folder that is read; masks would lie between the slices. "
-            "Choose another --out."
+            "is the folder that is read; masks would lie between the slices. Choose another --out.",
+            where=out,
         )
     found = [file for source in inputs for file in list_images(source)]
     # A file named twice is one; two links to it are two slices.

@@ -45,7 +45,7 @@ class VolumeOutput:
 
     def mask(self, scan: Path, name: str) -> Path:
         """Return where the mask of a scan goes: NRRD and MHA stay what they are, else NIfTI."""
-        from lungunet.data.volume_files import written_suffix
+        from lungunet.volumes.formats import written_suffix
 
         return self.folder / f"{name}{written_suffix(scan)}"
 
@@ -80,14 +80,15 @@ def predict_volumes(
     DataError
         When a source holds no volume; in the end, when scans were skipped.
     """
-    from lungunet.data.volume_files import find_volumes, unique_names
     from lungunet.inference.measure import write_measurements
     from lungunet.inference.quality import write_triage
+    from lungunet.volumes.formats import find_volumes, unique_names
 
     if output.sides and predictor.codec.n_classes > 2:
         raise ConfigError(
-            f"sides: the model has {predictor.codec.n_classes} classes, sides are told of lung "
-            "against background. Leave out --sides."
+            f"the model has {predictor.codec.n_classes} classes, sides are told of lung "
+            "against background. Leave out --sides.",
+            where="sides",
         )
     scans = find_volumes(inputs)
     named = dict(zip(unique_names(scans), scans, strict=True))
@@ -132,8 +133,8 @@ def predict_volumes(
 def _predict(
     predictor: "Predictor", path: Path, name: str, *, batch_size: int, series: str | None, raw: bool
 ) -> "VolumePrediction":
-    from lungunet.data.volume import read_volume
     from lungunet.inference.scans import predict_volume
+    from lungunet.volumes.volume import read_volume
 
     volume = replace(read_volume(path, series=series), name=name)
     return predict_volume(
@@ -159,10 +160,10 @@ def _write(
 ) -> "VolumeMeasurement":
     """Write the files of one scan; return what was measured."""
     from lungunet.data.ct import write_picture
-    from lungunet.data.montage import draw_montage
-    from lungunet.data.volume import write_volume
     from lungunet.inference.measure import measure_volume
     from lungunet.inference.sides import split_sides
+    from lungunet.volumes.montage import draw_montage
+    from lungunet.volumes.volume import write_volume
 
     volume, classes = found.volume, found.classes
     if output.sides:

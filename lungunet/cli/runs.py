@@ -23,7 +23,9 @@ def run_folder(out: Path | None) -> Iterator[Path]:
         yield out
         return
     if Ranks.from_environment().count > 1:
-        raise ConfigError("--out: each process would take a number of its own. Give --out RUN.")
+        raise ConfigError(
+            "each process would take a number of its own. Give --out RUN.", where="--out"
+        )
     runs = Path("runs")
     runs.mkdir(exist_ok=True)
     for number in count(1):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lungunet.data.codec import LabelCodec
     from lungunet.data.manifest import Pair
-    from lungunet.data.volume import Volume
+    from lungunet.volumes.volume import Volume
 
 
 def slices(
@@ -63,7 +63,12 @@ def slices(
     """
     from lungunet.data.codec import LabelCodec
     from lungunet.data.manifest import write_manifest
-    from lungunet.data.slicing import check_settings, find_volume_pairs, write_groups, write_slices
+    from lungunet.volumes.slicing import (
+        check_settings,
+        find_volume_pairs,
+        write_groups,
+        write_slices,
+    )
 
     codec = LabelCodec.parse(labels, threshold=label_threshold if label_threshold >= 0 else None)
     check_settings(codec, every=every, max_empty=max_empty)
@@ -114,8 +119,8 @@ def _patients(names: list[str], rule: str | None) -> dict[str, str]:
 def _choose(
     pair: "Pair", name: str, codec: "LabelCodec", *, series: str | None, **how: Any
 ) -> "tuple[Volume, np.ndarray, Sequence[int]]":
-    from lungunet.data.slicing import choose_slices
-    from lungunet.data.volume import read_volume
+    from lungunet.volumes.slicing import choose_slices
+    from lungunet.volumes.volume import read_volume
 
     assert pair.mask is not None
     scan = replace(read_volume(pair.image, series=series), name=name)

@@ -178,9 +178,10 @@ def _refuse_beside_resume(given: dict[str, Any], others: dict[str, object]) -> N
     if extra:
         names = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise ConfigError(
-            f"{names}: a resumed run keeps its settings; only DATA, --epochs, --patience, "
+            "a resumed run keeps its settings; only DATA, --epochs, --patience, "
             "--device, --workers, --cache and --save-every-minutes may change. Leave it out, or "
-            "start a new run."
+            "start a new run.",
+            where=names,
         )
 
 
@@ -188,10 +189,12 @@ def _refuse_several(*, find_lr: bool, cross_validate: bool) -> None:
     from lungunet.training.distributed import Ranks
 
     if find_lr and cross_validate:
-        raise ConfigError("--find-lr, --cross-validate: do different things. Leave one out.")
+        raise ConfigError(
+            "do different things. Leave one out.", where="--find-lr, --cross-validate"
+        )
     if Ranks.from_environment().count > 1:
         name = "--find-lr" if find_lr else "--cross-validate"
-        raise ConfigError(f"{name}: runs in one process. Start it without torchrun.")
+        raise ConfigError("runs in one process. Start it without torchrun.", where=name)
 
 
 def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
@@ -199,11 +202,12 @@ def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
 
     file = run / "config.toml"
     if not file.exists():
-        raise ConfigError(f"{run}: no run (config.toml is missing). Give the folder of a run.")
+        raise ConfigError("no run (config.toml is missing). Give the folder of a run.", where=run)
     if "data" not in read_toml(file):
         raise ConfigError(
-            f"{run}: was made in Python, with a model and data that only that program knows. "
-            "Resume it there: Trainer.fit(train, val, resume=True)."
+            "was made in Python, with a model and data that only that program knows. "
+            "Resume it there: Trainer.fit(train, val, resume=True).",
+            where=run,
         )
     return RunConfig.from_toml(file, **changes)
 

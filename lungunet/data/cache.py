@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from torch.utils.data import get_worker_info
 
-import lungunet
-from lungunet.data.atomic import write_bytes, write_text
+from lungunet._version import __version__
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
+from lungunet.data.files import write_bytes, write_text
 from lungunet.data.manifest import Pair
 from lungunet.errors import DataError, LungUNetWarning
 
@@ -76,7 +76,7 @@ class SliceCache:
         self.limit_bytes = limit_bytes
         self._size = contract.size
         # Another release may fit otherwise, another OpenCV may round otherwise.
-        versions = [lungunet.__version__, cv2.__version__]
+        versions = [__version__, cv2.__version__]
         self._recipe = json.dumps([versions, contract.to_dict(), codec.to_dict()])
         self._began = time.time()
         self._room = 0  # bytes to write before the folder is looked at again

@@ -58,8 +58,8 @@ class LabelCodec:
         for raw in classes:
             if not _RAW_RANGE.min <= raw <= _RAW_RANGE.max:
                 raise ConfigError(
-                    f"label codec: raw value {raw} does not fit 32 bits, no mask can hold it. "
-                    "Check the map."
+                    f"raw value {raw} does not fit 32 bits, no mask can hold it. Check the map.",
+                    where="label codec",
                 )
         n = self._count_classes(classes)
         raw_values = {int(index): int(raw) for index, raw in self.raw_values.items()}
@@ -67,22 +67,27 @@ class LabelCodec:
             raw_values = {index: raw for raw, index in classes.items()}
         if raw_values and sorted(raw_values) != list(range(n)):
             raise ConfigError(
-                f"label codec: {len(raw_values)} raw values are declared for {n} classes. "
-                "Declare one value per class."
+                f"{len(raw_values)} raw values are declared for {n} classes. "
+                "Declare one value per class.",
+                where="label codec",
             )
         for index, raw in raw_values.items():
             if classes.get(raw) != index:
                 raise ConfigError(
-                    f"label codec: class {index} is to be written as {raw}, but the map reads {raw}"
-                    f" as class {classes.get(raw)}. Declare a value that the map reads as {index}."
+                    f"class {index} is to be written as {raw}, but the map reads {raw}"
+                    f" as class {classes.get(raw)}. Declare a value that the map reads as {index}.",
+                    where="label codec",
                 )
         names = tuple(self.names) or _default_names(n)
         if len(names) != n:
-            raise ConfigError(f"label codec: {len(names)} names for {n} classes. Name each class.")
+            raise ConfigError(
+                f"{len(names)} names for {n} classes. Name each class.", where="label codec"
+            )
         self._check_names(names)
         if self.threshold is not None and n != 2:
             raise ConfigError(
-                f"label codec: a threshold parts two classes, the map has {n}. Leave one out."
+                f"a threshold parts two classes, the map has {n}. Leave one out.",
+                where="label codec",
             )
         for name, value in (("classes", classes), ("raw_values", raw_values), ("names", names)):
             object.__setattr__(self, name, value)
@@ -93,11 +98,14 @@ class LabelCodec:
         for name in names:
             if not name.strip() or _NOT_IN_FILE_NAMES.search(name):
                 raise ConfigError(
-                    f"label codec: class name {name!r} is empty or cannot be part of a file name. "
-                    'Leave out slashes, control characters and any of : * ? " < > |.'
+                    f"class name {name!r} is empty or cannot be part of a file name. "
+                    'Leave out slashes, control characters and any of : * ? " < > |.',
+                    where="label codec",
                 )
             if names.count(name) > 1:
-                raise ConfigError(f"label codec: two classes are named {name!r}. Rename one.")
+                raise ConfigError(
+                    f"two classes are named {name!r}. Rename one.", where="label codec"
+                )
 
     @staticmethod
     def _count_classes(classes: dict[int, int]) -> int:
@@ -105,8 +113,9 @@ class LabelCodec:
         named = listed([str(index) for index in indices], separator=", ")
         if indices != list(range(len(indices))) or not 2 <= len(indices) <= _MAX_CLASSES:
             raise ConfigError(
-                f"label codec: class indices are {named}. "
-                f"Use every index from 0 upwards, 2 to {_MAX_CLASSES} of them."
+                f"class indices are {named}. "
+                f"Use every index from 0 upwards, 2 to {_MAX_CLASSES} of them.",
+                where="label codec",
             )
         return len(indices)
 
@@ -183,16 +192,18 @@ class LabelCodec:
         """
         if not self.can_decode:
             raise ConfigError(
-                f"label codec {self}: several raw values share a class, so a class cannot be "
-                f"written back. Declare one value per class: '{self}:{self._suggest_values()}'."
+                f"several raw values share a class, so a class cannot be "
+                f"written back. Declare one value per class: '{self}:{self._suggest_values()}'.",
+                where=f"label codec {self}",
             )
         indices = _integers(indices, where)
         # What is not uint8 by now holds a value below 0 or above 255.
         if indices.size and (indices.dtype != np.uint8 or indices.max() >= self.n_classes):
             wrong = indices[(indices < 0) | (indices >= self.n_classes)]
             raise LabelError(
-                f"{where}: class index {wrong[0]} ({wrong.size} pixels) is not one of 0 to "
-                f"{self.n_classes - 1}. Use the codec that the classes were made with."
+                f"class index {wrong[0]} ({wrong.size} pixels) is not one of 0 to "
+                f"{self.n_classes - 1}. Use the codec that the classes were made with.",
+                where=where,
             )
         values = np.array([self.raw_values[i] for i in range(self.n_classes)], np.int32)
         for dtype in (np.uint8, np.uint16):
@@ -259,15 +270,18 @@ class LabelCodec:
             for item in head.split(","):
                 raw, _, index = item.partition("=")
                 if int(raw) in classes:
-                    raise ConfigError(f"labels '{text}': {int(raw)} appears twice. Name it once.")
+                    raise ConfigError(
+                        f"{int(raw)} appears twice. Name it once.", where=f"labels '{text}'"
+                    )
                 classes[int(raw)] = int(index) if index else len(set(classes.values()))
             raw_values = {i: int(raw) for i, raw in enumerate(tail.split(","))} if tail else {}
         except ConfigError:
             raise
         except ValueError as err:
             raise ConfigError(
-                f"labels '{text}': not a list of whole numbers. "
-                "Write raw values in class order, as in 0,255 or 0,3=1,4=1."
+                "not a list of whole numbers. "
+                "Write raw values in class order, as in 0,255 or 0,3=1,4=1.",
+                where=f"labels '{text}'",
             ) from err
         return cls(classes, raw_values, threshold=threshold)
 
@@ -304,7 +318,8 @@ class LabelCodec:
             threshold = None if stored["threshold"] is None else int(stored["threshold"])
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
             raise ConfigError(
-                f"label codec: stored as {stored!r}, which is incomplete. Store what to_dict gives."
+                f"stored as {stored!r}, which is incomplete. Store what to_dict gives.",
+                where="label codec",
             ) from err
         return cls(classes, raw_values, names, threshold)
 
@@ -321,7 +336,7 @@ def _integers(values: np.ndarray, where: str) -> np.ndarray:
         return values.view(np.uint8)
     if not np.issubdtype(values.dtype, np.integer):
         raise LabelError(
-            f"{where}: dtype {values.dtype}, labels are integers. Convert it, e.g. with astype."
+            f"dtype {values.dtype}, labels are integers. Convert it, e.g. with astype.", where=where
         )
     if values.dtype != np.uint8 and values.size and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8)

@@ -50,16 +50,19 @@ class InputContract:
     def __post_init__(self) -> None:
         """Refuse sizes and spreads that no model can work with."""
         if not 16 <= self.size <= _LARGEST_PX:
-            raise ConfigError(f"size {self.size}: must be 16 to {_LARGEST_PX} px. 256 is usual.")
+            raise ConfigError(
+                f"must be 16 to {_LARGEST_PX} px. 256 is usual.", where=f"size {self.size}"
+            )
         if not (0 <= self.mean <= 1 and 1e-6 <= self.std < np.inf):
             raise ConfigError(
-                f"mean {self.mean}, std {self.std}: the mean of grey values is in [0, 1], and std "
-                f"must be above 0. {_IMAGENET_MEAN} and {_IMAGENET_STD} are usual."
+                f"the mean of grey values is in [0, 1], and std "
+                f"must be above 0. {_IMAGENET_MEAN} and {_IMAGENET_STD} are usual.",
+                where=f"mean {self.mean}, std {self.std}",
             )
         if self.window is None and self.dtypes != ("uint8",):
             raise ConfigError(
-                f"slices of {' and '.join(self.dtypes)} without a window: only uint8 is grey "
-                "already. Give a window."
+                "only uint8 is grey already. Give a window.",
+                where=f"slices of {' and '.join(self.dtypes)} without a window",
             )
 
     @classmethod
@@ -82,8 +85,9 @@ class InputContract:
         found = tuple(sorted(set(dtypes)))
         if "uint8" in found and len(found) > 1:
             raise ConfigError(
-                f"slices of dtype {' and '.join(found)}: 8-bit grey and HU do not go through one "
-                "window. Use the files that the 8-bit slices were exported from, or leave them out."
+                "8-bit grey and HU do not go through one window. Use the files that the 8-bit "
+                "slices were exported from, or leave them out.",
+                where=f"slices of dtype {' and '.join(found)}",
             )
         if found == ("uint8",) and window is not None and window.level < window.width / 2:
             raise ConfigError(
@@ -98,9 +102,10 @@ class InputContract:
         if found and set(found) <= set(_HU_DTYPES):
             return cls(size, LUNG_WINDOW, _HU_DTYPES)
         raise ConfigError(
-            f"slices of dtype {' and '.join(found) or 'unknown'}: the values can mean anything. "
+            "the values can mean anything. "
             "Say which range to show, in the values of the files: --window LEVEL,WIDTH "
-            "(a HU window of -600,1500 in files stored with an offset of 1024 is 424,1500)."
+            "(a HU window of -600,1500 in files stored with an offset of 1024 is 424,1500).",
+            where=f"slices of dtype {' and '.join(found) or 'unknown'}",
         )
 
     def to_grey(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
@@ -133,13 +138,16 @@ class InputContract:
         """
         if not isinstance(image, np.ndarray):
             raise DataError(
-                f"{where}: a {type(image).__name__}, no array. Pass what read_image(path) returns."
+                f"a {type(image).__name__}, no array. Pass what read_image(path) returns.",
+                where=where,
             )
         if image.ndim != 2 or not image.size:
-            raise DataError(f"{where}: shape {image.shape}, a slice is (H, W) with H, W above 0.")
+            raise DataError(
+                f"shape {image.shape}, a slice is (H, W) with H, W above 0.", where=where
+            )
         self.check_dtype(image.dtype.name, where)
         if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise DataError(f"{where}: holds NaN or infinite values. Replace them by HU of air.")
+            raise DataError("holds NaN or infinite values. Replace them by HU of air.", where=where)
 
     def check_dtype(self, dtype: str, where: str = "slice") -> None:
         """Refuse slices of a dtype that the contract was not made for.
@@ -151,8 +159,9 @@ class InputContract:
         """
         if dtype not in self.dtypes:
             raise DataError(
-                f"{where}: a slice of {dtype}, the model expects {self._wanted()}. Use the files "
-                f"that the slices were exported from, or a model trained on {dtype}."
+                f"a slice of {dtype}, the model expects {self._wanted()}. Use the files "
+                f"that the slices were exported from, or a model trained on {dtype}.",
+                where=where,
             )
 
     def _wanted(self) -> str:
@@ -240,8 +249,9 @@ class InputContract:
 
         if grey.ndim != 3 or grey.dtype != torch.uint8:
             raise DataError(
-                f"batch: {grey.dtype} {tuple(grey.shape)}; only (N, H, W) uint8 is still to be "
-                "normalised. Make the loader with eight_bit=True, or leave this call out."
+                f"{grey.dtype} {tuple(grey.shape)}; only (N, H, W) uint8 is still to be "
+                "normalised. Make the loader with eight_bit=True, or leave this call out.",
+                where="batch",
             )
         # Tensors, since CUDA multiplies by the reciprocal of a number; filled on the device, since
         # a copy to it would wait.
@@ -317,8 +327,8 @@ class InputContract:
             dtypes = tuple(str(name) for name in _list(stored["dtypes"]))
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
             raise ConfigError(
-                f"input contract: stored as {stored!r}, which is incomplete. Store what to_dict "
-                "gives."
+                f"stored as {stored!r}, which is incomplete. Store what to_dict gives.",
+                where="input contract",
             ) from err
         return cls(size, edges and Window(*edges), dtypes, mean, std)
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from lungunet.data.atomic import write_bytes
+from lungunet.data.files import write_bytes
 from lungunet.errors import DataError, LabelError, counted
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -86,14 +86,14 @@ def _checked_slice(pixels: np.ndarray, path: Path) -> np.ndarray:
     image = _one_channel(pixels, path, DataError)
     if image.dtype.name not in SLICE_DTYPES:
         raise DataError(
-            f"{path}: dtype {image.dtype}, a CT slice is one of {', '.join(SLICE_DTYPES)}. "
-            "Convert it."
+            f"dtype {image.dtype}, a CT slice is one of {', '.join(SLICE_DTYPES)}. Convert it.",
+            where=path,
         )
     if image.dtype == np.float32 and not np.isfinite(image).all():
         count = int((~np.isfinite(image)).sum())
         raise DataError(
-            f"{path}: NaN or infinity in {counted(count, 'pixel')}. Replace them by -1000, the HU "
-            "of air."
+            f"NaN or infinity in {counted(count, 'pixel')}. Replace them by -1000, the HU of air.",
+            where=path,
         )
     return image
 
@@ -116,7 +116,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     path = Path(path)
     mask = _one_channel(_decode(path), path, LabelError)
     if not np.issubdtype(mask.dtype, np.integer):
-        raise DataError(f"{path}: dtype {mask.dtype}, labels are integers. Convert it to 8 bits.")
+        raise DataError(
+            f"dtype {mask.dtype}, labels are integers. Convert it to 8 bits.", where=path
+        )
     return mask
 
 
@@ -157,8 +159,9 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     path = Path(path)
     if image.dtype.name not in _LOSSLESS.get(path.suffix.lower(), ()):
         raise DataError(
-            f"{path}: a {path.suffix or 'nameless'} file does not keep {image.dtype} values. "
-            f"Write one of {', '.join(SLICE_DTYPES)} as .tif."
+            f"a {path.suffix or 'nameless'} file does not keep {image.dtype} values. "
+            f"Write one of {', '.join(SLICE_DTYPES)} as .tif.",
+            where=path,
         )
     write_bytes(path, _encode(path, _plane(image, path)))
 
@@ -178,7 +181,7 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: masks are written as .png. Change the ending.")
+        raise DataError("masks are written as .png. Change the ending.", where=path)
     write_bytes(path, encode_mask(mask, str(path)))
 
 
@@ -196,7 +199,7 @@ def encode_mask(mask: np.ndarray, name: str = "mask") -> bytes:
         When dtype or shape do not fit.
     """
     if mask.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{name}: masks are written as 8 or 16 bit .png, this is {mask.dtype}.")
+        raise DataError(f"masks are written as 8 or 16 bit .png, this is {mask.dtype}.", where=name)
     return _encode(Path("mask.png"), _plane(mask, Path(name)))
 
 
@@ -213,7 +216,7 @@ def write_picture(path: str | Path, rgb: np.ndarray) -> None:
 
 def _plane(pixels: np.ndarray, path: Path) -> np.ndarray:
     if pixels.ndim != 2 or not pixels.size:
-        raise DataError(f"{path}: shape {pixels.shape}, an image is (H, W) with H, W above 0.")
+        raise DataError(f"shape {pixels.shape}, an image is (H, W) with H, W above 0.", where=path)
     return pixels
 
 
@@ -222,7 +225,7 @@ def _encode(path: Path, pixels: np.ndarray) -> bytes:
     plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix.lower() in (".tif", ".tiff") else []
     done, buffer = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(pixels), plain)
     if not done:
-        raise DataError(f"{path}: OpenCV cannot write {pixels.dtype} as {path.suffix}.")
+        raise DataError(f"OpenCV cannot write {pixels.dtype} as {path.suffix}.", where=path)
     return buffer.tobytes()
 
 
@@ -230,15 +233,15 @@ def _decode(path: Path) -> np.ndarray:
     try:
         content = path.read_bytes()
     except FileNotFoundError as err:
-        raise DataError(f"{path}: no such file. Check the path or the manifest.") from err
+        raise DataError("no such file. Check the path or the manifest.", where=path) from err
     except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+        raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
     return _decode_bytes(content, path)
 
 
 def _decode_bytes(content: bytes, path: Path) -> np.ndarray:
     if not content:
-        raise DataError(f"{path}: the file is empty. Copy or export it again.")
+        raise DataError("the file is empty. Copy or export it again.", where=path)
     # imdecode, not imread: it refuses truncated files (imread returns half a JPEG) and opens
     # names that are not ASCII on Windows. OpenCV's own log would say what our error says better.
     with _opencv_log_silenced():
@@ -248,12 +251,13 @@ def _decode_bytes(content: bytes, path: Path) -> np.ndarray:
         except cv2.error:
             pages = ()
     if len(pages) > 1:
-        raise DataError(f"{path}: {len(pages)} pages. Save each slice in a file of its own.")
+        raise DataError(f"{len(pages)} pages. Save each slice in a file of its own.", where=path)
     pixels = pages[0] if pages else None
     if pixels is None or not pixels.size:
         raise DataError(
-            f"{path}: not a readable image: damaged, truncated, or not one of "
-            f"{', '.join(SUFFIXES)}. Export it again."
+            f"not a readable image: damaged, truncated, or not one of "
+            f"{', '.join(SUFFIXES)}. Export it again.",
+            where=path,
         )
     return np.asarray(pixels)
 
@@ -286,7 +290,7 @@ def _one_channel(pixels: np.ndarray, path: Path, error: type[DataError]) -> np.n
         if error is LabelError
         else "Convert it to one grey channel."
     )
-    raise error(f"{path}: a {kind} with {pixels.shape[2]} channels that differ. {fix}")
+    raise error(f"a {kind} with {pixels.shape[2]} channels that differ. {fix}", where=path)
 
 
 def _header_dtype(image: Image.Image) -> str | None:

@@ -73,21 +73,22 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     ) -> None:
         if isinstance(pairs, str | Path) and Path(pairs).is_dir():
             raise DataError(
-                f"{pairs}: a folder. Give one of its lists, as {Path(pairs, 'train.txt')}."
+                f"a folder. Give one of its lists, as {Path(pairs, 'train.txt')}.", where=pairs
             )
         self.pairs = read_manifest(pairs) if isinstance(pairs, str | Path) else list(pairs)
         if not self.pairs:
-            raise SplitError(f"{pairs if isinstance(pairs, str | Path) else 'pairs'}: no pairs.")
+            raise SplitError("no pairs.", where=pairs if isinstance(pairs, str | Path) else "pairs")
         for pair in self.pairs:
             if not isinstance(pair, Pair):
                 raise DataError(
-                    f"pairs: {pair!r} is no Pair. Give what find_pairs(images, masks) returns, "
-                    "or the path of a list."
+                    f"{pair!r} is no Pair. Give what find_pairs(images, masks) returns, "
+                    "or the path of a list.",
+                    where="pairs",
                 )
             if pair.mask is None:
-                raise DataError(f"{pair.image}: no mask. A dataset needs one for every image.")
+                raise DataError("no mask. A dataset needs one for every image.", where=pair.image)
         if seed < 0:
-            raise ConfigError(f"seed {seed}: must be 0 or more.")
+            raise ConfigError("must be 0 or more.", where=f"seed {seed}")
         if contract is not None and (size is not None or window is not None):
             raise ConfigError("A contract holds size and window already: give one or the other.")
         headers = {pair.image: read_header(pair.image).dtype for pair in self.pairs}
@@ -161,8 +162,9 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         moved: object = self.transform(image=grey, mask=classes)
         if not isinstance(moved, Mapping):
             raise DataError(
-                f"{self.pairs[index].name}: the transform returned a {type(moved).__name__}; it "
-                "must return a dict of image and mask, as those of Albumentations do."
+                f"the transform returned a {type(moved).__name__}; it "
+                "must return a dict of image and mask, as those of Albumentations do.",
+                where=self.pairs[index].name,
             )
         grey, classes = self._checked(moved.get("image"), moved.get("mask"), self.pairs[index])
         # Copies, as in read: a transform that does nothing returns what it was given.
@@ -204,25 +206,29 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             isinstance(grey, np.ndarray) and grey.dtype == np.uint8 and grey.ndim == 2 and grey.size
         ):
             raise DataError(
-                f"{pair.name}: the transform made {_kind(grey)} of the image; it must stay "
-                "(H, W) uint8. Leave out Normalize and ToTensorV2: the dataset does both after it."
+                f"the transform made {_kind(grey)} of the image; it must stay "
+                "(H, W) uint8. Leave out Normalize and ToTensorV2: the dataset does both after it.",
+                where=pair.name,
             )
         if not (isinstance(classes, np.ndarray) and classes.dtype.kind in "iub"):
             raise DataError(
-                f"{pair.name}: the transform made {_kind(classes)} of the mask; it must stay "
-                "(H, W) of whole numbers, the classes. Leave out what makes shares of them."
+                f"the transform made {_kind(classes)} of the mask; it must stay "
+                "(H, W) of whole numbers, the classes. Leave out what makes shares of them.",
+                where=pair.name,
             )
         if classes.shape != grey.shape:
             raise GeometryError(
-                f"{pair.name}: after the transform the mask is {classes.shape}, the image "
-                f"{grey.shape}. Use transforms that move both."
+                f"after the transform the mask is {classes.shape}, the image "
+                f"{grey.shape}. Use transforms that move both.",
+                where=pair.name,
             )
         low, high = int(classes.min()), int(classes.max())
         if low < 0 or high >= self.codec.n_classes:
             raise LabelError(
-                f"{pair.name}: after the transform the mask holds class "
+                f"after the transform the mask holds class "
                 f"{low if low < 0 else high}, there are "
-                f"0 to {self.codec.n_classes - 1}. Fill masks with 0 (fill_mask=0)."
+                f"0 to {self.codec.n_classes - 1}. Fill masks with 0 (fill_mask=0).",
+                where=pair.name,
             )
         return grey, classes
 
@@ -278,12 +284,13 @@ def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:
         As for :meth:`LungCTDataset.__getitem__`.
     """
     if pair.mask is None:
-        raise DataError(f"{pair.image}: no mask to compare with.")
+        raise DataError("no mask to compare with.", where=pair.image)
     image, raw = read_image(pair.image), read_mask(pair.mask)
     if image.shape != raw.shape:
         raise GeometryError(
-            f"{pair.name}: mask is {raw.shape[0]}x{raw.shape[1]}, image is "
+            f"mask is {raw.shape[0]}x{raw.shape[1]}, image is "
             f"{image.shape[0]}x{image.shape[1]}. A mask must be drawn on the image it labels: "
-            "re-export it, or drop the pair."
+            "re-export it, or drop the pair.",
+            where=pair.name,
         )
     return image, codec.encode(raw, str(pair.mask))

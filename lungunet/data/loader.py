@@ -135,11 +135,12 @@ def make_loader(
         ("seed", seed, 0),
     ):
         if value < least:
-            raise ConfigError(f"{name} {value}: must be {least} or more.")
+            raise ConfigError(f"must be {least} or more.", where=f"{name} {value}")
     if batch_size % ranks:
         raise ConfigError(
-            f"batch_size {batch_size}: is that of all {ranks} processes together and must divide "
-            f"by {ranks}. Choose {batch_size // ranks * ranks or ranks}."
+            f"is that of all {ranks} processes together and must divide "
+            f"by {ranks}. Choose {batch_size // ranks * ranks or ranks}.",
+            where=f"batch_size {batch_size}",
         )
     rest = len(dataset) % batch_size
     drops = shuffle and 0 < rest < 2 * ranks and len(dataset) > batch_size and batch_size > 1

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungunet.data.atomic import write_text
 from lungunet.data.ct import SUFFIXES, read_header
+from lungunet.data.files import write_text
 from lungunet.errors import DataError, counted, listed
 
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
@@ -47,14 +47,14 @@ def find_images(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. Check the path.")
+        raise DataError("no such folder. Check the path.", where=folder)
     found = sorted(
         path
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not found:
-        raise DataError(f"{folder}: holds no image ({', '.join(SUFFIXES)}). Check the path.")
+        raise DataError(f"holds no image ({', '.join(SUFFIXES)}). Check the path.", where=folder)
     return found
 
 
@@ -72,7 +72,7 @@ def list_images(source: str | Path) -> list[Path]:
     if path.suffix.lower() == ".txt":
         found = list_named(path)
         if not found:
-            raise DataError(f"{path}: names no image. Give a list that does.")
+            raise DataError("names no image. Give a list that does.", where=path)
         return found
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
@@ -80,7 +80,7 @@ def list_images(source: str | Path) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))  # noqa: PTH207
     found = [file for file in found if file.suffix.lower() in SUFFIXES]
     if not found:
-        raise DataError(f"{source}: no image matches. Check the pattern; quote it in the shell.")
+        raise DataError("no image matches. Check the pattern; quote it in the shell.", where=source)
     return found
 
 
@@ -207,8 +207,9 @@ def list_named(path: str | Path) -> list[Path]:
     for number, fields in _read_fields(path):
         if len(fields) > 2 or not fields[0]:
             raise DataError(
-                f"{path}, line {number}: {counted(len(fields), 'column')}, the first is "
-                f"'{fields[0]}'. Write an image, or image, one tab, mask."
+                f"{counted(len(fields), 'column')}, the first is "
+                f"'{fields[0]}'. Write an image, or image, one tab, mask.",
+                where=f"{path}, line {number}",
             )
         found.append(_locate(fields[0], path.parent) or path.parent / fields[0])
     return found
@@ -236,8 +237,8 @@ def read_manifest(path: str | Path) -> list[Pair]:
     for number, fields in _read_fields(path):
         if len(fields) != 2:
             raise DataError(
-                f"{path}, line {number}: {counted(len(fields), 'column')}. "
-                "Write image, one tab, mask; nothing else."
+                f"{counted(len(fields), 'column')}. Write image, one tab, mask; nothing else.",
+                where=f"{path}, line {number}",
             )
         files = [_locate(text, path.parent) for text in fields]
         missing += [
@@ -251,15 +252,16 @@ def read_manifest(path: str | Path) -> list[Pair]:
         first = seen.setdefault(pair.image.resolve(), number)
         if first != number:
             raise DataError(
-                f"{path}, line {number}: {pair.image} stands in line {first} already. "
-                "Remove one of the lines."
+                f"{pair.image} stands in line {first} already. Remove one of the lines.",
+                where=f"{path}, line {number}",
             )
         pairs.append(pair)
     if missing:
         raise DataError(
-            f"{path}: {counted(len(missing), 'file')} missing:\n  {listed(missing)}\n"
+            f"{counted(len(missing), 'file')} missing:\n  {listed(missing)}\n"
             f"Paths are taken from {path.parent}, then from the current folder. Mend the paths, "
-            "put the files there, or run 'lungunet split' again."
+            "put the files there, or run 'lungunet split' again.",
+            where=path,
         )
     return pairs
 
@@ -275,12 +277,12 @@ def _read_lines(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as err:
-        raise DataError(f"{path}: no such list. 'lungunet split' writes it.") from err
+        raise DataError("no such list. 'lungunet split' writes it.", where=path) from err
     except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+        raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
     except UnicodeDecodeError as err:
         raise DataError(
-            f"{path}: byte {err.start} is not UTF-8. Save the list as UTF-8 text."
+            f"byte {err.start} is not UTF-8. Save the list as UTF-8 text.", where=path
         ) from err
     return re.split(r"\r\n|\n|\r", text)
 

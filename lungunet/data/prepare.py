@@ -42,9 +42,9 @@ def prepare_pairs(
     """
     folder = Path(folder)
     if size < 1:
-        raise ConfigError(f"size {size}: must be at least 1 px.")
+        raise ConfigError("must be at least 1 px.", where=f"size {size}")
     if raw and not codec.can_decode:
-        raise ConfigError(f"labels {codec}: merged values cannot be kept. Leave out --raw.")
+        raise ConfigError("merged values cannot be kept. Leave out --raw.", where=f"labels {codec}")
     written = []
     for pair in progress(pairs, desc="prepare", total=len(pairs)):
         image, classes = read_pair(pair, codec)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.atomic import write_text
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.files import write_text
 from lungunet.data.manifest import Pair, list_named, read_manifest, render_manifest
 from lungunet.errors import ConfigError, DataError, SplitError, listed
 
@@ -60,8 +60,9 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
             pattern = re.compile(rule)
         except (re.error, OverflowError, RecursionError) as err:  # a{9999999999}, (((((
             raise ConfigError(
-                f"group '{rule}': not a regular expression ({err}). Write one such as "
-                "'^(patient-[0-9]+)', or the path of a .csv file."
+                f"not a regular expression ({err}). Write one such as "
+                "'^(patient-[0-9]+)', or the path of a .csv file.",
+                where=f"group '{rule}'",
             ) from err
         found = {pair.name: pattern.search(pair.name) for pair in pairs}
         groups = {
@@ -70,8 +71,9 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     missing = sorted(name for name, patient in groups.items() if not patient)
     if missing:
         raise SplitError(
-            f"group '{rule}': no patient for {len(missing)} pairs: "
-            f"{listed(missing, separator=', ')}. Extend the rule to cover them."
+            f"no patient for {len(missing)} pairs: "
+            f"{listed(missing, separator=', ')}. Extend the rule to cover them.",
+            where=f"group '{rule}'",
         )
     return {name: str(patient) for name, patient in groups.items()}
 
@@ -96,13 +98,14 @@ def _read_group_table(path: Path) -> dict[str, str]:
             reader = csv.DictReader(file)
             rows = [(reader.line_num, row) for row in reader]
     except OSError as err:
-        raise ConfigError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+        raise ConfigError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
     except (UnicodeDecodeError, csv.Error) as err:
-        raise ConfigError(f"{path}: cannot be read as CSV ({err}). Save it as UTF-8.") from err
+        raise ConfigError(f"cannot be read as CSV ({err}). Save it as UTF-8.", where=path) from err
     if not rows or not {"name", "patient"} <= set(rows[0][1]):
         raise ConfigError(
-            f"{path}: no columns name and patient. Begin it with the line 'name,patient', then a "
-            "line for each slice."
+            "no columns name and patient. Begin it with the line 'name,patient', then a "
+            "line for each slice.",
+            where=path,
         )
     table: dict[str, str] = {}
     for number, row in rows:
@@ -110,7 +113,8 @@ def _read_group_table(path: Path) -> dict[str, str]:
         if table.setdefault(name, patient) != patient:
             # Patients are not named: messages end up in logs and mails.
             raise SplitError(
-                f"{path}, line {number}: {name} has another patient in a line above. Keep one."
+                f"{name} has another patient in a line above. Keep one.",
+                where=f"{path}, line {number}",
             )
     return table
 
@@ -178,7 +182,7 @@ def fold_pairs(
         When there are fewer patients than folds.
     """
     if folds < 2:
-        raise ConfigError(f"folds {folds}: must be at least 2.")
+        raise ConfigError("must be at least 2.", where=f"folds {folds}")
     patients = _by_patient(pairs, groups)
     if len(patients) < folds:
         raise SplitError(f"{len(patients)} patients cannot fill {folds} folds. Use fewer folds.")
@@ -216,7 +220,7 @@ def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict
     patients: dict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: pair.name):
         if groups is not None and pair.name not in groups:
-            raise SplitError(f"{pair.name}: no patient in the groups. Name one for every pair.")
+            raise SplitError("no patient in the groups. Name one for every pair.", where=pair.name)
         patients[pair.name if groups is None else groups[pair.name]].append(pair)
     twice = [
         name for name, n in Counter(p.name for m in patients.values() for p in m).items() if n > 1
@@ -228,7 +232,7 @@ def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict
 
 def _shuffled(patients: Mapping[str, Any], seed: int) -> list[str]:
     if seed < 0:
-        raise ConfigError(f"seed {seed}: must be 0 or more.")
+        raise ConfigError("must be 0 or more.", where=f"seed {seed}")
     names = sorted(patients)
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
@@ -274,7 +278,7 @@ def read_split(folder: str | Path, *names: str) -> Split:
     check_split_folder(folder)
     if not any((folder / f"{name}.txt").exists() for name in SPLITS):
         raise DataError(
-            f"{folder}: no train.txt, val.txt or test.txt. 'lungunet split' makes them."
+            "no train.txt, val.txt or test.txt. 'lungunet split' makes them.", where=folder
         )
     files = {name: folder / f"{name}.txt" for name in SPLITS}
     lists = {
@@ -294,9 +298,9 @@ def check_split_folder(folder: Path) -> None:
         Says what to give instead.
     """
     if folder.is_file():
-        raise DataError(f"{folder}: is a file. Give the folder it lies in: {folder.parent}.")
+        raise DataError(f"is a file. Give the folder it lies in: {folder.parent}.", where=folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. 'lungunet split' makes it.")
+        raise DataError("no such folder. 'lungunet split' makes it.", where=folder)
 
 
 def _refuse_leaks(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
@@ -309,8 +313,9 @@ def _refuse_leaks(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
                 leaks.append(f"{file.stem}: in {owner} and {name}")
     if leaks:
         raise SplitError(
-            f"{folder}: {len(leaks)} slices stand in two lists:\n  {listed(leaks)}\n"
-            "A score on slices the model has seen means nothing: run 'lungunet split' again."
+            f"{len(leaks)} slices stand in two lists:\n  {listed(leaks)}\n"
+            "A score on slices the model has seen means nothing: run 'lungunet split' again.",
+            where=folder,
         )
 
 
@@ -354,7 +359,7 @@ def _stored_codec(path: Path, stored: Any) -> LabelCodec:
     try:
         return LabelCodec.from_dict(stored)
     except ConfigError as err:
-        raise DataError(f"{path}: {err} Or run 'lungunet split' again.") from err
+        raise DataError(f"{err} Or run 'lungunet split' again.", where=path) from err
 
 
 def read_split_facts(folder: str | Path) -> dict[str, Any]:
@@ -371,13 +376,13 @@ def read_split_facts(folder: str | Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+        raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
     except (ValueError, RecursionError) as err:
-        raise DataError(f"{path}: damaged ({err}). Run 'lungunet split' again.") from err
+        raise DataError(f"damaged ({err}). Run 'lungunet split' again.", where=path) from err
     if not isinstance(facts, dict):
-        raise DataError(f"{path}: not a JSON object. Run 'lungunet split' again.")
+        raise DataError("not a JSON object. Run 'lungunet split' again.", where=path)
     if not isinstance(facts.get("patients"), dict | None):
-        raise DataError(f"{path}: patients is no JSON object. Run 'lungunet split' again.")
+        raise DataError("patients is no JSON object. Run 'lungunet split' again.", where=path)
     return facts
 
 

@@ -93,5 +93,7 @@ def parse_window(text: str) -> Window | None:
     try:
         level, width = (float(part) for part in text.split(","))
     except ValueError as err:
-        raise ConfigError(f"window '{text}': write LEVEL,WIDTH in HU as in -600,1500.") from err
+        raise ConfigError(
+            "write LEVEL,WIDTH in HU as in -600,1500.", where=f"window '{text}'"
+        ) from err
     return Window(level, width)

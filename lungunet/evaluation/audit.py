@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lungunet.data.atomic import write_text
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
+from lungunet.data.files import write_text
 from lungunet.data.manifest import Pair, read_manifest
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_split_facts
 from lungunet.data.twins import Twins, fingerprint, guard_groups
@@ -229,7 +229,7 @@ def _read_lists(folder: Path) -> list[tuple[Pair, str]]:
         for pair in read_manifest(folder / f"{name}.txt")
     ]
     if not pairs:
-        raise SplitError(f"{folder}: no pairs in any list. 'lungunet split' writes them.")
+        raise SplitError("no pairs in any list. 'lungunet split' writes them.", where=folder)
     return pairs
 
 

@@ -45,7 +45,7 @@ def find_folds(data: str | Path) -> list[Path]:
     """
     folds = sorted(Path(data).glob("fold-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))
     if not folds:
-        raise DataError(f"{data}: has no folds. Write them with 'lungunet split ... --folds 5'.")
+        raise DataError("has no folds. Write them with 'lungunet split ... --folds 5'.", where=data)
     return folds
 
 

@@ -82,8 +82,9 @@ def evaluate(
         image, truth = read_pair(pair, codec)
         if prediction.classes.shape != truth.shape:
             raise GeometryError(
-                f"{pair.name}: the mask to score is {prediction.classes.shape}, the truth "
-                f"{truth.shape}. Bring it back to the size of its slice."
+                f"the mask to score is {prediction.classes.shape}, the truth "
+                f"{truth.shape}. Bring it back to the size of its slice.",
+                where=pair.name,
             )
         patient = str(owners.get(pair.name, pair.name))
         scored.add(pair.name, patient, truth, prediction.classes)

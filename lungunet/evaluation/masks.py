@@ -35,8 +35,8 @@ class MaskFolder:
         if len(self._by_stem) < len(files):
             twice = [str(file) for file in files if self._by_stem[file.stem] != file]
             raise DataError(
-                f"{folder}: other masks have the stem of {listed(twice, separator=', ')}. "
-                "Keep one of each."
+                f"other masks have the stem of {listed(twice, separator=', ')}. Keep one of each.",
+                where=folder,
             )
 
     def to_grey(self, image: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-import lungunet
-from lungunet.data.atomic import write_text
+from lungunet._version import __version__
+from lungunet.data.files import write_text
 from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_chart
 from lungunet.evaluation.report_files import Evaluation, Picture, RunFiles, read_run
 
@@ -79,7 +79,7 @@ def _render(files: RunFiles) -> str:
         curves=_curves(files, best),
         evaluations=[_shown(evaluation) for evaluation in files.evaluations],
         audit=_shown_audit(files.audit),
-        version=lungunet.__version__,
+        version=__version__,
     )
 
 

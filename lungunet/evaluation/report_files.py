@@ -110,17 +110,18 @@ def read_run(run: str | Path) -> RunFiles:
     """
     path = Path(run)
     if not path.is_dir():
-        raise ModelError(f"{path}: no such folder. Give the folder of a run.")
+        raise ModelError("no such folder. Give the folder of a run.", where=path)
     if not (path / "config.toml").is_file():
         raise ModelError(
-            f"{path}: no run (config.toml is missing). Give the folder that 'lungunet train' made."
+            "no run (config.toml is missing). Give the folder that 'lungunet train' made.",
+            where=path,
         )
     text = _read_text(path / "config.toml")
     try:
         config = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as err:
         raise ModelError(
-            f"{path / 'config.toml'}: damaged ({err}). Copy the run folder again."
+            f"damaged ({err}). Copy the run folder again.", where=path / "config.toml"
         ) from err
     return RunFiles(
         path=path,
@@ -138,7 +139,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:
-        raise ModelError(f"{path}: cannot be read ({err}). Copy the run folder again.") from err
+        raise ModelError(f"cannot be read ({err}). Copy the run folder again.", where=path) from err
 
 
 def _read_json(path: Path, again: str = "Copy the run folder again.") -> dict[str, Any] | None:
@@ -147,9 +148,9 @@ def _read_json(path: Path, again: str = "Copy the run folder again.") -> dict[st
     try:
         content = json.loads(_read_text(path))
     except (ValueError, RecursionError) as err:
-        raise ModelError(f"{path}: damaged ({err}). {again}") from err
+        raise ModelError(f"damaged ({err}). {again}", where=path) from err
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a JSON object. {again}")
+        raise ModelError(f"not a JSON object. {again}", where=path)
     return content
 
 
@@ -160,7 +161,7 @@ def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
         return tuple(map(_history_row, csv.DictReader(_read_text(path).splitlines())))
     except (KeyError, ValueError, TypeError) as err:
         raise ModelError(
-            f"{path}: damaged ({err}). 'lungunet train --resume {path.parent}' writes it again."
+            f"damaged ({err}). 'lungunet train --resume {path.parent}' writes it again.", where=path
         ) from err
 
 
@@ -182,7 +183,7 @@ def _read_evaluation(folder: Path) -> Evaluation:
     scores = _read_json(file, "Run 'lungunet evaluate' again.") or {}
     missing = [key for key in _ALWAYS if key not in scores]
     if missing:
-        raise ModelError(f"{file}: no '{missing[0]}' in it. Run 'lungunet evaluate' again.")
+        raise ModelError(f"no '{missing[0]}' in it. Run 'lungunet evaluate' again.", where=file)
     pictures = [_read_picture(file) for file in folder.glob("pictures/*.png")]
     known = [picture for picture in pictures if picture is not None]
     known.sort(key=lambda picture: picture.number)
@@ -195,5 +196,5 @@ def _read_picture(file: Path) -> Picture | None:
         return None
     png = file.read_bytes()
     if not png.startswith(_PNG):
-        raise ModelError(f"{file}: not a PNG. Run 'lungunet evaluate' again.")
+        raise ModelError("not a PNG. Run 'lungunet evaluate' again.", where=file)
     return Picture(named[1], int(named[2]), named[3], png)

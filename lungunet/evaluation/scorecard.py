@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.evaluation.cases import (
     DISTANCES,
     OVERLAPS,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.errors import DataError, GeometryError
 from lungunet.inference.sides import LEFT, RIGHT
 
@@ -261,14 +261,15 @@ def _check(
 ) -> None:
     axes = "(D, H, W)" if ndim == 3 else "(H, W)"
     if image.ndim != ndim or not image.size:
-        raise DataError(f"{name}: shape {image.shape}. Pass {axes} with sizes above 0.")
+        raise DataError(f"shape {image.shape}. Pass {axes} with sizes above 0.", where=name)
     if mask.shape != image.shape:
         sizes = ["x".join(map(str, array.shape)) for array in (mask, image)]
         raise GeometryError(
-            f"{name}: mask is {sizes[0]}, image is {sizes[1]}. "
-            "A mask must be drawn on the image it labels: re-export it, or drop the pair."
+            f"mask is {sizes[0]}, image is {sizes[1]}. "
+            "A mask must be drawn on the image it labels: re-export it, or drop the pair.",
+            where=name,
         )
     if spacing_mm is not None and (len(spacing_mm) != ndim or not min(spacing_mm) > 0):
         raise DataError(
-            f"{name}: spacing_mm {spacing_mm}. Pass {ndim} values above 0 for {axes}, or None."
+            f"spacing_mm {spacing_mm}. Pass {ndim} values above 0 for {axes}, or None.", where=name
         )

@@ -17,7 +17,7 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import read_image
 from lungunet.errors import ConfigError, DataError
-from lungunet.inference.ahead import ahead
+from lungunet.inference.prefetch import ahead
 from lungunet.inference.threshold import ThresholdSegmenter
 
 if TYPE_CHECKING:
@@ -128,8 +128,9 @@ class Predictor:
     def __init__(self, segmenter: Segmenter, *, tta: bool = False) -> None:
         if tta and segmenter.codec.n_classes > 2:
             raise ConfigError(
-                f"tta: the model has {segmenter.codec.n_classes} classes, and one that means left "
-                "or right would swap sides in the mirror. Predict without tta."
+                f"the model has {segmenter.codec.n_classes} classes, and one that means left "
+                "or right would swap sides in the mirror. Predict without tta.",
+                where="tta",
             )
         self.segmenter = segmenter
         self.tta = tta
@@ -264,7 +265,7 @@ class Predictor:
             When the batch size is below 1.
         """
         if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1.")
+            raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
         reads = ahead(self._read, paths, depth=2 * batch_size)
         while batch := list(islice(reads, batch_size)):
             found = iter(self._segment([views for read, views in batch if not read.error]))
@@ -319,6 +320,7 @@ def _joined(read: Prediction, found: Segmented) -> Prediction:
 def _refuse_device(path: str | Path, device: str, precision: str) -> None:
     if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
         raise ConfigError(
-            f"{path}: computes on the CPU in fp32, not on '{device}' in '{precision}'. "
-            "Leave out device and precision, or give a run folder."
+            f"computes on the CPU in fp32, not on '{device}' in '{precision}'. "
+            "Leave out device and precision, or give a run folder.",
+            where=path,
         )

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.data.hu import judge_hu
 from lungunet.errors import DataError
 from lungunet.inference.doubt import LabelView, doubt_label
-from lungunet.inference.postprocess import as_bits, label_parts
+from lungunet.inference.shapes import as_bits, label_parts
 
 Light = Literal["red", "amber", "green"]
 """red: look at it; amber: something is unusual; green: all is usual."""
@@ -293,12 +293,12 @@ def by_worry(checked: Mapping[str, Plausibility]) -> list[str]:
 def _check(image: np.ndarray, classes: np.ndarray, probabilities: np.ndarray | None) -> None:
     if image.ndim != 2 or not image.size or classes.shape != image.shape:
         raise DataError(
-            f"mask: shape {classes.shape}, slice: shape {image.shape}. Pass both as (H, W)."
+            f"shape {classes.shape}, slice: shape {image.shape}. Pass both as (H, W).", where="mask"
         )
     if probabilities is not None and probabilities.shape[1:] != image.shape:
         raise DataError(
-            f"probabilities: shape {probabilities.shape}, slice: shape {image.shape}. "
-            "Pass (C, H, W)."
+            f"shape {probabilities.shape}, slice: shape {image.shape}. Pass (C, H, W).",
+            where="probabilities",
         )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView
-from lungunet.inference.postprocess import label_parts
 from lungunet.inference.quality import (
     SMALLEST,
     Plausibility,
@@ -20,6 +19,7 @@ from lungunet.inference.quality import (
     judge_slice,
     measure,
 )
+from lungunet.inference.shapes import label_parts
 from lungunet.inference.threshold import segment_lungs
 
 _NAMED = 3  # red slices, the most worrying
@@ -86,16 +86,18 @@ def _check(
 ) -> None:
     if hu.ndim != 3 or not hu.size or classes.shape != hu.shape:
         raise DataError(
-            f"mask: shape {classes.shape}, scan: shape {hu.shape}. Pass both as (D, H, W)."
+            f"shape {classes.shape}, scan: shape {hu.shape}. Pass both as (D, H, W).", where="mask"
         )
     if len(spacing_mm) != 3 or not all(0 < mm < math.inf for mm in spacing_mm):
         raise DataError(
-            f"spacing_mm {tuple(spacing_mm)}: not three lengths above 0. Pass (z, y, x), mm."
+            "not three lengths above 0. Pass (z, y, x), mm.",
+            where=f"spacing_mm {tuple(spacing_mm)}",
         )
     if disagreement is not None and len(disagreement) != len(hu):
         raise DataError(
-            f"disagreement: {counted(len(disagreement), 'value')} for {counted(len(hu), 'slice')}. "
-            "Pass one for each."
+            f"{counted(len(disagreement), 'value')} for {counted(len(hu), 'slice')}. "
+            "Pass one for each.",
+            where="disagreement",
         )
 
 

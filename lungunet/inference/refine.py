@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from lungunet.errors import DataError, GeometryError
-from lungunet.inference.airways import BodySlice, find_airways, gas_level, look_into_body
-from lungunet.inference.postprocess import (
+from lungunet.inference.body import BodySlice, find_airways, gas_level, look_into_body
+from lungunet.inference.shapes import (
     Box,
     as_bits,
     box_of,
@@ -86,12 +86,14 @@ class _Chest:
 def _check(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> None:
     if mask.ndim != 3 or len(spacing_mm) != 3 or not min(spacing_mm) > 0:
         raise DataError(
-            f"mask: shape {mask.shape} and spacing_mm {spacing_mm}. "
-            "Pass (D, H, W) and three values above 0, (z, y, x)."
+            f"shape {mask.shape} and spacing_mm {spacing_mm}. "
+            "Pass (D, H, W) and three values above 0, (z, y, x).",
+            where="mask",
         )
     if hu.shape != mask.shape:
         raise GeometryError(
-            f"mask: is {mask.shape}, its scan is {hu.shape}. Pass one value per voxel of the scan."
+            f"is {mask.shape}, its scan is {hu.shape}. Pass one value per voxel of the scan.",
+            where="mask",
         )
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungunet.data.volume import Volume, require_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.inference.refine import refine_volume
 from lungunet.inference.threshold import ThresholdSegmenter, segment_lungs
 from lungunet.progress import Progress, silent
+from lungunet.volumes.volume import Volume, require_hu
 
 _MOSTLY = 0.5  # of the lung that a network finds should stay
 _HARDLY = 0.1  # stays where the scan is cut so close that no body can be told from what is around
@@ -74,7 +74,7 @@ def predict_volume(
         When the batch size is below 1.
     """
     if batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size}: must be at least 1.")
+        raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
     _check(predictor, volume)
     if isinstance(predictor.segmenter, ThresholdSegmenter):
         return _predict_by_threshold(volume, tta=predictor.tta)
@@ -119,7 +119,7 @@ def _check(predictor: Predictor, volume: Volume) -> None:
         predictor.segmenter.prepare(volume.array[0])
     except DataError as err:
         reason = str(err).removeprefix("slice: ")
-        raise DataError(f"{volume.path}: {reason}") from err
+        raise DataError(f"{reason}", where=volume.path) from err
     require_hu(volume)
 
 

@@ -6,7 +6,7 @@ Shape alone decides; knows no HU and no files.
 import numpy as np
 
 from lungunet.errors import DataError
-from lungunet.inference.postprocess import as_bits, box_of, label_parts, look_up
+from lungunet.inference.shapes import as_bits, box_of, label_parts, look_up
 
 LEFT, RIGHT = 1, 2
 """Values of a mask with sides: the patient's left lung and right lung."""
@@ -53,8 +53,9 @@ def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     spacing = spacing_mm or (1.0,) * inside.ndim
     if len(spacing) != inside.ndim or not min(spacing) > 0:
         raise DataError(
-            f"mask: spacing_mm {spacing_mm} for shape {mask.shape}. "
-            "Pass one value above 0 per axis, in the order of the array, or None."
+            f"spacing_mm {spacing_mm} for shape {mask.shape}. "
+            "Pass one value above 0 per axis, in the order of the array, or None.",
+            where="mask",
         )
     sides = np.zeros_like(inside)
     box = box_of(inside)

@@ -11,14 +11,14 @@ import numpy as np
 from lungunet.data.codec import LUNG_CODEC
 from lungunet.data.contract import InputContract
 from lungunet.errors import DataError
-from lungunet.inference.airways import (
+from lungunet.inference.body import (
     BodySlice,
     find_airways,
     gas_level,
     look_into_body,
     part_box,
 )
-from lungunet.inference.postprocess import close_gaps, fill_holes, keep_largest, label_parts
+from lungunet.inference.shapes import close_gaps, fill_holes, keep_largest, label_parts
 
 _LUNG_MM2 = 250  # the smallest part in a single slice
 _STACKED_MM2 = 60  # in a volume, where the slices above and below bear witness
@@ -139,12 +139,15 @@ class _Air:
 
 def _check(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
     if hu.ndim not in (2, 3) or not hu.size:
-        raise DataError(f"HU: shape {hu.shape}, pass (H, W) or (D, H, W) with sizes above 0.")
+        raise DataError(
+            f"shape {hu.shape}, pass (H, W) or (D, H, W) with sizes above 0.", where="HU"
+        )
     _HU.to_grey(hu[(0,) * (hu.ndim - 2)][:1])  # the contract refuses other dtypes
     if spacing_mm is not None and (len(spacing_mm) != hu.ndim or not min(spacing_mm) > 0):
         raise DataError(
-            f"HU: spacing_mm {spacing_mm} for shape {hu.shape}. "
-            "Pass one value above 0 per axis, in the order of the array, or None."
+            f"spacing_mm {spacing_mm} for shape {hu.shape}. "
+            "Pass one value above 0 per axis, in the order of the array, or None.",
+            where="HU",
         )
 
 

@@ -97,8 +97,9 @@ def bootstrap_interval(
         drawn = np.asarray(statistic(counts @ group_sums))
     if drawn.shape != (resamples,):
         raise ConfigError(
-            f"statistic: gives shape {drawn.shape} for sums of shape "
-            f"{(resamples, table.shape[1])}. Return one number per row: reduce along axis 1."
+            f"gives shape {drawn.shape} for sums of shape "
+            f"{(resamples, table.shape[1])}. Return one number per row: reduce along axis 1.",
+            where="statistic",
         )
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:
@@ -145,7 +146,9 @@ def mean_interval(
     """
     values, labels = np.asarray(values, dtype=float), np.asarray(groups)
     if values.ndim != 1:
-        raise DataError(f"values: shape {values.shape}. Give one number per case, (n_cases,).")
+        raise DataError(
+            f"shape {values.shape}. Give one number per case, (n_cases,).", where="values"
+        )
     _check_table(values[:, None], labels, may_be_nan=True)
     known = ~np.isnan(values)
     return bootstrap_interval(
@@ -160,25 +163,27 @@ def mean_interval(
 
 def _check_table(table: np.ndarray, labels: np.ndarray, *, may_be_nan: bool = False) -> None:
     if table.ndim != 2:
-        raise DataError(f"table: shape {table.shape}. Give one row per case, (n_cases, k).")
+        raise DataError(f"shape {table.shape}. Give one row per case, (n_cases, k).", where="table")
     if labels.shape != (len(table),):
         raise DataError(
-            f"groups: shape {labels.shape} for {len(table)} cases. Give the patient of each case."
+            f"shape {labels.shape} for {len(table)} cases. Give the patient of each case.",
+            where="groups",
         )
     bad = np.isinf(table) if may_be_nan else ~np.isfinite(table)
     if bad.any():
         case, column = np.argwhere(bad)[0].tolist()
         raise DataError(
-            f"case {case}: {table[case, column]}. Sums must be finite: score an infinite "
-            "distance as the image diagonal, and give values with NaN to mean_interval."
+            f"{table[case, column]}. Sums must be finite: score an infinite "
+            "distance as the image diagonal, and give values with NaN to mean_interval.",
+            where=f"case {case}",
         )
 
 
 def _check_settings(resamples: int, level: float) -> None:
     if resamples < 1:
-        raise ConfigError(f"resamples: {resamples}. Give at least 1; 2000 is usual.")
+        raise ConfigError(f"{resamples}. Give at least 1; 2000 is usual.", where="resamples")
     if not 0 < level < 1:
-        raise ConfigError(f"level: {level}. Give a share between 0 and 1, such as 0.95.")
+        raise ConfigError(f"{level}. Give a share between 0 and 1, such as 0.95.", where="level")
 
 
 def _sum_groups(table: np.ndarray, labels: np.ndarray) -> np.ndarray:

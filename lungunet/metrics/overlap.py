@@ -93,11 +93,17 @@ def overlap(counts: Tensor | np.ndarray) -> Overlap:
 def _checked(counts: Tensor | np.ndarray) -> np.ndarray:
     table = counts.detach().cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or table.shape[0] < 2:
-        raise DataError(f"counts: shape {table.shape}. A confusion matrix is (C, C) with C >= 2.")
+        raise DataError(
+            f"shape {table.shape}. A confusion matrix is (C, C) with C >= 2.", where="counts"
+        )
     if not np.issubdtype(table.dtype, np.integer):
-        raise DataError(f"counts: dtype {table.dtype}. Give whole pixel counts, not fractions.")
+        raise DataError(
+            f"dtype {table.dtype}. Give whole pixel counts, not fractions.", where="counts"
+        )
     if (table < 0).any():
-        raise DataError(f"counts: smallest count {table.min()}. A count cannot be negative.")
+        raise DataError(
+            f"smallest count {table.min()}. A count cannot be negative.", where="counts"
+        )
     return table.astype(np.int64)
 
 
@@ -128,7 +134,9 @@ class ConfusionMeter:
 
     def __init__(self, n_classes: int) -> None:
         if n_classes < 2:
-            raise DataError(f"n_classes: {n_classes}. Count background as a class: at least 2.")
+            raise DataError(
+                f"{n_classes}. Count background as a class: at least 2.", where="n_classes"
+            )
         self.n_classes = n_classes
         self.reset()
 
@@ -172,8 +180,9 @@ class ConfusionMeter:
         counts = other.counts if isinstance(other, ConfusionMeter) else torch.as_tensor(other)
         if counts.shape != (self.n_classes, self.n_classes) or counts.is_floating_point():
             raise DataError(
-                f"counts: shape {tuple(counts.shape)}, {counts.dtype}; this meter has "
-                f"{self.n_classes} x {self.n_classes} integers. Merge meters of the same classes."
+                f"shape {tuple(counts.shape)}, {counts.dtype}; this meter has "
+                f"{self.n_classes} x {self.n_classes} integers. Merge meters of the same classes.",
+                where="counts",
             )
         outside = other._bins[-1:] if isinstance(other, ConfusionMeter) else counts.new_zeros(1)
         self._add(torch.cat([counts.detach().reshape(-1).long(), outside.long()]))
@@ -202,8 +211,9 @@ class ConfusionMeter:
         bins = self._bins.cpu()
         if n_outside := int(bins[-1]):
             raise DataError(
-                f"mask or pred: {n_outside} pixels outside the classes 0..{self.n_classes - 1}. "
-                "Decode masks with the label codec before counting."
+                f"{n_outside} pixels outside the classes 0..{self.n_classes - 1}. "
+                "Decode masks with the label codec before counting.",
+                where="mask or pred",
             )
         return overlap(bins[:-1].reshape(self.n_classes, self.n_classes))
 
@@ -211,16 +221,19 @@ class ConfusionMeter:
 def _check_pair(pred: Tensor, mask: Tensor) -> None:
     if pred.shape != mask.shape:
         raise DataError(
-            f"pred: shape {tuple(pred.shape)}, mask: {tuple(mask.shape)}. Both are class "
-            "indices of the same pixels: take the argmax over classes first."
+            f"shape {tuple(pred.shape)}, mask: {tuple(mask.shape)}. Both are class "
+            "indices of the same pixels: take the argmax over classes first.",
+            where="pred",
         )
     for name, tensor in (("pred", pred), ("mask", mask)):
         if tensor.is_floating_point() or tensor.is_complex():
             raise DataError(
-                f"{name}: dtype {tensor.dtype}. Give class indices of an integer dtype."
+                f"dtype {tensor.dtype}. Give class indices of an integer dtype.", where=name
             )
     if pred.device != mask.device:
-        raise DataError(f"pred: on {pred.device}, mask: on {mask.device}. Move one to the other.")
+        raise DataError(
+            f"on {pred.device}, mask: on {mask.device}. Move one to the other.", where="pred"
+        )
 
 
 def _check_range(name: str, indices: Tensor, n_classes: int) -> None:
@@ -230,8 +243,9 @@ def _check_range(name: str, indices: Tensor, n_classes: int) -> None:
     if low < 0 or high >= n_classes:
         value = low if low < 0 else high
         raise DataError(
-            f"{name}: class index {value} is not one of 0..{n_classes - 1}. Decode masks "
-            "with the label codec before counting."
+            f"class index {value} is not one of 0..{n_classes - 1}. Decode masks "
+            "with the label codec before counting.",
+            where=name,
         )
 
 
@@ -281,7 +295,9 @@ class Mean:
         """Add another mean, or its ``sums``, as if its values had been fed here."""
         sums = other._sums if isinstance(other, Mean) else other
         if sums.shape != (2,):
-            raise DataError(f"sums: shape {tuple(sums.shape)}. Give the (2,) sums of a Mean.")
+            raise DataError(
+                f"shape {tuple(sums.shape)}. Give the (2,) sums of a Mean.", where="sums"
+            )
         device = sums.device if self._sums.device.type == "cpu" else self._sums.device
         dtype = _widest(device)
         # The dtype first: mps refuses to take a float64 tensor at all.

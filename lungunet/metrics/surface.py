@@ -87,12 +87,13 @@ def surface_distances(
     truth, pred = _as_mask("truth", truth), _as_mask("pred", pred)
     if truth.shape != pred.shape:
         raise DataError(
-            f"pred: shape {pred.shape}, truth: {truth.shape}. Both must lie on the same grid: "
-            "bring the prediction back to the size of its input."
+            f"shape {pred.shape}, truth: {truth.shape}. Both must lie on the same grid: "
+            "bring the prediction back to the size of its input.",
+            where="pred",
         )
     if not 0 <= tolerance < math.inf:
         raise ConfigError(
-            f"tolerance: {tolerance}. Give 0 or more, in mm with a spacing, else in pixels."
+            f"{tolerance}. Give 0 or more, in mm with a spacing, else in pixels.", where="tolerance"
         )
     spacing = _as_spacing(spacing_mm, truth.ndim)
     if not (truth.any() and pred.any()):
@@ -150,21 +151,24 @@ def _as_mask(name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     _check_axes(name, array.shape)
     if array.dtype != bool and not np.issubdtype(array.dtype, np.integer):
-        raise DataError(f"{name}: dtype {array.dtype}. Give a mask of bool or class indices.")
+        raise DataError(f"dtype {array.dtype}. Give a mask of bool or class indices.", where=name)
     return np.asarray(array > 0)
 
 
 def _check_axes(name: str, shape: tuple[int, ...]) -> None:
     if len(shape) not in (2, 3):
-        raise DataError(f"{name}: shape {shape}. Give one slice (H, W) or one volume (D, H, W).")
+        raise DataError(
+            f"shape {shape}. Give one slice (H, W) or one volume (D, H, W).", where=name
+        )
 
 
 def _as_spacing(spacing_mm: Sequence[float] | None, n_axes: int) -> np.ndarray:
     spacing = np.ones(n_axes) if spacing_mm is None else np.asarray(spacing_mm, dtype=float)
     if spacing.shape != (n_axes,) or not np.all((spacing > 0) & np.isfinite(spacing)):
         raise DataError(
-            f"spacing_mm: {spacing_mm}. Give {n_axes} positive numbers, mm per pixel in the "
-            f"order of the axes {'(H, W)' if n_axes == 2 else '(D, H, W)'}."
+            f"{spacing_mm}. Give {n_axes} positive numbers, mm per pixel in the "
+            f"order of the axes {'(H, W)' if n_axes == 2 else '(D, H, W)'}.",
+            where="spacing_mm",
         )
     return spacing
 

@@ -29,14 +29,18 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise ConfigError(f"device '{name}': write auto, cpu, cuda, cuda:1 or mps.") from err
+        raise ConfigError(
+            "write auto, cpu, cuda, cuda:1 or mps.", where=f"device '{name}'"
+        ) from err
     present = {
         "cpu": True,
         "cuda": (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not present.get(device.type, False):
-        raise ConfigError(f"device '{name}': this machine has none. Leave it out, or use cpu.")
+        raise ConfigError(
+            "this machine has none. Leave it out, or use cpu.", where=f"device '{name}'"
+        )
     return device
 
 
@@ -52,13 +56,15 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
         When the name is unknown, or fp16 is asked for outside CUDA.
     """
     if precision not in get_args(Precision):
-        raise ConfigError(f"precision '{precision}': write {', '.join(get_args(Precision))}.")
+        raise ConfigError(
+            f"write {', '.join(get_args(Precision))}.", where=f"precision '{precision}'"
+        )
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if _has_bf16(device) else torch.float16
         return torch.bfloat16 if device.type == "cpu" and _has_amx() else torch.float32
     if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("precision 'fp16': needs CUDA. Use bf16 or fp32.")
+        raise ConfigError("needs CUDA. Use bf16 or fp32.", where="precision 'fp16'")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

@@ -196,6 +196,7 @@ def unknown_tag(encoder: str, tag: str) -> ConfigError:
     tags = [repr(known) for known in tags_of(encoder)]
     exist = f"There are {listed(tags, separator=', ')}" if tags else "There are none to download"
     return ConfigError(
-        f"{encoder}: no weights '{tag}'. {exist}; None starts from random weights, and a path "
-        "reads a file or a model folder."
+        f"no weights '{tag}'. {exist}; None starts from random weights, and a path "
+        "reads a file or a model folder.",
+        where=encoder,
     )

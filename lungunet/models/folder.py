@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-import lungunet
-from lungunet.data.atomic import write_bytes, write_text
+from lungunet._version import __version__
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
+from lungunet.data.files import write_bytes, write_text
 from lungunet.errors import ModelError
 from lungunet.models.card import model_card
 from lungunet.models.unet import Architecture, architecture_of, build_from
@@ -76,7 +76,7 @@ def save_model(
         "scores": dict(scores or {}),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {
-            "lungunet": lungunet.__version__,
+            "lungunet": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
@@ -157,18 +157,21 @@ def find_model_folder(path: str | Path) -> Path:
             return folder
     if not path.exists():
         raise ModelError(
-            f"{path}: no such folder. Give a run folder, a model folder, an .onnx file, or the "
-            "word threshold."
+            "no such folder. Give a run folder, a model folder, an .onnx file, or the "
+            "word threshold.",
+            where=path,
         )
     for folder in (path, path / "best"):
         if (folder / _WEIGHTS).is_file():  # smp's save_pretrained leaves no more than this
             raise ModelError(
-                f"{folder}: weights without {_ABOUT}, which says the window, size and labels that "
+                f"weights without {_ABOUT}, which says the window, size and labels that "
                 "they were trained with. Copy it from the model folder that they came from, or "
-                "write both with lungunet.save_model(folder, model, contract=..., codec=...)."
+                "write both with lungunet.save_model(folder, model, contract=..., codec=...).",
+                where=folder,
             )
     raise ModelError(
-        f"{path}: no model in it ({_ABOUT} is missing). Give the folder that 'lungunet train' made."
+        f"no model in it ({_ABOUT} is missing). Give the folder that 'lungunet train' made.",
+        where=path,
     )
 
 
@@ -189,8 +192,9 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
     about = _read_json(folder / _ABOUT)
     if not isinstance(about.get("format"), int) or not 1 <= about["format"] <= FORMAT:
         raise ModelError(
-            f"{folder}: format {about.get('format')} is not one that this lungunet reads "
-            f"(1 to {FORMAT}). Upgrade lungunet."
+            f"format {about.get('format')} is not one that this lungunet reads "
+            f"(1 to {FORMAT}). Upgrade lungunet.",
+            where=folder,
         )
     try:
         contract = InputContract.from_dict(about["contract"])
@@ -198,19 +202,23 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
         stored = about["architecture"]
         if model is None and stored is None:
             raise ModelError(
-                f"{folder}: holds a model that build_unet did not make. Build it and pass it: "
-                "load_model(path, model=...)."
+                "holds a model that build_unet did not make. Build it and pass it: "
+                "load_model(path, model=...).",
+                where=folder,
             )
         if model is None:
             model = build_from(Architecture.from_dict(stored))
         scores = dict(about.get("scores") or {})
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
         reason = str(err).rstrip(".")
-        raise ModelError(f"{folder / _ABOUT}: damaged ({reason}). Copy the folder again.") from err
+        raise ModelError(
+            f"damaged ({reason}). Copy the folder again.", where=folder / _ABOUT
+        ) from err
     if stored and stored["classes"] != codec.n_classes:
         raise ModelError(
-            f"{folder / _ABOUT}: the model has {stored['classes']} classes, its label codec "
-            f"{codec.n_classes}. Save it again with the codec that it was trained with."
+            f"the model has {stored['classes']} classes, its label codec "
+            f"{codec.n_classes}. Save it again with the codec that it was trained with.",
+            where=folder / _ABOUT,
         )
     load_weights(model, folder / _WEIGHTS)
     digest = hashlib.sha256(_read_bytes(folder / _WEIGHTS)).hexdigest()
@@ -223,7 +231,7 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as err:
         raise ModelError(
-            f"{path}: cannot be read ({err.strerror}). Copy the folder again."
+            f"cannot be read ({err.strerror}). Copy the folder again.", where=path
         ) from err
 
 
@@ -231,7 +239,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_read_bytes(path))
     except (ValueError, RecursionError) as err:
-        raise ModelError(f"{path}: damaged ({err}). Copy the folder again.") from err
+        raise ModelError(f"damaged ({err}). Copy the folder again.", where=path) from err
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a JSON object. Copy the folder again.")
+        raise ModelError("not a JSON object. Copy the folder again.", where=path)
     return content

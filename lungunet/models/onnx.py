@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-import lungunet
-from lungunet.data.atomic import replacing
+from lungunet._version import __version__
 from lungunet.data.contract import InputContract
-from lungunet.data.phantom import phantom_slice
+from lungunet.data.files import replacing
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
 from lungunet.models.folder import SavedModel, encode_weights, load_model
 from lungunet.models.onnx_file import OnnxFile, describe, onnxruntime, open_onnx
+from lungunet.phantom.phantom import phantom_slice
 
 _SURE = 1e-4  # from 0.5: where the probability is nearer, rounding may decide
 
@@ -90,7 +90,7 @@ def export_onnx(
     """
     path = Path(path)
     if path.suffix.lower() != ".onnx":
-        raise ConfigError(f"{path}: does not end with .onnx. Add the ending.")
+        raise ConfigError("does not end with .onnx. Add the ending.", where=path)
     onnxruntime()  # before minutes of work
     saved = model if isinstance(model, SavedModel) else load_model(model)
     network = _for_export(saved.model)
@@ -116,7 +116,7 @@ def _encode(network: nn.Module, saved: SavedModel) -> bytes:
         import onnxscript  # noqa: F401 - torch's exporter writes with it
     except ImportError as err:
         raise MissingExtraError(
-            f"onnx: {err.name} is not installed. pip install 'lungunet[onnx]'"
+            f"{err.name} is not installed. pip install 'lungunet[onnx]'", where="onnx"
         ) from err
     from lungunet.models.onnx_graph import surround
 
@@ -129,12 +129,12 @@ def _encode(network: nn.Module, saved: SavedModel) -> bytes:
         torch_version=torch.__version__,
     )
     onnx.helper.set_model_props(whole, about)
-    whole.producer_name, whole.producer_version = "lungunet", lungunet.__version__
+    whole.producer_name, whole.producer_version = "lungunet", __version__
     try:
         return bytes(whole.SerializeToString())
     except ValueError as err:
         raise ModelError(
-            f"{saved.folder}: too large for an ONNX file ({err}). Train a smaller encoder."
+            f"too large for an ONNX file ({err}). Train a smaller encoder.", where=saved.folder
         ) from err
 
 
@@ -153,8 +153,9 @@ def _trace(network: nn.Module, saved: SavedModel) -> Any:
     except torch.onnx.OnnxExporterError as err:
         reason = str(err.__cause__ or err).strip().partition("\n")[0]
         raise ModelError(
-            f"{saved.folder}: torch {torch.__version__} cannot export this encoder ({reason}). "
-            "Train another one, or try a newer torch."
+            f"torch {torch.__version__} cannot export this encoder ({reason}). "
+            "Train another one, or try a newer torch.",
+            where=saved.folder,
         ) from err
     return program.model_proto  # type: ignore[union-attr]
 
@@ -179,9 +180,10 @@ def _compare(
         furthest = max(furthest, float(np.abs(found[0] - expected).max()))
     if wrong:
         raise ModelError(
-            f"{path}: {wrong} of {pixels} pixels get another class than from torch, probabilities "
+            f"{wrong} of {pixels} pixels get another class than from torch, probabilities "
             f"differ by up to {furthest:.2g}; nothing was written. Try another version of torch "
-            "or onnxruntime."
+            "or onnxruntime.",
+            where=path,
         )
     return Parity(n, pixels, differing, furthest)
 

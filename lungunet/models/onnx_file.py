@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-import lungunet
+from lungunet._version import __version__
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import MissingExtraError, ModelError
@@ -73,7 +73,7 @@ def describe(
         "scores": dict(scores),
         "weights_sha256": weights_sha256,
         "versions": {
-            "lungunet": lungunet.__version__,
+            "lungunet": __version__,
             "torch": torch_version,
             "python": platform.python_version(),
         },
@@ -98,14 +98,16 @@ def open_onnx(path: str | Path) -> OnnxFile:
         content = path.read_bytes()
     except OSError as err:
         raise ModelError(
-            f"{path}: cannot be read ({err.strerror}). Give a file that 'lungunet export' wrote."
+            f"cannot be read ({err.strerror}). Give a file that 'lungunet export' wrote.",
+            where=path,
         ) from err
     session = _start(content, path)
     text = session.get_modelmeta().custom_metadata_map.get(_ABOUT)
     if text is None:
         raise ModelError(
-            f"{path}: not exported by lungunet, so nobody knows what it does with HU. Export the "
-            "model with 'lungunet export', or let your own tool write masks and evaluate those."
+            "not exported by lungunet, so nobody knows what it does with HU. Export the "
+            "model with 'lungunet export', or let your own tool write masks and evaluate those.",
+            where=path,
         )
     contract, codec = _read_about(text, path)
     return OnnxFile(session, contract, codec)
@@ -124,7 +126,7 @@ def _start(content: bytes, path: Path) -> Any:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # its errors share no class of their own
         raise ModelError(
-            f"{path}: not a readable ONNX model: damaged or truncated. Copy or export it again."
+            "not a readable ONNX model: damaged or truncated. Copy or export it again.", where=path
         ) from err
 
 
@@ -134,12 +136,13 @@ def _read_about(text: str, path: Path) -> tuple[InputContract, LabelCodec]:
         number = about["format"]
         if not isinstance(number, int) or not 1 <= number <= FORMAT:
             raise ModelError(
-                f"{path}: format {number} is not one that this lungunet reads (1 to {FORMAT}). "
-                "Upgrade lungunet, or export the model again."
+                f"format {number} is not one that this lungunet reads (1 to {FORMAT}). "
+                "Upgrade lungunet, or export the model again.",
+                where=path,
             )
         return InputContract.from_dict(about["contract"]), LabelCodec.from_dict(about["codec"])
     except (KeyError, TypeError, ValueError, RecursionError) as err:
-        raise ModelError(f"{path}: its metadata are damaged ({err}). Export it again.") from err
+        raise ModelError(f"its metadata are damaged ({err}). Export it again.", where=path) from err
 
 
 def onnxruntime() -> Any:
@@ -157,7 +160,7 @@ def onnxruntime() -> Any:
         import onnxruntime as runtime  # type: ignore[import-untyped]
     except ImportError as err:
         raise MissingExtraError(
-            "onnx: onnxruntime is not installed. pip install 'lungunet[onnx]'"
+            "onnxruntime is not installed. pip install 'lungunet[onnx]'", where="onnx"
         ) from err
     return runtime
 

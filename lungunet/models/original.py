@@ -66,7 +66,7 @@ class UNet2015(nn.Module):
         sizes = {"in_channels": in_channels, "classes": classes, "width": width}
         for name, value in sizes.items():
             if value < 1:
-                raise ConfigError(f"unet2015: {name} is {value}. It must be at least 1.")
+                raise ConfigError(f"{name} is {value}. It must be at least 1.", where="unet2015")
         self.valid = valid
         channels = [width * 2**level for level in range(_N_POOLS + 1)]
         self.down = nn.ModuleList(
@@ -121,14 +121,17 @@ class UNet2015(nn.Module):
         (388, 388)
         """
         if min(height, width) < 1:
-            raise DataError(f"input: {height} x {width} px. Give a picture of at least 1 x 1.")
+            raise DataError(
+                f"{height} x {width} px. Give a picture of at least 1 x 1.", where="input"
+            )
         if not self.valid:
             return height, width
         fit_height, fit_width = _next_fitting(height), _next_fitting(width)
         if (height, width) != (fit_height, fit_width):
             raise DataError(
-                f"input: {height} x {width} px does not fit unpadded convolutions. The next size "
-                f"that does is {fit_height} x {fit_width}; or build with valid=False, which pads."
+                f"{height} x {width} px does not fit unpadded convolutions. The next size "
+                f"that does is {fit_height} x {fit_width}; or build with valid=False, which pads.",
+                where="input",
             )
         return height - 2 * _MARGIN, width - 2 * _MARGIN
 
@@ -169,7 +172,8 @@ def crop_centre(x: Tensor, height: int, width: int) -> Tensor:
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     if min(top, left) < 0:
         raise DataError(
-            f"x: {x.shape[-2]} x {x.shape[-1]} px is smaller than {height} x {width}. Crop to less."
+            f"{x.shape[-2]} x {x.shape[-1]} px is smaller than {height} x {width}. Crop to less.",
+            where="x",
         )
     return x[..., top : top + height, left : left + width]
 

@@ -80,7 +80,8 @@ class Architecture:
             plain = json.loads(json.dumps(self.smp_arguments))
         except TypeError as err:
             raise ConfigError(
-                f"build_unet: {err}. Give plain values, which can be written to config.json."
+                f"{err}. Give plain values, which can be written to config.json.",
+                where="build_unet",
             ) from err
         object.__setattr__(self, "smp_arguments", plain)
 
@@ -106,8 +107,9 @@ class Architecture:
         known = {f.name for f in fields(cls)}
         if values.keys() != known:
             raise ConfigError(
-                f"architecture: missing {sorted(known - values.keys())}, "
-                f"unknown {sorted(values.keys() - known)}. Give what Architecture.to_dict wrote."
+                f"missing {sorted(known - values.keys())}, "
+                f"unknown {sorted(values.keys() - known)}. Give what Architecture.to_dict wrote.",
+                where="architecture",
             )
         return cls(**values)
 
@@ -276,25 +278,27 @@ def _check_arguments(encoder: str, arguments: dict[str, Any]) -> None:
     depth = arguments.get("encoder_depth", len(_DECODER_CHANNELS))
     channels = arguments.get("decoder_channels", _DECODER_CHANNELS)
     if depth not in range(1, 6):
-        raise ConfigError(f"{encoder}: encoder_depth is {depth}. It must be 1 to 5.")
+        raise ConfigError(f"encoder_depth is {depth}. It must be 1 to 5.", where=encoder)
     if not isinstance(channels, list | tuple) or len(channels) != depth:
         raise ConfigError(
-            f"{encoder}: encoder_depth is {depth}, but decoder_channels is {channels}. Give one "
-            f"number for each level: decoder_channels={_DECODER_CHANNELS[:depth]}."
+            f"encoder_depth is {depth}, but decoder_channels is {channels}. Give one "
+            f"number for each level: decoder_channels={_DECODER_CHANNELS[:depth]}.",
+            where=encoder,
         )
     # smp would notice a wrong name at the first picture only.
     interpolation = arguments.get("decoder_interpolation", "nearest")
     if interpolation not in _INTERPOLATIONS:
         raise ConfigError(
-            f"{encoder}: unknown decoder_interpolation '{interpolation}'. It must be one of "
-            f"{', '.join(_INTERPOLATIONS)}."
+            f"unknown decoder_interpolation '{interpolation}'. It must be one of "
+            f"{', '.join(_INTERPOLATIONS)}.",
+            where=encoder,
         )
 
 
 def _unknown_argument(encoder: str, name: str, known: tuple[str, ...]) -> ConfigError:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean '{close[0]}'?" if close else f"There are {', '.join(known)}."
-    return ConfigError(f"{encoder}: unknown argument '{name}'. {hint}")
+    return ConfigError(f"unknown argument '{name}'. {hint}", where=encoder)
 
 
 def _explained(err: Exception, architecture: Architecture, tag: str | None) -> Exception:
@@ -302,20 +306,22 @@ def _explained(err: Exception, architecture: Architecture, tag: str | None) -> E
     encoder, arguments = architecture.encoder, architecture.smp_arguments
     if tag is not None and _is_unreachable(err):
         return WeightsUnavailableError(
-            f"{encoder}: the weights '{tag}' could not be fetched ({type(err).__name__}). Go on "
+            f"the weights '{tag}' could not be fetched ({type(err).__name__}). Go on "
             "without (--weights none, in Python weights=None), or from a file or model folder "
             "(weights='path/to/model.safetensors'), or copy the Hugging Face cache of a machine "
-            "that has them and point HF_HOME to it."
+            "that has them and point HF_HOME to it.",
+            where=encoder,
         )
     if encoder.startswith("tu-") and "Unsupported model downsampling" in str(err):
         return ConfigError(
-            f"{encoder}: this timm model does not halve the picture level by level, so it cannot "
-            "be a U-Net encoder. list_encoders('tu-*') lists those that can."
+            "this timm model does not halve the picture level by level, so it cannot "
+            "be a U-Net encoder. list_encoders('tu-*') lists those that can.",
+            where=encoder,
         )
     if arguments and isinstance(err, TypeError | ValueError | KeyError | AssertionError):
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         reason = str(err).rstrip(".") or type(err).__name__
-        return ConfigError(f"{encoder}: {reason}. Change or leave out {given}.")
+        return ConfigError(f"{reason}. Change or leave out {given}.", where=encoder)
     return err
 
 

@@ -30,8 +30,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     spoilt = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if spoilt:
         raise ModelError(
-            f"{file}: NaN or infinite numbers in {listed(spoilt, separator=', ')}. The training "
-            "went wrong: take an earlier model, or train again with a lower lr."
+            f"NaN or infinite numbers in {listed(spoilt, separator=', ')}. The training "
+            "went wrong: take an earlier model, or train again with a lower lr.",
+            where=file,
         )
     target, what = model, "model"
     encoder = getattr(model, "encoder", None)
@@ -42,9 +43,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         target.load_state_dict(dict(state))  # a copy: smp's loaders take keys out of what they get
     except RuntimeError as err:
         raise ModelError(
-            f"{file}: does not fit the {what}:\n  "
+            f"does not fit the {what}:\n  "
             f"{listed(_misfits(state, target.state_dict()))}\n"
-            "Build the model that the weights came from, or give other weights."
+            "Build the model that the weights came from, or give other weights.",
+            where=file,
         ) from err
 
 
@@ -53,14 +55,16 @@ def _weights_file(path: Path) -> Path:
     file = next((path / name for name in names if (path / name).is_file()), path)
     if file.is_dir():
         raise ModelError(
-            f"{path}: holds neither {names[0]} nor {names[1]}. Give a model folder, a run folder "
-            "or a file of weights."
+            f"holds neither {names[0]} nor {names[1]}. Give a model folder, a run folder "
+            "or a file of weights.",
+            where=path,
         )
     if not file.is_file():
-        raise ModelError(f"{path}: there is no such file of weights. Check the path.")
+        raise ModelError("there is no such file of weights. Check the path.", where=path)
     if file.suffix not in _READERS:
         raise ModelError(
-            f"{path}: cannot read '{file.suffix}' as weights. Give one of {', '.join(_READERS)}."
+            f"cannot read '{file.suffix}' as weights. Give one of {', '.join(_READERS)}.",
+            where=path,
         )
     return file
 
@@ -87,14 +91,15 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         state = _READERS[file.suffix](file)
     except Exception as err:  # torch's reader raises whatever the bytes provoke, KeyError too
         if file.suffix == ".safetensors":
-            raise ModelError(f"{file}: damaged, or no safetensors file. Copy it again.") from err
+            raise ModelError("damaged, or no safetensors file. Copy it again.", where=file) from err
         raise ModelError(
-            f"{file}: damaged, or holds more than tensors, which is not loaded because it could "
-            "run code. Save it again with torch.save(model.state_dict(), ...)."
+            "damaged, or holds more than tensors, which is not loaded because it could "
+            "run code. Save it again with torch.save(model.state_dict(), ...).",
+            where=file,
         ) from err
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ModelError(
-            f"{file}: holds no state dict (names and tensors). Save model.state_dict() alone."
+            "holds no state dict (names and tensors). Save model.state_dict() alone.", where=file
         )
     return state
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lungunet.data.atomic import replacing
 from lungunet.data.dataset import LungCTDataset
+from lungunet.data.files import replacing
 from lungunet.errors import DataError, ModelError, listed
 from lungunet.training.config import MAY_CHANGE, TrainConfig
 from lungunet.training.optimizer import Stepper
@@ -38,8 +38,9 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
             torch.save({"format": FORMAT, **content}, temporary)
         except RuntimeError as err:  # of torch's own file writer
             raise DataError(
-                f"{path}: cannot be written ({str(err).splitlines()[0]}). The checkpoint before "
-                "is kept: make room on the disk, then resume."
+                f"cannot be written ({str(err).splitlines()[0]}). The checkpoint before "
+                "is kept: make room on the disk, then resume.",
+                where=path,
             ) from err
 
 
@@ -59,13 +60,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as err:
         raise ModelError(
-            f"{path}: nothing to resume: the run stopped before its first checkpoint. "
-            "Start it again."
+            "nothing to resume: the run stopped before its first checkpoint. Start it again.",
+            where=path,
         ) from err
     except Exception as err:  # torch's reader raises whatever the bytes provoke, KeyError too
         raise ModelError(
-            f"{path}: no checkpoint of lungunet, damaged, or holds more than tensors and plain "
-            "values, which is not loaded because it could run code. Start the run again."
+            "no checkpoint of lungunet, damaged, or holds more than tensors and plain "
+            "values, which is not loaded because it could run code. Start the run again.",
+            where=path,
         ) from err
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
@@ -74,10 +76,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             if found == 1
             else "Upgrade lungunet."
         )
-        raise ModelError(f"{path}: format {found}, this lungunet reads {FORMAT}. {fix}")
+        raise ModelError(f"format {found}, this lungunet reads {FORMAT}. {fix}", where=path)
     missing = [key for key, kind in _PARTS.items() if not isinstance(content.get(key), kind)]
     if missing:
-        raise ModelError(f"{path}: incomplete, without {', '.join(missing)}. Start the run again.")
+        raise ModelError(
+            f"incomplete, without {', '.join(missing)}. Start the run again.", where=path
+        )
     return content
 
 
@@ -98,14 +102,16 @@ def check_same_run(
     """
     if state["data"] != names:
         raise ModelError(
-            f"{where}: was trained on other lists. Resume with the lists that it began with, or "
-            "start a new run."
+            "was trained on other lists. Resume with the lists that it began with, or "
+            "start a new run.",
+            where=where,
         )
     for name, now in (("contract", train.contract.to_dict()), ("codec", train.codec.to_dict())):
         if state[name] != now:
             raise ModelError(
-                f"{where}: was trained with {name} {state[name]}, now it is {now}. "
-                "Resume with the same data and settings, or start a new run."
+                f"was trained with {name} {state[name]}, now it is {now}. "
+                "Resume with the same data and settings, or start a new run.",
+                where=where,
             )
     before, now = state["settings"], config.fixed()
     changed = [
@@ -115,8 +121,9 @@ def check_same_run(
     ]
     if changed:
         raise ModelError(
-            f"{where}: was trained with {listed(changed, separator='; ')}. Resume with the same "
-            f"settings (only {', '.join(sorted(MAY_CHANGE))} may differ), or start a new run."
+            f"was trained with {listed(changed, separator='; ')}. Resume with the same "
+            f"settings (only {', '.join(sorted(MAY_CHANGE))} may differ), or start a new run.",
+            where=where,
         )
 
 
@@ -139,7 +146,7 @@ def load_into(
         stepper.load_state_dict({name: state[name] for name in ("optimizer", "scaler")})
     except (RuntimeError, ValueError, KeyError) as err:
         raise ModelError(
-            f"{where}: belongs to another model. Resume with the same encoder."
+            "belongs to another model. Resume with the same encoder.", where=where
         ) from err
 
 

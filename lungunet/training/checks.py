@@ -54,8 +54,9 @@ def check_has_lung(name: str, dataset: LungCTDataset) -> None:
     """
     if not any(dataset.read(index)[1].any() for index in range(len(dataset))):
         raise SplitError(
-            f"{name}: no lung in any of its {len(dataset)} masks. "
-            "Split again so that it gets slices with lung, or look at the label coding (--labels)."
+            f"no lung in any of its {len(dataset)} masks. "
+            "Split again so that it gets slices with lung, or look at the label coding (--labels).",
+            where=name,
         )
 
 
@@ -103,8 +104,9 @@ def check_compiler(device: torch.device) -> None:
         torch.compile(lambda number: number + number)(torch.ones(2, device=device))
     except Exception as err:  # torch and its back ends raise whatever they like
         raise ConfigError(
-            f"compile: does not work on this machine ({first_line(err)}). Install a C++ compiler, "
-            "or leave --compile out."
+            f"does not work on this machine ({first_line(err)}). Install a C++ compiler, "
+            "or leave --compile out.",
+            where="compile",
         ) from err
 
 
@@ -123,7 +125,7 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
     count = (rest if rest >= 2 * ranks or len(train) < batch_size else batch_size) // ranks
     if not count:
         raise ConfigError(
-            f"train: {len(train)} pairs for {ranks} processes. Start fewer processes."
+            f"{len(train)} pairs for {ranks} processes. Start fewer processes.", where="train"
         )
     if config.compile:
         check_compiler(learner.device)

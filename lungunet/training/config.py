@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import tomli_w
 
-from lungunet.data.atomic import write_text
 from lungunet.data.dataset import DEFAULT_SIZE
+from lungunet.data.files import write_text
 from lungunet.errors import ConfigError
 from lungunet.models.device import Precision
 
@@ -81,17 +81,18 @@ class TrainConfig:
             value = getattr(self, name)
             if not value >= minimum:
                 raise ConfigError(
-                    f"config: {name}={value}: must be at least {minimum}. "
-                    f"{getattr(TrainConfig, name)} is usual."
+                    f"{name}={value}: must be at least {minimum}. "
+                    f"{getattr(TrainConfig, name)} is usual.",
+                    where="config",
                 )
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, int) and value >= 2**63:  # more than torch and C can count
-                raise ConfigError(f"config: {name}={value}: must be below 2**63. Lower it.")
+                raise ConfigError(f"{name}={value}: must be below 2**63. Lower it.", where="config")
         if self.warmup_epochs == float("inf"):
-            raise ConfigError("config: warmup_epochs=inf: must be finite. 1 is usual.")
+            raise ConfigError("warmup_epochs=inf: must be finite. 1 is usual.", where="config")
         if not 0 < self.lr < float("inf"):
             raise ConfigError(
-                f"config: lr={self.lr}: must be above 0 and finite. 0.001 is a safe start."
+                f"lr={self.lr}: must be above 0 and finite. 0.001 is a safe start.", where="config"
             )
 
     def fixed(self) -> dict[str, Any]:
@@ -129,25 +130,26 @@ class TrainConfig:
                 near = [known for known in hints if name.startswith(f"{known}_")]
                 near = near or difflib.get_close_matches(name, hints, n=1)
                 hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
-                raise ConfigError(f"{where}: unknown setting '{name}'. {hint}")
+                raise ConfigError(f"unknown setting '{name}'. {hint}", where=where)
         missing = [
             field.name
             for field in dataclasses.fields(cls)
             if field.default is dataclasses.MISSING and field.name not in values
         ]
         if missing:
-            raise ConfigError(f"{where}: {', '.join(missing)} is missing. Add it.")
+            raise ConfigError(f"{', '.join(missing)} is missing. Add it.", where=where)
         try:
             return cls(**values)
         except ConfigError as err:
-            raise ConfigError(str(err).replace("config:", f"{where}:", 1)) from err
+            raise ConfigError(err.message, where=where) from err
 
     def _check_kinds(self, where: str) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not _fits(value, hint):
                 raise ConfigError(
-                    f"{where}: {name} = {value!r} is of the wrong kind. Write {_describe(hint)}."
+                    f"{name} = {value!r} is of the wrong kind. Write {_describe(hint)}.",
+                    where=where,
                 )
 
     def save(self, path: str | Path) -> None:
@@ -189,7 +191,7 @@ class RunConfig(TrainConfig):
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
         super().__post_init__()
         if not self.cache:
-            raise ConfigError("cache='': must be a folder, or off.")
+            raise ConfigError("must be a folder, or off.", where="cache=''")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -203,10 +205,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise ConfigError(f"{path}: cannot be read ({err.strerror}). Check the path.") from err
+        raise ConfigError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
         raise ConfigError(
-            f"{path}: cannot be read as TOML ({err}). Write one setting a line, as in lr = 0.001."
+            f"cannot be read as TOML ({err}). Write one setting a line, as in lr = 0.001.",
+            where=path,
         ) from err
 
 

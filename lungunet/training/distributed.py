@@ -59,8 +59,9 @@ class Ranks:
             return wanted
         if wanted.index is not None:
             raise ConfigError(
-                f"device '{wanted}': of {self.count} processes each takes a GPU of its own. "
-                "Leave --device out, or use cpu."
+                f"of {self.count} processes each takes a GPU of its own. "
+                "Leave --device out, or use cpu.",
+                where=f"device '{wanted}'",
             )
         gpus = torch.cuda.device_count()
         if self.local >= gpus:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import lungunet
+from lungunet._version import __version__
 
 _PACKAGES = (
     *("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations"),
@@ -27,7 +27,7 @@ def environment_json(device: torch.device, notes: Mapping[str, Any]) -> str:
     """
     content = {
         "versions": {
-            "lungunet": lungunet.__version__,
+            "lungunet": __version__,
             "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
         },

@@ -27,8 +27,8 @@ class Encoder:
         encoder = getattr(model, "encoder", None)
         if not isinstance(encoder, nn.Module):
             raise ConfigError(
-                f"freeze_epochs={epochs}: {type(model).__name__} has no encoder to freeze. "
-                "Leave it at 0."
+                f"{type(model).__name__} has no encoder to freeze. Leave it at 0.",
+                where=f"freeze_epochs={epochs}",
             )
         self._module = encoder
         # What the caller froze stays frozen.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.errors import ConfigError
 from lungunet.training.checkpoint import rng_state, set_rng_state
 from lungunet.training.learner import Batch, Learner

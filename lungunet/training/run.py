@@ -94,14 +94,15 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
     for name in ("train", "val"):
         if not getattr(split, name):
             raise SplitError(
-                f"{Path(config.data) / name}.txt: no pairs. Training needs {name}: "
-                "split again with a larger share for it."
+                f"no pairs. Training needs {name}: split again with a larger share for it.",
+                where=f"{Path(config.data) / name}.txt",
             )
     codec = choose_codec(config.data, config.labels, config.label_threshold)
     if not codec.for_prediction.can_decode:
         raise ConfigError(
-            f"labels {codec}: several raw values share a class, so predicted masks could not be "
-            "written. Name the value of each class after a colon, as in 0,3=1,4=1,5=2:0,3,5."
+            "several raw values share a class, so predicted masks could not be "
+            "written. Name the value of each class after a colon, as in 0,3=1,4=1,5=2:0,3,5.",
+            where=f"labels {codec}",
         )
     cache = None if config.cache == "off" else config.cache
     train = LungCTDataset(

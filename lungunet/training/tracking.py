@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 
 HISTORY_COLUMNS = (
     *("epoch", "split", "loss", "accuracy", "iou", "miou", "dice"),

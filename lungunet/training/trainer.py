@@ -37,13 +37,13 @@ from lungunet.training.checks import (
 )
 from lungunet.training.config import TrainConfig
 from lungunet.training.environment import environment_json
-from lungunet.training.folder import RunFolder
 from lungunet.training.guard import LossGuard
 from lungunet.training.learner import Batch, Learner, Loss
 from lungunet.training.lr_finder import LRRange, RangeTest, run_range_test
 from lungunet.training.meters import PassMeter
 from lungunet.training.pause import Pause
 from lungunet.training.pictures import val_pictures
+from lungunet.training.run_folder import RunFolder
 from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog
 
 
@@ -156,8 +156,9 @@ class Trainer:
                 return
         elif self.history:
             raise ConfigError(
-                f"{self.folder.path}: this Trainer has trained already. Make a new one, with a new "
-                "model, for a new run."
+                "this Trainer has trained already. Make a new one, with a new "
+                "model, for a new run.",
+                where=self.folder.path,
             )
         check_has_lung("train", train)
         check_has_lung("val", val)
@@ -299,7 +300,7 @@ class Trainer:
 
     def _failure(self, what: str) -> ConfigError:
         other = " or use --precision bf16" if self._learner.dtype == torch.float16 else ""
-        return ConfigError(f"{self.folder.path}: {what}. Lower lr{other}; {self.folder.kept}.")
+        return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.path)
 
     def _write(
         self, result: EpochResult, train: LungCTDataset, val: LungCTDataset, log: TensorBoardLog

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import lungunet
-from lungunet.data.atomic import write_text
-from lungunet.data.phantom import phantom_slice
+from lungunet.data.files import write_text
 from lungunet.data.twins import COPY, TWIN, find_twins, fingerprint, fingerprint_pairs
 from lungunet.evaluation.audit import _look, audit
+from lungunet.phantom.phantom import phantom_slice
 
 
 def seconds(call) -> float:

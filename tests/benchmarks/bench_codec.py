@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from lungunet import LUNG_CODEC
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 
 GOAL = 500
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 import lungunet
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.training.batches import Batches
 
 ENCODERS = ("resnet34", "tu-mobilenetv3_small_100", "unet2015")

@@ -30,7 +30,7 @@ from lungunet import (
     write_image,
     write_mask,
 )
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.data.manifest import Pair
 from lungunet.data.transforms import seed_transform
 

@@ -25,9 +25,9 @@ from peak import peak_mib
 
 import lungunet
 from lungunet.cli.predict_slices import SliceOutput, predict_slices
-from lungunet.data.atomic import write_text
-from lungunet.data.phantom import phantom_slice
+from lungunet.data.files import write_text
 from lungunet.models.device import pick_device
+from lungunet.phantom.phantom import phantom_slice
 
 ENCODER = "tu-mobilenetv3_small_100"
 BATCH = 8

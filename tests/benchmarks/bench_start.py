@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 
 BARE, PACKAGE, TYPER, HELP = "bare python", "import lungunet", "import typer", "lungunet --help"
 COMMANDS = {

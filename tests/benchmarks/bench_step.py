@@ -19,7 +19,7 @@ import peak
 import torch
 
 import lungunet
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.data.loader import EpochSampler
 from lungunet.models.device import pick_device, pick_precision
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 from lungunet.metrics.surface import surface_distances
 
 

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import lungunet
-from lungunet.data.atomic import write_text
+from lungunet.data.files import write_text
 
 
 class ByHand(Dataset):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lungunet
-from lungunet.data.phantom import phantom_slice
+from lungunet.phantom.phantom import phantom_slice
 
 
 @pytest.fixture

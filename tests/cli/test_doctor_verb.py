@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lungunet.training import health
+from lungunet import doctor as health
 
 HEALTH = health.Health(
     versions={"python": "3.11.7", "torch": "2.15.0", "onnxruntime": None},

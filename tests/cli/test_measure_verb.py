@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import lungunet
-from lungunet.data.grid import Grid
-from lungunet.data.phantom import phantom_slice
-from lungunet.data.volume import Volume, write_volume
+from lungunet.phantom.phantom import phantom_slice
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.volume import Volume, write_volume
 
 SPACING = (20.0, 5.6, 5.5)
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungunet.data import volume
 from lungunet.data.ct import read_image
-from lungunet.data.grid import Grid
 from lungunet.data.manifest import read_manifest
-from lungunet.data.phantom import phantom_slice
 from lungunet.data.split import read_split
-from lungunet.data.volume import Volume, read_volume, write_volume
 from lungunet.errors import DataError
 from lungunet.inference.sides import split_sides
 from lungunet.inference.threshold import segment_lungs
+from lungunet.phantom.phantom import phantom_slice
+from lungunet.volumes import volume
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.volume import Volume, read_volume, write_volume
 
 SPACING = (15.0, 5.5, 5.5)
 

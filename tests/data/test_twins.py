@@ -8,7 +8,6 @@ import pytest
 
 import lungunet
 from lungunet.data import twins
-from lungunet.data.phantom import phantom_slice
 from lungunet.data.twins import (
     COPY,
     TWIN,
@@ -19,6 +18,7 @@ from lungunet.data.twins import (
     guard_groups,
     restore_hu,
 )
+from lungunet.phantom.phantom import phantom_slice
 
 MM = 1 / 340  # of a phantom's height
 

@@ -10,7 +10,7 @@ import pytest
 from pages import GIVEN, ROOT, commands, read_blocks, read_given, run_page, shorten_python
 
 import lungunet
-from lungunet.data.phantom import phantom_slice
+from lungunet.phantom.phantom import phantom_slice
 
 DOCS = ROOT / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]

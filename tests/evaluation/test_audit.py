@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 import lungunet
-from lungunet.data.phantom import phantom_slice
 from lungunet.errors import DataError, SplitError
 from lungunet.evaluation import audit as audit_module
 from lungunet.evaluation.audit import audit
 from lungunet.evaluation.file_checks import check_coding, is_cut_off
 from lungunet.inference.doubt import LabelView, doubt_label
+from lungunet.phantom.phantom import phantom_slice
 
 HEIGHTS = (0.42, 0.62)  # lungs at both, far enough apart
 PATIENTS = 12

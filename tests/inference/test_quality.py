@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungunet import DataError, Plausibility, check_slice
-from lungunet.data.phantom import phantom_slice
 from lungunet.inference.quality import by_worry, judge, write_triage
+from lungunet.phantom.phantom import phantom_slice
 
 LUNG_PX = 2 * 48 * 24
 BODY_PX = 80 * 112

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungunet import DataError, check_slice, check_volume, segment_lungs
-from lungunet.data.phantom import phantom_slice
+from lungunet.phantom.phantom import phantom_slice
 
 SPACING_MM = (20.0, 3.0, 3.0)
 

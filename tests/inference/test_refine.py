@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lungunet import DataError, GeometryError
-from lungunet.data.phantom import phantom_slice
 from lungunet.inference.refine import refine_volume
+from lungunet.phantom.phantom import phantom_slice
 
 AIR, TISSUE, LUNG = -1000, 40, -850
 SHAPE = (12, 90, 130)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from lungunet.data.codec import LabelCodec
-from lungunet.data.grid import Grid
-from lungunet.data.phantom import phantom_slice
-from lungunet.data.volume import Volume
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.inference import scans
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.scans import predict_volume
 from lungunet.inference.threshold import segment_lungs
+from lungunet.phantom.phantom import phantom_slice
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.volume import Volume
 
 SPACING = (6.0, 5.0, 4.0)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from lungunet import DataError
-from lungunet.data.phantom import phantom_slice
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
+from lungunet.phantom.phantom import phantom_slice
 
 SPACING = (6.0, 3.9, 3.9)
 

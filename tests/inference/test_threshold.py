@@ -7,8 +7,8 @@ import pytest
 
 import lungunet
 from lungunet import DataError, ModelError, Predictor
-from lungunet.data.phantom import phantom_slice, phantom_slices
 from lungunet.inference.threshold import ThresholdSegmenter, segment_lungs
+from lungunet.phantom.phantom import phantom_slice, phantom_slices
 
 AIR, TISSUE, LUNG = -1000, 40, -850
 SHAPE = (180, 250)

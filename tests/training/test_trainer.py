@@ -33,10 +33,10 @@ from lungunet import (
     build_unet,
 )
 from lungunet.training.checks import try_out
-from lungunet.training.folder import RunFolder
 from lungunet.training.learner import Learner
 from lungunet.training.lr_finder import RangeTest
 from lungunet.training.optimizer import Stepper
+from lungunet.training.run_folder import RunFolder
 from lungunet.training.tracking import HISTORY_COLUMNS
 
 SIZE = 32

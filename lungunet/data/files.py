@@ -1,0 +1,145 @@
+"""The one way lungunet writes files, whole or not at all, and its tables and facts: CSV, JSON.
+
+Owns that promise, and how what is undefined or infinite is written. Knows what no file is about.
+"""
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lungunet.errors import DataError, LungUNetError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that becomes ``path`` when the block succeeds.
+
+    The bytes are on disk before the name changes, so a kill at any instant leaves the old file or
+    the new one. On an error the temporary file is removed and ``path`` is as it was.
+
+    Raises
+    ------
+    DataError
+        When the folder cannot be made or written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("r+b") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as err:
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "Make room; what was there before is kept." if full else "Choose another place."
+        raise DataError(f"cannot be written ({err.strerror or err}). {fix}", where=path) from err
+    finally:
+        with suppress(
+            OSError
+        ):  # where the folder could not be made, nor can this name be looked up
+            temporary.unlink()
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write ``content`` to ``path`` as UTF-8 without touching its line ends, atomically.
+
+    What is no text, as in names of files from other systems, is written as hexadecimal codes.
+    """
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON can hold, however deep: None for NaN, "inf" for infinite, lists for tuples.
+
+    Examples
+    --------
+    >>> plain({"iou": math.nan, "hd95_px": math.inf, "interval": (0.5, 1.0)})
+    {'iou': None, 'hd95_px': 'inf', 'interval': [0.5, 1.0]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def json_text(content: Any, *, sort_keys: bool = False) -> str:
+    """Return facts as JSON: full precision, what is undefined or infinite as :func:`plain` says."""
+    return json.dumps(plain(content), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write facts as JSON, atomically; see :func:`json_text`."""
+    write_text(path, json_text(content))
+
+
+def read_json(
+    path: str | Path, *, fix: str, error: type[LungUNetError] = DataError
+) -> dict[str, Any]:
+    """Read the JSON object that a file holds.
+
+    Parameters
+    ----------
+    fix : what to do about a file that holds none, a sentence
+    error : to raise
+
+    Raises
+    ------
+    LungUNetError
+        When the file is missing, cannot be read, or holds no JSON object.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as err:
+        raise error(f"cannot be read ({err.strerror}). {fix}", where=path) from err
+    except (ValueError, RecursionError) as err:
+        raise error(f"damaged ({err}). {fix}", where=path) from err
+    if not isinstance(content, dict):
+        raise error(f"not a JSON object. {fix}", where=path)
+    return content
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Return a table as CSV: full precision, empty where undefined, ``inf`` where infinite.
+
+    Parameters
+    ----------
+    rows : column to value; lists are joined by "; "
+    columns : in order; None takes those of the first row
+    """
+    rows = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    text = io.StringIO()
+    names = list(columns) if columns is not None else list(rows[0])
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(
+    path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Write a table, atomically; see :func:`csv_text`."""
+    write_text(path, csv_text(rows, columns))
+
+
+def _cell(value: Any) -> Any:
+    value = plain(value)
+    return "; ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Scans: volumes with their geometry, from and to files."""

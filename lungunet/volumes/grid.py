@@ -1,0 +1,141 @@
+"""Where the voxels of a volume file lie, and the way from its axes to (z, y, x) and back.
+
+The one place that turns and flips volumes. Pure geometry: knows no file format.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+
+import numpy as np
+
+from lungunet.errors import GeometryError
+
+_SKEW = 1e-3  # cosine between axes that are meant to be at right angles; files round to 6 digits
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A box of voxels in the patient, as a file states it.
+
+    World axes are those of DICOM: to the patient's left, to the back, to the head (LPS). File axes
+    come as in files, the fastest first, which is the reverse of the axes of an array.
+
+    Parameters
+    ----------
+    size : voxels along each file axis
+    spacing : mm along each file axis
+    origin : mm, LPS; centre of the first voxel
+    direction : 3x3 by rows; column i is the direction of file axis i, of length 1
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @classmethod
+    def axial(cls, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> "Grid":
+        """Return the grid of an array (D, H, W) that is (z, y, x) as it is."""
+        return cls(shape[::-1], spacing_mm[::-1], (0.0, 0.0, 0.0))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(3, 3) float64: column i is the direction of file axis i."""
+        return np.reshape(np.asarray(self.direction, np.float64), (3, 3))
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Spacing (z, y, x) of the turned array."""
+        z, y, x = self.turned.spacing[::-1]
+        return z, y, x
+
+    @cached_property
+    def turned(self) -> "Grid":
+        """The grid of the turned array: the same voxels, counted along its axes."""
+        steps, origin = [], np.asarray(self.origin, np.float64)
+        for axis, flipped in reversed(self._turn):
+            along = 2 - axis
+            step = self.matrix[:, along]
+            if flipped:
+                origin = origin + step * self.spacing[along] * (self.size[along] - 1)
+            steps.append((self.size[along], float(self.spacing[along]), -step if flipped else step))
+        size, spacing, directions = zip(*steps, strict=True)
+        cosines = np.column_stack(directions).ravel()
+        return Grid(size, spacing, tuple(origin.tolist()), tuple(cosines.tolist()))
+
+    @cached_property
+    def _turn(self) -> tuple[tuple[int, bool], ...]:
+        """For z, y and x: which axis of the file's array it is nearest to, and whether it flips."""
+        cosines = self.matrix
+        nearest = max(
+            permutations(range(3)),
+            key=lambda axes: sum(abs(cosines[2 - i, axis]) for i, axis in enumerate(axes)),
+        )
+        return tuple((2 - axis, bool(cosines[2 - i, axis] < 0)) for i, axis in enumerate(nearest))
+
+    def to_axial(self, array: np.ndarray) -> np.ndarray:
+        """Turn the array to (z, y, x): feet to head, front to back, right to left.
+
+        An oblique volume gets the nearest turn by right angles; nothing is resampled.
+
+        Parameters
+        ----------
+        array : in the order of the file, its slowest axis first
+
+        Returns
+        -------
+        (D, H, W), contiguous
+        """
+        turned = array.transpose([axis for axis, _ in self._turn])
+        return np.ascontiguousarray(turned[self._flips])
+
+    def to_file(self, array: np.ndarray) -> np.ndarray:
+        """Undo :meth:`to_axial`."""
+        back = np.argsort([axis for axis, _ in self._turn])
+        return np.ascontiguousarray(array[self._flips].transpose(back))
+
+    @property
+    def _flips(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flipped else 1) for _, flipped in self._turn)
+
+    def corners(self) -> np.ndarray:
+        """(8, 3) float64, mm, LPS: centres of the corner voxels."""
+        ends = np.array(np.meshgrid(*((0, n - 1) for n in self.size), indexing="ij")).reshape(3, 8)
+        steps = self.matrix * np.asarray(self.spacing)
+        return np.asarray((steps @ ends).T + self.origin)
+
+    def matches(self, other: "Grid", *, within: float = 0.01) -> bool:
+        """Whether each voxel lies where the other grid has it.
+
+        Parameters
+        ----------
+        within : share of the smallest spacing; files round
+        """
+        if self.size != other.size:
+            return False
+        apart = np.abs(self.corners() - other.corners()).max()
+        return bool(apart <= within * min(self.spacing))
+
+    def check(self, where: str) -> None:
+        """Refuse a grid on which shapes and distances would be wrong.
+
+        Raises
+        ------
+        GeometryError
+            When the spacing is not above 0, or axes are not at right angles (gantry tilt).
+        """
+        numbers = np.array([*self.spacing, *self.origin, *self.direction], np.float64)
+        if not np.isfinite(numbers).all() or min(self.spacing) <= 0:
+            spacing = " x ".join(f"{mm:g}" for mm in self.spacing)
+            raise GeometryError(
+                f"spacing {spacing} mm is no grid of voxels. Export it again.", where=where
+            )
+        cosines = self.matrix.T @ self.matrix - np.eye(3)
+        if np.abs(cosines).max() > _SKEW:
+            degrees = np.degrees(np.arcsin(min(np.abs(cosines).max(), 1)))
+            raise GeometryError(
+                f"its axes are {degrees:.1f} degrees off right angles (gantry tilt). "
+                "Resample it to a straight grid first.",
+                where=where,
+            )

@@ -1,0 +1,208 @@
+"""The only door to SimpleITK: headers and voxels of volume files, in the order of the file.
+
+Asks a file for its geometry and for the tags that are named, never for the patient's.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungunet.data.files import replacing
+from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
+from lungunet.volumes.grid import Grid
+
+_INT16 = np.iinfo(np.int16)
+_UNREADABLE = (
+    "not a readable volume: damaged, truncated, or of another format. Copy or export it again."
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its voxels are decoded.
+
+    Parameters
+    ----------
+    size, spacing, origin, direction : of every axis of the file, the fastest first
+    components : values in each voxel
+    tags : those asked for that the file has
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+    components: int
+    tags: Mapping[str, str]
+
+
+def read_header(path: Path, *, tags: Iterable[str] = ()) -> Header:
+    """Read the geometry of a file, and the values of some tags.
+
+    Raises
+    ------
+    DataError
+        When the file is missing or cannot be read.
+    """
+    with _opened(path) as reader:
+        reader.ReadImageInformation()
+        known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
+        return Header(
+            tuple(reader.GetSize()),
+            tuple(reader.GetSpacing()),
+            tuple(reader.GetOrigin()),
+            tuple(reader.GetDirection()),
+            reader.GetNumberOfComponents(),
+            known,
+        )
+
+
+def read_values(path: Path) -> np.ndarray:
+    """Read the voxels of a file, rescaled as it says.
+
+    Returns
+    -------
+    (k, j, i) int16 where that is exact, else float32
+        In the order of the file, its slowest axis first.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, cannot be read, or holds NaN or infinite values.
+    """
+    with _opened(path) as reader:
+        image = reader.Execute()
+    return _narrowed(simpleitk().GetArrayViewFromImage(image), path)
+
+
+def write_values(path: Path, array: np.ndarray, grid: Grid) -> None:
+    """Write voxels on a grid, compressed, atomically; nothing else goes into the file.
+
+    Parameters
+    ----------
+    path : its ending decides the format
+    array : (k, j, i), in the order of the file
+    """
+    _refuse_name(path)
+    image = _image(array, grid)
+    with replacing(path) as temporary, _quiet() as sitk:
+        # SimpleITK knows formats by their endings.
+        named = temporary.with_name(temporary.name + "".join(_endings(path)))
+        try:
+            sitk.WriteImage(image, str(named), useCompression=True)
+            named.replace(temporary)
+        except RuntimeError as err:
+            raise DataError("cannot be written. Choose another place.", where=path) from err
+        finally:
+            named.unlink(missing_ok=True)
+
+
+def resample_nearest(array: np.ndarray, grid: Grid, onto: Grid, *, outside: int) -> np.ndarray:
+    """Look up each voxel of another grid; the nearest one counts.
+
+    Parameters
+    ----------
+    array : (k, j, i) int16, in the order of its file
+    outside : value where ``grid`` does not reach
+
+    Returns
+    -------
+    (k, j, i) int16, in the order of the file with the grid ``onto``
+    """
+    with _quiet() as sitk:
+        resampler = sitk.ResampleImageFilter()
+        resampler.SetSize(onto.size)
+        resampler.SetOutputSpacing(onto.spacing)
+        resampler.SetOutputOrigin(onto.origin)
+        resampler.SetOutputDirection(onto.direction)
+        resampler.SetInterpolator(sitk.sitkNearestNeighbor)
+        resampler.SetDefaultPixelValue(outside)
+        found = resampler.Execute(_image(array, grid))
+        return np.array(sitk.GetArrayViewFromImage(found))
+
+
+def simpleitk() -> Any:
+    """Return the package.
+
+    Raises
+    ------
+    MissingExtraError
+        When it is not installed.
+    """
+    try:
+        import SimpleITK
+    except ImportError as err:
+        raise MissingExtraError(
+            "SimpleITK is not installed. pip install 'lungunet[volumes]'", where="volumes"
+        ) from err
+    return SimpleITK
+
+
+@contextmanager
+def _quiet() -> Iterator[Any]:
+    """Keep SimpleITK from printing warnings on stderr: what matters is checked and said here."""
+    sitk = simpleitk()
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield sitk
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    with _quiet() as sitk:
+        if not path.is_file():
+            raise DataError("no such file. Check the path.", where=path)
+        _refuse_name(path)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        try:
+            yield reader
+        except RuntimeError as err:
+            if "orthonormal" in str(err):
+                raise GeometryError(
+                    "its axes are not at right angles (gantry tilt). "
+                    "Resample it to a straight grid first.",
+                    where=path,
+                ) from err
+            raise DataError(f"{_UNREADABLE}", where=path) from err
+
+
+def _refuse_name(path: Path) -> None:
+    """Refuse names that no text is, on which SimpleITK would end the whole program."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as err:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise DataError("the name is no UTF-8. Rename it.", where=shown) from err
+
+
+def _image(array: np.ndarray, grid: Grid) -> Any:
+    image = simpleitk().GetImageFromArray(array)
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
+    return image
+
+
+def _endings(path: Path) -> list[str]:
+    return [".nii", ".gz"] if path.name.lower().endswith(".nii.gz") else [path.suffix.lower()]
+
+
+def _narrowed(values: np.ndarray, path: Path) -> np.ndarray:
+    """Return int16 where that loses nothing, else float32; slice by slice, to save memory."""
+    if values.dtype.kind == "f":
+        count = sum(int((~np.isfinite(plane)).sum()) for plane in values)
+        if count:
+            raise DataError(
+                f"{counted(count, 'voxel')} NaN or infinite. Replace them by HU of air.", where=path
+            )
+    fits = _INT16.min <= values.min() and values.max() <= _INT16.max
+    whole = values.dtype.kind != "f" or all((plane == np.rint(plane)).all() for plane in values)
+    return np.array(values, np.int16 if fits and whole else np.float32)

@@ -1,0 +1,214 @@
+"""CT volumes: NIfTI, NRRD, MHA and DICOM as (z, y, x) arrays, and masks back onto their grid.
+
+Needs the extra ``lungunet[volumes]``. Nothing of a file but voxels and grid reaches an output.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lungunet.errors import DataError, GeometryError, LungUNetWarning
+from lungunet.volumes.dicom import read_series
+from lungunet.volumes.formats import is_dicom, volume_name
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.headers import NIFTI_TAGS, check_nifti, check_stated
+from lungunet.volumes.itk import (
+    read_header,
+    read_values,
+    resample_nearest,
+    simpleitk,
+    write_values,
+)
+
+_WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+_WRITTEN_DTYPES = ("uint8", "int16", "float32")
+_OUTSIDE = int(np.iinfo(np.int16).min)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One CT scan, or one mask of a scan.
+
+    Parameters
+    ----------
+    array : (D, H, W) int16 where that is exact, else float32; HU of a scan, raw values of a mask.
+        Axial: z from feet to head, rows from front to back, columns from the patient's right to
+        the left. Oblique scans are turned by right angles to the nearest such order.
+    path : the file, or the folder of the series
+    name : what tables and output files call it: ``path`` without folder and ending
+    grid : where the file's voxels lie
+    """
+
+    array: np.ndarray
+    path: Path
+    name: str
+    grid: Grid
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(z, y, x): distances between the centres of neighbouring voxels."""
+        return self.grid.spacing_mm
+
+
+def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
+    """Read a CT scan, or a mask in the same formats.
+
+    Parameters
+    ----------
+    path : .nii, .nii.gz, .nrrd, .mha, .mhd; one DICOM file; or the folder of a DICOM series
+    series : which one where a folder holds several: the short id that the error lists, or the
+        SeriesInstanceUID
+
+    Returns
+    -------
+    Volume
+        HU where the file states how to rescale its values. Of a single DICOM file D is 1, and the
+        spacing along z the slice thickness (1 mm where it states none).
+
+    Raises
+    ------
+    DataError
+        When the file is missing, damaged, in colour, of other than three axes, or holds NaN.
+    GeometryError
+        When slices are missing, doubled or unevenly spaced, axes are not at right angles (gantry
+        tilt), or a file contradicts itself about its orientation, or does not state spacing and
+        orientation (where a MetaImage states none, its format does).
+    ConfigError
+        When there are several series to choose from.
+    MissingExtraError
+        When SimpleITK is not installed.
+    """
+    path = Path(path)
+    simpleitk()  # before any complaint about a file
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if is_dicom(file))
+        if not files:
+            raise DataError("holds no DICOM file. Check the path.", where=path)
+        array, grid = read_series(files, path, series)
+    elif path.is_file() and is_dicom(path):
+        array, grid = read_series([path], path, series)
+    else:
+        grid = _read_grid(path)
+        array = read_values(path)
+    return Volume(grid.to_axial(array), path, volume_name(path), grid)
+
+
+def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
+    """Write an array on the grid of a scan's file: same size, spacing, origin and direction.
+
+    Parameters
+    ----------
+    path : ends with .nii.gz, .nii, .nrrd or .mha
+    array : (D, H, W) uint8, int16 or float32, in the order of ``like.array``
+    like : the scan
+
+    Raises
+    ------
+    GeometryError
+        When the array is not of the scan's shape.
+    DataError
+        When ending or dtype do not fit, or the folder cannot be written.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(_WRITTEN) or array.dtype.name not in _WRITTEN_DTYPES:
+        raise DataError(
+            f"volumes are written as {', '.join(_WRITTEN)} of "
+            f"{', '.join(_WRITTEN_DTYPES)}, this is {array.dtype}. Choose one of these.",
+            where=path,
+        )
+    if array.shape != like.array.shape:
+        raise GeometryError(
+            f"the array is {array.shape}, {like.name} is {like.array.shape}. "
+            "Pass one value per voxel of the scan.",
+            where=path,
+        )
+    write_values(path, like.grid.to_file(array), like.grid)
+
+
+def require_hu(scan: Volume) -> None:
+    """Refuse a scan without any value below 0: one stored with an offset, or a mask.
+
+    Raises
+    ------
+    DataError
+        Says what the values are.
+    """
+    lowest, highest = scan.array.min(), scan.array.max()
+    if lowest >= 0:
+        raise DataError(
+            f"values from {lowest:g} to {highest:g} are no HU, air is near -1000. "
+            "Export the scan with its rescale intercept; a mask is no scan.",
+            where=scan.path,
+        )
+
+
+def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:
+    """Return a mask voxel by voxel with its scan, whatever grid it was drawn on.
+
+    Parameters
+    ----------
+    mask : raw values, int16
+    scan : what it was drawn on
+
+    Returns
+    -------
+    (D, H, W) int16, as ``scan.array``
+        The same values where the grids are the same. Else each voxel of the scan takes the nearest
+        one of the mask, 0 where the mask does not reach, and a warning says so.
+
+    Raises
+    ------
+    GeometryError
+        When no labelled voxel of the mask lies in the scan.
+    DataError
+        When the mask holds fractions.
+    """
+    if mask.array.dtype != np.int16:
+        raise DataError(f"holds {mask.array.dtype} values, labels are integers.", where=mask.path)
+    here, there = mask.grid.turned, scan.grid.turned
+    if here.matches(there):
+        return mask.array
+    found = resample_nearest(mask.array, here, there, outside=_OUTSIDE)
+    beyond = found == _OUTSIDE
+    found[beyond] = 0
+    if beyond.all() or (mask.array.any() and not found.any()):
+        raise GeometryError(
+            f"lies elsewhere than {scan.path}. Check that the two belong together.", where=mask.path
+        )
+    warnings.warn(
+        f"{mask.path}: is on another grid than its scan ({_text(here)} against {_text(there)}). "
+        f"The nearest voxels were taken{', 0 where it does not reach' if beyond.any() else ''}.",
+        LungUNetWarning,
+        stacklevel=2,
+    )
+    return found
+
+
+def _text(grid: Grid) -> str:
+    sides = "x".join(str(side) for side in grid.size[::-1])
+    spacing = "x".join(f"{mm:g}" for mm in grid.spacing[::-1])
+    return f"{sides} of {spacing} mm"
+
+
+def _read_grid(path: Path) -> Grid:
+    header = read_header(path, tags=NIFTI_TAGS)
+    if header.components != 1:
+        raise DataError(
+            f"{header.components} values in each voxel, a CT volume has one. Convert it.",
+            where=path,
+        )
+    if len(header.size) != 3:
+        raise DataError(
+            f"{len(header.size)} axes ({'x'.join(map(str, header.size))}), a volume has "
+            "three. Save each time point, or the slice as an image, in a file of its own.",
+            where=path,
+        )
+    grid = Grid(header.size, header.spacing, header.origin, header.direction)
+    if "sform_code" in header.tags:
+        check_nifti(path, grid, header.tags)
+    else:
+        check_stated(path)
+    grid.check(str(path))
+    return grid

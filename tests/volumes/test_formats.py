@@ -1,0 +1,193 @@
+from pathlib import Path
+
+import pytest
+
+from lungunet.errors import ConfigError, DataError, LungUNetWarning
+from lungunet.volumes import formats
+from lungunet.volumes.formats import (
+    find_volumes,
+    is_dicom,
+    is_volume_source,
+    unique_names,
+    volume_name,
+    written_suffix,
+)
+
+MAGIC = b"\0" * 128 + b"DICM" + b"\0" * 20
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder per kind of source."""
+    for name, content in {
+        "files/b.nii.gz": b"",
+        "files/a.MHA": b"",
+        "files/.hidden.nii": b"",
+        "files/notes.txt": b"",
+        "series/0001": MAGIC,
+        "series/0002": MAGIC,
+        "series/DICOMDIR": MAGIC,
+        "patients/p2/ct/x.dcm": b"",
+        "patients/p1/ct/IM1": MAGIC,
+        "patients/.cache/IM1": MAGIC,
+        "slices/a.png": b"",
+        "slices/series/IM1": MAGIC,
+        "mixed/a.png": b"",
+        "mixed/ct.nrrd": b"",
+        "shot/IM1": MAGIC,
+        "shot/shot.TIF": b"",
+        "hidden/a.png": b"",
+        "hidden/._ct.nii.gz": b"",
+        "hidden/.DS_Store": b"",
+        "scan/ct.nii.gz": b"",
+        "scan/._a.png": b"",
+        "nothing/a.txt": b"text",
+        "deep/p2/ct.nii.gz": b"",
+        "deep/p2/masks/lung.nii.gz": b"",
+        "deep/p1/ct.nii.gz": b"",
+        "both/a.nrrd": b"",
+        "both/b/c/a.nrrd": b"",
+        "flat/a.png": b"",
+        "flat/old/ct.mha": b"",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "files" / "folder.nii").mkdir()
+    return tmp_path
+
+
+def found(tree, *sources):
+    paths = find_volumes([tree / source for source in sources])
+    return [path.relative_to(tree).as_posix() for path in paths]
+
+
+class TestFinding:
+    @pytest.mark.parametrize(
+        ("source", "expected"),
+        [
+            ("files", ["files/a.MHA", "files/b.nii.gz"]),
+            ("files/b.nii.gz", ["files/b.nii.gz"]),
+            ("series", ["series"]),
+            ("series/0002", ["series/0002"]),
+            ("patients", ["patients/p1/ct", "patients/p2/ct"]),
+            ("scan", ["scan/ct.nii.gz"]),
+            ("files/*.nii.gz", ["files/b.nii.gz"]),
+            ("patients/*/ct", ["patients/p1/ct", "patients/p2/ct"]),
+        ],
+    )
+    def test_what_a_source_means(self, tree, source, expected):
+        assert found(tree, source) == expected
+        assert is_volume_source(tree / source)
+        assert is_volume_source(str(tree / source))
+
+    @pytest.mark.parametrize(
+        "source", ["hidden", "slices/a.png", "nothing", "nothing/a.txt", "slices/*.png", "gone"]
+    )
+    def test_what_is_no_volume(self, tree, source):
+        assert not is_volume_source(tree / source)
+
+    @pytest.mark.parametrize(
+        ("source", "image", "scan"),
+        [
+            ("mixed", "a.png", "ct.nrrd"),
+            ("mixed/*", "a.png", "ct.nrrd"),
+            ("shot", "shot.TIF", "DICOM"),
+            ("slices", "a.png", "DICOM"),
+        ],
+    )
+    def test_no_kind_is_passed_over(self, tree, source, image, scan):
+        with pytest.raises(ConfigError) as caught:
+            is_volume_source(str(tree / source))
+        pattern = tree / source.split("/")[0] / f"*{Path(image).suffix}"
+        assert str(caught.value) == (
+            f"{tree / source}: holds slices ({image}) and scans ({scan}). Put them into different "
+            f"folders, or name those that are meant, as in '{pattern}'."
+        )
+        assert not is_volume_source(str(pattern))
+
+    def test_files_that_lie_deeper_are_named(self, tree):
+        """They may be masks beside their scan, so that nothing is guessed."""
+        assert is_volume_source(tree / "deep")
+        with pytest.raises(DataError) as caught:
+            find_volumes([tree / "deep"])
+        pattern = f"{tree / 'deep'}/*/ct.nii.gz"
+        assert str(caught.value) == (
+            f"{tree / 'deep'}: its scans lie deeper ({tree / 'deep/p1/ct.nii.gz'}). "
+            f"Say which are meant, as '{pattern}'."
+        )
+        assert found(tree, "deep/*/ct.nii.gz") == ["deep/p1/ct.nii.gz", "deep/p2/ct.nii.gz"]
+
+    def test_files_that_lie_deeper_than_others_are_left_out_aloud(self, tree):
+        with pytest.warns(LungUNetWarning, match=r"1 volume file deeper in it left out .*/\*/\*/a"):
+            assert found(tree, "both") == ["both/a.nrrd"]
+
+    def test_files_deeper_than_images_do_not_count(self, tree):
+        assert not is_volume_source(tree / "flat")
+
+    def test_images_are_not_opened(self, tree, monkeypatch):
+        """A folder may hold thousands, on a slow disk."""
+        opened = []
+        monkeypatch.setattr(formats, "is_dicom", lambda path: opened.append(path.name))
+        assert not is_volume_source(tree / "hidden")
+        assert "a.png" not in opened
+
+    @pytest.mark.parametrize("source", ["gone.nii.gz", "gone.dcm"])
+    def test_a_missing_volume_is_still_one(self, tree, source):
+        """So that the reader says that it is missing."""
+        assert is_volume_source(tree / source)
+        assert found(tree, source) == [source]
+
+    def test_each_once_and_in_order(self, tree):
+        assert found(tree, "series", "files", "files/../files/a.MHA", "series") == [
+            "series",
+            "files/a.MHA",
+            "files/b.nii.gz",
+        ]
+
+    @pytest.mark.parametrize("source", ["nothing", "gone", "nothing/*.nii"])
+    def test_nothing_found(self, tree, source):
+        with pytest.raises(DataError, match=r"holds no CT volume \(\.nii\.gz, .*, DICOM\)"):
+            find_volumes([tree / source])
+
+    def test_dicom_by_ending_or_content(self, tree):
+        assert is_dicom(tree / "patients/p2/ct/x.dcm")
+        assert is_dicom(tree / "series/0001")
+        assert not is_dicom(tree / "series/DICOMDIR")
+        assert not is_dicom(tree / "nothing/a.txt")
+        assert not is_dicom(tree / "series")
+
+
+class TestNames:
+    def test_endings_go(self):
+        named = {"a/ct.nii.gz": "ct", "CT.NII": "CT", "a.b.mha": "a.b", "IM.1.2.3": "IM.1.2.3"}
+        assert {path: volume_name(path) for path in named} == named
+
+    def test_the_current_folder_has_a_name(self, tmp_path, monkeypatch):
+        (tmp_path / "p1").mkdir()
+        monkeypatch.chdir(tmp_path / "p1")
+        assert volume_name(".") == "p1"
+
+    @pytest.mark.parametrize(
+        ("paths", "names"),
+        [
+            (["/s/a.nii", "/s/b.nii"], ["a", "b"]),
+            (["/s/p1/ct.nii", "/s/p2/ct.nii", "/s/x.nii"], ["p1_ct", "p2_ct", "x"]),
+            (["/s/p1/t/ct", "/s/p2/t/ct"], ["p1_t_ct", "p2_t_ct"]),
+            (["/ct.nii", "/p/ct.nii"], ["ct", "p_ct"]),
+            ([], []),
+        ],
+    )
+    def test_collisions_take_their_folders(self, paths, names):
+        assert unique_names([Path(path) for path in paths]) == names
+
+    def test_one_folder_one_name(self):
+        with pytest.raises(DataError, match=r"ct\.nii and .*ct\.mha: have one name\. Rename one"):
+            unique_names([Path("/s/ct.nii"), Path("/s/ct.mha"), Path("/s/b.mha")])
+
+    @pytest.mark.parametrize(
+        ("scan", "suffix"),
+        [("a.nii", ".nii.gz"), ("a.NRRD", ".nrrd"), ("a.mhd", ".mha"), ("series", ".nii.gz")],
+    )
+    def test_masks_are_of_the_scans_kind(self, scan, suffix):
+        assert written_suffix(scan) == suffix

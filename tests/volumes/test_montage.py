@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungunet.data.overlay import PRED_RGB
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.montage import draw_montage
+from lungunet.volumes.volume import Volume
+
+SHAPE, SPACING = (20, 48, 64), (5.0, 2.0, 1.0)  # 100 mm tall, 96 from front to back, 64 across
+
+
+def volume(array):
+    return Volume(array, Path("a.nii"), "a", Grid.axial(array.shape, SPACING))
+
+
+def panel(sheet, row, column):
+    return sheet[row * 400 : (row + 1) * 400, column * 400 : (column + 1) * 400]
+
+
+def extent(picture):
+    """Height and width of what is not black."""
+    seen = picture.max(axis=-1) > 0
+    return int(seen.any(1).sum()), int(seen.any(0).sum())
+
+
+def bright_box(**sides):
+    """Tissue with one bright block, and no lung."""
+    hu = np.full(SHAPE, -600, np.int16)
+    box = [slice(None)] * 3
+    for name, part in sides.items():
+        box["zyx".index(name)] = part
+    hu[tuple(box)] = 1000
+    return hu
+
+
+def centre_of(picture):
+    """Row and column of the bright block, as shares of the panel's extent."""
+    height, width = extent(picture)
+    places = np.argwhere(picture.min(axis=-1) > 250)
+    return places.mean(axis=0) / (height, width)
+
+
+NONE = np.zeros(SHAPE, np.uint8)
+
+
+class TestPlanes:
+    def test_proportions_are_those_of_the_body(self):
+        sheet = draw_montage(volume(bright_box()), NONE)
+        assert sheet.shape == (800, 1200, 3)
+        assert extent(panel(sheet, 0, 0)) == (400, round(400 * 64 / 96))  # axial
+        assert extent(panel(sheet, 1, 0)) == (400, round(400 * 64 / 100))  # coronal
+        assert extent(panel(sheet, 1, 1)) == (400, round(400 * 96 / 100))  # sagittal
+
+    def test_the_head_is_up(self):
+        """z counts from the feet."""
+        sheet = draw_montage(volume(bright_box(z=slice(15, 20))), NONE)
+        for column in (0, 1):
+            row, _ = centre_of(panel(sheet, 1, column))
+            assert row < 0.2
+
+    def test_the_patients_right_is_on_the_left(self):
+        """Columns count from the patient's right, and rows from the front."""
+        sheet = draw_montage(volume(bright_box(x=slice(0, 6))), NONE)
+        for row, column in ((0, 0), (1, 0)):
+            assert centre_of(panel(sheet, row, column))[1] < 0.1
+
+    def test_the_front_is_up_and_in_sagittal_planes_on_the_left(self):
+        sheet = draw_montage(volume(bright_box(y=slice(0, 6))), NONE)
+        assert centre_of(panel(sheet, 0, 0))[0] < 0.2
+        assert centre_of(panel(sheet, 1, 1))[1] < 0.2
+
+    def test_planes_go_through_the_lungs(self):
+        """Outlines show in all six panels of lungs that fill a corner of the scan."""
+        classes = NONE.copy()
+        classes[12:18, 30:40, 4:12] = 1
+        classes[12:18, 30:40, 50:60] = 2
+        sheet = draw_montage(volume(bright_box()), classes)
+        orange = (sheet == np.array(PRED_RGB, np.uint8)).all(axis=-1)
+        for row in range(2):
+            for column in range(3):
+                assert panel(orange[..., None], row, column).any()
+
+    @pytest.mark.parametrize(("depth", "shape"), [(1, (400, 400, 3)), (2, (800, 1200, 3))])
+    def test_few_slices(self, depth, shape):
+        hu = bright_box()[:depth]
+        sheet = draw_montage(volume(hu), NONE[:depth])
+        assert sheet.shape == shape
+
+    def test_lines_of_text_are_above(self):
+        plain = draw_montage(volume(bright_box()), NONE)
+        sheet = draw_montage(volume(bright_box()), NONE, lines=["a", "1234 mL"])
+        head = len(sheet) - len(plain)
+        assert np.array_equal(sheet[head:], plain)
+        assert all(half.any() for half in np.split(sheet[:head], 2))
+
+    def test_leaves_its_inputs_alone(self):
+        hu, classes = bright_box(), NONE.copy()
+        classes[5:9, 5:9, 5:9] = 1
+        before = hu.copy(), classes.copy()
+        draw_montage(volume(hu), classes)
+        assert np.array_equal(hu, before[0])
+        assert np.array_equal(classes, before[1])

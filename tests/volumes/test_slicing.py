@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.ct import read_image, read_mask
+from lungunet.data.manifest import Pair
+from lungunet.data.split import read_groups
+from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, LungUNetWarning
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.slicing import find_volume_pairs, slice_volume, write_groups
+from lungunet.volumes.volume import Volume, write_volume
+
+SHAPE, SPACING = (20, 16, 24), (2.5, 0.8, 0.7)
+HU = np.random.default_rng(1).integers(-1024, 500, SHAPE).astype(np.int16)
+PLAIN = LabelCodec({0: 0, 1: 1})
+MERGED = LabelCodec.parse("0,1=1,2=1,3=2")
+LUNG = np.zeros(SHAPE, np.int16)
+LUNG[6:16, 4:10, 5:20] = 1  # slices 6 to 15
+
+
+def volume(array, name="p1"):
+    return Volume(array, Path(f"{name}.nii"), name, Grid.axial(array.shape, SPACING))
+
+
+def numbers(pairs):
+    return [int(pair.name.rsplit("-", 1)[1]) for pair in pairs]
+
+
+class TestSlices:
+    def test_slice_and_mask_are_those_of_the_volume(self, tmp_path):
+        pairs = slice_volume(volume(HU), volume(LUNG), tmp_path, codec=PLAIN, max_empty=1)
+        assert numbers(pairs) == list(range(20))
+        for index, pair in enumerate(pairs):
+            assert pair.image == tmp_path / "images" / f"p1_z-{index:04d}.tif"
+            assert pair.mask == tmp_path / "masks" / f"p1_z-{index:04d}.png"
+            image, mask = read_image(pair.image), read_mask(pair.mask)
+            assert image.dtype == np.int16
+            assert np.array_equal(image, HU[index])
+            assert np.array_equal(mask, LUNG[index] * 255)
+
+    @pytest.mark.parametrize(
+        ("every", "max_empty", "expected"),
+        [
+            (1, 0, list(range(6, 16))),
+            (3, 0, [6, 9, 12, 15]),
+            (3, 1, [0, 3, 6, 9, 12, 15, 18]),
+            # ten with lung; a sixth of twelve is two, the first and the last of the empty ones
+            (1, 1 / 6, [0, *range(6, 16), 19]),
+            (1, 0.1, [0, *range(6, 16)]),  # one of eleven is less than a tenth, two are more
+            (1, 0.5, list(range(20))),  # ten and ten
+            (1, 0.4, [0, 2, 4, *range(6, 16), 17, 19, 16]),
+            (50, 0.5, []),
+        ],
+    )
+    def test_which(self, tmp_path, every, max_empty, expected):
+        pairs = slice_volume(
+            volume(HU), volume(LUNG), tmp_path, codec=PLAIN, every=every, max_empty=max_empty
+        )
+        found = numbers(pairs)
+        assert found == sorted(found)
+        if max_empty == 0.4:  # six of sixteen, evenly spread
+            assert len(found) == 16
+            assert set(range(6, 16)) < set(found)
+        else:
+            assert found == expected
+
+    @pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.25, 0.3, 0.45])
+    def test_the_share_is_kept_and_used(self, tmp_path, share):
+        pairs = slice_volume(volume(HU), volume(LUNG), tmp_path, codec=PLAIN, max_empty=share)
+        empty = sum(not 6 <= index < 16 for index in numbers(pairs))
+        assert empty <= share * len(pairs) + 1e-9
+        assert empty + 1 > share * (len(pairs) + 1) or empty == 10
+
+    def test_no_lung_at_all(self, tmp_path):
+        scan, empty = volume(HU), volume(np.zeros_like(LUNG))
+        assert slice_volume(scan, empty, tmp_path, codec=PLAIN, max_empty=0.5) == []
+        assert len(slice_volume(scan, empty, tmp_path, codec=PLAIN, max_empty=1)) == 20
+
+    def test_fractions_of_hu_are_rounded_and_clipped(self, tmp_path):
+        hu = HU.astype(np.float32) + np.float32(0.4)
+        hu[6, 0, :3] = 1e6, -1e6, -1000.6
+        pair = slice_volume(volume(hu), volume(LUNG), tmp_path, codec=PLAIN, max_empty=0)[0]
+        image = read_image(pair.image)
+        assert image.dtype == np.int16
+        assert image[0, :3].tolist() == [32767, -32768, -1001]
+        assert np.array_equal(image[1:], HU[6, 1:])
+
+    @pytest.mark.parametrize(
+        ("codec", "raw", "written"),
+        [
+            (LUNG_CODEC, {1: 255}, {0, 255}),
+            (LabelCodec.parse("0,3=1,4=1"), {1: 4}, {0, 255}),
+            (LabelCodec({0: 0, 7: 1, 9: 2}), {1: 9}, {0, 9}),
+        ],
+    )
+    def test_labels(self, tmp_path, codec, raw, written):
+        mask = volume(LUNG * raw[1])
+        pairs = slice_volume(volume(HU), mask, tmp_path, codec=codec, max_empty=0)
+        assert set(np.unique(read_mask(pairs[0].mask))) == written
+
+    def test_a_label_that_is_not_known(self, tmp_path):
+        with pytest.raises(LabelError, match=r"p1\.nii: mask value 2 "):
+            slice_volume(volume(HU), volume(LUNG * 2), tmp_path, codec=PLAIN)
+
+    def test_a_mask_on_a_finer_grid(self, tmp_path):
+        fine = LUNG.repeat(3, 0).repeat(3, 1).repeat(3, 2)
+        spacing = tuple(mm / 3 for mm in SPACING)
+        origin = tuple(-mm for mm in spacing[::-1])  # so that every third voxel is a scan's centre
+        mask = Volume(fine, Path("m.nii"), "m", Grid(fine.shape[::-1], spacing[::-1], origin))
+        with pytest.warns(LungUNetWarning, match=r"60x48x72 of .* against 20x16x24 of 2\.5x0\.8x0"):
+            pairs = slice_volume(volume(HU), mask, tmp_path, codec=PLAIN, max_empty=1)
+        for index, pair in enumerate(pairs):
+            assert np.array_equal(read_mask(pair.mask), LUNG[index] * 255)
+
+    def test_refusals(self, tmp_path):
+        far = Volume(LUNG, Path("m.nii"), "m", Grid(SHAPE[::-1], SPACING[::-1], (900.0, 0.0, 0.0)))
+        for scan, mask, settings, error, text in (
+            (HU, volume(LUNG), {"every": 0}, ConfigError, "every=0: must be at least 1"),
+            (HU, volume(LUNG), {"max_empty": 1.1}, ConfigError, "max_empty=1.1: a share is in"),
+            (HU, volume(LUNG), {"codec": MERGED}, ConfigError, "several raw values share a class"),
+            (HU + 1024, volume(LUNG), {}, DataError, "are no HU, air is near -1000"),
+            (HU, far, {}, GeometryError, "m.nii: lies elsewhere than p1.nii"),
+        ):
+            with pytest.raises(error, match=text):
+                slice_volume(volume(scan), mask, tmp_path, **{"codec": PLAIN, **settings})
+        assert not list(tmp_path.iterdir())
+
+
+class TestPairs:
+    def save(self, *paths):
+        for path in paths:
+            write_volume(path, HU, like=volume(HU))
+
+    def test_by_name_whatever_the_ending(self, tmp_path):
+        scans, masks = tmp_path / "s", tmp_path / "m"
+        self.save(scans / "b.nii.gz", scans / "a.1.mha", masks / "a.1.nii", masks / "b.nrrd")
+        assert find_volume_pairs(scans, masks) == {
+            "a.1": Pair(scans / "a.1.mha", masks / "a.1.nii"),
+            "b": Pair(scans / "b.nii.gz", masks / "b.nrrd"),
+        }
+
+    def test_one_with_one(self, tmp_path):
+        self.save(tmp_path / "ct.nii", tmp_path / "lungs.mha")
+        pairs = find_volume_pairs(tmp_path / "ct.nii", tmp_path / "lungs.mha")
+        assert pairs == {"ct": Pair(tmp_path / "ct.nii", tmp_path / "lungs.mha")}
+
+    def test_what_does_not_pair_up_is_listed(self, tmp_path):
+        scans, masks = tmp_path / "s", tmp_path / "m"
+        self.save(scans / "a.nii", scans / "b.nii", masks / "a.nii", masks / "c.nii")
+        with pytest.raises(DataError, match="do not pair up, 2 problems") as caught:
+            find_volume_pairs(scans, masks)
+        assert f"{scans / 'b.nii'}: no mask of that stem" in str(caught.value)
+        assert f"{masks / 'c.nii'}: no image of that stem" in str(caught.value)
+
+
+def test_groups_are_read_back(tmp_path):
+    groups = {"b, 1_z-0002": 'the "first"', "a_z-0001": "p"}
+    write_groups(tmp_path / "groups.csv", groups)
+    pairs = [Pair(Path(f"images/{name}.tif")) for name in groups]
+    assert read_groups(pairs, str(tmp_path / "groups.csv")) == groups
