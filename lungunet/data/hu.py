@@ -1,13 +1,19 @@
-"""Can the values of a slice be Hounsfield units of a chest? Knows no files and no masks."""
+"""Can these values be Hounsfield units of a chest? Every rule about that, and what it counts with.
+
+Knows no files and no masks.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from lungunet.errors import DataError
+
 _WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
 _DARKER_THAN_TISSUE_HU = -64
-_WATER_STORED = (824, 1224)  # 0 +- 200 HU with an offset of 1024
+_OFFSET = 1024  # what scanners add to store HU unsigned
+_WATER_STORED = (_OFFSET - 200, _OFFSET + 200)
 _SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
 
 
@@ -65,9 +71,52 @@ def judge_hu(image: np.ndarray) -> HuFault | None:
         return HuFault(
             "warning" if image.dtype == np.uint16 else "error",
             "hu-offset",
-            f"smallest value {seen.min():g}, tissue near 1024: stored without the rescale "
-            "intercept. Subtract 1024, or pass --window 424,1500.",
+            f"smallest value {seen.min():g}, tissue near {_OFFSET}: stored without the rescale "
+            f"intercept. Subtract {_OFFSET}, or pass --window 424,1500.",
         )
     return HuFault(
         "warning", "hu-range", f"{span}, nothing as dark as air or lung. Export it in HU."
     )
+
+
+def restore_hu(image: np.ndarray) -> np.ndarray:
+    """Undo the two usual ways of storing HU wrongly: an unsigned wrap, an offset of 1024.
+
+    Parameters
+    ----------
+    image : (H, W) of a slice dtype; eight-bit pictures come back as they are
+
+    Returns
+    -------
+    (H, W)
+        HU as far as the values tell.
+    """
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.uint16 and image.max(initial=0) > _WRAPPED:
+        return image.view(np.int16)
+    if image.min(initial=0) >= _DARKER_THAN_TISSUE_HU:
+        return image.astype(np.int32) - _OFFSET
+    return image
+
+
+def require_hu(hu: np.ndarray, where: object) -> None:
+    """Refuse a scan without any value below 0: one stored with an offset, or a mask.
+
+    Parameters
+    ----------
+    hu : (D, H, W)
+    where : what a message calls it
+
+    Raises
+    ------
+    DataError
+        Says what the values are.
+    """
+    lowest, highest = hu.min(), hu.max()
+    if lowest >= 0:
+        raise DataError(
+            f"values from {lowest:g} to {highest:g} are no HU, air is near -1000. "
+            "Export the scan with its rescale intercept; a mask is no scan.",
+            where=where,
+        )

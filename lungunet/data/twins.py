@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from lungunet.data.ct import read_image
+from lungunet.data.hu import restore_hu
 from lungunet.data.manifest import Pair
 from lungunet.progress import Progress, silent
 
@@ -27,9 +28,6 @@ _RANGE_HU = (-1350.0, 150.0)
 _STRONG = 0.04  # of the range: a bright rim counts no more than a clear edge inside the chest
 _FLAT = 1e-2  # of noise in air, a hundred times as much is left
 _BLOCK = 1024  # fingerprints compared at once
-_STORED_OFFSET = 1024
-_HARDLY_NEGATIVE = -64
-_WRAPPED = 60000
 
 
 @dataclass(frozen=True)
@@ -45,27 +43,6 @@ class Twins:
     first: int
     second: int
     similarity: float
-
-
-def restore_hu(image: np.ndarray) -> np.ndarray:
-    """Undo the two usual ways of storing HU wrongly: an unsigned wrap, an offset of 1024.
-
-    Parameters
-    ----------
-    image : (H, W) of a slice dtype; eight-bit pictures come back as they are
-
-    Returns
-    -------
-    (H, W)
-        HU as far as the values tell.
-    """
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16 and image.max(initial=0) > _WRAPPED:
-        return image.view(np.int16)
-    if image.min(initial=0) >= _HARDLY_NEGATIVE:
-        return image.astype(np.int32) - _STORED_OFFSET
-    return image
 
 
 def fingerprint(image: np.ndarray) -> np.ndarray:

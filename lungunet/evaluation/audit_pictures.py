@@ -5,9 +5,9 @@ import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.dataset import read_pair
+from lungunet.data.hu import restore_hu
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile
-from lungunet.data.twins import restore_hu
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.inference.doubt import LabelView
 

@@ -11,7 +11,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from lungunet.data.twins import restore_hu
+from lungunet.data.hu import restore_hu
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.inference.threshold import segment_lungs
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lungunet.data import hu
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.dicom import read_series
 from lungunet.volumes.formats import is_dicom, volume_name
@@ -135,13 +136,7 @@ def require_hu(scan: Volume) -> None:
     DataError
         Says what the values are.
     """
-    lowest, highest = scan.array.min(), scan.array.max()
-    if lowest >= 0:
-        raise DataError(
-            f"values from {lowest:g} to {highest:g} are no HU, air is near -1000. "
-            "Export the scan with its rescale intercept; a mask is no scan.",
-            where=scan.path,
-        )
+    hu.require_hu(scan.array, scan.path)
 
 
 def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:

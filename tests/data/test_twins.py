@@ -16,7 +16,6 @@ from lungunet.data.twins import (
     fingerprint,
     fingerprint_pairs,
     guard_groups,
-    restore_hu,
 )
 from lungunet.phantom.phantom import phantom_slice
 
@@ -69,22 +68,6 @@ class TestFingerprint:
         flat = fingerprint(np.full((40, 50), -1000, np.int16))
         assert not flat.any()
         assert find_twins([flat, flat]) == []
-
-
-class TestRestoreHu:
-    def test_leaves_hu_and_grey_alone(self) -> None:
-        hu = np.array([[-1000, 40]], np.int16)
-        grey = np.array([[0, 200]], np.uint8)
-        assert restore_hu(hu) is hu
-        assert restore_hu(grey) is grey
-
-    def test_takes_the_offset_off(self) -> None:
-        stored = np.array([[24, 1064]], np.uint16)
-        assert restore_hu(stored).tolist() == [[-1000, 40]]
-
-    def test_undoes_the_wrap(self) -> None:
-        wrapped = np.array([[64536, 40]], np.uint16)
-        assert restore_hu(wrapped).tolist() == [[-1000, 40]]
 
 
 class TestFindTwins:
