@@ -26,6 +26,9 @@ _PIXELS = re.compile(rb"\xe0\x7f\x10\x00|\x7f\xe0\x00\x10")  # the tag, in eithe
 _CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2\0"  # SOP class: CT Image Storage
 _META = 400  # bytes in which a file says what it is
 
+SUFFIXES = (".dcm", ".ima")
+"""Endings that mean DICOM; most files of it have none, and go by their content."""
+
 _SAME_MM = 1e-3  # two slices so near to each other are at one place
 _UNEVEN = 0.1  # of the usual step: scanners round positions
 _DRIFT_PX = 0.5  # by which the last slice may lie beside the axis of the first
@@ -46,13 +49,24 @@ class _Slice:
         return np.cross(*self.rows_and_columns)
 
 
-def read_series(files: list[Path], where: Path, series: str | None) -> tuple[np.ndarray, Grid]:
-    """Read the slices of one series, whatever the order of the files.
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its ending or its first bytes; DICOMDIR holds no slice."""
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_dicom(path: Path, series: str | None) -> tuple[np.ndarray, Grid]:
+    """Read one DICOM file, or the slices of one series in a folder, whatever their names.
 
     Parameters
     ----------
-    files : DICOM files, of one series or several
-    where : what messages call them together
     series : short id or SeriesInstanceUID; None where there is one
 
     Returns
@@ -63,15 +77,18 @@ def read_series(files: list[Path], where: Path, series: str | None) -> tuple[np.
     Raises
     ------
     DataError
-        When a file is no single grey CT slice.
+        When there is no DICOM file, or one is no single grey CT slice.
     GeometryError
         When slices are missing, doubled, unevenly spaced, tilted, or of differing sizes.
     ConfigError
         When there are several series and none, or another one, was asked for.
     """
-    pictures = _without_reports(files, where)
-    slices = _pick([_read_slice(path) for path in pictures], where, series)
-    grid, ordered = _stack(slices, where)
+    files = sorted(filter(is_dicom, path.iterdir())) if path.is_dir() else [path]
+    if not files:
+        raise DataError("holds no DICOM file. Check the path.", where=path)
+    pictures = _without_reports(files, path)
+    slices = _pick([_read_slice(file) for file in pictures], path, series)
+    grid, ordered = _stack(slices, path)
     planes = [read_values(item.path)[0] for item in ordered]
     return np.stack(planes, dtype=np.result_type(*{plane.dtype for plane in planes})), grid
 

@@ -1,34 +1,103 @@
-"""Which files and folders are CT volumes, and what they are called. Looks at names and first bytes.
+"""The formats of CT volumes, one row each, and which files and folders are volumes.
 
-Opens no volume and needs no SimpleITK.
+A new format is one row and one reader. Finding looks at names and first bytes, opens no volume and
+needs no SimpleITK.
 """
 
 import glob
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted
+from lungunet.volumes import dicom
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.headers import check_metaimage, check_nifti, check_nrrd, read_checked
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""Endings of volume files, lower case; DICOM goes by its content."""
-
-_DICOM_SUFFIXES = (".dcm", ".ima")
-_WRITTEN_AS = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
+_MASKS = ".nii.gz"  # what masks of scans are written as whose own format is not written
 
 
-def volume_suffix(path: str | Path) -> str:
-    """Return the ending of a volume file as it stands in :data:`SUFFIXES`, or an empty text."""
-    name = Path(path).name.lower()
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+@dataclass(frozen=True)
+class Format:
+    """One format of CT volumes.
+
+    Parameters
+    ----------
+    name : what messages call it
+    suffixes : endings of its files, lower case
+    read : path, and series or None, to voxels as (k, j, i) int16 or float32 in the order of the
+        file, and the grid they lie on. Refuses a file that leaves open where that is
+    written : endings that volumes are written with, a mask of such a scan with the first; none
+        where the format is read alone
+    tells : whether a file is of this format, where its ending does not say
+    is_folder : a folder of such files is one scan, and each of them a slice
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, str | None], tuple[np.ndarray, Grid]]
+    written: tuple[str, ...] = ()
+    tells: Callable[[Path], bool] | None = None
+    is_folder: bool = False
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is of this format."""
+        return self.names(path) if self.tells is None else self.tells(path)
+
+    def names(self, path: Path) -> bool:
+        """Whether a file is called as those of this format are."""
+        return path.name.lower().endswith(self.suffixes)
+
+
+FORMATS = (
+    Format(
+        "NIfTI",
+        (".nii.gz", ".nii"),
+        partial(read_checked, check=check_nifti),
+        written=(".nii.gz", ".nii"),
+    ),
+    Format("NRRD", (".nrrd", ".nhdr"), partial(read_checked, check=check_nrrd), written=(".nrrd",)),
+    Format(
+        "MetaImage",
+        (".mha", ".mhd"),
+        partial(read_checked, check=check_metaimage),
+        written=(".mha",),
+    ),
+    Format("DICOM", dicom.SUFFIXES, dicom.read_dicom, tells=dicom.is_dicom, is_folder=True),
+)
+"""Every format that is read."""
+
+_OTHER = Format("other", (), partial(read_checked, check=check_nifti))  # SimpleITK may know it
+
+
+def format_of(path: Path) -> Format:
+    """Return the row of a file or folder: by what it holds, then by its ending.
+
+    What no row knows is left to SimpleITK, and an empty folder to the first format of folders.
+    """
+    if path.is_dir():
+        rows = [row for row in FORMATS if row.is_folder]
+        return next((row for row in rows if any(map(row.holds, path.iterdir()))), rows[0])
+    rows = sorted(FORMATS, key=lambda row: row.tells is None)
+    return next((row for row in rows if row.holds(path)), _OTHER)
+
+
+def written_suffixes() -> tuple[str, ...]:
+    """Return the endings that volumes are written with."""
+    return tuple(suffix for row in FORMATS for suffix in row.written)
 
 
 def written_suffix(path: str | Path) -> str:
     """Return the ending that a mask of this scan gets: its own kind, NIfTI for DICOM."""
-    return _WRITTEN_AS.get(volume_suffix(path), ".nii.gz")
+    row = next((row for row in FORMATS if row.names(Path(path))), _OTHER)
+    return (*row.written, _MASKS)[0]
 
 
 def volume_name(path: str | Path) -> str:
@@ -40,23 +109,9 @@ def volume_name(path: str | Path) -> str:
     ('ct.2', 'CT.1.3.12', '0')
     """
     name = Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
-    endings = (*SUFFIXES, *_DICOM_SUFFIXES)
+    endings = [suffix for row in FORMATS for suffix in row.suffixes]
     ending = next((end for end in endings if name.lower().endswith(end)), "")
     return name[: len(name) - len(ending)]
-
-
-def is_dicom(path: str | Path) -> bool:
-    """Whether a file is DICOM by its ending or its first bytes; DICOMDIR holds no slice."""
-    path = Path(path)
-    if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
-        return False
-    if path.suffix.lower() in _DICOM_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def is_volume_source(source: str | Path) -> bool:
@@ -79,9 +134,9 @@ def is_volume_source(source: str | Path) -> bool:
         volume = next((match for match in found if is_volume_source(match)), None)
         image = next((match for match in found if _is_image(match)), None)
     else:
-        return bool(volume_suffix(path)) or is_dicom(path)
+        return _is_volume_file(path)
     if volume is not None and image is not None:
-        scan = "DICOM" if volume.is_dir() else volume.name
+        scan = format_of(volume).name if volume.is_dir() else volume.name
         raise ConfigError(
             f"holds slices ({image.name}) and scans ({scan}). Put them into different "
             f"folders, or name those that are meant, as in '{image.parent / '*'}{image.suffix}'.",
@@ -121,9 +176,7 @@ def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
                 where=source,
             )
         if not volumes:
-            raise DataError(
-                f"holds no CT volume ({', '.join(SUFFIXES)}, DICOM). Check the path.", where=source
-            )
+            raise DataError(f"holds no CT volume ({_known()}). Check the path.", where=source)
         for path in volumes:
             found.setdefault(path.resolve(), path)
         deeper += [(Path(source), path) for path in below]
@@ -171,12 +224,12 @@ def _volumes_of(source: str | Path) -> Iterator[Path]:
     path = Path(source)
     if path.is_dir():
         files = sorted(path.iterdir())
-        yield from (file for file in files if volume_suffix(file) and _is_visible_file(file))
+        yield from (file for file in files if _is_named(file) and _is_visible_file(file))
         yield from _series_folders(path)
     elif glob.has_magic(str(source)) and not path.exists():
         for match in _matches(source):
             yield from _volumes_of(match)
-    elif volume_suffix(path) or is_dicom(path):
+    elif _is_volume_file(path):
         yield path
 
 
@@ -185,13 +238,32 @@ def _deeper_files(folder: Path) -> Iterator[Path]:
     for where, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         paths = [Path(where, name) for name in sorted(files) if Path(where) != folder]
-        yield from (path for path in paths if volume_suffix(path) and _is_visible_file(path))
+        yield from (path for path in paths if _is_named(path) and _is_visible_file(path))
 
 
 def _like(file: Path, folder: str | Path) -> Path:
     """Return the pattern for files of this name in folders beside."""
     depth = len(file.relative_to(folder).parts) - 1
     return Path(folder, *["*"] * depth, file.name)
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a file is a whole volume by its ending."""
+    return any(row.names(path) for row in FORMATS if not row.is_folder)
+
+
+def _is_volume_file(path: Path) -> bool:
+    return _is_named(path) or any(row.holds(path) for row in FORMATS)
+
+
+def _is_slice(path: Path) -> bool:
+    """Whether a file is one of those that make their folder a scan."""
+    return any(row.holds(path) for row in FORMATS if row.is_folder)
+
+
+def _known() -> str:
+    files = [suffix for row in FORMATS if not row.is_folder for suffix in row.suffixes]
+    return ", ".join([*files, *(row.name for row in FORMATS if row.is_folder)])
 
 
 def _is_image(path: Path) -> bool:
@@ -207,7 +279,7 @@ def _series_folders(folder: Path) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         paths = [Path(where, name) for name in files]
         # Images are not opened: there may be thousands.
-        if any(path.suffix.lower() not in IMAGE_SUFFIXES and is_dicom(path) for path in paths):
+        if any(path.suffix.lower() not in IMAGE_SUFFIXES and _is_slice(path) for path in paths):
             yield Path(where)
 
 

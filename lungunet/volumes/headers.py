@@ -1,26 +1,29 @@
-"""What SimpleITK passes over in a header: two orientations, missing bytes, NaN, what is not stated.
+"""Reads a volume file once its header was checked, also for what SimpleITK passes over in silence.
 
-Reads the file a second time, in pieces, and keeps nothing. Of NRRD and MetaImage it reads the text
-of the header alone, which is a file of its own in .nhdr and .mhd.
+That is two orientations, missing bytes, NaN, what is not stated. A NIfTI file is read a second
+time for it, in pieces; of NRRD and MetaImage the text of the header, a file of its own in .nhdr
+and .mhd.
 """
 
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lungunet.errors import DataError, GeometryError, counted
-from lungunet.volumes.formats import volume_suffix
 from lungunet.volumes.grid import Grid
+from lungunet.volumes.itk import read_header, read_values
 
-NIFTI_TAGS = (
+Check = Callable[[Path, Grid, Mapping[str, str]], None]
+"""Refuses a file for what its header says; is told the grid, and the tags of NIfTI it has."""
+
+_NIFTI_TAGS = (
     *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z"),
     *("datatype", "bitpix", "vox_offset", "scl_slope", "scl_inter", "xyzt_units"),
 )
-"""What :func:`check_nifti` must be told, as SimpleITK calls it."""
 
 _ROUNDED = 0.1  # of a voxel: SimpleITK hands the sform out with six digits
 _FLOATS = ("16", "64")  # codes of float32 and float64
@@ -35,13 +38,48 @@ _SPACES = (
 """Of NRRD's spaces those that name sides of the patient and not of a scanner or a room."""
 
 
-def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
-    """Refuse a NIfTI file that is understood differently by other readers, or not whole.
+def read_checked(path: Path, series: str | None = None, *, check: Check) -> tuple[np.ndarray, Grid]:
+    """Read a file that holds one volume, through SimpleITK.
 
     Parameters
     ----------
-    grid : as SimpleITK understands it
-    tags : those of :data:`NIFTI_TAGS`
+    series : not looked at, there is but one
+    check : is asked before any voxel is decoded
+
+    Returns
+    -------
+    array : (k, j, i) int16 or float32, in the order of the file
+    grid : where it lies
+
+    Raises
+    ------
+    DataError
+        When the file is missing, damaged, in colour, of other than three axes, or holds NaN.
+    GeometryError
+        When axes are not at right angles, or as ``check`` says.
+    """
+    header = read_header(path, tags=_NIFTI_TAGS)
+    if header.components != 1:
+        raise DataError(
+            f"{header.components} values in each voxel, a CT volume has one. Convert it.",
+            where=path,
+        )
+    if len(header.size) != 3:
+        raise DataError(
+            f"{len(header.size)} axes ({'x'.join(map(str, header.size))}), a volume has "
+            "three. Save each time point, or the slice as an image, in a file of its own.",
+            where=path,
+        )
+    grid = Grid(header.size, header.spacing, header.origin, header.direction)
+    check(path, grid, header.tags)
+    grid.check(str(path))
+    return read_values(path), grid
+
+
+def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
+    """Refuse a NIfTI file that is understood differently by other readers, or not whole.
+
+    Passes a file without any of its tags, which is none.
 
     Raises
     ------
@@ -51,6 +89,8 @@ def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
         When its scale is 0 beside an offset, it is truncated, or holds NaN: SimpleITK puts 0 HU
         there without a word.
     """
+    if "sform_code" not in tags:
+        return
     unit = int(tags["xyzt_units"]) & 7
     if unit in _OTHER_UNITS:
         raise GeometryError(
@@ -134,41 +174,49 @@ def _pieces(path: Path, offset: int, length: int) -> Iterator[tuple[str, bytes]]
             yield order, piece
 
 
-def check_stated(path: Path) -> None:
-    """Refuse an NRRD or MetaImage file that does not say where its voxels lie; pass others.
+def check_metaimage(path: Path, *_: object) -> None:
+    """Refuse a MetaImage file that does not say how far its voxels lie apart.
 
-    A MetaImage without a TransformMatrix is read as axial, from the patient's right to the left,
-    from front to back, from feet to head: the format defines the identity as what is meant where
-    nothing is said, and many programs leave it out. NRRD defines no such thing.
+    Without a TransformMatrix it is read as axial, from the patient's right to the left, from front
+    to back, from feet to head: the format defines the identity as what is meant where nothing is
+    said, and many programs leave it out.
 
     Raises
     ------
     GeometryError
-        When no spacing is stated, or of an NRRD no patient's orientation.
+        When no spacing is stated.
     """
-    suffix = volume_suffix(path)
-    if suffix in (".mha", ".mhd"):
-        names = {name for name, _ in _fields(path, "=:", last="ElementDataFile")}
-        if not names & {"ElementSpacing", "ElementSize"}:
-            raise GeometryError(_no_spacing(path, "ElementSpacing"))
-    elif suffix in (".nrrd", ".nhdr"):
-        fields = {name.lower(): value.lower() for name, value in _fields(path, ":", last="")}
-        if "space directions" not in fields and "spacings" not in fields:
-            raise GeometryError(_no_spacing(path, "space directions"))
-        space = fields.get("space", "")
-        if space not in _SPACES:  # with one, SimpleITK insists on directions
-            said = f"space '{space}'" if space else "no 'space'"
-            raise GeometryError(
-                f"states no orientation ({said}), so left and right, front and back are a "
-                "guess. Export it again from the DICOM series.",
-                where=path,
-            )
+    names = {name for name, _ in _fields(path, "=:", last="ElementDataFile")}
+    if not names & {"ElementSpacing", "ElementSize"}:
+        raise _no_spacing(path, "ElementSpacing")
 
 
-def _no_spacing(path: Path, field: str) -> str:
-    return (
-        f"{path}: states no spacing (no '{field}'), so all sizes are a guess. "
-        "Export it again from the DICOM series."
+def check_nrrd(path: Path, *_: object) -> None:
+    """Refuse an NRRD file that does not say where its voxels lie: the format defines no default.
+
+    Raises
+    ------
+    GeometryError
+        When no spacing or no patient's orientation is stated.
+    """
+    fields = {name.lower(): value.lower() for name, value in _fields(path, ":", last="")}
+    if "space directions" not in fields and "spacings" not in fields:
+        raise _no_spacing(path, "space directions")
+    space = fields.get("space", "")
+    if space not in _SPACES:  # with one, SimpleITK insists on directions
+        said = f"space '{space}'" if space else "no 'space'"
+        raise GeometryError(
+            f"states no orientation ({said}), so left and right, front and back are a "
+            "guess. Export it again from the DICOM series.",
+            where=path,
+        )
+
+
+def _no_spacing(path: Path, field: str) -> GeometryError:
+    return GeometryError(
+        f"states no spacing (no '{field}'), so all sizes are a guess. "
+        "Export it again from the DICOM series.",
+        where=path,
     )
 
 

@@ -11,19 +11,10 @@ import numpy as np
 
 from lungunet.data import hu
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
-from lungunet.volumes.dicom import read_series
-from lungunet.volumes.formats import is_dicom, volume_name
+from lungunet.volumes.formats import format_of, volume_name, written_suffixes
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.headers import NIFTI_TAGS, check_nifti, check_stated
-from lungunet.volumes.itk import (
-    read_header,
-    read_values,
-    resample_nearest,
-    simpleitk,
-    write_values,
-)
+from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
 
-_WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
 _WRITTEN_DTYPES = ("uint8", "int16", "float32")
 _OUTSIDE = int(np.iinfo(np.int16).min)
 
@@ -83,16 +74,9 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     """
     path = Path(path)
     simpleitk()  # before any complaint about a file
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if is_dicom(file))
-        if not files:
-            raise DataError("holds no DICOM file. Check the path.", where=path)
-        array, grid = read_series(files, path, series)
-    elif path.is_file() and is_dicom(path):
-        array, grid = read_series([path], path, series)
-    else:
-        grid = _read_grid(path)
-        array = read_values(path)
+    if not path.exists():
+        raise DataError("no such file. Check the path.", where=path)
+    array, grid = format_of(path).read(path, series)
     return Volume(grid.to_axial(array), path, volume_name(path), grid)
 
 
@@ -113,9 +97,10 @@ def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
         When ending or dtype do not fit, or the folder cannot be written.
     """
     path = Path(path)
-    if not path.name.lower().endswith(_WRITTEN) or array.dtype.name not in _WRITTEN_DTYPES:
+    suffixes = written_suffixes()
+    if not path.name.lower().endswith(suffixes) or array.dtype.name not in _WRITTEN_DTYPES:
         raise DataError(
-            f"volumes are written as {', '.join(_WRITTEN)} of "
+            f"volumes are written as {', '.join(suffixes)} of "
             f"{', '.join(_WRITTEN_DTYPES)}, this is {array.dtype}. Choose one of these.",
             where=path,
         )
@@ -185,25 +170,3 @@ def _text(grid: Grid) -> str:
     sides = "x".join(str(side) for side in grid.size[::-1])
     spacing = "x".join(f"{mm:g}" for mm in grid.spacing[::-1])
     return f"{sides} of {spacing} mm"
-
-
-def _read_grid(path: Path) -> Grid:
-    header = read_header(path, tags=NIFTI_TAGS)
-    if header.components != 1:
-        raise DataError(
-            f"{header.components} values in each voxel, a CT volume has one. Convert it.",
-            where=path,
-        )
-    if len(header.size) != 3:
-        raise DataError(
-            f"{len(header.size)} axes ({'x'.join(map(str, header.size))}), a volume has "
-            "three. Save each time point, or the slice as an image, in a file of its own.",
-            where=path,
-        )
-    grid = Grid(header.size, header.spacing, header.origin, header.direction)
-    if "sform_code" in header.tags:
-        check_nifti(path, grid, header.tags)
-    else:
-        check_stated(path)
-    grid.check(str(path))
-    return grid

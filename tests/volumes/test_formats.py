@@ -1,17 +1,21 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import lungunet
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.volumes import formats
+from lungunet.volumes.dicom import is_dicom
 from lungunet.volumes.formats import (
     find_volumes,
-    is_dicom,
     is_volume_source,
     unique_names,
     volume_name,
     written_suffix,
 )
+from lungunet.volumes.grid import Grid
 
 MAGIC = b"\0" * 128 + b"DICM" + b"\0" * 20
 
@@ -128,7 +132,11 @@ class TestFinding:
     def test_images_are_not_opened(self, tree, monkeypatch):
         """A folder may hold thousands, on a slow disk."""
         opened = []
-        monkeypatch.setattr(formats, "is_dicom", lambda path: opened.append(path.name))
+        rows = [
+            replace(row, tells=row.tells and (lambda path: opened.append(path.name)))
+            for row in formats.FORMATS
+        ]
+        monkeypatch.setattr(formats, "FORMATS", rows)
         assert not is_volume_source(tree / "hidden")
         assert "a.png" not in opened
 
@@ -191,3 +199,51 @@ class TestNames:
     )
     def test_masks_are_of_the_scans_kind(self, scan, suffix):
         assert written_suffix(scan) == suffix
+
+
+class TestANewFormat:
+    """One row and one reader: here voxels in .npy beside a text file with their spacing."""
+
+    @pytest.fixture(autouse=True)
+    def row(self, monkeypatch):
+        def read(path, series):
+            spacing = tuple(map(float, path.with_suffix(".txt").read_text().split()))
+            array = np.load(path)
+            return array, Grid.axial(array.shape, spacing)
+
+        row = formats.Format("NumPy", (".npy",), read)
+        monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, row))
+
+    @pytest.fixture
+    def scan(self, tmp_path):
+        hu = np.stack([lungunet.phantom_slice(1, z, size=64).image for z in (0.4, 0.5, 0.6)])
+        (tmp_path / "in").mkdir()
+        np.save(tmp_path / "in" / "p.1.npy", hu)
+        (tmp_path / "in" / "p.1.txt").write_text("2.5 0.8 0.7")
+        return hu
+
+    def test_is_found_and_read(self, tmp_path, scan):
+        assert is_volume_source(tmp_path / "in")
+        (path,) = find_volumes([tmp_path / "in"])
+        volume = lungunet.read_volume(path)
+        assert np.array_equal(volume.array, scan)
+        assert (volume.name, volume.spacing_mm) == ("p.1", (2.5, 0.8, 0.7))
+        with pytest.raises(DataError, match=r"\.mhd, \.npy, DICOM\)"):
+            find_volumes([tmp_path / "gone"])
+
+    def test_is_predicted_and_its_mask_written(self, tmp_path, scan, run_cli):
+        done = run_cli("predict", "threshold", tmp_path / "in", "--out", tmp_path / "out")
+        assert done.code == 0, done.err
+        mask = lungunet.read_volume(tmp_path / "out" / "p.1.nii.gz")
+        assert mask.spacing_mm == pytest.approx((2.5, 0.8, 0.7))
+        assert 0.05 < (mask.array > 0).mean() < 0.5
+        assert mask.array.shape == scan.shape
+
+    def test_its_mask_may_be_of_it_too(self, tmp_path, scan):
+        (tmp_path / "masks").mkdir()
+        np.save(tmp_path / "masks" / "p.1.npy", (scan < -500).astype(np.int16))
+        (tmp_path / "masks" / "p.1.txt").write_text("2.5 0.8 0.7")
+        pairs = lungunet.find_volume_pairs(tmp_path / "in", tmp_path / "masks")
+        volumes = [lungunet.read_volume(path) for path in (pairs["p.1"].image, pairs["p.1"].mask)]
+        codec = lungunet.LabelCodec({0: 0, 1: 1})
+        assert len(lungunet.slice_volume(*volumes, tmp_path / "cut", codec=codec)) == 3
