@@ -12,6 +12,7 @@ from lungunet.data.ct import write_image as write_image
 from lungunet.data.ct import write_mask as write_mask
 from lungunet.data.ct import write_picture as write_picture
 from lungunet.data.dataset import LungCTDataset as LungCTDataset
+from lungunet.data.dataset import read_pair as read_pair
 from lungunet.data.loader import EpochSampler as EpochSampler
 from lungunet.data.loader import make_loader as make_loader
 from lungunet.data.manifest import Pair as Pair
@@ -20,11 +21,15 @@ from lungunet.data.manifest import read_manifest as read_manifest
 from lungunet.data.manifest import write_manifest as write_manifest
 from lungunet.data.overlay import draw_overlay as draw_overlay
 from lungunet.data.prepare import prepare_pairs as prepare_pairs
+from lungunet.data.prepare import write_data_folder as write_data_folder
 from lungunet.data.split import Split as Split
+from lungunet.data.split import SplitConfig as SplitConfig
+from lungunet.data.split import SplitRecord as SplitRecord
 from lungunet.data.split import fold_pairs as fold_pairs
 from lungunet.data.split import read_groups as read_groups
 from lungunet.data.split import read_patients as read_patients
 from lungunet.data.split import read_split as read_split
+from lungunet.data.split import read_split_record as read_split_record
 from lungunet.data.split import split_pairs as split_pairs
 from lungunet.data.split import write_split as write_split
 from lungunet.data.transforms import train_transform as train_transform

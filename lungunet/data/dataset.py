@@ -283,9 +283,8 @@ def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:
     DataError, GeometryError, LabelError
         As for :meth:`LungCTDataset.__getitem__`.
     """
-    if pair.mask is None:
-        raise DataError("no mask to compare with.", where=pair.image)
-    image, raw = read_image(pair.image), read_mask(pair.mask)
+    mask = pair.require_mask()
+    image, raw = read_image(pair.image), read_mask(mask)
     if image.shape != raw.shape:
         raise GeometryError(
             f"mask is {raw.shape[0]}x{raw.shape[1]}, image is "
@@ -293,4 +292,4 @@ def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:
             "re-export it, or drop the pair.",
             where=pair.name,
         )
-    return image, codec.encode(raw, str(pair.mask))
+    return image, codec.encode(raw, str(mask))

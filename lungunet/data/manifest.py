@@ -36,6 +36,18 @@ class Pair:
         """The file stem: what tables and messages call this pair."""
         return self.image.stem
 
+    def require_mask(self) -> Path:
+        """Return the mask, where there must be one.
+
+        Raises
+        ------
+        DataError
+            When there is only an image.
+        """
+        if self.mask is None:
+            raise DataError("no mask to compare with.", where=self.image)
+        return self.mask
+
 
 def find_images(folder: str | Path) -> list[Path]:
     """List the image files of a folder (not of its subfolders), sorted by name.
@@ -203,7 +215,7 @@ def list_named(path: str | Path) -> list[Path]:
         When the list cannot be read, or a line has no image or more than two columns.
     """
     path = Path(path)
-    found = []
+    images = []
     for number, fields in _read_fields(path):
         if len(fields) > 2 or not fields[0]:
             raise DataError(
@@ -211,8 +223,8 @@ def list_named(path: str | Path) -> list[Path]:
                 f"'{fields[0]}'. Write an image, or image, one tab, mask.",
                 where=f"{path}, line {number}",
             )
-        found.append(_locate(fields[0], path.parent) or path.parent / fields[0])
-    return found
+        images.append(_locate(fields[0], path.parent) or path.parent / fields[0])
+    return images
 
 
 def read_manifest(path: str | Path) -> list[Pair]:

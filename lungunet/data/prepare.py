@@ -1,17 +1,247 @@
-"""Write pairs anew, smaller and with class indices as labels, for programs that expect that."""
+"""From two folders of slices and masks to a data folder: three lists, split.json, folds.
 
-from collections.abc import Sequence
+Looks at every file before anything is written, and writes slices anew where that is asked for.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
-from lungunet.data.ct import write_image, write_mask
+from lungunet._version import __version__
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.contract import resize_classes
+from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
-from lungunet.data.manifest import Pair
-from lungunet.errors import ConfigError
+from lungunet.data.files import write_text
+from lungunet.data.manifest import Pair, find_pairs, render_manifest
+from lungunet.data.split import (
+    SPLITS,
+    Split,
+    SplitConfig,
+    SplitRecord,
+    count_pairs,
+    fold_pairs,
+    number_patients,
+    read_groups,
+    render_split,
+    split_pairs,
+)
+from lungunet.data.twins import find_twins, fingerprint_pairs, guard_groups
+from lungunet.errors import (
+    ConfigError,
+    DataError,
+    LabelError,
+    SplitError,
+    listed,
+    refuse_existing,
+    refuse_inputs,
+)
 from lungunet.progress import Progress, silent
+
+
+def write_data_folder(
+    images: str | Path,
+    masks: str | Path,
+    folder: str | Path,
+    *,
+    config: SplitConfig = SplitConfig(),  # noqa: B008 - frozen
+    codec: LabelCodec = LUNG_CODEC,
+    size: int | None = None,
+    raw: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> SplitRecord:
+    """Pair slices with masks and write train.txt, val.txt, test.txt and split.json.
+
+    Every file is read once, so that a wrong one is named now and not in the middle of training, and
+    nothing is written before all are found right.
+
+    Parameters
+    ----------
+    images, masks : folders of slices and of masks, paired by stem
+    folder : where the lists go
+    config : how to split. With folds, ``folder/fold-1`` and so on become data folders of their own,
+        with the same test list: what :func:`cross_validate` trains on
+    codec : of the masks
+    size : writes slices and masks anew into ``folder``, their longer side so many px, as
+        :func:`prepare_pairs` does, and lists these. None lists the files where they are
+    raw : with a size: keep raw mask values instead of class indices
+    overwrite : replace what is there. Writing what is there already needs no permission, unless
+        slices are written
+
+    Returns
+    -------
+    SplitRecord
+        What split.json says now, and the share of lung.
+
+    Raises
+    ------
+    ConfigError
+        When a setting is out of range, or output would replace files.
+    DataError
+        One error that lists every file that is unpaired, unreadable, mis-sized or coded otherwise.
+    SplitError
+        When pairs cannot fill the lists, or a group is not known.
+    """
+    folder = Path(folder)
+    if raw and size is None:
+        raise ConfigError("nothing is written anew. Give a size too.", where="raw")
+    pairs = find_pairs(images, masks)
+    if size is not None:
+        made = [folder / "images", folder / "masks"]
+        refuse_inputs(made, [Path(images), Path(masks)])
+        refuse_existing([*(folder / f"{name}.txt" for name in SPLITS), *made], overwrite)
+    groups = _find_groups(pairs, config, progress)
+    split = partial(split_pairs, val=config.val, test=config.test, seed=config.seed, groups=groups)
+    lists = split(pairs)
+    survey = survey_pairs(pairs, codec=codec, progress=progress)
+    if size is not None:
+        # An odd name would be refused when all is written.
+        render_manifest(folder, [Pair(folder / f"{pair.name}.tif") for pair in pairs])
+        pairs, codec = prepare_pairs(
+            pairs, folder, codec=codec, size=size, raw=raw, progress=progress
+        )
+        lists = split(pairs)
+        survey = survey_pairs(pairs, codec=codec, progress=progress)
+    settings = asdict(config)
+    folds = settings.pop("folds")
+    record = SplitRecord(
+        **settings,
+        **asdict(survey),
+        patients=number_patients(groups),
+        labels=codec.to_dict(),
+        prepared_size=size,
+        version=__version__,
+    )
+    files = render_split(folder, lists, record)
+    if folds:
+        files |= _render_folds(folder, lists, record, folds=folds, groups=groups)
+    stale = _stale_folds(folder, files)
+    if size is None:
+        changed = [path for path, text in files.items() if _differs(path, text)]
+        refuse_existing([*changed, *stale], overwrite)
+    for path in stale:
+        path.unlink()
+    for path, text in files.items():
+        write_text(path, text)
+    return replace(record, counts=count_pairs(lists))
+
+
+def _find_groups(
+    pairs: Sequence[Pair], config: SplitConfig, progress: Progress
+) -> dict[str, str] | None:
+    groups = None if config.group is None else read_groups(pairs, config.group)
+    if not config.guard:
+        return groups
+    twins = find_twins(fingerprint_pairs(pairs, progress=progress))
+    return guard_groups(pairs, twins, groups=groups)
+
+
+def _render_folds(
+    folder: Path,
+    lists: Split,
+    record: SplitRecord,
+    *,
+    folds: int,
+    groups: Mapping[str, str] | None,
+) -> dict[Path, str]:
+    rest = [*lists.train, *lists.val]
+    files: dict[Path, str] = {}
+    parts = fold_pairs(rest, folds=folds, seed=record.seed or 0, groups=groups)
+    for number, part in enumerate(parts, start=1):
+        # Each fold is a data folder of its own; what was held out for test stays held out.
+        whole = Split(part.train, part.val, lists.test)
+        files |= render_split(folder / f"fold-{number}", whole, replace(record, fold=number))
+    return files
+
+
+def _stale_folds(folder: Path, files: Mapping[Path, str]) -> list[Path]:
+    """List what an earlier split left in fold folders: beside new lists it would leak."""
+    names = (*(f"{name}.txt" for name in SPLITS), "split.json")
+    old = [fold / name for fold in folder.glob("fold-[0-9]*") for name in names]
+    return [path for path in old if path.exists() and path not in files]
+
+
+def _differs(path: Path, text: str) -> bool:
+    return path.exists() and path.read_bytes() != text.encode()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the files of a set of pairs hold.
+
+    Parameters
+    ----------
+    dtypes : dtype of the slices -> how many
+    sizes : "512x512" -> how many
+    empty_masks : number of slices whose mask holds no lung
+    lung_share : mean share of lung pixels per slice, in [0, 1]
+    """
+
+    dtypes: dict[str, int]
+    sizes: dict[str, int]
+    empty_masks: int
+    lung_share: float
+
+
+def survey_pairs(
+    pairs: Sequence[Pair], *, codec: LabelCodec, progress: Progress = silent
+) -> Survey:
+    """Read every pair once.
+
+    Raises
+    ------
+    SplitError
+        When there are no pairs.
+    DataError
+        One error that lists every file that is unreadable, mis-sized, or coded otherwise.
+    """
+    if not pairs:
+        raise SplitError("no pairs to read. Check the folders.")
+    dtypes: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    problems: list[str] = []
+    coded = False
+    empty, share = 0, 0.0
+    for pair in progress(pairs, desc="read", total=len(pairs)):
+        try:
+            image, classes = read_pair(pair, codec)
+        except DataError as err:
+            problems.append(str(err))
+            coded |= isinstance(err, LabelError) and not _is_coloured(pair)
+            continue
+        dtypes[image.dtype.name] += 1
+        sizes[f"{image.shape[0]}x{image.shape[1]}"] += 1
+        lung = float((classes > 0).mean())
+        empty += lung == 0
+        share += lung
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
+            + (
+                "\nIf all masks are coded so, say it: --labels 0,1, or --label-threshold 128 for "
+                "smeared ones. If slices and masks are swapped, swap them."
+                if coded
+                else ""
+            )
+        )
+    return Survey(
+        dict(sorted(dtypes.items())), dict(sorted(sizes.items())), empty, share / len(pairs)
+    )
+
+
+def _is_coloured(pair: Pair) -> bool:
+    """Whether a mask has colours, which no coding of one channel explains."""
+    try:
+        read_mask(pair.require_mask())
+    except LabelError:
+        return True
+    return False
 
 
 def prepare_pairs(
@@ -27,7 +257,8 @@ def prepare_pairs(
 
     Parameters
     ----------
-    size : the longer side becomes this many px; proportions, and the dtype of slices, are kept
+    size : the longer side becomes this many px; proportions, and the dtype of slices, are kept.
+        Slices are averaged where they shrink, labels go to the class that covers most of a pixel
     raw : keep raw mask values (0/255) instead of class indices (0/1)
 
     Returns
@@ -50,9 +281,8 @@ def prepare_pairs(
         image, classes = read_pair(pair, codec)
         new = Pair(folder / "images" / f"{pair.name}.tif", folder / "masks" / f"{pair.name}.png")
         write_image(new.image, _resize(image, size))
-        labels = _resize_labels(classes, size)
-        assert new.mask is not None
-        write_mask(new.mask, codec.decode(labels) if raw else labels)
+        labels = resize_classes(classes, *_shape(classes, size))
+        write_mask(new.require_mask(), codec.decode(labels) if raw else labels)
         written.append(new)
     kept = {value: index for index, value in codec.raw_values.items()}
     plain = {index: index for index in range(codec.n_classes)}
@@ -74,11 +304,3 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
     values = image.astype(np.float64) if image.dtype == np.int32 else image
     resized = cv2.resize(values, (width, height), interpolation=method)
     return np.asarray(np.rint(resized).astype(np.int32) if image.dtype == np.int32 else resized)
-
-
-def _resize_labels(classes: np.ndarray, size: int) -> np.ndarray:
-    height, width = _shape(classes, size)
-    # EXACT: the plain nearest of OpenCV is shifted by half a pixel.
-    return np.asarray(
-        cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
-    )

@@ -4,18 +4,17 @@ Owns the three lists and split.json beside them; reads no image.
 """
 
 import csv
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
-from lungunet.data.files import write_text
+from lungunet.data.files import json_text, read_json, write_text
 from lungunet.data.manifest import Pair, list_named, read_manifest, render_manifest
 from lungunet.errors import ConfigError, DataError, SplitError, listed
 
@@ -30,6 +29,91 @@ class Split:
     train: list[Pair]
     val: list[Pair]
     test: list[Pair]
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How pairs are split.
+
+    Parameters
+    ----------
+    val, test : share of the pairs, in [0, 1); 0 leaves that list empty
+    seed : another seed, another split
+    group : which pairs are of one patient, as :func:`read_groups` takes it; None: each is its own
+    guard : keep slices that look like neighbours of one patient in one list, patients named or not
+    folds : split train and val also into so many folds, for :func:`cross_validate`; 0 for none
+    """
+
+    val: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+    group: str | None = None
+    guard: bool = False
+    folds: int = 0
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """What split.json says of the three lists beside it; None where it does not say.
+
+    Parameters
+    ----------
+    val, test, seed, group, guard : as in :class:`SplitConfig`
+    patients : stem to number of the patient, where patients were named; numbers, so that no name
+        is kept
+    labels : how masks are coded, as :meth:`LabelCodec.to_dict` gives it
+    dtypes : dtype of the slices to how many
+    sizes : "512x512" to how many
+    empty_masks : how many masks hold no lung
+    lung_share : mean share of lung pixels per slice, in [0, 1]; not in the file, known where the
+        lists were just made
+    counts : name of a list to how many pairs it holds
+    prepared_size : longer side in px, where the slices were written anew
+    fold : number of the fold, from 1, in a fold folder
+    version : of lungunet
+    """
+
+    val: float | None = None
+    test: float | None = None
+    seed: int | None = None
+    group: str | None = None
+    guard: bool | None = None
+    patients: Mapping[str, int] | None = None
+    labels: Mapping[str, Any] | None = None
+    dtypes: Mapping[str, int] | None = None
+    sizes: Mapping[str, int] | None = None
+    empty_masks: int | None = None
+    lung_share: float | None = None
+    counts: Mapping[str, int] | None = None
+    prepared_size: int | None = None
+    fold: int | None = None
+    version: str | None = None
+
+    @property
+    def codec(self) -> LabelCodec | None:
+        """The codec of the masks; None where there is none.
+
+        Raises
+        ------
+        ConfigError
+            When it is damaged.
+        """
+        return None if self.labels is None else LabelCodec.from_dict(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what split.json holds; :meth:`from_dict` reads it."""
+        stored = asdict(self)
+        del stored["lung_share"]
+        for name in ("counts", "prepared_size", "fold"):  # a null would say nothing
+            if stored[name] is None:
+                del stored[name]
+        return stored
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "SplitRecord":
+        """Rebuild a record from :meth:`to_dict`; what else stands there is left out."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in names})
 
 
 def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
@@ -64,9 +148,9 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
                 "'^(patient-[0-9]+)', or the path of a .csv file.",
                 where=f"group '{rule}'",
             ) from err
-        found = {pair.name: pattern.search(pair.name) for pair in pairs}
+        matches = {pair.name: pattern.search(pair.name) for pair in pairs}
         groups = {
-            name: match and match.group(min(1, pattern.groups)) for name, match in found.items()
+            name: match and match.group(min(1, pattern.groups)) for name, match in matches.items()
         }
     missing = sorted(name for name, patient in groups.items() if not patient)
     if missing:
@@ -237,24 +321,32 @@ def _shuffled(patients: Mapping[str, Any], seed: int) -> list[str]:
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
-def render_split(folder: str | Path, split: Split, facts: Mapping[str, Any]) -> dict[Path, str]:
-    """Return what :func:`write_split` would write: path -> text.
-
-    Parameters
-    ----------
-    facts : what split.json records beside the counts: seed, ratios, dtypes, label codec
-    """
+def render_split(
+    folder: str | Path, split: Split, facts: SplitRecord | Mapping[str, Any]
+) -> dict[Path, str]:
+    """Return what :func:`write_split` would write: path -> text."""
     folder = Path(folder)
-    counts = {name: len(getattr(split, name)) for name in SPLITS}
-    record = json.dumps({**facts, "counts": counts}, indent=2, sort_keys=True) + "\n"
+    stored = facts.to_dict() if isinstance(facts, SplitRecord) else facts
+    counts = count_pairs(split)
     manifests = {
         folder / f"{name}.txt": render_manifest(folder, getattr(split, name)) for name in SPLITS
     }
+    record = json_text({**stored, "counts": counts}, sort_keys=True)
     return {**manifests, folder / "split.json": record}
 
 
-def write_split(folder: str | Path, split: Split, facts: Mapping[str, Any]) -> None:
-    """Write train.txt, val.txt, test.txt and split.json, each atomically."""
+def count_pairs(split: Split) -> dict[str, int]:
+    """Return how many pairs each list holds."""
+    return {name: len(getattr(split, name)) for name in SPLITS}
+
+
+def write_split(folder: str | Path, split: Split, facts: SplitRecord | Mapping[str, Any]) -> None:
+    """Write train.txt, val.txt, test.txt and split.json, each atomically.
+
+    Parameters
+    ----------
+    facts : what split.json records beside the counts, such as the seed and the label codec
+    """
     for path, text in render_split(folder, split, facts).items():
         write_text(path, text)
 
@@ -348,22 +440,19 @@ def choose_codec(data: str | Path, labels: str = "auto", threshold: int = -1) ->
     labels : auto, or as :meth:`LabelCodec.parse` reads it
     threshold : raw values from here on are lung; -1 is off
     """
-    stored = read_split_facts(data).get("labels")
+    record = read_split_record(data)
     if labels == "auto" and threshold < 0:
-        return LUNG_CODEC if stored is None else _stored_codec(Path(data) / "split.json", stored)
+        try:
+            return record.codec or LUNG_CODEC
+        except ConfigError as err:
+            path = Path(data) / "split.json"
+            raise DataError(f"{err} Or run 'lungunet split' again.", where=path) from err
     text = "0,255" if labels == "auto" else labels
     return LabelCodec.parse(text, threshold=threshold if threshold >= 0 else None)
 
 
-def _stored_codec(path: Path, stored: Any) -> LabelCodec:
-    try:
-        return LabelCodec.from_dict(stored)
-    except ConfigError as err:
-        raise DataError(f"{err} Or run 'lungunet split' again.", where=path) from err
-
-
-def read_split_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what split.json records, or an empty dict where there is none.
+def read_split_record(folder: str | Path) -> SplitRecord:
+    """Return what the split.json of a data folder records: nothing where there is none.
 
     Raises
     ------
@@ -372,21 +461,15 @@ def read_split_facts(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "split.json"
     if not path.exists():
-        return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
-    except (ValueError, RecursionError) as err:
-        raise DataError(f"damaged ({err}). Run 'lungunet split' again.", where=path) from err
-    if not isinstance(facts, dict):
-        raise DataError("not a JSON object. Run 'lungunet split' again.", where=path)
-    if not isinstance(facts.get("patients"), dict | None):
-        raise DataError("patients is no JSON object. Run 'lungunet split' again.", where=path)
-    return facts
+        return SplitRecord()
+    fix = "Run 'lungunet split' again."
+    stored = read_json(path, fix=fix)
+    if not isinstance(stored.get("patients"), dict | None):
+        raise DataError(f"patients is no JSON object. {fix}", where=path)
+    return SplitRecord.from_dict(stored)
 
 
-def read_patients(folder: str | Path) -> dict[str, int] | None:
+def read_patients(folder: str | Path) -> Mapping[str, int] | None:
     """Return the number of the patient of each slice, as split.json records it.
 
     What :func:`evaluate` takes as ``patients``, so that its intervals know which slices belong
@@ -394,7 +477,7 @@ def read_patients(folder: str | Path) -> dict[str, int] | None:
 
     Returns
     -------
-    dict of stem to number, or None
+    stem to number, or None
         None where the split was made without groups.
 
     Raises
@@ -402,4 +485,4 @@ def read_patients(folder: str | Path) -> dict[str, int] | None:
     DataError
         When split.json is damaged.
     """
-    return read_split_facts(folder).get("patients")
+    return read_split_record(folder).patients

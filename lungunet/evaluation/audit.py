@@ -24,7 +24,7 @@ from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import write_text
 from lungunet.data.manifest import Pair, read_manifest
-from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_split_facts
+from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
 from lungunet.errors import SplitError
 from lungunet.evaluation.audit_pictures import draw_case
@@ -300,7 +300,7 @@ def _suspect(look: _Look) -> Suspect:
 
 def _groups(data: Path, facts: Sequence[PairFacts], twins: Sequence[Twins]) -> dict[str, str]:
     pairs = [fact.pair for fact in facts]
-    patients = read_split_facts(data).get("patients") or {}
+    patients = read_patients(data) or {}
     known = all(pair.name in patients for pair in pairs)
     named = {pair.name: str(patients[pair.name]) for pair in pairs} if known else None
     return guard_groups(pairs, twins, groups=named)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lungunet.data.split import read_split_facts
+from lungunet.data.split import read_patients
 from lungunet.errors import DataError
 from lungunet.evaluation.evaluate import evaluate
 from lungunet.evaluation.scorecard import ScoreCard
@@ -92,7 +92,7 @@ def cross_validate(
             Predictor(segmenter),
             val.pairs,
             codec=train.codec,
-            patients=read_split_facts(fold).get("patients"),
+            patients=read_patients(fold),
             baselines=baselines,
             progress=progress,
         )

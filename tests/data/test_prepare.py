@@ -3,7 +3,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+import lungunet
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.manifest import Pair
 from lungunet.data.prepare import prepare_pairs
@@ -98,8 +100,8 @@ class TestLabels:
             assert codec.names == ("background", "lung")
             assert np.array_equal(codec.encode(labels), mask[::2, ::2] // 255)
 
-    @pytest.mark.parametrize("size", [99, 50, 20, 12])  # an odd side: no centre lies on an edge
-    def test_are_the_pixel_under_the_centre_and_not_a_mix(self, tmp_path, size):
+    @pytest.mark.parametrize("size", [99, 50])  # an odd side: no centre lies on an edge
+    def test_grown_are_the_pixel_under_the_centre_and_not_a_mix(self, tmp_path, size):
         rng = np.random.default_rng(0)
         mask = rng.choice(np.array([0, 3, 4, 5], np.uint8), (33, 33))
         pair = write_pair(tmp_path, np.zeros((33, 33), np.int16), mask)
@@ -107,6 +109,27 @@ class TestLabels:
         nearest = ((np.arange(size) + 0.5) * 33 / size).astype(int)
         assert np.array_equal(read_mask(new.mask), MERGED.encode(mask)[np.ix_(nearest, nearest)])
         assert codec == LabelCodec({0: 0, 1: 1, 2: 2}, names=MERGED.names)
+
+    @pytest.mark.parametrize("size", [11, 3])
+    def test_shrunk_are_what_covers_most_of_a_pixel_and_not_a_mix(self, tmp_path, size):
+        rng = np.random.default_rng(0)
+        mask = rng.choice(np.array([0, 3, 4, 5], np.uint8), (33, 33))
+        pair = write_pair(tmp_path, np.zeros((33, 33), np.int16), mask)
+        (new,), _ = prepare_pairs([pair], tmp_path / "d", codec=MERGED, size=size)
+        classes, n = MERGED.encode(mask), 33 // size
+        most = np.zeros((size, size), np.uint8)
+        for row, column in np.ndindex(size, size):
+            block = classes[n * row : n * (row + 1), n * column : n * (column + 1)]
+            most[row, column] = np.bincount(block.ravel()).argmax()
+        assert np.array_equal(read_mask(new.mask), most)
+
+    @pytest.mark.parametrize("size", [32, 40, 96])
+    def test_are_those_that_a_model_is_trained_on(self, tmp_path, size):
+        made = lungunet.phantom_slice(2, 0.5, size=96)
+        pair = write_pair(tmp_path, made.image, made.mask)
+        (new,), codec = prepare_pairs([pair], tmp_path / "d", codec=LUNG_CODEC, size=size)
+        fitted = InputContract(size).fit_mask(LUNG_CODEC.encode(made.mask))
+        assert np.array_equal(codec.encode(read_mask(new.mask)), fitted)
 
     def test_merged_values_become_the_declared_one(self, tmp_path):
         mask = np.array([[0, 3], [4, 5]], np.uint8)

@@ -10,10 +10,11 @@ from lungunet.data.manifest import Pair
 from lungunet.data.split import (
     SPLITS,
     Split,
+    SplitRecord,
     fold_pairs,
     read_groups,
     read_split,
-    read_split_facts,
+    read_split_record,
     render_split,
     split_pairs,
     write_split,
@@ -277,8 +278,11 @@ class TestFiles:
         again = read_split(tmp_path / "data")
         for name in SPLITS:
             assert names(getattr(again, name)) == names(getattr(split, name))
-        facts = read_split_facts(tmp_path / "data")
-        assert facts == {**self.FACTS, "counts": {"train": 14, "val": 2, "test": 4}}
+        counts = {"train": 14, "val": 2, "test": 4}
+        stored = json.loads((tmp_path / "data" / "split.json").read_text())
+        assert stored == {**self.FACTS, "counts": counts}
+        known = SplitRecord(seed=4, labels="0,255", counts=counts)
+        assert read_split_record(tmp_path / "data") == known
 
     def test_twice_is_the_same_bytes(self, tmp_path, on_disk):
         for _ in range(2):
@@ -338,13 +342,13 @@ class TestFiles:
         )
 
     def test_facts(self, tmp_path):
-        assert read_split_facts(tmp_path) == {}
+        assert read_split_record(tmp_path) == SplitRecord()
         (tmp_path / "split.json").write_text("{")
         with pytest.raises(DataError, match=r"split\.json: damaged \(.*\)\. Run 'lungunet split'"):
-            read_split_facts(tmp_path)
+            read_split_record(tmp_path)
         (tmp_path / "split.json").write_bytes(b"\xff")
         with pytest.raises(DataError, match=r"split\.json: damaged"):
-            read_split_facts(tmp_path)
+            read_split_record(tmp_path)
         (tmp_path / "split.json").write_text(json.dumps([1]))
         with pytest.raises(DataError, match=r"split\.json: not a JSON object\. Run"):
-            read_split_facts(tmp_path)
+            read_split_record(tmp_path)

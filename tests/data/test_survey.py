@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import tifffile
@@ -5,7 +7,8 @@ from PIL import Image
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.manifest import Pair
-from lungunet.data.survey import survey_pairs
+from lungunet.data.prepare import survey_pairs
+from lungunet.data.split import SplitRecord
 from lungunet.errors import DataError
 
 
@@ -34,9 +37,10 @@ class TestSurvey:
         survey = survey_pairs(pairs, codec=LUNG_CODEC)
         assert survey.dtypes == {"float32": 1, "int16": 4}
         assert survey.sizes == {"10x20": 4, "20x10": 1}
-        assert survey.empty == 2
+        assert survey.empty_masks == 2
         assert survey.lung_share == pytest.approx((0.25 + 0.75 + 0.005) / 5)
-        assert survey.to_dict() == {
+        recorded = SplitRecord(**asdict(survey)).to_dict()
+        assert {name: value for name, value in recorded.items() if value is not None} == {
             "dtypes": {"float32": 1, "int16": 4},
             "sizes": {"10x20": 4, "20x10": 1},
             "empty_masks": 2,

@@ -21,7 +21,7 @@ from lungunet import LabelCodec, LungUNetError, Pair, RunConfig, build_unet, loa
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header
 from lungunet.data.manifest import list_named
-from lungunet.data.split import choose_codec, read_split_facts
+from lungunet.data.split import SplitRecord, choose_codec, read_split_record
 from lungunet.data.window import parse_window
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -160,7 +160,7 @@ class TestLists:
         )
         (tmp_path / "split.json").write_bytes(content)
         with refused:
-            assert isinstance(read_split_facts(tmp_path), dict)
+            assert isinstance(read_split_record(tmp_path), SplitRecord)
         with refused:
             assert choose_codec(tmp_path).n_classes >= 2
 
