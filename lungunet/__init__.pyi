@@ -20,6 +20,7 @@ from lungunet.data.manifest import find_pairs as find_pairs
 from lungunet.data.manifest import read_manifest as read_manifest
 from lungunet.data.manifest import write_manifest as write_manifest
 from lungunet.data.overlay import draw_overlay as draw_overlay
+from lungunet.data.overlay import tile_pictures as tile_pictures
 from lungunet.data.prepare import prepare_pairs as prepare_pairs
 from lungunet.data.prepare import write_data_folder as write_data_folder
 from lungunet.data.split import Split as Split
@@ -56,8 +57,10 @@ from lungunet.evaluation.file_checks import Finding as Finding
 from lungunet.evaluation.masks import MaskFolder as MaskFolder
 from lungunet.evaluation.report import write_report as write_report
 from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
+from lungunet.inference.measure import MeasuredFile as MeasuredFile
 from lungunet.inference.measure import Measurement as Measurement
 from lungunet.inference.measure import VolumeMeasurement as VolumeMeasurement
+from lungunet.inference.measure import measure_files as measure_files
 from lungunet.inference.measure import measure_slice as measure_slice
 from lungunet.inference.measure import measure_volume as measure_volume
 from lungunet.inference.measure import write_measurements as write_measurements
@@ -97,8 +100,12 @@ from lungunet.training.tracking import EpochResult as EpochResult
 from lungunet.training.tracking import Measured as Measured
 from lungunet.training.trainer import Trainer as Trainer
 from lungunet.volumes.formats import find_volumes as find_volumes
+from lungunet.volumes.formats import is_volume_source as is_volume_source
 from lungunet.volumes.montage import draw_montage as draw_montage
+from lungunet.volumes.slicing import SliceConfig as SliceConfig
+from lungunet.volumes.slicing import SlicedScan as SlicedScan
 from lungunet.volumes.slicing import find_volume_pairs as find_volume_pairs
+from lungunet.volumes.slicing import slice_files as slice_files
 from lungunet.volumes.slicing import slice_volume as slice_volume
 from lungunet.volumes.volume import Volume as Volume
 from lungunet.volumes.volume import put_on_grid as put_on_grid

@@ -71,7 +71,7 @@ def _lay_out(data: Path, predicted: Path, path: Path) -> Path:
     from lungunet.data.ct import read_mask, write_picture
     from lungunet.data.dataset import read_pair
     from lungunet.data.manifest import read_manifest
-    from lungunet.data.overlay import draw_overlay, tile
+    from lungunet.data.overlay import draw_overlay, tile_pictures
     from lungunet.data.window import LUNG_WINDOW
 
     pictures = []
@@ -79,5 +79,5 @@ def _lay_out(data: Path, predicted: Path, path: Path) -> Path:
         image, truth = read_pair(pair, LUNG_CODEC)
         pred = LUNG_CODEC.encode(read_mask(predicted / f"{pair.name}.png"))
         pictures.append(draw_overlay(LUNG_WINDOW.to_grey(image), truth=truth, pred=pred))
-    write_picture(path, tile(pictures, columns=6, side=256))
+    write_picture(path, tile_pictures(pictures, columns=6, side=256))
     return path

@@ -1,22 +1,13 @@
 """``lungunet slices``: slices to train on, from scans and their masks."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, Series, refuse_existing
-from lungunet.errors import ConfigError, DataError, counted
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from lungunet.data.codec import LabelCodec
-    from lungunet.data.manifest import Pair
-    from lungunet.volumes.volume import Volume
+from lungunet.cli.options import Json, LabelThreshold, Overwrite, Series, parse_labels
+from lungunet.errors import DataError, counted
 
 
 def slices(
@@ -61,70 +52,25 @@ def slices(
     Examples: `lungunet slices scans masks sliced --every 5` |
     `lungunet split sliced/images sliced/masks data --group sliced/groups.csv`
     """
-    from lungunet.data.codec import LabelCodec
-    from lungunet.data.manifest import write_manifest
-    from lungunet.volumes.slicing import (
-        check_settings,
-        find_volume_pairs,
-        write_groups,
-        write_slices,
-    )
+    from lungunet import SliceConfig, slice_files
 
-    codec = LabelCodec.parse(labels, threshold=label_threshold if label_threshold >= 0 else None)
-    check_settings(codec, every=every, max_empty=max_empty)
-    pairs = find_volume_pairs(scans, masks)
-    patients = _patients(list(pairs), group)
-    manifest, groups_file = folder / "pairs.txt", folder / "groups.csv"
-    old = [file for file in folder.glob("*/*_z-[0-9]*") if file.parent.name in ("images", "masks")]
-    old += [path for path in (manifest, groups_file) if path.exists()]
-    refuse_existing(old, overwrite)
-    written: list[Pair] = []
-    groups: dict[str, str] = {}
+    results = slice_files(
+        scans,
+        masks,
+        folder,
+        config=SliceConfig(parse_labels(labels, label_threshold), every, max_empty),
+        group=group,
+        series=series,
+        overwrite=overwrite,
+        progress=console.progress_bar,
+    )
     failed: list[str] = []
-    rows = []
-    for name, pair in console.progress_bar(pairs.items(), desc="slices", total=len(pairs)):
-        try:
-            scan, classes, indices = _choose(
-                pair, name, codec, series=series, every=every, max_empty=max_empty
-            )
-            while indices and old:  # beside new slices they would be trained on
-                old.pop().unlink()
-            new = write_slices(scan, classes, indices, folder, codec=codec)
-        except (DataError, ConfigError) as err:
-            failed.append(str(err))
-            console.warn(f"lungunet: skipped {err}")
-            continue
-        written += new
-        groups |= {file.name: patients[name] for file in new}
-        rows.append((name, len(new)))
-    if written:
-        write_manifest(manifest, written)
-        write_groups(groups_file, groups)
+    cut = list(console.going_on(results, failed))
+    rows = [(scan.name, len(scan.pairs)) for scan in cut if scan.error is None]
     _report(folder, rows, failed, as_json)
     if failed:
-        raise DataError(
-            f"{len(failed)} of {counted(len(pairs), 'scan')} skipped. Mend or remove them."
-        )
-
-
-def _patients(names: list[str], rule: str | None) -> dict[str, str]:
-    from lungunet.data.manifest import Pair
-    from lungunet.data.split import read_groups
-
-    if rule is None:
-        return {name: name for name in names}
-    return read_groups([Pair(Path(f"{name}.nii")) for name in names], rule)
-
-
-def _choose(
-    pair: "Pair", name: str, codec: "LabelCodec", *, series: str | None, **how: Any
-) -> "tuple[Volume, np.ndarray, Sequence[int]]":
-    from lungunet.volumes.slicing import choose_slices
-    from lungunet.volumes.volume import read_volume
-
-    assert pair.mask is not None
-    scan = replace(read_volume(pair.image, series=series), name=name)
-    return scan, *choose_slices(scan, read_volume(pair.mask), codec=codec, **how)
+        total = counted(len(cut), "scan")
+        raise DataError(f"{len(failed)} of {total} skipped. Mend or remove them.")
 
 
 def _report(folder: Path, rows: list[tuple[str, int]], failed: list[str], as_json: bool) -> None:

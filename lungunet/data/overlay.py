@@ -35,7 +35,9 @@ def draw_overlay(
     return rgb
 
 
-def tile(pictures: Sequence[np.ndarray], *, columns: int = 4, side: int = 320) -> np.ndarray:
+def tile_pictures(
+    pictures: Sequence[np.ndarray], *, columns: int = 4, side: int = 320
+) -> np.ndarray:
     """Lay pictures out on one sheet.
 
     Parameters

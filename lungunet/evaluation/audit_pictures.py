@@ -7,7 +7,7 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.dataset import read_pair
 from lungunet.data.hu import restore_hu
 from lungunet.data.manifest import Pair
-from lungunet.data.overlay import draw_overlay, tile
+from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.inference.doubt import LabelView
 
@@ -38,7 +38,7 @@ def draw_case(
         other = cv2.resize(rule, size, interpolation=cv2.INTER_NEAREST)
     else:
         other = np.unpackbits(seen, count=image.size).reshape(image.shape)
-    panels = tile(
+    panels = tile_pictures(
         [
             draw_overlay(grey),
             draw_overlay(grey, truth=classes),

@@ -10,7 +10,7 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
-from lungunet.data.overlay import draw_overlay, tile
+from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.errors import DataError, GeometryError, SplitError
 from lungunet.evaluation.cases import CaseScore, score_case
 from lungunet.evaluation.scorecard import ScoreCard
@@ -159,4 +159,4 @@ def save_pictures(
         grey = predictor.to_grey(image)
         picture = draw_overlay(grey, truth=truth, pred=prediction.classes)
         # Small enough that a page with all of them can be mailed.
-        write_picture(folder / f"{title}.png", tile([picture], side=_PICTURE_PX))
+        write_picture(folder / f"{title}.png", tile_pictures([picture], side=_PICTURE_PX))

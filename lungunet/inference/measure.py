@@ -1,21 +1,34 @@
 """Numbers from a mask: area, volume, and the HU within; one row per slice, scan or lung.
 
-Pure functions of arrays, and the CSV file of their rows.
+Pure functions of arrays, and the job that measures files into a CSV table.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.files import write_text
-from lungunet.errors import DataError, GeometryError
-from lungunet.inference.sides import LEFT, RIGHT
+from lungunet.data.codec import LabelCodec
+from lungunet.data.ct import read_image, read_mask
+from lungunet.data.files import plain, write_csv
+from lungunet.data.manifest import Pair, find_pairs
+from lungunet.errors import (
+    ConfigError,
+    DataError,
+    GeometryError,
+    LabelError,
+    refuse_existing,
+    refuse_inputs,
+)
+from lungunet.inference.sides import LEFT, RIGHT, split_sides
+from lungunet.progress import Progress, silent
+from lungunet.volumes.formats import is_volume_source
+from lungunet.volumes.slicing import find_volume_pairs
+from lungunet.volumes.volume import put_on_grid, read_volume, require_hu
 
 Region = Literal["lungs", "left lung", "right lung"]
 
@@ -60,10 +73,8 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; None for what is undefined."""
-        return {
-            column: None if isinstance(value, float) and math.isnan(value) else value
-            for column, value in asdict(self).items()
-        }
+        stored: dict[str, Any] = plain(asdict(self))
+        return stored
 
 
 COLUMNS = tuple(field.name for field in fields(Measurement))
@@ -135,11 +146,11 @@ def measure_slice(
     Examples
     --------
     >>> hu = np.array([[-1000, -900, -800, 40]], np.int16)
-    >>> found = measure_slice(hu, hu < -700, spacing_mm=(0.5, 2.0))
-    >>> found.area_px, found.area_mm2, found.mean_hu, found.hu_p05
+    >>> lung = measure_slice(hu, hu < -700, spacing_mm=(0.5, 2.0))
+    >>> lung.area_px, lung.area_mm2, lung.mean_hu, lung.hu_p05
     (3, 3.0, -900.0, -990.0)
     """
-    _check(image, mask, name, spacing_mm, ndim=2)
+    _require_measurable(image, mask, name, spacing_mm, ndim=2)
     inside = mask > 0
     y, x = spacing_mm or (math.nan, math.nan)
     area_px = int(inside.sum())
@@ -196,7 +207,7 @@ def measure_volume(
     >>> measure_volume(hu, hu < 0, spacing_mm=(5.0, 1.0, 1.0)).lungs.volume_ml
     30.0
     """
-    _check(hu, mask, name, spacing_mm, ndim=3)
+    _require_measurable(hu, mask, name, spacing_mm, ndim=3)
     plane_mm = None if spacing_mm is None else spacing_mm[1:]
     z = math.nan if spacing_mm is None else spacing_mm[0]
     slices = [
@@ -230,11 +241,175 @@ def measure_volume(
 
 def write_measurements(path: str | Path, rows: Iterable[Measurement]) -> None:
     """Write one line per row as CSV, atomically: full precision, empty where undefined."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.to_dict() for row in rows)
-    write_text(path, text.getvalue())
+    write_csv(path, (asdict(row) for row in rows), COLUMNS)
+
+
+@dataclass(frozen=True)
+class MeasuredFile:
+    """What was measured in one slice or scan.
+
+    Parameters
+    ----------
+    name : of the image file or the scan
+    codec : how masks are read
+    rows : of the table, a scan's as :attr:`VolumeMeasurement.rows` has them
+    error : why it could not be measured; None where it could
+    """
+
+    name: str
+    codec: LabelCodec
+    rows: tuple[Measurement, ...] = ()
+    error: DataError | ConfigError | None = None
+
+
+def measure_files(
+    images: str | Path,
+    masks: str | Path,
+    out: str | Path | None = None,
+    *,
+    codec: LabelCodec | None = None,
+    spacing_mm: tuple[float, float] | None = None,
+    sides: bool = False,
+    series: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Iterator[MeasuredFile]:
+    """Measure slices or scans with their masks, and write one table of all rows.
+
+    Nothing happens before the first result is asked for. The table is written when the loop ends,
+    however it does, where there is a row for it.
+
+    Parameters
+    ----------
+    images : a slice, a scan, or a folder of either
+    masks : its mask, or a folder of them, paired by name
+    out : CSV file, as :func:`write_measurements` writes it; None writes none
+    codec : of the masks: lung alone, or 1 in the left lung and 2 in the right one. None takes the
+        one of 0,255 and 0,1 and 0,1,2 that most masks fit
+    spacing_mm : (y, x) of slices; None leaves mm2 undefined. Scans know theirs
+    sides : measure each lung by itself too, told apart by shape where masks do not
+    series : which one where a folder of DICOM holds several
+
+    Yields
+    ------
+    MeasuredFile
+        One per pair; one that cannot be used has its error, and the others go on.
+
+    Raises
+    ------
+    ConfigError
+        When the codec has more than three classes, or output would replace files.
+    DataError
+        When files do not pair up.
+    """
+    if codec is not None and codec.n_classes > 3:
+        raise ConfigError(
+            f"{codec.n_classes} classes. Name lung alone, as in 0,255, or the "
+            "left and the right lung, as in 0,1,2.",
+            where=f"labels '{codec}'",
+        )
+    volumes = is_volume_source(images)
+    pairs = _pair_files(Path(images), Path(masks), volumes)
+    if out is not None:
+        read = [file for pair in pairs.values() for file in (pair.image, pair.require_mask())]
+        refuse_inputs([Path(out)], read)
+        refuse_existing([Path(out)], overwrite)
+    codec = codec or _guess_codec(pairs.values(), volumes, progress)
+    tell_sides = partial(_tell_sides, codec=codec, by_shape=sides)
+    rows: list[Measurement] = []
+    try:
+        for name, pair in progress(pairs.items(), desc="measure", total=len(pairs)):
+            try:
+                if volumes:
+                    new = _measure_scan(name, pair, codec, tell_sides, series)
+                else:
+                    new = _measure_image(pair, codec, tell_sides, spacing_mm)
+            except (DataError, ConfigError) as err:
+                yield MeasuredFile(name, codec, error=err)
+                continue
+            rows += new
+            yield MeasuredFile(name, codec, tuple(new))
+    finally:
+        if rows and out is not None:
+            write_measurements(out, rows)
+
+
+_TellSides = Callable[[np.ndarray, tuple[float, ...] | None], np.ndarray | None]
+
+
+def _tell_sides(
+    classes: np.ndarray,
+    spacing_mm: tuple[float, ...] | None,
+    *,
+    codec: LabelCodec,
+    by_shape: bool,
+) -> np.ndarray | None:
+    """Return the mask with the lungs told apart, by itself or by shape; None if neither."""
+    if codec.n_classes == 3:
+        return classes
+    return split_sides(classes, spacing_mm=spacing_mm) if by_shape else None
+
+
+def _pair_files(images: Path, masks: Path, volumes: bool) -> dict[str, Pair]:
+    if volumes:
+        return find_volume_pairs(images, masks)
+    if images.is_dir() or masks.is_dir():
+        return {pair.name: pair for pair in find_pairs(images, masks)}
+    return {images.stem: Pair(images, masks)}
+
+
+def _guess_codec(pairs: Collection[Pair], volumes: bool, progress: Progress) -> LabelCodec:
+    """Return the one of three codecs that most masks fit: no mask by itself decides."""
+    codecs = [LabelCodec.parse(labels) for labels in ("0,255", "0,1", "0,1,2")]
+    fitting = [0, 0, 0]
+    for pair in progress(pairs, desc="labels", total=len(pairs)):
+        mask = pair.require_mask()
+        try:
+            raw = read_volume(mask).array if volumes else read_mask(mask)
+        except (DataError, ConfigError):
+            continue  # said where it is measured
+        for place, codec in enumerate(codecs):
+            fitting[place] += _fits(raw, codec)
+    return codecs[fitting.index(max(fitting))]  # of equal ones the first
+
+
+def _fits(raw: np.ndarray, codec: LabelCodec) -> bool:
+    try:
+        codec.encode(raw)
+    except LabelError:
+        return False
+    return True
+
+
+def _measure_image(
+    pair: Pair, codec: LabelCodec, tell_sides: _TellSides, spacing_mm: tuple[float, float] | None
+) -> list[Measurement]:
+    mask = pair.require_mask()
+    image, classes = read_image(pair.image), codec.encode(read_mask(mask), str(mask))
+    measured = partial(measure_slice, image, name=pair.name, spacing_mm=spacing_mm)
+    rows = [measured(classes)]
+    sides = tell_sides(classes, spacing_mm)
+    if sides is not None:
+        rows.append(measured(sides == LEFT, region="left lung"))
+        rows.append(measured(sides == RIGHT, region="right lung"))
+    return rows
+
+
+def _measure_scan(
+    name: str, pair: Pair, codec: LabelCodec, tell_sides: _TellSides, series: str | None
+) -> list[Measurement]:
+    scan = read_volume(pair.image, series=series)
+    require_hu(scan)
+    mask = pair.require_mask()
+    classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
+    sides = tell_sides(classes, scan.spacing_mm)
+    return measure_volume(
+        scan.array,
+        classes if sides is None else sides,
+        name=name,
+        spacing_mm=scan.spacing_mm,
+        sides=sides is not None,
+    ).rows
 
 
 def _measure_hu(values: np.ndarray) -> dict[str, Any]:
@@ -251,7 +426,7 @@ def _measure_hu(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _check(
+def _require_measurable(
     image: np.ndarray,
     mask: np.ndarray,
     name: str,

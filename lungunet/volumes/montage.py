@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from lungunet.data.overlay import draw_overlay, tile
+from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.volumes.volume import Volume
 
@@ -38,7 +38,7 @@ def draw_montage(volume: Volume, classes: np.ndarray, *, lines: Sequence[str] = 
         middle = classes.shape[2] // 2
         panels.append(_panel(volume, classes, 2, _fullest(classes[..., :middle], 2)))
         panels.append(_panel(volume, classes, 2, middle + _fullest(classes[..., middle:], 2)))
-    sheet = tile(panels, columns=3, side=_SIDE)
+    sheet = tile_pictures(panels, columns=3, side=_SIDE)
     head = np.zeros((_LINE * len(lines), sheet.shape[1], 3), np.uint8)
     for number, line in enumerate(lines):
         _write(head, line, (6, 15 + number * _LINE))

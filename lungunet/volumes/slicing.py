@@ -1,21 +1,71 @@
 """Slices to train on, cut from scans and their masks."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_image, write_mask
-from lungunet.data.files import write_text
-from lungunet.data.manifest import Pair, pair_by_name
-from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.data.files import write_csv
+from lungunet.data.manifest import Pair, pair_by_name, write_manifest
+from lungunet.data.split import read_groups
+from lungunet.errors import ConfigError, DataError, counted, listed, refuse_existing
+from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes, unique_names
-from lungunet.volumes.volume import Volume, put_on_grid, require_hu
+from lungunet.volumes.volume import Volume, put_on_grid, read_volume, require_hu
 
 _INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class SliceConfig:
+    """Which slices of a scan are cut.
+
+    Parameters
+    ----------
+    codec : of the masks' values; 0 and 1 where nothing is said
+    every : takes one slice of so many
+    max_empty : in [0, 1]; at most this share of what is written is without lung, spread evenly.
+        0 leaves them all out, 1 keeps them all
+
+    Raises
+    ------
+    ConfigError
+        When a number is out of range, or the codec cannot write a class back.
+    """
+
+    codec: LabelCodec = LabelCodec({0: 0, 1: 1})  # noqa: RUF009 - frozen
+    every: int = 1
+    max_empty: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be done with any scan."""
+        if self.every < 1:
+            raise ConfigError(
+                "must be at least 1. 1 takes all slices.", where=f"every={self.every}"
+            )
+        if not 0 <= self.max_empty <= 1:
+            raise ConfigError(f"max_empty={self.max_empty:g}: a share is in [0, 1]. 0.1 is usual.")
+        # Says which labels share a class.
+        self.codec.for_prediction.decode(np.empty((0, 0), np.uint8))
+
+
+@dataclass(frozen=True)
+class SlicedScan:
+    """What was cut from one scan.
+
+    Parameters
+    ----------
+    name : of the scan
+    pairs : the new files; none where it holds no lung or could not be used
+    error : why it could not be used; None where it could
+    """
+
+    name: str
+    pairs: tuple[Pair, ...] = ()
+    error: DataError | ConfigError | None = None
 
 
 def find_volume_pairs(scans: str | Path, masks: str | Path) -> dict[str, Pair]:
@@ -91,57 +141,110 @@ def slice_volume(
     ConfigError
         When a number is out of range, or the codec cannot write a class back.
     """
-    check_settings(codec, every=every, max_empty=max_empty)
-    classes, indices = choose_slices(scan, mask, codec=codec, every=every, max_empty=max_empty)
-    return write_slices(scan, classes, indices, folder, codec=codec)
+    config = SliceConfig(codec, every, max_empty)
+    classes, indices = _choose_slices(scan, mask, config)
+    return _write_slices(scan, classes, indices, folder, config)
 
 
-def check_settings(codec: LabelCodec, *, every: int, max_empty: float) -> None:
-    """Refuse what :func:`slice_volume` could not do with any scan.
+def slice_files(
+    scans: str | Path,
+    masks: str | Path,
+    folder: str | Path,
+    *,
+    config: SliceConfig = SliceConfig(),
+    group: str | None = None,
+    series: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Iterator[SlicedScan]:
+    """Cut slices from many scans, as :func:`slice_volume` does from one.
+
+    Beside them ``folder/pairs.txt`` lists the pairs, and ``folder/groups.csv`` says which slices
+    are of one patient, for :func:`read_groups`. Both are written when the loop ends, however it
+    does. Nothing happens before the first scan is asked for.
+
+    Parameters
+    ----------
+    scans, masks : as for :func:`find_volume_pairs`
+    config : which slices
+    group : which scans are of one patient, a rule for their names as :func:`read_groups` takes it;
+        None: each scan is a patient
+    series : which one where a folder of DICOM holds several
+    overwrite : replace slices of an earlier call. They go when the first new one comes, for beside
+        new ones they would be trained on
+
+    Yields
+    ------
+    SlicedScan
+        One per scan; one that cannot be used has its error, and the others go on.
 
     Raises
     ------
+    DataError
+        When a folder holds no volume, or scans and masks do not pair up.
     ConfigError
-        When a number is out of range, or the codec cannot write a class back.
+        When output would replace files.
+    SplitError
+        When a scan has no patient.
     """
-    if every < 1:
-        raise ConfigError("must be at least 1. 1 takes all slices.", where=f"every={every}")
-    if not 0 <= max_empty <= 1:
-        raise ConfigError(f"max_empty={max_empty:g}: a share is in [0, 1]. 0.1 is usual.")
-    codec.for_prediction.decode(np.empty((0, 0), np.uint8))  # says which labels share a class
+    folder = Path(folder)
+    pairs = find_volume_pairs(scans, masks)
+    patients = _find_patients(list(pairs), group)
+    manifest, groups_file = folder / "pairs.txt", folder / "groups.csv"
+    old = [file for file in folder.glob("*/*_z-[0-9]*") if file.parent.name in ("images", "masks")]
+    old += [path for path in (manifest, groups_file) if path.exists()]
+    refuse_existing(old, overwrite)
+    written: list[Pair] = []
+    groups: dict[str, str] = {}
+    try:
+        for name, pair in progress(pairs.items(), desc="slices", total=len(pairs)):
+            try:
+                scan = replace(read_volume(pair.image, series=series), name=name)
+                mask = read_volume(pair.require_mask())
+                classes, indices = _choose_slices(scan, mask, config)
+                while indices and old:
+                    old.pop().unlink()
+                new = _write_slices(scan, classes, indices, folder, config)
+            except (DataError, ConfigError) as err:
+                yield SlicedScan(name, error=err)
+                continue
+            written += new
+            groups |= {file.name: patients[name] for file in new}
+            yield SlicedScan(name, tuple(new))
+    finally:
+        if written:
+            write_manifest(manifest, written)
+            write_groups(groups_file, groups)
 
 
-def choose_slices(
-    scan: Volume, mask: Volume, *, codec: LabelCodec, every: int, max_empty: float
+def _find_patients(names: list[str], rule: str | None) -> dict[str, str]:
+    if rule is None:
+        return {name: name for name in names}
+    return read_groups([Pair(Path(f"{name}.nii")) for name in names], rule)
+
+
+def _choose_slices(
+    scan: Volume, mask: Volume, config: SliceConfig
 ) -> tuple[np.ndarray, Sequence[int]]:
-    """Return what :func:`slice_volume` writes, before it writes: it raises the same.
-
-    Returns
-    -------
-    classes : (D, H, W) uint8, on the scan's grid
-    indices : the slices to write, in order
-    """
+    """Return classes on the scan's grid, (D, H, W) uint8, and which slices to write, in order."""
     require_hu(scan)
-    classes = codec.encode(put_on_grid(mask, scan), str(mask.path))
-    return classes, _choose(classes, every=every, max_empty=max_empty)
+    classes = config.codec.encode(put_on_grid(mask, scan), str(mask.path))
+    return classes, _choose(classes, every=config.every, max_empty=config.max_empty)
 
 
-def write_slices(
+def _write_slices(
     scan: Volume,
     classes: np.ndarray,
     indices: Sequence[int],
     folder: str | Path,
-    *,
-    codec: LabelCodec,
+    config: SliceConfig,
 ) -> list[Pair]:
-    """Write what :func:`choose_slices` chose, as :func:`slice_volume` says."""
     written = []
     for index in indices:
         name = f"{scan.name}_z-{index:04d}"
         pair = Pair(Path(folder, "images", f"{name}.tif"), Path(folder, "masks", f"{name}.png"))
         write_image(pair.image, _as_int16(scan.array[index]))
-        assert pair.mask is not None
-        write_mask(pair.mask, codec.for_prediction.decode(classes[index]))
+        write_mask(pair.require_mask(), config.codec.for_prediction.decode(classes[index]))
         written.append(pair)
     return written
 
@@ -153,11 +256,8 @@ def write_groups(path: str | Path, groups: Mapping[str, str]) -> None:
     ----------
     groups : file stem to patient
     """
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("name", "patient"))
-    table.writerows(sorted(groups.items()))
-    write_text(path, text.getvalue())
+    rows = ({"name": name, "patient": patient} for name, patient in sorted(groups.items()))
+    write_csv(path, rows, ("name", "patient"))
 
 
 def _choose(classes: np.ndarray, *, every: int, max_empty: float) -> Sequence[int]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, draw_overlay, tile
+from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, draw_overlay, tile_pictures
 
 GREY = np.random.default_rng(0).integers(0, 60, (40, 50), np.uint8)
 
@@ -83,7 +83,7 @@ class TestTile:
     )
     def test_sheet(self, n, columns, shape):
         pictures = [np.full((16, 16, 3), 10 * (i + 1), np.uint8) for i in range(n)]
-        sheet = tile(pictures, columns=columns, side=32)
+        sheet = tile_pictures(pictures, columns=columns, side=32)
         assert sheet.shape == (*shape, 3)
         columns = min(columns, n)
         for i in range(n):
@@ -93,7 +93,7 @@ class TestTile:
 
     @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (8, 16), (1, 1000), (1000, 1)])
     def test_proportions_are_kept(self, shape):
-        sheet = tile([np.full((*shape, 3), 200, np.uint8)], side=32)
+        sheet = tile_pictures([np.full((*shape, 3), 200, np.uint8)], side=32)
         rows, columns = ((sheet.max(-1) > 0).sum(axis).max() for axis in (0, 1))
         longer = max(shape)
         assert (rows, columns) == tuple(max(1, round(side * 32 / longer)) for side in shape)
