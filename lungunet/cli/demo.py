@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console, evaluate, pairs, predict, train
-from lungunet.cli.options import Overwrite
+from lungunet.cli.options import Overwrite, refuse_existing
 
 _PATIENTS, _SLICES, _SIZE_PX = 24, 5, 256
 _TRAIN_PX, _EPOCHS = 128, 18
@@ -47,8 +47,7 @@ def demo(
 
 
 def _make_phantoms(out: Path, overwrite: bool) -> None:
-    from lungunet.cli.options import refuse_existing
-    from lungunet.phantom.phantom import write_phantoms
+    from lungunet import write_phantoms
 
     console.say(
         f"$ python -c \"import lungunet; lungunet.write_phantoms('{out.as_posix()}', "
@@ -67,12 +66,16 @@ def _announce(*words: object) -> None:
 
 def _lay_out(data: Path, predicted: Path, path: Path) -> Path:
     """Draw truth and prediction of every test slice on one sheet."""
-    from lungunet.data.codec import LUNG_CODEC
-    from lungunet.data.ct import read_mask, write_picture
-    from lungunet.data.dataset import read_pair
-    from lungunet.data.manifest import read_manifest
-    from lungunet.data.overlay import draw_overlay, tile_pictures
-    from lungunet.data.window import LUNG_WINDOW
+    from lungunet import (
+        LUNG_CODEC,
+        LUNG_WINDOW,
+        draw_overlay,
+        read_manifest,
+        read_mask,
+        read_pair,
+        tile_pictures,
+        write_picture,
+    )
 
     pictures = []
     for pair in read_manifest(data / "test.txt"):

@@ -19,10 +19,10 @@ def encoders(
 
     Example: `lungunet encoders "resnet*"`
     """
-    from lungunet.models.encoders import list_encoders
+    from lungunet import list_encoders
 
-    found = list_encoders(pattern)
-    if not found:
+    matching = list_encoders(pattern)
+    if not matching:
         raise ConfigError(
             "no name matches. Try '*net*' or 'tu-*net*'.", where=f"encoders '{pattern}'"
         )
@@ -30,13 +30,13 @@ def encoders(
         console.say_json(
             [
                 {"name": e.name, "parameters": e.parameters, "weights": list(e.weights)}
-                for e in found
+                for e in matching
             ]
         )
         return
     rows = [
         (e.name, f"{e.parameters / 1e6:.1f} M" if e.parameters else "-", ", ".join(e.weights))
-        for e in found
+        for e in matching
     ]
     width = max(len(row[0]) for row in rows)
     console.say(f"{'encoder':<{width}}  parameters  weights")

@@ -28,15 +28,12 @@ def export(
     Examples: `lungunet export runs/001 --out lung.onnx` |
     `lungunet predict lung.onnx slices/ --out masks`
     """
-    from lungunet.data.ct import read_image
-    from lungunet.data.manifest import list_images
-    from lungunet.models.onnx import export_onnx
+    from lungunet import export_onnx
 
     refuse_existing([out], overwrite)
-    slices = None if check is None else map(read_image, list_images(check))
-    parity = export_onnx(model, out, slices=slices)
+    parity = export_onnx(model, out, slices=check)
     console.say(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; compared with torch on "
-        f"{parity.slices} {'phantoms' if slices is None else 'slices'}: {parity.differing_px} of "
+        f"{parity.slices} {'phantoms' if check is None else 'slices'}: {parity.differing_px} of "
         f"{parity.pixels} pixels differ, probabilities by {parity.furthest:.1g} at most"
     )

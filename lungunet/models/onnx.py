@@ -19,7 +19,9 @@ from torch import nn
 
 from lungunet._version import __version__
 from lungunet.data.contract import InputContract
+from lungunet.data.ct import read_image
 from lungunet.data.files import replacing
+from lungunet.data.manifest import list_images
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
 from lungunet.models.folder import SavedModel, encode_weights, load_model
@@ -50,7 +52,7 @@ def export_onnx(
     model: str | Path | SavedModel,
     path: str | Path,
     *,
-    slices: Iterable[np.ndarray] | None = None,
+    slices: Iterable[np.ndarray] | str | Path | None = None,
 ) -> Parity:
     """Write a model as one ONNX file that takes CT values and gives masks, and check it.
 
@@ -66,8 +68,9 @@ def export_onnx(
     ----------
     model : a run folder, a model folder, or what :func:`load_model` returned
     path : ends with .onnx; replaced where it exists
-    slices : to compare on, (H, W) each and as the model expects them; None takes phantoms that are
-        larger than the model's size, of its size, and smaller
+    slices : to compare on, (H, W) each and as the model expects them, or the file, folder, glob or
+        list (.txt) that they are read from; None takes phantoms that are larger than the model's
+        size, of its size, and smaller
 
     Returns
     -------
@@ -97,6 +100,8 @@ def export_onnx(
     content = _encode(network, saved)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+        if isinstance(slices, str | Path):
+            slices = map(read_image, list_images(slices))
         compared = _phantoms(saved.contract) if slices is None else slices
         return _compare(network, open_onnx(temporary), compared, path)
 

@@ -1,7 +1,7 @@
 """A seeded synthetic chest CT with exact truth, for the demo, the docs and the tests.
 
-``chest`` draws the patients; here its map of tissues becomes Hounsfield units with a scanner's
-noise, and a mask. It must not know how anyone trains on the slices.
+``anatomy`` makes the patients; here a map of their tissues is drawn, and becomes Hounsfield units
+with a scanner's noise, and a mask. It must not know how anyone trains on the slices.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,9 @@ import numpy as np
 
 from lungunet.data.ct import write_image, write_mask
 from lungunet.errors import ConfigError
-from lungunet.phantom.chest import Patient, Tissue, draw_chest, make_patient
+from lungunet.phantom import organs, wall
+from lungunet.phantom.anatomy import Patient, make_patient
+from lungunet.phantom.chart import Chart, Tissue
 from lungunet.progress import Progress, silent
 
 _FINER = 2  # cells of the map per pixel, so that edges and thin vessels fill pixels in part
@@ -95,7 +97,7 @@ def phantom_slice(patient_number: int, z: float, *, size: int = 256, seed: int =
     >>> middle.image.dtype, middle.mask.shape, np.unique(middle.mask)
     (dtype('int16'), (64, 64), array([  0, 255], dtype=uint8))
     """
-    _check(patient_number, z, size=size, seed=seed)
+    _require_in_range(patient_number, z, size=size, seed=seed)
     patient, scan = _make(seed, patient_number)
     tissue = draw_chest(patient, z, cells=_FINER * size)
     rng = np.random.default_rng([seed, patient_number, round(z * 2**32)])
@@ -152,13 +154,46 @@ def write_phantoms(
     return images, masks
 
 
+def draw_chest(patient: Patient, z: float, *, cells: int) -> np.ndarray:
+    """Draw the slice at height ``z``, back to front: what is drawn later covers what was there.
+
+    Parameters
+    ----------
+    z : height in [0, 1]
+    cells : side of the map
+
+    Returns
+    -------
+    (cells, cells) uint8
+        Values of ``Tissue``.
+
+    Examples
+    --------
+    >>> patient = make_patient(np.random.default_rng(0))
+    >>> bool((draw_chest(patient, 0.5, cells=64) == Tissue.LUNG).any())
+    True
+    """
+    chart = Chart(patient, z, cells)
+    wall.draw_table(chart)
+    wall.draw_wall(chart)
+    organs.draw_lungs(chart)
+    organs.draw_mediastinum(chart)
+    organs.draw_belly(chart)
+    wall.draw_spine(chart)
+    organs.round_lungs(chart)
+    organs.draw_effusion(chart)
+    organs.draw_lung_inside(chart)
+    organs.draw_airways(chart)
+    return chart.tissue
+
+
 def _height(first: float, index: int) -> float:
     """Spread any number of slices evenly by the golden ratio, then draw them to the middle."""
     off_middle = 2 * ((first + index * _GOLDEN) % 1) - 1
     return float(0.5 + 0.5 * off_middle * abs(off_middle) ** 0.4)
 
 
-def _check(patient_number: int, z: float, *, size: int, seed: int) -> None:
+def _require_in_range(patient_number: int, z: float, *, size: int, seed: int) -> None:
     for name, value in (("patient_number", patient_number), ("seed", seed)):
         if value < 0:
             raise ConfigError(f"{name} is {value}. Pass 0 or more.", where="Phantom")

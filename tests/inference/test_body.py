@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lungunet.inference.body import find_airways, gas_level, look_into_body
-from lungunet.phantom.chest import Tissue, draw_chest, make_patient
-from lungunet.phantom.phantom import phantom_slice
+from lungunet.phantom.anatomy import make_patient
+from lungunet.phantom.chart import Tissue
+from lungunet.phantom.phantom import draw_chest, phantom_slice
 
 AIR, TISSUE, LUNG = -1000, 40, -850
 

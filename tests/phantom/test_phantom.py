@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lungunet.errors import ConfigError
-from lungunet.phantom.chest import Tissue, draw_chest, make_patient
-from lungunet.phantom.phantom import phantom_slice, phantom_slices, write_phantoms
+from lungunet.phantom.anatomy import make_patient
+from lungunet.phantom.chart import Tissue
+from lungunet.phantom.phantom import draw_chest, phantom_slice, phantom_slices, write_phantoms
 
 PATIENTS = range(6)
 
