@@ -3,10 +3,11 @@
 Functions that can last take ``progress=`` and wrap their loop in it; the default says nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Progress(Protocol):
@@ -26,3 +27,21 @@ class Progress(Protocol):
 def silent(iterable: Iterable[T], *, desc: str, total: int) -> Iterable[T]:
     """Show nothing: the default ``progress``."""
     return iterable
+
+
+def map_in_threads(
+    work: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    threads: int,
+    desc: str,
+    progress: Progress = silent,
+) -> list[R]:
+    """Return ``work(item)`` for each item, in order, computed in threads.
+
+    Threads: OpenCV and zlib let go of the interpreter, and nothing has to be pickled.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        return list(progress(pool.map(work, items), desc=desc, total=len(items)))

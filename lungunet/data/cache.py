@@ -149,15 +149,15 @@ class SliceCache:
     def _make_room(self, needed: int) -> int:
         """Return how many bytes to write before looking again, throwing out what must go."""
         self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it meanwhile
-        found = [
+        entries = [
             (status.st_mtime, status.st_size, path)
             for path in self.folder.iterdir()
             if _ENTRY.fullmatch(path.name) and (status := _stat(path))
         ]
-        held = sum(size for _, size, _ in found)
+        held = sum(size for _, size, _ in entries)
         limit = min(self.limit_bytes, (held + shutil.disk_usage(self.folder).free) // 2)
         if held + needed > limit:
-            for used, size, path in sorted(found):
+            for used, size, path in sorted(entries):
                 if used >= self._began or held + needed <= limit - limit // 10:
                     break
                 with suppress(OSError):  # thrown out by another process, or open on Windows
@@ -188,10 +188,10 @@ def _identity(pair: Pair) -> list[tuple[int, ...]] | None:
     The time of modification can be set back (``cp -p``, ``rsync -t``), that of change cannot. The
     inode tells a file that was moved into place where a move is no change.
     """
-    found = [_stat(path) for path in _files(pair)]
-    if None in found:
+    states = [_stat(path) for path in _files(pair)]
+    if None in states:
         return None
-    return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in found if s]
+    return [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in states if s]
 
 
 def _settled(identity: list[tuple[int, ...]], now: float) -> bool:

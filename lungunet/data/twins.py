@@ -5,7 +5,6 @@ Owns the fingerprint of a slice and what follows from two that agree. Knows no m
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +13,7 @@ import numpy as np
 from lungunet.data.ct import read_image
 from lungunet.data.hu import restore_hu
 from lungunet.data.manifest import Pair
-from lungunet.progress import Progress, silent
+from lungunet.progress import Progress, map_in_threads, silent
 
 TWIN = 0.82
 """Fingerprints that agree this well are taken for neighbours of one patient."""
@@ -113,9 +112,13 @@ def fingerprint_pairs(pairs: Sequence[Pair], *, progress: Progress = silent) -> 
     DataError
         When an image cannot be read.
     """
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        made = pool.map(lambda pair: fingerprint(read_image(pair.image)), pairs)
-        return list(progress(made, desc="compare", total=len(pairs)))
+    return map_in_threads(
+        lambda pair: fingerprint(read_image(pair.image)),
+        pairs,
+        threads=2,
+        desc="compare",
+        progress=progress,
+    )
 
 
 def guard_groups(
@@ -150,8 +153,8 @@ def guard_groups(
     for place, pair in enumerate(pairs):
         if groups is not None:
             join(first_of.setdefault(groups[pair.name], place), place)
-    for found in twins:
-        join(found.first, found.second)
+    for twin in twins:
+        join(twin.first, twin.second)
     members: dict[int, list[str]] = defaultdict(list)
     for place, pair in enumerate(pairs):
         members[root(place)].append(pair.name)

@@ -10,12 +10,11 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +37,7 @@ from lungunet.evaluation.file_checks import (
 from lungunet.evaluation.out_of_fold import predict_out_of_fold
 from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
 from lungunet.inference.doubt import Doubt, DoubtKind, LabelView, doubt_label
-from lungunet.progress import Progress, silent
-
-T = TypeVar("T")
-R = TypeVar("R")
+from lungunet.progress import Progress, map_in_threads, silent
 
 _SEVERITIES = ("error", "warning", "note")
 _ROWS = 5  # pairs on a sheet
@@ -181,8 +177,8 @@ def audit(
     pairs = _read_lists(Path(data))
     codec = codec or choose_codec(data)
     threads = workers or os.cpu_count() or 1
-    looks = _in_threads(
-        lambda item: _look(*item, codec), pairs, threads, progress=progress, desc="audit"
+    looks = map_in_threads(
+        lambda item: _look(*item, codec), pairs, threads=threads, progress=progress, desc="audit"
     )
     facts = [look.facts for look in looks]
     twins = twins_of(facts)
@@ -231,14 +227,6 @@ def _read_lists(folder: Path) -> list[tuple[Pair, str]]:
     if not pairs:
         raise SplitError("no pairs in any list. 'lungunet split' writes them.", where=folder)
     return pairs
-
-
-def _in_threads(
-    work: Callable[[T], R], items: Sequence[T], threads: int, *, progress: Progress, desc: str
-) -> list[R]:
-    # Threads: OpenCV and zlib let go of the interpreter, and nothing has to be pickled.
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        return list(progress(pool.map(work, items), desc=desc, total=len(items)))
 
 
 def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:

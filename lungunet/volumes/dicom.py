@@ -137,7 +137,7 @@ def _read_slice(path: Path) -> _Slice:
     if modality not in ("", "CT"):
         raise DataError(f"modality {modality}, HU come from CT. Leave it out.", where=path)
     numbers = [_numbers(header.tags.get(tag, "")) for tag in (_POSITION, _ORIENTATION, _SPACING)]
-    if [len(found) for found in numbers] != [3, 6, 2]:
+    if [len(values) for values in numbers] != [3, 6, 2]:
         raise GeometryError(
             "states no position, orientation or pixel spacing. Export it again with them.",
             where=path,
@@ -174,7 +174,7 @@ def _pick(slices: list[_Slice], where: Path, series: str | None) -> list[_Slice]
     for uid, members in by_series.items():
         if series in (uid, _short(uid)) or (series is None and len(by_series) == 1):
             return members
-    ordered = sorted(by_series.items(), key=lambda found: -len(found[1]))
+    ordered = sorted(by_series.items(), key=lambda item: -len(item[1]))
     rows = [
         f"{_short(uid)}: {len(members)} slices of {members[0].size[1]}x{members[0].size[0]}"
         for uid, members in ordered

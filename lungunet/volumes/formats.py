@@ -130,9 +130,9 @@ def is_volume_source(source: str | Path) -> bool:
         image = next((file for file in sorted(path.iterdir()) if _is_image(file)), None)
         volume = next(_deeper_files(path), None) if volume is None and image is None else volume
     elif glob.has_magic(str(source)) and not path.exists():
-        found = [Path(match) for match in _matches(source)]
-        volume = next((match for match in found if is_volume_source(match)), None)
-        image = next((match for match in found if _is_image(match)), None)
+        matches = [Path(match) for match in _matches(source)]
+        volume = next((match for match in matches if is_volume_source(match)), None)
+        image = next((match for match in matches if _is_image(match)), None)
     else:
         return _is_volume_file(path)
     if volume is not None and image is not None:

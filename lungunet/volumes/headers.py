@@ -126,11 +126,11 @@ def _check_orientation(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
     spacing = np.linalg.norm(rows[:, :3], axis=0)
     if not spacing.all():
         raise GeometryError("its sform has no extent. Export it again.", where=path)
-    stated = Grid(
+    sform = Grid(
         grid.size, tuple(spacing), tuple(rows[:, 3]), tuple((rows[:, :3] / spacing).ravel())
     )
-    if not stated.matches(grid, within=_ROUNDED):
-        apart = np.abs(stated.corners() - grid.corners()).max()
+    if not sform.matches(grid, within=_ROUNDED):
+        apart = np.abs(sform.corners() - grid.corners()).max()
         raise GeometryError(
             f"its sform and its qform put voxels up to {apart:.1f} mm apart. "
             "Keep the right one of the two, and export it again.",

@@ -121,8 +121,8 @@ def resample_nearest(array: np.ndarray, grid: Grid, onto: Grid, *, outside: int)
         resampler.SetOutputDirection(onto.direction)
         resampler.SetInterpolator(sitk.sitkNearestNeighbor)
         resampler.SetDefaultPixelValue(outside)
-        found = resampler.Execute(_image(array, grid))
-        return np.array(sitk.GetArrayViewFromImage(found))
+        moved = resampler.Execute(_image(array, grid))
+        return np.array(sitk.GetArrayViewFromImage(moved))
 
 
 def simpleitk() -> Any:

@@ -150,10 +150,10 @@ def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:
     here, there = mask.grid.turned, scan.grid.turned
     if here.matches(there):
         return mask.array
-    found = resample_nearest(mask.array, here, there, outside=_OUTSIDE)
-    beyond = found == _OUTSIDE
-    found[beyond] = 0
-    if beyond.all() or (mask.array.any() and not found.any()):
+    moved = resample_nearest(mask.array, here, there, outside=_OUTSIDE)
+    beyond = moved == _OUTSIDE
+    moved[beyond] = 0
+    if beyond.all() or (mask.array.any() and not moved.any()):
         raise GeometryError(
             f"lies elsewhere than {scan.path}. Check that the two belong together.", where=mask.path
         )
@@ -163,7 +163,7 @@ def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:
         LungUNetWarning,
         stacklevel=2,
     )
-    return found
+    return moved
 
 
 def _text(grid: Grid) -> str:

@@ -10,8 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import regionprops
 
-from lungunet import DataError, GeometryError, measure_slice, measure_volume
+from lungunet import (
+    ConfigError,
+    DataError,
+    GeometryError,
+    LabelCodec,
+    LabelError,
+    Volume,
+    measure_files,
+    measure_slice,
+    measure_volume,
+    write_image,
+    write_mask,
+    write_volume,
+)
 from lungunet.inference.measure import COLUMNS, Measurement, write_measurements
+from lungunet.volumes.grid import Grid
 
 HU_FIELDS = ("mean_hu", "hu_p05", "hu_p95", "emphysema_index")
 
@@ -217,3 +231,83 @@ def test_rows_cannot_be_changed() -> None:
     row: Measurement = measure_slice(*made((9, 8)))
     with pytest.raises(AttributeError):
         row.area_px = 3  # type: ignore[misc]
+
+
+class TestMeasureFiles:
+    @pytest.fixture
+    def slices(self, tmp_path: Path) -> tuple[Path, Path]:
+        """Three slices with their masks, 0 and 1."""
+        for number, name in enumerate("abc"):
+            hu, mask = made((6, 7), seed=number)
+            write_image(tmp_path / "images" / f"{name}.tif", hu)
+            write_mask(tmp_path / "masks" / f"{name}.png", mask.astype(np.uint8))
+        return tmp_path / "images", tmp_path / "masks"
+
+    def test_measures_each_and_writes_one_table(self, slices, tmp_path: Path) -> None:
+        seen = []
+
+        def progress(items, *, desc, total):
+            seen.append((desc, total))
+            return items
+
+        results = list(
+            measure_files(*slices, tmp_path / "m.csv", spacing_mm=(2.0, 0.5), progress=progress)
+        )
+        assert seen == [("labels", 3), ("measure", 3)]
+        assert [one.name for one in results] == ["a", "b", "c"]
+        assert {str(one.codec) for one in results} == {"0,1"}
+        for number, one in enumerate(results):
+            hu, mask = made((6, 7), seed=number)
+            expected = measure_slice(hu, mask, name=one.name, spacing_mm=(2.0, 0.5))
+            assert one.rows[0].to_dict() == expected.to_dict()
+        write_measurements(tmp_path / "same.csv", [row for one in results for row in one.rows])
+        assert (tmp_path / "m.csv").read_bytes() == (tmp_path / "same.csv").read_bytes()
+
+    def test_sides_are_those_that_the_mask_names(self, slices) -> None:
+        for path in slices[1].iterdir():
+            write_mask(path, np.eye(6, 7, dtype=np.uint8) + np.eye(6, 7, 1, dtype=np.uint8) * 2)
+        first = next(measure_files(*slices))
+        assert (str(first.codec), [row.region for row in first.rows]) == (
+            "0,1,2",
+            ["lungs", "left lung", "right lung"],
+        )
+        assert [row.area_px for row in first.rows] == [12, 6, 6]
+
+    def test_a_bad_pair_has_its_error_and_the_others_go_on(self, slices, tmp_path: Path) -> None:
+        write_mask(slices[1] / "b.png", np.full((6, 7), 9, np.uint8))
+        a, b, c = measure_files(*slices, tmp_path / "m.csv")
+        assert isinstance(b.error, LabelError)
+        assert (a.error, b.rows, c.error) == (None, (), None)
+        with (tmp_path / "m.csv").open(newline="") as file:
+            assert [row["name"] for row in csv.DictReader(file)] == ["a", "c"]
+
+    def test_finished_rows_are_not_lost_where_the_loop_ends_early(self, slices, tmp_path) -> None:
+        results = measure_files(*slices, tmp_path / "m.csv")
+        assert next(results).name == "a"
+        results.close()
+        with (tmp_path / "m.csv").open(newline="") as file:
+            assert [row["name"] for row in csv.DictReader(file)] == ["a"]
+
+    def test_without_a_path_nothing_is_written(self, slices, tmp_path: Path) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        assert len(list(measure_files(*slices))) == 3
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_scan(self, tmp_path: Path) -> None:
+        hu, mask = made((3, 6, 7))
+        like = Volume(hu, tmp_path / "x.nii", "x", Grid.axial(hu.shape, (2.5, 0.8, 0.7)))
+        write_volume(tmp_path / "scan" / "x.nii.gz", hu, like=like)
+        write_volume(tmp_path / "mask" / "x.nrrd", mask.astype(np.uint8), like=like)
+        (one,) = measure_files(tmp_path / "scan", tmp_path / "mask")
+        assert [row.slice for row in one.rows] == [None, 0, 1, 2]
+        assert one.rows[0].volume_ml == pytest.approx(mask.sum() * 2.5 * 0.8 * 0.7 / 1000)
+
+    def test_refusals(self, slices, tmp_path: Path) -> None:
+        (tmp_path / "m.csv").touch()
+        with pytest.raises(ConfigError, match="already there"):
+            next(measure_files(*slices, tmp_path / "m.csv"))
+        files = slices[0] / "a.tif", slices[1] / "a.png"
+        with pytest.raises(ConfigError, match="while it is read"):
+            next(measure_files(*files, files[1], overwrite=True))
+        with pytest.raises(ConfigError, match=r"^labels '0,1,2,3': 4 classes\. Name lung alone"):
+            next(measure_files(*slices, codec=LabelCodec.parse("0,1,2,3")))

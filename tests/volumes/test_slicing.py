@@ -5,11 +5,17 @@ import pytest
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_image, read_mask
-from lungunet.data.manifest import Pair
+from lungunet.data.manifest import Pair, read_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, LungUNetWarning
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.slicing import find_volume_pairs, slice_volume, write_groups
+from lungunet.volumes.slicing import (
+    SliceConfig,
+    find_volume_pairs,
+    slice_files,
+    slice_volume,
+    write_groups,
+)
 from lungunet.volumes.volume import Volume, write_volume
 
 SHAPE, SPACING = (20, 16, 24), (2.5, 0.8, 0.7)
@@ -160,3 +166,64 @@ def test_groups_are_read_back(tmp_path):
     write_groups(tmp_path / "groups.csv", groups)
     pairs = [Pair(Path(f"images/{name}.tif")) for name in groups]
     assert read_groups(pairs, str(tmp_path / "groups.csv")) == groups
+
+
+class TestSliceFiles:
+    @pytest.fixture
+    def scans(self, tmp_path):
+        for name in ("a1", "a2", "b1"):
+            write_volume(tmp_path / "scans" / f"{name}.nii.gz", HU, like=volume(HU))
+            write_volume(tmp_path / "masks" / f"{name}.mha", LUNG, like=volume(LUNG))
+        return tmp_path / "scans", tmp_path / "masks"
+
+    def test_many_scans(self, scans, tmp_path):
+        seen = []
+
+        def progress(items, *, desc, total):
+            seen.append((desc, total))
+            return items
+
+        config = SliceConfig(every=5, max_empty=0)
+        results = list(
+            slice_files(*scans, tmp_path / "cut", config=config, group="(.)", progress=progress)
+        )
+        assert [(scan.name, numbers(scan.pairs)) for scan in results] == [
+            ("a1", [10, 15]),
+            ("a2", [10, 15]),
+            ("b1", [10, 15]),
+        ]
+        assert seen == [("slices", 3)]
+        pairs = read_manifest(tmp_path / "cut" / "pairs.txt")
+        assert pairs == [pair for scan in results for pair in scan.pairs]
+        groups = read_groups(pairs, str(tmp_path / "cut" / "groups.csv"))
+        assert groups == {pair.name: pair.name[0] for pair in pairs}
+
+    def test_a_bad_scan_has_its_error_and_the_others_go_on(self, scans, tmp_path):
+        (scans[0] / "a2.nii.gz").write_bytes(b"junk")
+        a1, a2, b1 = slice_files(*scans, tmp_path / "cut")
+        assert isinstance(a2.error, DataError)
+        assert str(a2.error).startswith(f"{scans[0] / 'a2.nii.gz'}: not a readable volume")
+        assert (a1.error, a2.pairs, b1.error) == (None, (), None)
+        assert len(read_manifest(tmp_path / "cut" / "pairs.txt")) == len(a1.pairs + b1.pairs)
+
+    def test_finished_scans_are_not_lost_where_the_loop_ends_early(self, scans, tmp_path):
+        for scan in slice_files(*scans, tmp_path / "cut"):
+            assert scan.name == "a1"
+            break
+        pairs = read_manifest(tmp_path / "cut" / "pairs.txt")
+        assert {pair.name.split("_")[0] for pair in pairs} == {"a1"}
+        assert len(read_groups(pairs, str(tmp_path / "cut" / "groups.csv"))) == len(pairs)
+
+    def test_what_is_there_is_refused_before_any_work(self, scans, tmp_path):
+        list(slice_files(*scans, tmp_path / "cut"))
+        before = sorted((tmp_path / "cut").rglob("*.*"))
+        with pytest.raises(ConfigError, match="already there"):
+            next(slice_files(*scans, tmp_path / "cut", config=SliceConfig(every=7)))
+        assert sorted((tmp_path / "cut").rglob("*.*")) == before
+        list(slice_files(*scans, tmp_path / "cut", config=SliceConfig(every=7), overwrite=True))
+        assert len(list((tmp_path / "cut" / "images").iterdir())) == 6
+
+    def test_settings_are_refused_when_they_are_made(self):
+        for wrong in ({"every": 0}, {"max_empty": 2}, {"codec": MERGED}):
+            with pytest.raises(ConfigError):
+                SliceConfig(**wrong)

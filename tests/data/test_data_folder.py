@@ -1,0 +1,147 @@
+"""From two folders to what training and cross-validation read, without the command line."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lungunet
+from lungunet import SplitConfig, SplitRecord, write_data_folder
+from lungunet.errors import ConfigError, DataError
+
+GROUPED = SplitConfig(0.25, 0.25, group=r"patient-\d+")
+
+
+def texts(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.suffix in (".txt", ".json"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+class TestRecord:
+    def test_says_what_split_json_says_and_the_share_of_lung(self, phantoms, tmp_path: Path):
+        record = write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        assert record.counts == {"train": 6, "val": 3, "test": 3}
+        assert (record.val, record.test, record.seed, record.guard) == (0.25, 0.25, 0, False)
+        assert (record.dtypes, record.sizes) == ({"int16": 12}, {"48x48": 12})
+        assert record.codec == lungunet.LUNG_CODEC
+        assert record.patients is not None
+        assert sorted(set(record.patients.values())) == [1, 2, 3, 4]
+        shares = [(lungunet.read_mask(mask) > 0).mean() for mask in phantoms[1].iterdir()]
+        assert record.lung_share == pytest.approx(np.mean(shares))
+        assert record.empty_masks == shares.count(0)
+        assert lungunet.read_split_record(tmp_path / "d") == replace(record, lung_share=None)
+
+    def test_round_trip(self, phantoms, tmp_path: Path):
+        record = write_data_folder(*phantoms, tmp_path / "d", config=GROUPED, size=32)
+        stored = json.loads((tmp_path / "d" / "split.json").read_text())
+        assert record.to_dict() == stored
+        assert SplitRecord.from_dict(stored).to_dict() == stored
+        assert stored["prepared_size"] == 32
+        assert stored["group"] == r"patient-\d+"
+        assert "fold" not in stored
+
+    def test_writes_the_same_bytes_as_a_dict(self, phantoms, tmp_path: Path):
+        record = write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        lists = lungunet.read_split(tmp_path / "d")
+        for name, facts in (("a", record), ("b", record.to_dict())):
+            lungunet.write_split(tmp_path / name, lists, facts)
+        assert texts(tmp_path / "a") == texts(tmp_path / "b") == texts(tmp_path / "d")
+
+    def test_of_a_folder_without_one(self, tmp_path: Path):
+        assert lungunet.read_split_record(tmp_path) == SplitRecord()
+        assert SplitRecord().codec is None
+
+
+class TestFolds:
+    def test_are_what_cross_validate_reads(self, phantoms, tmp_path: Path):
+        write_data_folder(*phantoms, tmp_path / "d", config=replace(GROUPED, folds=3))
+        config = lungunet.RunConfig(
+            data=str(tmp_path / "d"), epochs=1, size=32, batch_size=2, workers=0
+        )
+        results = list(lungunet.cross_validate(config, tmp_path / "runs"))
+        folds = [found for found in results if isinstance(found, lungunet.FoldResult)]
+        assert [fold.name for fold in folds] == ["fold-1", "fold-2", "fold-3"]
+        assert sum(len(fold.card.cases) for fold in folds) == 9
+        record = lungunet.read_split_record(tmp_path / "d" / "fold-2")
+        assert (record.fold, record.counts) == (2, {"train": 6, "val": 3, "test": 3})
+
+    def test_of_an_earlier_split_go(self, phantoms, tmp_path: Path):
+        write_data_folder(*phantoms, tmp_path / "d", config=replace(GROUPED, folds=3))
+        before = texts(tmp_path / "d")
+        with pytest.raises(ConfigError, match=r"fold-1.*already there"):
+            write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        assert texts(tmp_path / "d") == before
+        write_data_folder(*phantoms, tmp_path / "d", config=GROUPED, overwrite=True)
+        assert len(texts(tmp_path / "d")) == 4
+
+
+class TestWriting:
+    def test_again_is_the_same_and_needs_no_permission(self, phantoms, tmp_path: Path):
+        first = write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        before = texts(tmp_path / "d")
+        assert write_data_folder(*phantoms, tmp_path / "d", config=GROUPED) == first
+        assert texts(tmp_path / "d") == before
+        with pytest.raises(ConfigError, match="already there"):
+            write_data_folder(*phantoms, tmp_path / "d", config=replace(GROUPED, seed=9))
+        assert texts(tmp_path / "d") == before
+
+    def test_anew_and_smaller(self, phantoms, tmp_path: Path):
+        record = write_data_folder(*phantoms, tmp_path / "d", config=GROUPED, size=32)
+        assert record.sizes == {"32x32": 12}
+        assert record.codec == lungunet.LabelCodec({0: 0, 1: 1})
+        pairs = lungunet.read_split(tmp_path / "d").train
+        assert lungunet.read_image(pairs[0].image).shape == (32, 32)
+        with pytest.raises(ConfigError, match="already there"):
+            write_data_folder(*phantoms, tmp_path / "d", config=GROUPED, size=32)
+
+    def test_never_over_its_inputs(self, phantoms, tmp_path: Path):
+        for folder in phantoms:
+            shutil.copytree(folder, tmp_path / folder.name)
+        with pytest.raises(ConfigError, match="while it is read"):
+            write_data_folder(
+                tmp_path / "images", tmp_path / "masks", tmp_path, size=32, overwrite=True
+            )
+
+    def test_guard_joins_what_looks_alike(self, tmp_path: Path):
+        """Neighbours of one patient stay together, though nobody names patients."""
+        for number in range(6):
+            for height in (0.5, 0.502):
+                made = lungunet.phantom_slice(number, height, size=128)
+                name = f"{number}{'ab'[height > 0.5]}"
+                lungunet.write_image(tmp_path / "images" / f"{name}.tif", made.image)
+                lungunet.write_mask(tmp_path / "masks" / f"{name}.png", made.mask)
+        config = SplitConfig(0.34, 0.34, guard=True)
+        record = write_data_folder(
+            tmp_path / "images", tmp_path / "masks", tmp_path / "d", config=config
+        )
+        assert record.patients is not None
+        assert len(set(record.patients.values())) == 6
+        lists = lungunet.read_split(tmp_path / "d")
+        for pairs in (lists.train, lists.val, lists.test):
+            names = [pair.name for pair in pairs]
+            assert {name[0] + "a" for name in names} | {name[0] + "b" for name in names} == set(
+                names
+            )
+
+    def test_raw_values_of_files_that_stay_where_they_are(self, phantoms, tmp_path: Path):
+        with pytest.raises(ConfigError, match=r"^raw: nothing is written anew\. Give a size too\."):
+            write_data_folder(*phantoms, tmp_path / "d", raw=True)
+
+    def test_wrong_files_are_listed_and_nothing_is_written(self, phantoms, tmp_path: Path):
+        with pytest.raises(DataError, match="mask value 255"):
+            write_data_folder(*phantoms, tmp_path / "d", codec=lungunet.LabelCodec({0: 0, 1: 1}))
+        assert not (tmp_path / "d").exists()
+
+    def test_reports_progress(self, phantoms, tmp_path: Path):
+        seen = []
+
+        def progress(items, *, desc, total):
+            seen.append((desc, total))
+            return items
+
+        config = replace(GROUPED, guard=True)
+        write_data_folder(*phantoms, tmp_path / "d", config=config, size=32, progress=progress)
+        assert seen == [("compare", 12), ("read", 12), ("prepare", 12), ("read", 12)]
