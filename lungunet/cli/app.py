@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lungunet._version import __version__
+from lungunet import __version__
 from lungunet.cli import (
     audit,
     demo,

@@ -189,7 +189,9 @@ class InputContract:
     def fit_mask(self, classes: np.ndarray) -> np.ndarray:
         """Scale and pad class indices the way :meth:`fit` does the slice.
 
-        See :func:`resize_classes`.
+        Shrinking gives each pixel the class that covers most of it. Picking the nearest raw pixel
+        instead would move edges by up to half a raw pixel, always to the same side (on real masks
+        512 -> 256 -> 512: IoU 0.988 against 0.990).
 
         Parameters
         ----------
@@ -340,21 +342,7 @@ def _list(value: object) -> list[Any]:
 
 
 def resize_classes(classes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scale class indices.
-
-    Shrinking gives each pixel the class that covers most of it. Picking the nearest raw pixel
-    instead would move edges by up to half a raw pixel, always to the same side (on real masks
-    512 -> 256 -> 512: IoU 0.988 against 0.990). Growing takes the nearest one.
-
-    Parameters
-    ----------
-    classes : (H, W) uint8
-    height, width : px
-
-    Returns
-    -------
-    (height, width) uint8
-    """
+    """Scale class indices: what covers most of a pixel where they shrink, else the nearest."""
     if (height, width) == classes.shape:
         return classes
     if height < classes.shape[0] or width < classes.shape[1]:

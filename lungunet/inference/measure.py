@@ -4,7 +4,7 @@ Pure functions of arrays, and the job that measures files into a CSV table.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -315,15 +315,16 @@ def measure_files(
         refuse_inputs([Path(out)], read)
         refuse_existing([Path(out)], overwrite)
     codec = codec or _guess_codec(pairs.values(), volumes, progress)
-    tell_sides = partial(_tell_sides, codec=codec, by_shape=sides)
+    measured = (
+        partial(_measure_scan, series=series)
+        if volumes
+        else partial(_measure_image, spacing_mm=spacing_mm)
+    )
     rows: list[Measurement] = []
     try:
         for name, pair in progress(pairs.items(), desc="measure", total=len(pairs)):
             try:
-                if volumes:
-                    new = _measure_scan(name, pair, codec, tell_sides, series)
-                else:
-                    new = _measure_image(pair, codec, tell_sides, spacing_mm)
+                new = measured(name, pair, codec, sides=sides)
             except (DataError, ConfigError) as err:
                 yield MeasuredFile(name, codec, error=err)
                 continue
@@ -332,22 +333,6 @@ def measure_files(
     finally:
         if rows and out is not None:
             write_measurements(out, rows)
-
-
-_TellSides = Callable[[np.ndarray, tuple[float, ...] | None], np.ndarray | None]
-
-
-def _tell_sides(
-    classes: np.ndarray,
-    spacing_mm: tuple[float, ...] | None,
-    *,
-    codec: LabelCodec,
-    by_shape: bool,
-) -> np.ndarray | None:
-    """Return the mask with the lungs told apart, by itself or by shape; None if neither."""
-    if codec.n_classes == 3:
-        return classes
-    return split_sides(classes, spacing_mm=spacing_mm) if by_shape else None
 
 
 def _pair_files(images: Path, masks: Path, volumes: bool) -> dict[str, Pair]:
@@ -381,34 +366,42 @@ def _fits(raw: np.ndarray, codec: LabelCodec) -> bool:
     return True
 
 
+def _tell_sides(
+    classes: np.ndarray, codec: LabelCodec, sides: bool, spacing_mm: tuple[float, ...] | None
+) -> np.ndarray | None:
+    """Return the mask with the lungs told apart, by itself or by shape; None if neither."""
+    if codec.n_classes == 3:
+        return classes
+    return split_sides(classes, spacing_mm=spacing_mm) if sides else None
+
+
 def _measure_image(
-    pair: Pair, codec: LabelCodec, tell_sides: _TellSides, spacing_mm: tuple[float, float] | None
+    name: str, pair: Pair, codec: LabelCodec, *, sides: bool, spacing_mm: tuple[float, float] | None
 ) -> list[Measurement]:
     mask = pair.require_mask()
     image, classes = read_image(pair.image), codec.encode(read_mask(mask), str(mask))
-    measured = partial(measure_slice, image, name=pair.name, spacing_mm=spacing_mm)
+    measured = partial(measure_slice, image, name=name, spacing_mm=spacing_mm)
     rows = [measured(classes)]
-    sides = tell_sides(classes, spacing_mm)
-    if sides is not None:
-        rows.append(measured(sides == LEFT, region="left lung"))
-        rows.append(measured(sides == RIGHT, region="right lung"))
+    lungs = _tell_sides(classes, codec, sides, spacing_mm)
+    if lungs is not None:
+        rows.append(measured(lungs == LEFT, region="left lung"))
+        rows.append(measured(lungs == RIGHT, region="right lung"))
     return rows
 
 
 def _measure_scan(
-    name: str, pair: Pair, codec: LabelCodec, tell_sides: _TellSides, series: str | None
+    name: str, pair: Pair, codec: LabelCodec, *, sides: bool, series: str | None
 ) -> list[Measurement]:
-    scan = read_volume(pair.image, series=series)
+    scan, mask = read_volume(pair.image, series=series), pair.require_mask()
     require_hu(scan)
-    mask = pair.require_mask()
     classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
-    sides = tell_sides(classes, scan.spacing_mm)
+    lungs = _tell_sides(classes, codec, sides, scan.spacing_mm)
     return measure_volume(
         scan.array,
-        classes if sides is None else sides,
+        classes if lungs is None else lungs,
         name=name,
         spacing_mm=scan.spacing_mm,
-        sides=sides is not None,
+        sides=lungs is not None,
     ).rows
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +48,13 @@ class Format:
     tells: Callable[[Path], bool] | None = None
     is_folder: bool = False
 
-    def holds(self, path: Path) -> bool:
-        """Whether a file is of this format."""
-        return self.names(path) if self.tells is None else self.tells(path)
-
     def names(self, path: Path) -> bool:
         """Whether a file is called as those of this format are."""
         return path.name.lower().endswith(self.suffixes)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is of this format."""
+        return self.names(path) if self.tells is None else self.tells(path)
 
 
 FORMATS = (
@@ -134,7 +135,7 @@ def is_volume_source(source: str | Path) -> bool:
         volume = next((match for match in matches if is_volume_source(match)), None)
         image = next((match for match in matches if _is_image(match)), None)
     else:
-        return _is_volume_file(path)
+        return any(row.holds(path) for row in FORMATS)
     if volume is not None and image is not None:
         scan = format_of(volume).name if volume.is_dir() else volume.name
         raise ConfigError(
@@ -176,7 +177,9 @@ def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
                 where=source,
             )
         if not volumes:
-            raise DataError(f"holds no CT volume ({_known()}). Check the path.", where=source)
+            rows = (row.suffixes if not row.is_folder else (row.name,) for row in FORMATS)
+            known = ", ".join(chain(*rows))
+            raise DataError(f"holds no CT volume ({known}). Check the path.", where=source)
         for path in volumes:
             found.setdefault(path.resolve(), path)
         deeper += [(Path(source), path) for path in below]
@@ -229,7 +232,7 @@ def _volumes_of(source: str | Path) -> Iterator[Path]:
     elif glob.has_magic(str(source)) and not path.exists():
         for match in _matches(source):
             yield from _volumes_of(match)
-    elif _is_volume_file(path):
+    elif any(row.holds(path) for row in FORMATS):
         yield path
 
 
@@ -252,20 +255,6 @@ def _is_named(path: Path) -> bool:
     return any(row.names(path) for row in FORMATS if not row.is_folder)
 
 
-def _is_volume_file(path: Path) -> bool:
-    return _is_named(path) or any(row.holds(path) for row in FORMATS)
-
-
-def _is_slice(path: Path) -> bool:
-    """Whether a file is one of those that make their folder a scan."""
-    return any(row.holds(path) for row in FORMATS if row.is_folder)
-
-
-def _known() -> str:
-    files = [suffix for row in FORMATS if not row.is_folder for suffix in row.suffixes]
-    return ", ".join([*files, *(row.name for row in FORMATS if row.is_folder)])
-
-
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and _is_visible_file(path)
 
@@ -275,11 +264,13 @@ def _is_visible_file(path: Path) -> bool:
 
 
 def _series_folders(folder: Path) -> Iterator[Path]:
+    series = [row for row in FORMATS if row.is_folder]
     for where, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         paths = [Path(where, name) for name in files]
         # Images are not opened: there may be thousands.
-        if any(path.suffix.lower() not in IMAGE_SUFFIXES and _is_slice(path) for path in paths):
+        others = [path for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES]
+        if any(row.holds(path) for path in others for row in series):
             yield Path(where)
 
 

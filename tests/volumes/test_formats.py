@@ -228,7 +228,7 @@ class TestANewFormat:
         volume = lungunet.read_volume(path)
         assert np.array_equal(volume.array, scan)
         assert (volume.name, volume.spacing_mm) == ("p.1", (2.5, 0.8, 0.7))
-        with pytest.raises(DataError, match=r"\.mhd, \.npy, DICOM\)"):
+        with pytest.raises(DataError, match=r"\.mhd, DICOM, \.npy\)"):
             find_volumes([tmp_path / "gone"])
 
     def test_is_predicted_and_its_mask_written(self, tmp_path, scan, run_cli):
