@@ -118,9 +118,7 @@ def write_data_folder(
         prepared_size=size,
         version=__version__,
     )
-    files = render_split(folder, lists, record)
-    if folds:
-        files |= _render_folds(folder, lists, record, folds=folds, groups=groups)
+    files = _render_lists(folder, lists, record, folds=folds, groups=groups)
     stale = _stale_folds(folder, files)
     if size is None:
         changed = [path for path, text in files.items() if _differs(path, text)]
@@ -142,7 +140,7 @@ def _find_groups(
     return guard_groups(pairs, twins, groups=groups)
 
 
-def _render_folds(
+def _render_lists(
     folder: Path,
     lists: Split,
     record: SplitRecord,
@@ -150,9 +148,9 @@ def _render_folds(
     folds: int,
     groups: Mapping[str, str] | None,
 ) -> dict[Path, str]:
+    files = render_split(folder, lists, record)
     rest = [*lists.train, *lists.val]
-    files: dict[Path, str] = {}
-    parts = fold_pairs(rest, folds=folds, seed=record.seed or 0, groups=groups)
+    parts = fold_pairs(rest, folds=folds, seed=record.seed or 0, groups=groups) if folds else []
     for number, part in enumerate(parts, start=1):
         # Each fold is a data folder of its own; what was held out for test stays held out.
         whole = Split(part.train, part.val, lists.test)
