@@ -1,11 +1,14 @@
 """Options that mean the same in every verb that has them."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungunet.errors import ConfigError, listed
+from lungunet.errors import refuse_existing as refuse_existing
+from lungunet.errors import refuse_inputs as refuse_inputs
+
+if TYPE_CHECKING:
+    from lungunet import LabelCodec
 
 Labels = Annotated[
     str,
@@ -25,34 +28,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing o
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 
-def refuse_inputs(outputs: list[Path], inputs: list[Path]) -> None:
-    """Stop where output would replace what is read, whatever may be overwritten.
+def parse_labels(labels: str, threshold: int) -> "LabelCodec":
+    """Read ``--labels`` and ``--label-threshold`` of verbs that guess neither."""
+    from lungunet import LabelCodec
 
-    Raises
-    ------
-    ConfigError
-        Names the paths.
-    """
-    read = {path.resolve() for path in inputs}
-    found = [str(path) for path in outputs if path.resolve() in read]
-    if found:
-        raise ConfigError(
-            "would be written over while it is read. Choose another output folder.",
-            where=listed(found, separator=", "),
-        )
+    return LabelCodec.parse(labels, threshold=threshold if threshold >= 0 else None)
 
 
-def refuse_existing(paths: list[Path], overwrite: bool) -> None:
-    """Stop before any work where output would replace files.
-
-    Raises
-    ------
-    ConfigError
-        When a path exists and overwriting was not asked for.
-    """
-    found = [str(path) for path in paths if path.exists()]
-    if found and not overwrite:
-        raise ConfigError(
-            "already there. Add --overwrite to replace, or choose another folder.",
-            where=listed(found, separator=", "),
-        )
+def parse_codec(labels: str, threshold: int) -> "LabelCodec | None":
+    """Read ``--labels`` and ``--label-threshold`` where auto is known; None where all is auto."""
+    if labels != "auto":
+        return parse_labels(labels, threshold)
+    return parse_labels("0,255", threshold) if threshold >= 0 else None

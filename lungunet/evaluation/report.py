@@ -9,7 +9,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,6 +18,9 @@ from lungunet._version import __version__
 from lungunet.data.files import write_text
 from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_chart
 from lungunet.evaluation.report_files import Evaluation, Picture, RunFiles, read_run
+from lungunet.evaluation.scorecard import COMPARED, Difference, verdict
+from lungunet.metrics.bootstrap import Interval
+from lungunet.metrics.overlap import METRICS, column
 
 REPORT = "report.html"
 _SETTINGS = (
@@ -77,6 +80,9 @@ def _render(files: RunFiles) -> str:
         best=best,
         epochs=_by_epoch(files),
         curves=_curves(files, best),
+        metrics={column(name): metric for name, metric in METRICS.items()},
+        names={"loss": "Loss", **{name: metric.heading for name, metric in METRICS.items()}},
+        differences=_differences(),
         evaluations=[_shown(evaluation) for evaluation in files.evaluations],
         audit=_shown_audit(files.audit),
         version=__version__,
@@ -207,7 +213,7 @@ def _shown(evaluation: Evaluation) -> dict[str, Any]:
         "scores": scores,
         "threshold": threshold,
         "against": against,
-        "verdict": against and _verdict(against["pooled_iou"]["interval"]),
+        "verdict": against and _verdict(against["pooled_iou"]),
         "dots": _dots(scores),
         "cases": {
             "worst": ranked[: max(_CASES_LISTED, len(pictures["worst"]))],
@@ -217,12 +223,29 @@ def _shown(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _verdict(interval: Sequence[float | None]) -> Literal["better", "worse", "open", "unknown"]:
-    """Judge a difference, model minus baseline, by its interval."""
-    low, high = interval
-    if low is None or high is None:
-        return "unknown"
-    return "better" if low > 0 else "worse" if high < 0 else "open"
+def _verdict(gain: Mapping[str, Any]) -> str:
+    low, high = (math.nan if end is None else end for end in gain["interval"])
+    text = verdict(Difference(gain["value"], Interval(low, high)))
+    return text[0].upper() + text[1:]
+
+
+def _differences() -> list[tuple[str, str, str]]:
+    """Return key, label and style of each difference from a baseline that scores.json holds."""
+    compared = [(name, METRICS[name]) for name in COMPARED]
+    pooled = [
+        (f"pooled_{name}", f"{metric.heading}, pooled", f"+.{metric.digits}f")
+        for name, metric in compared
+        if metric.formula
+    ]
+    means = [
+        (
+            f"mean_{column(name)}",
+            metric.heading + (" (less is better)" if metric.unit else ", mean per slice"),
+            f"+.{metric.digits}f",
+        )
+        for name, metric in compared
+    ]
+    return pooled + means
 
 
 def _dots(scores: Mapping[str, Any]) -> DotChart | None:

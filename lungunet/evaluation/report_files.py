@@ -6,7 +6,6 @@ None or empty: a report of half a run is a report all the same.
 
 import csv
 import hashlib
-import json
 import math
 import re
 import tomllib
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lungunet.data.files import read_json
 from lungunet.data.split import SPLITS
 from lungunet.errors import ModelError
 
@@ -127,11 +127,11 @@ def read_run(run: str | Path) -> RunFiles:
         path=path,
         config=config,
         config_text=text,
-        environment=_read_json(path / "environment.json") or {},
-        about=_read_json(path / "best" / "lungunet.json") or {},
+        environment=_read_facts(path / "environment.json") or {},
+        about=_read_facts(path / "best" / "lungunet.json") or {},
         history=_read_history(path / "history.csv"),
         evaluations=_read_evaluations(path / "evaluation"),
-        audit=_read_json(path / "audit" / "audit.json"),
+        audit=_read_facts(path / "audit" / "audit.json"),
     )
 
 
@@ -142,16 +142,8 @@ def _read_text(path: Path) -> str:
         raise ModelError(f"cannot be read ({err}). Copy the run folder again.", where=path) from err
 
 
-def _read_json(path: Path, again: str = "Copy the run folder again.") -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as err:
-        raise ModelError(f"damaged ({err}). {again}", where=path) from err
-    if not isinstance(content, dict):
-        raise ModelError(f"not a JSON object. {again}", where=path)
-    return content
+def _read_facts(path: Path, fix: str = "Copy the run folder again.") -> dict[str, Any] | None:
+    return read_json(path, error=ModelError, fix=fix) if path.is_file() else None
 
 
 def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
@@ -172,15 +164,15 @@ def _history_row(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
-    found = [file.parent for file in folder.glob("*/scores.json")]
+    scored = [file.parent for file in folder.glob("*/scores.json")]
     order = list(reversed(SPLITS))  # test first: that is what the run is judged by
-    found.sort(key=lambda path: (order.index(path.name) if path.name in order else 9, path.name))
-    return tuple(_read_evaluation(path) for path in found)
+    scored.sort(key=lambda path: (order.index(path.name) if path.name in order else 9, path.name))
+    return tuple(_read_evaluation(path) for path in scored)
 
 
 def _read_evaluation(folder: Path) -> Evaluation:
     file = folder / "scores.json"
-    scores = _read_json(file, "Run 'lungunet evaluate' again.") or {}
+    scores = _read_facts(file, "Run 'lungunet evaluate' again.") or {}
     missing = [key for key in _ALWAYS if key not in scores]
     if missing:
         raise ModelError(f"no '{missing[0]}' in it. Run 'lungunet evaluate' again.", where=file)
