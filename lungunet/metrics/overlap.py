@@ -94,20 +94,28 @@ class Metric:
         return (first.upper() if self.label[1].islower() else first) + self.label[1:]
 
 
+class _Metrics(dict[str, Metric]):
+    """Every metric that is reported, by name, in the order of tables.
+
+    An entry that is added stands in all tables, files and pages from then on.
+    """
+
+
 TOLERANCE_PX = 1.0  # of the surface Dice
 
-METRICS: dict[str, Metric] = {
-    "iou": Metric("lung IoU", lambda n: share(n.tp, n.tp + n.fp + n.fn), interval=True),
-    "dice": Metric("Dice", lambda n: share(2 * n.tp, 2 * n.tp + n.fp + n.fn), interval=True),
-    "precision": Metric("precision", lambda n: share(n.tp, n.tp + n.fp), interval=True),
-    "recall": Metric("recall", lambda n: share(n.tp, n.tp + n.fn), interval=True),
-    "miou": Metric("mIoU", _mean_iou),
-    "accuracy": Metric("accuracy", lambda n: share(n.right, n.total), interval=True),
-    "hd95": Metric("HD95", unit="px", digits=2),
-    "assd": Metric("ASSD", unit="px", digits=2),
-    "surface_dice": Metric(f"surface Dice, {TOLERANCE_PX:g} px"),
-}
-"""Every metric that is reported, in the order of tables. An entry added here is in all of them."""
+METRICS = _Metrics(
+    {
+        "iou": Metric("lung IoU", lambda n: share(n.tp, n.tp + n.fp + n.fn), interval=True),
+        "dice": Metric("Dice", lambda n: share(2 * n.tp, 2 * n.tp + n.fp + n.fn), interval=True),
+        "precision": Metric("precision", lambda n: share(n.tp, n.tp + n.fp), interval=True),
+        "recall": Metric("recall", lambda n: share(n.tp, n.tp + n.fn), interval=True),
+        "miou": Metric("mIoU", _mean_iou),
+        "accuracy": Metric("accuracy", lambda n: share(n.right, n.total), interval=True),
+        "hd95": Metric("HD95", unit="px", digits=2),
+        "assd": Metric("ASSD", unit="px", digits=2),
+        "surface_dice": Metric(f"surface Dice, {TOLERANCE_PX:g} px"),
+    }
+)
 
 
 def column(metric: str) -> str:

@@ -93,7 +93,7 @@ def test_lightning_counts_as_we_do_and_leaves_no_litter(
     reference = BinaryJaccardIndex()
     for image, mask in lungunet.LungCTDataset(split.val, contract=saved.contract):
         with torch.no_grad():
-            reference.update(truth=mask[None], pred=saved.model(image[None]).argmax(1))
+            reference.update(saved.model(image[None]).argmax(1), mask[None])
     assert float(said.out.split()[4].rstrip(";")) == pytest.approx(
         reference.compute().item(), abs=5e-5
     )
