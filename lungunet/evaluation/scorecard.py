@@ -5,7 +5,7 @@ Measured at the size of the files, not at the size the model sees. Knows no comm
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -290,15 +290,10 @@ class ScoreCard:
 
     def mean_difference(self, other: "ScoreCard", metric: str) -> Difference:
         """Return the mean over slices of our metric minus theirs; undefined slices are skipped."""
-        values = np.array(
-            [
-                mine.value(metric) - theirs.value(metric)
-                for mine, theirs in zip(self.cases, other.cases, strict=True)
-            ]
-        )
-        known = values[~np.isnan(values)]
-        mean = float(known.mean()) if known.size else math.nan
-        return Difference(mean, mean_interval(values, self.patients))
+        pairs = zip(self.cases, other.cases, strict=True)
+        values = [mine.value(metric) - theirs.value(metric) for mine, theirs in pairs]
+        summary = _summarise(np.array(values), self.patients)
+        return Difference(summary.mean, summary.interval)
 
     def verdict(self, model: str = "the model") -> str | None:
         """Say whether the masks are better than those of the threshold; None without that one."""
@@ -340,12 +335,12 @@ class ScoreCard:
         return {
             "pooled": {**self._pooled, "class_iou": dict(classes)},
             "pooled_interval": {
-                metric: _pair(self.pooled_interval(metric))
+                metric: astuple(self.pooled_interval(metric))
                 for metric, about in METRICS.items()
                 if about.interval
             },
-            "per_case": {column(metric): _summary(self.per_case(metric)) for metric in METRICS},
-            "per_patient": {metric: _summary(self.per_patient(metric)) for metric in self._pooled},
+            "per_case": {column(metric): _facts(self.per_case(metric)) for metric in METRICS},
+            "per_patient": {metric: _facts(self.per_patient(metric)) for metric in self._pooled},
         }
 
     def _differences(self, other: "ScoreCard") -> dict[str, Any]:
@@ -357,10 +352,7 @@ class ScoreCard:
         gains |= {
             f"mean_{column(metric)}": self.mean_difference(other, metric) for metric in COMPARED
         }
-        return {
-            name: {"value": gain.value, "interval": _pair(gain.interval)}
-            for name, gain in gains.items()
-        }
+        return {name: _facts(gain) for name, gain in gains.items()}
 
     def save(self, folder: str | Path, **about: str) -> None:
         """Write scores.json and cases.csv into ``folder``, full precision.
@@ -383,14 +375,5 @@ def _summarise(values: np.ndarray, patients: Sequence[str]) -> Summary:
     return Summary(float(known.mean()), float(np.median(known)), int(known.size), interval)
 
 
-def _pair(interval: Interval) -> list[float]:
-    return [interval.low, interval.high]
-
-
-def _summary(summary: Summary) -> dict[str, Any]:
-    return {
-        "mean": summary.mean,
-        "interval": _pair(summary.interval),
-        "median": summary.median,
-        "n": summary.n,
-    }
+def _facts(measured: Summary | Difference) -> dict[str, Any]:
+    return {**asdict(measured), "interval": astuple(measured.interval)}
