@@ -36,7 +36,7 @@ class LungModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
         image, mask = batch
-        self.pixels.update(self.model(image).argmax(1), mask)
+        self.pixels.update(truth=mask, pred=self.model(image).argmax(1))
 
     def on_validation_epoch_end(self) -> None:
         # One number from summed counts. self.log("iou", ...) in validation_step would average the

@@ -48,7 +48,7 @@ def main(
             optimizer.step()
             optimizer.zero_grad()
             losses.update(loss, weight=len(image))
-            pixels.update(logits.argmax(1), mask)
+            pixels.update(truth=mask, pred=logits.argmax(1))
 
         scores = validate(model, val_batches, device)
         print(
@@ -68,7 +68,7 @@ def validate(model: torch.nn.Module, batches, device: torch.device) -> lungunet.
     model.eval()
     pixels = lungunet.ConfusionMeter(n_classes=2)
     for image, mask in batches:
-        pixels.update(model(image.to(device)).argmax(1), mask.to(device))
+        pixels.update(truth=mask.to(device), pred=model(image.to(device)).argmax(1))
     return pixels.compute()
 
 

@@ -49,13 +49,14 @@ from lungunet.errors import WeightsUnavailableError as WeightsUnavailableError
 from lungunet.evaluation.audit import Audit as Audit
 from lungunet.evaluation.audit import Suspect as Suspect
 from lungunet.evaluation.audit import audit as audit
-from lungunet.evaluation.cases import CaseScore as CaseScore
 from lungunet.evaluation.crossval import FoldResult as FoldResult
 from lungunet.evaluation.crossval import cross_validate as cross_validate
 from lungunet.evaluation.evaluate import evaluate as evaluate
+from lungunet.evaluation.evaluate import evaluate_list as evaluate_list
 from lungunet.evaluation.file_checks import Finding as Finding
 from lungunet.evaluation.masks import MaskFolder as MaskFolder
 from lungunet.evaluation.report import write_report as write_report
+from lungunet.evaluation.scorecard import CaseScore as CaseScore
 from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
 from lungunet.inference.measure import MeasuredFile as MeasuredFile
 from lungunet.inference.measure import Measurement as Measurement
@@ -76,8 +77,10 @@ from lungunet.inference.scans import predict_volume as predict_volume
 from lungunet.inference.sides import split_sides as split_sides
 from lungunet.inference.threshold import segment_lungs as segment_lungs
 from lungunet.metrics.bootstrap import Interval as Interval
+from lungunet.metrics.overlap import METRICS as METRICS
 from lungunet.metrics.overlap import ConfusionMeter as ConfusionMeter
 from lungunet.metrics.overlap import Mean as Mean
+from lungunet.metrics.overlap import Metric as Metric
 from lungunet.metrics.overlap import Overlap as Overlap
 from lungunet.metrics.overlap import overlap as overlap
 from lungunet.metrics.surface import SurfaceDistances as SurfaceDistances

@@ -245,7 +245,7 @@ def _middle(truth: np.ndarray) -> np.ndarray:
 
 def _scores(truth: np.ndarray, pred: np.ndarray) -> lungunet.Overlap:
     meter = lungunet.ConfusionMeter(n_classes=2)
-    meter.update(torch.from_numpy(pred), torch.from_numpy(truth))
+    meter.update(truth=torch.from_numpy(truth), pred=torch.from_numpy(pred))
     return meter.compute()
 
 

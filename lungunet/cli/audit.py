@@ -1,7 +1,5 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, refuse_existing
-from lungunet.errors import DataError
+from lungunet.cli.options import Json, LabelThreshold, Overwrite, parse_codec
+from lungunet.errors import listed
 
 if TYPE_CHECKING:
-    from lungunet.evaluation.audit import Audit, Suspect
+    from lungunet import Audit, Suspect
 
 _SHOWN = 20
 _REASONS_SHOWN = 2
@@ -47,57 +45,37 @@ def audit(
 
     Example: `lungunet audit data --out audit`
     """
-    from lungunet.data.split import choose_codec
-    from lungunet.evaluation.audit import audit as check
-    from lungunet.evaluation.report import write_report
+    from lungunet import audit as audit_data
 
     if folds < 0 or folds == 1:
         raise typer.BadParameter(f"{folds} is not 0 or at least 2", param_hint="--folds")
     if pictures < 0:
         raise typer.BadParameter(f"{pictures} is below 0", param_hint="--pictures")
-    names = ("audit.json", "findings.csv", "ranking.csv", "pictures")
-    refuse_existing([out / name for name in names], overwrite)
-    codec = choose_codec(data, labels, label_threshold)
-    with _made(out):
-        found = check(data, codec=codec, folds=folds, work=out, progress=console.progress_bar)
-    found.save(out, pictures=pictures)
-    if (out.parent / "best").is_dir():  # RUN/audit: the report of the run shows it
-        write_report(out.parent)
+    result = audit_data(
+        data,
+        codec=parse_codec(labels, label_threshold),
+        folds=folds,
+        out=out,
+        pictures=pictures,
+        overwrite=overwrite,
+        progress=console.progress_bar,
+    )
     if as_json:
-        console.say_json(found.to_dict())
+        console.say_json(result.to_dict())
     else:
-        _show(found, out)
-    if found.count("error"):
+        _show(result, out)
+    if result.count("error"):
         raise typer.Exit(1)
 
 
-@contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make a folder before the work that it waits for; take it away where that comes to nothing."""
-    missing = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DataError(
-            f"cannot be made ({err.strerror}). Choose another place.", where=folder
-        ) from err
-    try:
-        yield
-    except BaseException:
-        if missing:
-            with suppress(OSError):  # something else lies in it by now
-                folder.rmdir()
-        raise
-
-
-def _show(found: "Audit", out: Path) -> None:
-    lists = ", ".join(f"{count} {name}" for name, count in found.counts.items())
-    console.say(f"{sum(found.counts.values())} pairs: {lists}")
-    sums = [(found.count(name), name) for name in ("error", "warning", "note")]
+def _show(result: "Audit", out: Path) -> None:
+    lists = ", ".join(f"{count} {name}" for name, count in result.counts.items())
+    console.say(f"{sum(result.counts.values())} pairs: {lists}")
+    sums = [(result.count(name), name) for name in ("error", "warning", "note")]
     console.say("files: " + ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in sums))
-    _show_findings(found)
-    doubtful = [suspect for suspect in found.ranking if suspect.score >= _DOUBTFUL]
-    by = f"{found.folds} models and the threshold rule" if found.folds else "the threshold rule"
+    _show_findings(result)
+    doubtful = [suspect for suspect in result.ranking if suspect.score >= _DOUBTFUL]
+    by = f"{result.folds} models and the threshold rule" if result.folds else "the threshold rule"
     clear = sum(suspect.score >= _CLEAR for suspect in doubtful)
     console.say(f"\nmasks, most doubtful first, by {by}: {len(doubtful)} with a score")
     _show_ranking(doubtful[:_SHOWN])
@@ -109,10 +87,8 @@ def _show(found: "Audit", out: Path) -> None:
     console.say(f"\nall of it: {out}, pictures in {out / 'pictures'}")
 
 
-def _show_findings(found: "Audit") -> None:
-    from lungunet.errors import listed
-
-    for (severity, kind), items in groupby(found.findings, lambda f: (f.severity, f.kind)):
+def _show_findings(result: "Audit") -> None:
+    for (severity, kind), items in groupby(result.findings, lambda f: (f.severity, f.kind)):
         messages = [finding.message for finding in items]
         count = f"{len(messages)} file{'' if len(messages) == 1 else 's'}"
         if severity == "note":  # good to know, not worth a page

@@ -7,27 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, refuse_existing
-from lungunet.errors import ConfigError, DataError
+from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, parse_codec
 
 if TYPE_CHECKING:
-    from lungunet.data.codec import LabelCodec
-    from lungunet.data.manifest import Pair
-    from lungunet.evaluation.evaluate import Predicts
-    from lungunet.evaluation.scorecard import ScoreCard
-    from lungunet.metrics.bootstrap import Interval
-
-_NAMES = {
-    "iou": "lung IoU",
-    "dice": "Dice",
-    "precision": "precision",
-    "recall": "recall",
-    "miou": "mIoU",
-    "accuracy": "accuracy",
-    "hd95": "HD95, px",
-    "assd": "ASSD, px",
-    "surface_dice": "surface Dice, 1 px",
-}
+    from lungunet import Interval, ScoreCard
 
 
 def evaluate(
@@ -70,77 +53,29 @@ def evaluate(
     Examples: `lungunet evaluate runs/001 data` | `lungunet evaluate threshold data` |
     `lungunet evaluate masks_of_another_tool/ data`
     """
-    from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
-    from lungunet.evaluation.evaluate import evaluate as score
-    from lungunet.evaluation.evaluate import save_pictures
-    from lungunet.evaluation.model_card import note_scores
-    from lungunet.evaluation.report import write_report
-    from lungunet.models.folder import weights_hash
+    from lungunet import evaluate_list
 
-    if split not in SPLITS:
-        raise typer.BadParameter(f"'{split}' is not one of {', '.join(SPLITS)}")
-    if out is not None:
-        refuse_existing([out / "scores.json", out / "cases.csv"], overwrite)
-    own = out is None and (Path(model) / "best").is_dir()
-    if own:
-        out = Path(model) / "evaluation" / split  # scores of the run's own: always the latest
-        weights_sha256 = weights_hash(model)
-    pairs = read_list(data, split)
-    codec = choose_codec(data, labels, label_threshold)
-    predictor = _open(model, codec, mask_labels, device)
-    _warn_of_trained(model, pairs)
-    card = score(
-        predictor,
-        pairs,
-        codec=codec,
-        patients=read_patients(data),
+    if split not in ("train", "val", "test"):
+        raise typer.BadParameter(f"'{split}' is not one of train, val, test")
+    card = evaluate_list(
+        model,
+        data,
+        split=split,
+        out=out,
+        codec=parse_codec(labels, label_threshold),
+        mask_codec=parse_codec(mask_labels, -1),
         baselines=baselines,
+        device=device,
+        overwrite=overwrite,
         progress=console.progress_bar,
     )
-    about = {"model": model, "split": split}
-    if out is not None:
-        card.save(out, **about)
-        save_pictures(out / "pictures", predictor, pairs, card, codec=codec)
-    if own:
-        note_scores(model, split, card, weights_sha256=weights_sha256)
-        write_report(model)
     if as_json:
-        console.say_json({**about, **card.to_dict()})
+        console.say_json({"model": model, "split": split, **card.to_dict()})
     else:
-        _show(card, model, split, out)
+        _show(card, model, split)
 
 
-def _warn_of_trained(model: str, pairs: "list[Pair]") -> None:
-    """Say when a run is judged by slices that it was trained on."""
-    from lungunet.data.split import read_split
-    from lungunet.training.config import read_toml
-
-    try:
-        lists = read_split(str(read_toml(Path(model) / "config.toml")["data"]), "train")
-    except (ConfigError, DataError, KeyError):  # no run, or its lists are elsewhere by now
-        return
-    seen = {pair.image.resolve() for pair in lists.train}
-    count = sum(pair.image.resolve() in seen for pair in pairs)
-    if count:
-        console.warn(
-            f"lungunet: {count} of these {len(pairs)} slices are in the list that {model} was "
-            "trained on: these scores are too good."
-        )
-
-
-def _open(model: str, codec: "LabelCodec", mask_labels: str, device: str) -> "Predicts":
-    from lungunet.data.codec import LabelCodec
-    from lungunet.evaluation.masks import MaskFolder
-    from lungunet.inference.predictor import Predictor
-    from lungunet.models.folder import is_model_folder
-
-    if Path(model).is_dir() and not is_model_folder(model):
-        coded = codec.for_prediction if mask_labels == "auto" else LabelCodec.parse(mask_labels)
-        return MaskFolder(model, coded)
-    return Predictor.load(model, device=device)
-
-
-def _show(card: "ScoreCard", model: str, split: str, out: Path | None) -> None:
+def _show(card: "ScoreCard", model: str, split: str) -> None:
     n = len(set(card.patients))
     unit = "patient"
     if n == len(card.cases):  # as where nobody said which slices share one
@@ -164,22 +99,20 @@ def _show(card: "ScoreCard", model: str, split: str, out: Path | None) -> None:
             for case in card.worst()
         ],
     )
-    saved = f"scores and pictures: {out}" if out else "not saved: add --out FOLDER to keep this"
-    console.say(f"\n{saved}")
+    saved = f"scores and pictures: {card.folder}"
+    console.say(f"\n{saved if card.folder else 'not saved: add --out FOLDER to keep this'}")
 
 
 def _rows(card: "ScoreCard") -> list[tuple[object, ...]]:
-    from lungunet.evaluation.scorecard import POOLED_WITH_INTERVAL
+    from lungunet import METRICS
 
     rows: list[tuple[object, ...]] = []
-    for metric, name in _NAMES.items():
-        case = card.per_case(metric)
-        pooled: float | None = getattr(card.pooled, metric, None)
-        known = metric in POOLED_WITH_INTERVAL
-        interval = _interval(card.pooled_interval(metric)) if known else ""
-        digits = 2 if metric in ("hd95", "assd") else 4
-        means = [console.short(value, digits) for value in (case.mean, case.median)]
-        rows.append((name, "" if pooled is None else pooled, interval, *means, case.n))
+    for name, metric in METRICS.items():
+        case = card.per_case(name)
+        pooled = card.pooled_value(name)
+        interval = _interval(card.pooled_interval(name)) if metric.interval else ""
+        means = [console.short(value, metric.digits) for value in (case.mean, case.median)]
+        rows.append((metric.label, "" if pooled is None else pooled, interval, *means, case.n))
     return rows
 
 
@@ -225,16 +158,5 @@ def _show_baselines(card: "ScoreCard", model: str) -> None:
         )
     console.say()
     console.show_table(("", "lung IoU", "accuracy", "IoU gained", "interval"), rows)
-    if "threshold" in card.baselines:
-        console.say(_verdict(card, model))
-
-
-def _verdict(card: "ScoreCard", model: str) -> str:
-    gain = card.difference(card.baselines["threshold"], "iou")
-    if math.isnan(gain.interval.low):
-        return f"too few patients to say whether {model} beats the threshold"
-    if gain.interval.low > 0:
-        return f"{model} beats the threshold, by {gain.value:.4f} pooled lung IoU"
-    if gain.interval.high < 0:
-        return f"the threshold beats {model}, by {-gain.value:.4f} pooled lung IoU"
-    return f"no clear difference between {model} and the threshold"
+    if verdict := card.verdict(model):
+        console.say(verdict)

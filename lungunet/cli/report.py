@@ -17,6 +17,6 @@ def report(
 
     Example: `lungunet report runs/001`
     """
-    from lungunet.evaluation.report import write_report
+    from lungunet import write_report
 
     console.say(str(write_report(run)))

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,19 @@ def plain(value: Any) -> Any:
     return value
 
 
-def json_text(content: Any, *, sort_keys: bool = False) -> str:
-    """Return facts as JSON: full precision, what is undefined or infinite as :func:`plain` says."""
-    return json.dumps(plain(content), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
+def json_text(
+    content: Any, *, sort_keys: bool = False, default: Callable[[Any], Any] | None = None
+) -> str:
+    """Return facts as JSON: full precision, what is undefined or infinite as :func:`plain` says.
+
+    Parameters
+    ----------
+    default : makes something plain of what JSON does not know; None refuses it
+    """
+    text = json.dumps(
+        plain(content), indent=2, sort_keys=sort_keys, default=default, allow_nan=False
+    )
+    return text + "\n"
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -4,29 +4,30 @@ Owns the order of work and what an audit leaves behind. The checks themselves ar
 ``file_checks``, ``set_checks`` and ``inference.doubt``. Knows no command line.
 """
 
-import csv
 import hashlib
-import io
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import write_text
+from lungunet.data.files import write_csv, write_json
+from lungunet.data.hu import restore_hu
 from lungunet.data.manifest import Pair, read_manifest
+from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
-from lungunet.errors import SplitError
-from lungunet.evaluation.audit_pictures import draw_case
+from lungunet.data.window import LUNG_WINDOW
+from lungunet.errors import ConfigError, DataError, SplitError, refuse_existing
 from lungunet.evaluation.file_checks import (
     Finding,
     Verdict,
@@ -35,12 +36,17 @@ from lungunet.evaluation.file_checks import (
     check_mask,
 )
 from lungunet.evaluation.out_of_fold import predict_out_of_fold
+from lungunet.evaluation.report import write_report
 from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
 from lungunet.inference.doubt import Doubt, DoubtKind, LabelView, doubt_label
 from lungunet.progress import Progress, map_in_threads, silent
 
 _SEVERITIES = ("error", "warning", "note")
+_OUTPUTS = ("audit.json", "findings.csv", "ranking.csv", "pictures")
 _ROWS = 5  # pairs on a sheet
+_PANEL = 400  # px
+_CAPTION = 22  # px
+_FONT, _TEXT_SIZE, _TEXT_RGB = cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230)
 
 
 @dataclass(frozen=True)
@@ -123,12 +129,11 @@ class Audit:
         pictures : how many; those of an earlier audit are removed
         """
         folder = Path(folder)
-        write_text(folder / "audit.json", json.dumps(self.to_dict(), indent=2) + "\n")
+        write_json(folder / "audit.json", self.to_dict())
         columns = ("severity", "list", "name", "kind", "message", "image", "mask", "other")
-        _write_csv(folder / "findings.csv", columns, (item.to_dict() for item in self.findings))
+        write_csv(folder / "findings.csv", (item.to_dict() for item in self.findings), columns)
         ranks = ("list", "name", "score", "kind", "reasons", "image", "mask")
-        flat = ({**s.to_dict(), "reasons": "; ".join(s.reasons)} for s in self.ranking)
-        _write_csv(folder / "ranking.csv", ranks, flat)
+        write_csv(folder / "ranking.csv", (suspect.to_dict() for suspect in self.ranking), ranks)
         self._draw(folder / "pictures", pictures)
 
     def _draw(self, folder: Path, count: int) -> None:
@@ -139,7 +144,7 @@ class Audit:
         for rank, suspect in enumerate(drawable, start=1):
             words = f"{rank}  {suspect.pair.name}  {suspect.list}  {suspect.score:.3f}  "
             words += "; ".join(suspect.reasons[:2])
-            rows.append(draw_case(suspect.pair, self.codec, caption=words, seen=suspect.seen))
+            rows.append(_draw_pair(suspect, self.codec, caption=words))
             write_picture(folder / f"worst-{rank:03d}-{suspect.pair.name}.png", rows[-1])
         for start in range(0, len(rows), _ROWS):
             sheet = np.concatenate(rows[start : start + _ROWS])
@@ -151,6 +156,9 @@ def audit(
     *,
     codec: LabelCodec | None = None,
     folds: int = 0,
+    out: str | Path | None = None,
+    pictures: int = 20,
+    overwrite: bool = False,
     work: Path | None = None,
     workers: int | None = None,
     progress: Progress = silent,
@@ -163,17 +171,68 @@ def audit(
     codec : of the masks; None means what split.json says, else 0 and 255
     folds : train so many small models, each judges the pairs that it did not see; 0 asks the
         threshold rule alone. Pairs of one patient (split.json) and near-twins stay in one fold
-    work : folder for the temporary runs of the folds; None takes the system's
+    out : folder to save the audit in; made before any work, and gone again where that comes to
+        nothing. In a run folder, the run's report is written anew. None saves nothing
+    pictures : as for :meth:`Audit.save`
+    overwrite : replace the audit that ``out`` holds
+    work : folder for the temporary runs of the folds; None takes ``out``, else the system's
     workers : threads that read; None takes one per core
 
     Raises
     ------
     DataError
         When the folder or train.txt is missing, a list is damaged or names missing files, or
-        nothing is listed.
+        nothing is listed; or when ``out`` cannot be written.
     ConfigError
-        When folds are asked for and the slices cannot be trained on, of mixed dtypes for example.
+        When folds are asked for and the slices cannot be trained on, of mixed dtypes for example,
+        ``folds`` is 1 or a number below 0, or ``out`` holds an audit.
     """
+    if folds < 0 or folds == 1:
+        raise ConfigError(f"{folds}. Give 0 for none, or at least 2.", where="folds")
+    if pictures < 0:
+        raise ConfigError(f"{pictures}. Give 0 or more.", where="pictures")
+    out = None if out is None else Path(out)
+    if out is not None:
+        refuse_existing([out / name for name in _OUTPUTS], overwrite)
+    with nullcontext() if out is None else _made(out):
+        result = _audit(
+            data, codec=codec, folds=folds, work=work or out, workers=workers, progress=progress
+        )
+    if out is None:
+        return result
+    result.save(out, pictures=pictures)
+    if (out.parent / "best").is_dir():  # RUN/audit: the report of the run shows it
+        write_report(out.parent)
+    return result
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    missing = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise DataError(
+            f"cannot be made ({err.strerror}). Choose another place.", where=folder
+        ) from err
+    try:
+        yield
+    except BaseException:
+        if missing:
+            with suppress(OSError):  # something else lies in it by now
+                folder.rmdir()
+        raise
+
+
+def _audit(
+    data: str | Path,
+    *,
+    codec: LabelCodec | None,
+    folds: int,
+    work: Path | None,
+    workers: int | None,
+    progress: Progress,
+) -> Audit:
     pairs = _read_lists(Path(data))
     codec = codec or choose_codec(data)
     threads = workers or os.cpu_count() or 1
@@ -244,8 +303,8 @@ def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
             verdicts += [inverted] if inverted else []
         else:
             verdicts.append(_size_verdict(pair, image, classes))
-    found = (Finding(pair, list_name, v.severity, v.kind, v.message) for v in verdicts)
-    return _Look(_facts(pair, list_name, image, classes), tuple(found), doubt)
+    findings = tuple(Finding(pair, list_name, v.severity, v.kind, v.message) for v in verdicts)
+    return _Look(_facts(pair, list_name, image, classes), findings, doubt)
 
 
 def _facts(
@@ -322,9 +381,33 @@ def _second_opinions(
     return judged
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def _draw_pair(suspect: Suspect, codec: LabelCodec, *, caption: str) -> np.ndarray:
+    """Draw the slice, the mask in blue, and over it in orange what someone else sees.
+
+    Returns
+    -------
+    (422, 1200, 3) uint8, RGB
+    """
+    image, classes = read_pair(suspect.pair, codec)
+    grey = image if image.dtype == np.uint8 else LUNG_WINDOW.to_grey(restore_hu(image))
+    if suspect.seen is None:
+        rule = LabelView(image, classes > 0).baseline.view(np.uint8)
+        size = (image.shape[1], image.shape[0])
+        other = cv2.resize(rule, size, interpolation=cv2.INTER_NEAREST)
+    else:
+        other = np.unpackbits(suspect.seen, count=image.size).reshape(image.shape)
+    panels = tile_pictures(
+        [
+            draw_overlay(grey),
+            draw_overlay(grey, truth=classes),
+            draw_overlay(grey, truth=classes, pred=other),
+        ],
+        columns=3,
+        side=_PANEL,
+    )
+    by = "the rule" if suspect.seen is None else "the model"
+    text = f"{caption}   (blue: mask, orange: {by})"
+    line = np.zeros((_CAPTION, panels.shape[1], 3), np.uint8)
+    known = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
+    cv2.putText(line, known, (6, 15), _FONT, _TEXT_SIZE, _TEXT_RGB, 1, cv2.LINE_AA)
+    return np.concatenate([line, panels])

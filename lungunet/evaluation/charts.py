@@ -71,8 +71,8 @@ def _round_step(least_step: float, least: float) -> float:
 def _decades(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if high / low > 1e3 else (1, 2, 5) if high / low < 30 else (1, 3)
-    found = [float(f"{step}e{power}") for power in powers for step in steps]
-    return [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+    values = [float(f"{step}e{power}") for power in powers for step in steps]
+    return [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
 
 @dataclass(frozen=True)

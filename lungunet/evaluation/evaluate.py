@@ -1,22 +1,38 @@
-"""Score a model, or the masks of any other tool, on a list of pairs."""
+"""Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
+from lungunet.data.files import plain
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile_pictures
-from lungunet.errors import DataError, GeometryError, SplitError
-from lungunet.evaluation.cases import CaseScore, score_case
-from lungunet.evaluation.scorecard import ScoreCard
-from lungunet.inference.predictor import Prediction
+from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients, read_split
+from lungunet.errors import (
+    ConfigError,
+    DataError,
+    GeometryError,
+    LungUNetWarning,
+    SplitError,
+    refuse_existing,
+)
+from lungunet.evaluation.masks import MaskFolder
+from lungunet.evaluation.report import write_report
+from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
+from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.inference.threshold import ThresholdSegmenter
+from lungunet.metrics.bootstrap import Interval
+from lungunet.metrics.overlap import METRICS
+from lungunet.models.folder import add_scores, is_model_folder, weights_hash
 from lungunet.progress import Progress, silent
+from lungunet.training.config import read_toml
 
 _PICTURE_PX = 384
 
@@ -93,6 +109,95 @@ def evaluate(
     return scored.card(codec.names)
 
 
+def evaluate_list(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    codec: LabelCodec | None = None,
+    mask_codec: LabelCodec | None = None,
+    baselines: bool = True,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> ScoreCard:
+    """Score a model, or a folder of masks, on one list of a data folder, and keep the scores.
+
+    Of a run, its own ``evaluation/SPLIT``, the card in its model folder and its report are written
+    anew. Warns (:class:`LungUNetWarning`) where a run is judged by slices that it was trained on.
+
+    Parameters
+    ----------
+    model : as :meth:`Predictor.load` takes it, or a folder of masks of any other tool
+    data : folder with the lists; what its split.json says of patients decides the intervals
+    split : train, val or test
+    out : folder for scores.json, cases.csv and pictures; None: for a run its own, else none
+    codec : of the truth; None means what split.json says, else 0 and 255
+    mask_codec : of a folder of masks; None means as lungunet writes them
+    baselines : also score the threshold (where slices hold HU) and all background
+    device : of a network
+    overwrite : replace the scores that ``out`` holds; those of a run's own are always the latest
+
+    Raises
+    ------
+    ConfigError
+        When there is no such list or device, or ``out`` holds scores.
+    ModelError
+        When there is no usable model.
+    DataError, GeometryError, LabelError, SplitError
+        When a list or a file in it is wrong.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
+    if out is not None:
+        refuse_existing([Path(out) / name for name in ("scores.json", "cases.csv")], overwrite)
+    own = out is None and (Path(model) / "best").is_dir()
+    # Before the model is read: where a training goes on meanwhile, the scores are of older weights.
+    scored = weights_hash(model) if own else ""
+    pairs = read_list(data, split)
+    codec = codec or choose_codec(data)
+    predictor: Predicts
+    if Path(model).is_dir() and not is_model_folder(model):
+        predictor = MaskFolder(model, mask_codec or codec.for_prediction)
+    else:
+        predictor = Predictor.load(model, device=device)
+    _warn_of_trained(model, pairs)
+    card = evaluate(
+        predictor,
+        pairs,
+        codec=codec,
+        patients=read_patients(data),
+        baselines=baselines,
+        progress=progress,
+    )
+    folder = Path(model) / "evaluation" / split if own else out
+    if folder is not None:
+        card = replace(card, folder=Path(folder))
+        card.save(folder, model=str(model), split=split)
+        save_pictures(Path(folder) / "pictures", predictor, pairs, card, codec=codec)
+    if own:
+        note_scores(model, split, card, weights_sha256=scored)
+        write_report(model)
+    return card
+
+
+def _warn_of_trained(model: str | Path, pairs: Sequence[Pair]) -> None:
+    try:
+        lists = read_split(str(read_toml(Path(model) / "config.toml")["data"]), "train")
+    except (ConfigError, DataError, KeyError):  # no run, or its lists are elsewhere by now
+        return
+    trained = {pair.image.resolve() for pair in lists.train}
+    count = sum(pair.image.resolve() in trained for pair in pairs)
+    if count:
+        warnings.warn(
+            f"{count} of these {len(pairs)} slices are in the list that {model} was trained on: "
+            "these scores are too good.",
+            LungUNetWarning,
+            stacklevel=3,
+        )
+
+
 class _Scored:
     """Cases of the model and of the baselines, as they come in."""
 
@@ -115,11 +220,11 @@ class _Scored:
         if self.remarks or "threshold" not in self.baselines:
             return
         try:
-            found = self.threshold([image])[0].argmax(axis=0).astype(np.uint8)
+            by_rule = self.threshold([image])[0].argmax(axis=0).astype(np.uint8)
         except DataError as err:
             self.remarks.append(f"no threshold baseline: {err}")
             return
-        self.baselines["threshold"].append(score_case(name, lung, found, patient=patient))
+        self.baselines["threshold"].append(score_case(name, lung, by_rule, patient=patient))
 
     def card(self, class_names: tuple[str, ...]) -> ScoreCard:
         """Return the score card; a baseline that does not cover every slice is left out."""
@@ -160,3 +265,30 @@ def save_pictures(
         picture = draw_overlay(grey, truth=truth, pred=prediction.classes)
         # Small enough that a page with all of them can be mailed.
         write_picture(folder / f"{title}.png", tile_pictures([picture], side=_PICTURE_PX))
+
+
+def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha256: str) -> None:
+    """Add the scores of one list to ``lungunet.json`` and to the model card.
+
+    Parameters
+    ----------
+    model : a run folder or a model folder
+    weights_sha256 : of the weights that were scored; nothing is written when the folder holds
+        others by now
+    """
+    scores: dict[str, Any] = {"slices": len(card.cases), "patients": len(set(card.patients))}
+    for metric, about in METRICS.items():
+        if about.interval:
+            scores[metric] = _noted(card.pooled_value(metric), card.pooled_interval(metric))
+    distance = card.per_case("hd95")
+    scores["hd95_px"] = _noted(distance.mean, distance.interval)
+    if threshold := card.baselines.get("threshold"):
+        gain = card.difference(threshold, "iou")
+        scores["threshold_iou"] = _noted(threshold.pooled.iou, threshold.pooled_interval("iou"))
+        scores["iou_above_threshold"] = _noted(gain.value, gain.interval)
+        scores["verdict"] = card.verdict()
+    add_scores(model, {split: plain(scores)}, weights_sha256=weights_sha256)
+
+
+def _noted(value: float | None, interval: Interval) -> dict[str, float | None]:
+    return {"value": value, "low": interval.low, "high": interval.high}

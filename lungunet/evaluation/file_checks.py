@@ -245,7 +245,7 @@ def _tiff_end(content: bytes) -> int:
     order = "<" if content[:2] == b"II" else ">"
     (at,) = struct.unpack_from(f"{order}I", content, 4)
     (entries,) = struct.unpack_from(f"{order}H", content, at)
-    found: dict[str, tuple[int, ...]] = {"starts": (0,), "lengths": (0,)}
+    pixels: dict[str, tuple[int, ...]] = {"starts": (0,), "lengths": (0,)}
     for number in range(entries):
         entry = at + 2 + 12 * number
         tag, kind, count = struct.unpack_from(f"{order}HHI", content, entry)
@@ -253,5 +253,5 @@ def _tiff_end(content: bytes) -> int:
             shape = f"{order}{count}{_FORMATS[kind]}"
             inline = struct.calcsize(shape) <= 4
             place = entry + 8 if inline else struct.unpack_from(f"{order}I", content, entry + 8)[0]
-            found[_STRIPS[tag]] = struct.unpack_from(shape, content, place)
-    return max(s + n for s, n in zip(found["starts"], found["lengths"], strict=False))
+            pixels[_STRIPS[tag]] = struct.unpack_from(shape, content, place)
+    return max(s + n for s, n in zip(pixels["starts"], pixels["lengths"], strict=False))

@@ -1,23 +1,34 @@
 """One HTML page about a run: made on what, how good, how sure, and where it fails.
 
-Owns what is said and in which order (with its template, report.html). Measures nothing: each score
-on the page stands in scores.json, history.csv or audit.json, and is shown there in full.
+Owns what is said and in which order (with its template, report.html), and the checks that a file of
+the run is whole. Measures nothing: each score on the page stands in scores.json, history.csv or
+audit.json, and is shown there in full. Parts that are not there are None or empty: a report of half
+a run is a report all the same.
 """
 
 import base64
+import csv
+import hashlib
 import math
+import re
 import shlex
+import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lungunet._version import __version__
-from lungunet.data.files import write_text
+from lungunet.data.files import read_json, write_text
+from lungunet.data.split import SPLITS
+from lungunet.errors import ModelError
 from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_chart
-from lungunet.evaluation.report_files import Evaluation, Picture, RunFiles, read_run
+from lungunet.evaluation.scorecard import Difference, verdict
+from lungunet.metrics.bootstrap import Interval
+from lungunet.metrics.overlap import METRICS, column
 
 REPORT = "report.html"
 _SETTINGS = (
@@ -29,7 +40,87 @@ _CURVES = ("loss", "accuracy", "iou")
 _CASES_LISTED = 5
 _FINDINGS_LISTED, _RANKS_LISTED = 50, 20
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PICTURE = re.compile(r"(worst|best)-(\d+)_(.+)", re.DOTALL)
+_ALWAYS = (
+    *("slices", "patients", "pooled", "pooled_interval", "per_case", "per_patient"),
+    *("dice_by_rule", "empty_slices", "baselines", "remarks", "cases"),
+)
 _UNDEFINED = Markup('<span title="undefined">\N{EN DASH}</span>')
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One overlay of a case.
+
+    Parameters
+    ----------
+    kind : worst or best
+    number : counts from 1, the most extreme case first
+    name : of the case, as the file says it
+    png : the bytes of the file
+    """
+
+    kind: str
+    number: int
+    name: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What ``lungunet evaluate`` left for one list.
+
+    Parameters
+    ----------
+    scores : scores.json
+    pictures : of both kinds, most extreme first
+    """
+
+    split: str
+    scores: Mapping[str, Any]
+    pictures: tuple[_Picture, ...]
+
+
+@dataclass(frozen=True)
+class _RunFiles:
+    """What a run folder holds.
+
+    Parameters
+    ----------
+    config : config.toml; a training from Python leaves no data folder and no encoder in it
+    config_text : the file as it is
+    environment, about : environment.json and best/lungunet.json; empty where missing
+    history : rows of history.csv, numbers as floats, NaN where empty
+    evaluations : test first
+    audit : audit/audit.json
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    config_text: str
+    environment: Mapping[str, Any]
+    about: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    evaluations: tuple[_Evaluation, ...]
+    audit: Mapping[str, Any] | None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each list, as it was when the run was trained."""
+        return dict(self.environment.get("manifests") or {})
+
+    def slices(self, split: str) -> int | None:
+        """Count the pairs of a list; None where it is gone, or not the one that was trained on."""
+        if "data" not in self.config or split not in self.hashes:
+            return None
+        try:
+            content = (Path(self.config["data"]) / f"{split}.txt").read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(content).hexdigest() != self.hashes[split]:
+            return None
+        return sum(bool(line.strip()) for line in content.splitlines())
 
 
 def write_report(run: str | Path) -> Path:
@@ -54,13 +145,13 @@ def write_report(run: str | Path) -> Path:
     DataError
         When the page cannot be written.
     """
-    files = read_run(run)
+    files = _read_run(Path(run))
     path = files.path / REPORT
     write_text(path, _render(files))
     return path
 
 
-def _render(files: RunFiles) -> str:
+def _render(files: _RunFiles) -> str:
     environment = Environment(
         loader=PackageLoader("lungunet", "evaluation"),
         autoescape=True,  # names of files and cases are whatever the data says
@@ -77,6 +168,8 @@ def _render(files: RunFiles) -> str:
         best=best,
         epochs=_by_epoch(files),
         curves=_curves(files, best),
+        metrics={column(name): metric for name, metric in METRICS.items()},
+        names={"loss": "Loss", **{name: metric.heading for name, metric in METRICS.items()}},
         evaluations=[_shown(evaluation) for evaluation in files.evaluations],
         audit=_shown_audit(files.audit),
         version=__version__,
@@ -102,7 +195,7 @@ def _number(value: object, style: str = ".4f") -> Markup:
     return Markup('<data value="{0}" title="{0}">{1}</data>').format(value, shown)
 
 
-def _training_facts(files: RunFiles, best: int | None) -> list[tuple[str, str]]:
+def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]:
     """Return label and text of what is known about how the model was made."""
     config, environment, about = files.config, files.environment, files.about
     contract, codec = about.get("contract") or {}, about.get("codec") or {}
@@ -157,7 +250,7 @@ def _device(environment: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _best_epoch(files: RunFiles) -> int | None:
+def _best_epoch(files: _RunFiles) -> int | None:
     """Return the epoch whose weights best/ holds: the first of the highest val IoU."""
     stored = (files.about.get("scores") or {}).get("epoch")
     if stored is not None:
@@ -166,14 +259,14 @@ def _best_epoch(files: RunFiles) -> int | None:
     return max(val, key=lambda row: row["iou"])["epoch"] if val else None
 
 
-def _by_epoch(files: RunFiles) -> dict[int, dict[str, Mapping[str, Any]]]:
+def _by_epoch(files: _RunFiles) -> dict[int, dict[str, Mapping[str, Any]]]:
     epochs: dict[int, dict[str, Mapping[str, Any]]] = {}
     for row in files.history:
         epochs.setdefault(row["epoch"], {})[row["split"]] = row
     return epochs
 
 
-def _curves(files: RunFiles, best: int | None) -> dict[str, CurveChart]:
+def _curves(files: _RunFiles, best: int | None) -> dict[str, CurveChart]:
     charts = {}
     for metric in _CURVES:
         points = {
@@ -187,7 +280,7 @@ def _curves(files: RunFiles, best: int | None) -> dict[str, CurveChart]:
     return charts
 
 
-def _shown(evaluation: Evaluation) -> dict[str, Any]:
+def _shown(evaluation: _Evaluation) -> dict[str, Any]:
     """Arrange what the template shows of one list."""
     scores = evaluation.scores
     defined = [case for case in scores["cases"] if case["iou"] is not None]
@@ -207,7 +300,7 @@ def _shown(evaluation: Evaluation) -> dict[str, Any]:
         "scores": scores,
         "threshold": threshold,
         "against": against,
-        "verdict": against and _verdict(against["pooled_iou"]["interval"]),
+        "verdict": against and _verdict(against["pooled_iou"]),
         "dots": _dots(scores),
         "cases": {
             "worst": ranked[: max(_CASES_LISTED, len(pictures["worst"]))],
@@ -217,12 +310,10 @@ def _shown(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _verdict(interval: Sequence[float | None]) -> Literal["better", "worse", "open", "unknown"]:
-    """Judge a difference, model minus baseline, by its interval."""
-    low, high = interval
-    if low is None or high is None:
-        return "unknown"
-    return "better" if low > 0 else "worse" if high < 0 else "open"
+def _verdict(gain: Mapping[str, Any]) -> str:
+    low, high = (math.nan if end is None else end for end in gain["interval"])
+    text = verdict(Difference(gain["value"], Interval(low, high)))
+    return text[0].upper() + text[1:]
 
 
 def _dots(scores: Mapping[str, Any]) -> DotChart | None:
@@ -237,7 +328,7 @@ def _dots(scores: Mapping[str, Any]) -> DotChart | None:
     )
 
 
-def _shown_picture(picture: Picture, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _shown_picture(picture: _Picture, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "name": picture.name,
         "base64": base64.b64encode(picture.png).decode(),
@@ -258,3 +349,87 @@ def _shown_audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "ranking": ranking[:_RANKS_LISTED],
         "more_ranking": len(ranking) - _RANKS_LISTED,
     }
+
+
+def _read_run(path: Path) -> _RunFiles:
+    if not path.is_dir():
+        raise ModelError("no such folder. Give the folder of a run.", where=path)
+    if not (path / "config.toml").is_file():
+        raise ModelError(
+            "no run (config.toml is missing). Give the folder that 'lungunet train' made.",
+            where=path,
+        )
+    text = _read_text(path / "config.toml")
+    try:
+        config = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as err:
+        raise ModelError(
+            f"damaged ({err}). Copy the run folder again.", where=path / "config.toml"
+        ) from err
+    return _RunFiles(
+        path=path,
+        config=config,
+        config_text=text,
+        environment=_read_facts(path / "environment.json") or {},
+        about=_read_facts(path / "best" / "lungunet.json") or {},
+        history=_read_history(path / "history.csv"),
+        evaluations=_read_evaluations(path / "evaluation"),
+        audit=_read_facts(path / "audit" / "audit.json"),
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise ModelError(f"cannot be read ({err}). Copy the run folder again.", where=path) from err
+
+
+def _read_facts(path: Path, fix: str = "Copy the run folder again.") -> dict[str, Any] | None:
+    return read_json(path, error=ModelError, fix=fix) if path.is_file() else None
+
+
+def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(map(_history_row, csv.DictReader(_read_text(path).splitlines())))
+    except (KeyError, ValueError, TypeError) as err:
+        raise ModelError(
+            f"damaged ({err}). 'lungunet train --resume {path.parent}' writes it again.", where=path
+        ) from err
+
+
+def _history_row(row: Mapping[str, str]) -> dict[str, Any]:
+    cells = {key: cell for key, cell in row.items() if key not in ("epoch", "split")}
+    numbers = {key: float(cell) if cell else math.nan for key, cell in cells.items()}
+    return {"epoch": int(row["epoch"]), "split": row["split"], **numbers}
+
+
+def _read_evaluations(folder: Path) -> tuple[_Evaluation, ...]:
+    scored = [file.parent for file in folder.glob("*/scores.json")]
+    order = list(reversed(SPLITS))  # test first: that is what the run is judged by
+    scored.sort(key=lambda path: (order.index(path.name) if path.name in order else 9, path.name))
+    return tuple(_read_evaluation(path) for path in scored)
+
+
+def _read_evaluation(folder: Path) -> _Evaluation:
+    file = folder / "scores.json"
+    scores = _read_facts(file, "Run 'lungunet evaluate' again.") or {}
+    missing = [key for key in _ALWAYS if key not in scores]
+    if missing:
+        raise ModelError(f"no '{missing[0]}' in it. Run 'lungunet evaluate' again.", where=file)
+    pictures = [_read_picture(file) for file in folder.glob("pictures/*.png")]
+    known = [picture for picture in pictures if picture is not None]
+    known.sort(key=lambda picture: picture.number)
+    return _Evaluation(folder.name, scores, tuple(known))
+
+
+def _read_picture(file: Path) -> _Picture | None:
+    named = _PICTURE.fullmatch(file.stem)
+    if named is None:
+        return None
+    png = file.read_bytes()
+    if not png.startswith(_PNG):
+        raise ModelError("not a PNG. Run 'lungunet evaluate' again.", where=file)
+    return _Picture(named[1], int(named[2]), named[3], png)

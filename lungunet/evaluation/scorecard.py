@@ -3,32 +3,116 @@
 Measured at the size of the files, not at the size the model sees. Knows no command line.
 """
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from lungunet.data.files import write_text
-from lungunet.evaluation.cases import (
-    DISTANCES,
-    OVERLAPS,
-    TOLERANCE_PX,
-    CaseScore,
-    plain_case,
-    pooled_ratios,
-    stack_counts,
-)
+from lungunet.data.files import plain, write_csv, write_json
 from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
-from lungunet.metrics.overlap import Overlap, overlap
+from lungunet.metrics.overlap import (
+    METRICS,
+    TOLERANCE_PX,
+    ConfusionMeter,
+    Overlap,
+    column,
+    overlap,
+    ratios,
+)
+from lungunet.metrics.surface import SurfaceDistances, score_distance, surface_distances
 
-POOLED_WITH_INTERVAL = ("accuracy", "iou", "dice", "precision", "recall")
+COMPARED = ("iou", "dice", "hd95")
+"""What is given as a difference from the baselines: pooled, where it can be, and as a mean."""
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One slice.
+
+    Parameters
+    ----------
+    name : file stem
+    patient : the unit that intervals resample; the name itself where patients are not known
+    counts : (C, C) int64, ``counts[t, p]`` pixels of true class t predicted as p
+    surface : of lung, all classes above 0 merged, px
+    shape : (H, W) of the slice, px
+    """
+
+    name: str
+    patient: str
+    counts: np.ndarray
+    surface: SurfaceDistances
+    shape: tuple[int, int]
+
+    @cached_property
+    def scores(self) -> Overlap:
+        """Overlap in this slice; NaN where truth and prediction hold no lung."""
+        return overlap(self.counts)
+
+    @property
+    def truth_px(self) -> int:
+        """Lung pixels of the truth."""
+        return int(self.counts[1:].sum())
+
+    @property
+    def pred_px(self) -> int:
+        """Lung pixels of the prediction."""
+        return int(self.counts[:, 1:].sum())
+
+    @cached_property
+    def _measured(self) -> dict[str, float]:
+        overlaps = ratios(self.counts)
+        return {
+            name: float(overlaps[name] if name in overlaps else getattr(self.surface, name))
+            for name in METRICS
+        }
+
+    def value(self, metric: str) -> float:
+        """Return a metric as it enters a mean: an infinite distance is the slice's diagonal."""
+        return score_distance(self._measured[metric], self.shape)
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return a row of cases.csv, not yet free of NaN and infinity."""
+        classes = zip(class_names, self.scores.class_iou, strict=True)
+        return {
+            "name": self.name,
+            "patient": self.patient,
+            **{column(metric): value for metric, value in self._measured.items()},
+            "truth_px": self.truth_px,
+            "pred_px": self.pred_px,
+            # With two classes, IoU of lung says it.
+            **({f"iou_{name}": iou for name, iou in classes} if len(class_names) > 2 else {}),
+        }
+
+
+def score_case(
+    name: str, truth: np.ndarray, pred: np.ndarray, *, n_classes: int = 2, patient: str = ""
+) -> CaseScore:
+    """Compare one prediction with its truth.
+
+    Parameters
+    ----------
+    truth, pred : (H, W) integer, classes 0..n_classes-1
+
+    Raises
+    ------
+    DataError
+        When shapes differ or a class is out of range.
+    """
+    meter = ConfusionMeter(n_classes)
+    meter.update(truth=torch.from_numpy(truth), pred=torch.from_numpy(pred))
+    return CaseScore(
+        name=name,
+        patient=patient or name,
+        counts=meter.counts.numpy(),
+        surface=surface_distances(truth > 0, pred > 0, tolerance=TOLERANCE_PX),
+        shape=(truth.shape[0], truth.shape[1]),
+    )
 
 
 @dataclass(frozen=True)
@@ -62,6 +146,31 @@ class Difference:
     interval: Interval
 
 
+def verdict(gain: Difference, *, model: str = "the model") -> str:
+    """Say whether a model does better than a threshold: the one wording that is printed anywhere.
+
+    Parameters
+    ----------
+    gain : pooled lung IoU of the model minus that of the threshold
+    model : what it is called
+    """
+    if math.isnan(gain.interval.low):
+        return (
+            f"whether {model} beats the threshold baseline cannot be said: an interval needs two "
+            "patients"
+        )
+    if gain.interval.low > 0:
+        return f"{model} beats the threshold baseline, by {gain.value:.4f} pooled lung IoU"
+    if gain.interval.high < 0:
+        return (
+            f"{model} does worse than the threshold baseline, by {-gain.value:.4f} pooled lung IoU"
+        )
+    return (
+        f"{model} is not clearly better than the threshold baseline: the interval of the "
+        "difference in pooled lung IoU holds 0"
+    )
+
+
 @dataclass(frozen=True, repr=False)
 class ScoreCard:
     """Scores of one set of masks on one list.
@@ -72,12 +181,14 @@ class ScoreCard:
     class_names : of the codec, background first
     baselines : the same slices, scored for masks that cost nothing
     remarks : what a reader should know, such as why a baseline is missing
+    folder : where :func:`evaluate_list` saved it; None where it did not
     """
 
     cases: tuple[CaseScore, ...]
     class_names: tuple[str, ...]
     baselines: Mapping[str, "ScoreCard"] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    folder: Path | None = None
 
     def __repr__(self) -> str:
         """Say in a line what it is about; :meth:`to_dict` has everything."""
@@ -85,44 +196,48 @@ class ScoreCard:
         return f"<ScoreCard of {len(self.cases)} slices: lung IoU {self.pooled.iou:.4f}{others}>"
 
     @cached_property
+    def _counts(self) -> np.ndarray:
+        """(n, C, C) int64, those of all cases."""
+        return np.stack([case.counts for case in self.cases])
+
+    @cached_property
     def pooled(self) -> Overlap:
         """From the summed counts of all pixels of all slices."""
-        return overlap(stack_counts(self.cases).sum(axis=0))
+        return overlap(self._counts.sum(axis=0))
 
     @cached_property
     def patients(self) -> list[str]:
         """The patient of each case."""
         return [case.patient for case in self.cases]
 
+    @cached_property
+    def _pooled(self) -> dict[str, float]:
+        return {name: float(value) for name, value in ratios(self._counts.sum(axis=0)).items()}
+
+    def pooled_value(self, metric: str) -> float | None:
+        """Return a metric of ``METRICS`` from the summed counts; None for distances."""
+        return self._pooled.get(metric)
+
     def pooled_interval(self, metric: str) -> Interval:
         """Return the 95 % interval of a pooled metric, resampled by patient."""
-        counts = stack_counts(self.cases)
+        shape = self._counts.shape
         return bootstrap_interval(
-            counts.reshape(len(counts), -1),
+            self._counts.reshape(shape[0], -1),
             self.patients,
-            statistic=lambda sums: pooled_ratios(sums.reshape(-1, *counts.shape[1:]), metric),
+            statistic=lambda sums: ratios(sums.reshape(-1, *shape[1:]))[metric],
         )
 
     def per_case(self, metric: str) -> Summary:
         """Summarise a metric over slices; an infinite distance counts as the slice's diagonal."""
-        values = np.array([case.value(metric) for case in self.cases])
-        known = values[~np.isnan(values)]
-        if not known.size:
-            return Summary(math.nan, math.nan, 0, Interval(math.nan, math.nan))
-        interval = mean_interval(values, self.patients)
-        return Summary(float(known.mean()), float(np.median(known)), int(known.size), interval)
+        return _summarise(np.array([case.value(metric) for case in self.cases]), self.patients)
 
     def per_patient(self, metric: str) -> Summary:
         """Summarise an overlap metric over patients, each pooled over his slices."""
         by_patient: dict[str, np.ndarray] = {}
         for case in self.cases:
             by_patient[case.patient] = by_patient.get(case.patient, 0) + case.counts
-        values = np.array([getattr(overlap(counts), metric) for counts in by_patient.values()])
-        known = values[~np.isnan(values)]
-        if not known.size:
-            return Summary(math.nan, math.nan, 0, Interval(math.nan, math.nan))
-        interval = mean_interval(values, list(by_patient))
-        return Summary(float(known.mean()), float(np.median(known)), int(known.size), interval)
+        counts = np.stack(list(by_patient.values()))
+        return _summarise(ratios(counts)[metric], list(by_patient))
 
     def dice_by_rule(self) -> dict[str, float]:
         """Mean Dice per slice under each rule for slices without lung that is in use.
@@ -157,35 +272,33 @@ class ScoreCard:
 
         Parameters
         ----------
-        metric : iou or dice, which merge all classes above 0
+        metric : one that has a pooled value
         """
-        ours, theirs = stack_counts(self.cases), stack_counts(other.cases)
+        ours, theirs = self._counts, other._counts
         cut = ours[0].size
 
         def statistic(sums: np.ndarray) -> np.ndarray:
-            mine = pooled_ratios(sums[:, :cut].reshape(-1, *ours.shape[1:]), metric)
-            return np.asarray(
-                mine - pooled_ratios(sums[:, cut:].reshape(-1, *theirs.shape[1:]), metric)
-            )
+            mine = ratios(sums[:, :cut].reshape(-1, *ours.shape[1:]))[metric]
+            return np.asarray(mine - ratios(sums[:, cut:].reshape(-1, *theirs.shape[1:]))[metric])
 
         n = len(self.cases)
-        table = np.concatenate([ours.reshape(n, -1), theirs.reshape(n, -1)], axis=1)
+        both = np.concatenate([ours.reshape(n, -1), theirs.reshape(n, -1)], axis=1)
         return Difference(
-            value=getattr(self.pooled, metric) - getattr(other.pooled, metric),
-            interval=bootstrap_interval(table, self.patients, statistic=statistic),
+            value=self._pooled[metric] - other._pooled[metric],
+            interval=bootstrap_interval(both, self.patients, statistic=statistic),
         )
 
     def mean_difference(self, other: "ScoreCard", metric: str) -> Difference:
         """Return the mean over slices of our metric minus theirs; undefined slices are skipped."""
-        values = np.array(
-            [
-                mine.value(metric) - theirs.value(metric)
-                for mine, theirs in zip(self.cases, other.cases, strict=True)
-            ]
-        )
-        known = values[~np.isnan(values)]
-        mean = float(known.mean()) if known.size else math.nan
-        return Difference(mean, mean_interval(values, self.patients))
+        pairs = zip(self.cases, other.cases, strict=True)
+        values = [mine.value(metric) - theirs.value(metric) for mine, theirs in pairs]
+        summary = _summarise(np.array(values), self.patients)
+        return Difference(summary.mean, summary.interval)
+
+    def verdict(self, model: str = "the model") -> str | None:
+        """Say whether the masks are better than those of the threshold; None without that one."""
+        threshold = self.baselines.get("threshold")
+        return verdict(self.difference(threshold, "iou"), model=model) if threshold else None
 
     def worst(self, count: int = 5) -> list[CaseScore]:
         """Return the slices of lowest IoU, worst first; undefined ones left out."""
@@ -194,7 +307,7 @@ class ScoreCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: undefined is None, infinite is "inf"."""
-        content: dict[str, Any] = _plain(
+        content: dict[str, Any] = plain(
             {
                 "slices": len(self.cases),
                 "patients": len(set(self.patients)),
@@ -207,42 +320,39 @@ class ScoreCard:
                     name: {
                         **card._tables(),
                         "model_minus_baseline": self._differences(card),
-                        "cases": [plain_case(case, card.class_names) for case in card.cases],
+                        "cases": [case.to_dict(card.class_names) for case in card.cases],
                     }
                     for name, card in self.baselines.items()
                 },
                 "remarks": list(self.remarks),
-                "cases": [plain_case(case, self.class_names) for case in self.cases],
+                "cases": [case.to_dict(self.class_names) for case in self.cases],
             }
         )
         return content
 
     def _tables(self) -> dict[str, Any]:
-        names = zip(self.class_names, self.pooled.class_iou, strict=True)
+        classes = zip(self.class_names, self.pooled.class_iou, strict=True)
         return {
-            "pooled": {
-                **{metric: getattr(self.pooled, metric) for metric in OVERLAPS},
-                "class_iou": dict(names),
-            },
+            "pooled": {**self._pooled, "class_iou": dict(classes)},
             "pooled_interval": {
-                metric: _pair(self.pooled_interval(metric)) for metric in POOLED_WITH_INTERVAL
+                metric: astuple(self.pooled_interval(metric))
+                for metric, about in METRICS.items()
+                if about.interval
             },
-            "per_case": {
-                _key(metric): _summary(self.per_case(metric)) for metric in (*OVERLAPS, *DISTANCES)
-            },
-            "per_patient": {metric: _summary(self.per_patient(metric)) for metric in OVERLAPS},
+            "per_case": {column(metric): _facts(self.per_case(metric)) for metric in METRICS},
+            "per_patient": {metric: _facts(self.per_patient(metric)) for metric in self._pooled},
         }
 
     def _differences(self, other: "ScoreCard") -> dict[str, Any]:
-        found = {f"pooled_{metric}": self.difference(other, metric) for metric in ("iou", "dice")}
-        found |= {
-            f"mean_{_key(metric)}": self.mean_difference(other, metric)
-            for metric in ("iou", "dice", "hd95")
+        gains = {
+            f"pooled_{metric}": self.difference(other, metric)
+            for metric in COMPARED
+            if METRICS[metric].formula
         }
-        return {
-            name: {"value": each.value, "interval": _pair(each.interval)}
-            for name, each in found.items()
+        gains |= {
+            f"mean_{column(metric)}": self.mean_difference(other, metric) for metric in COMPARED
         }
+        return {name: _facts(gain) for name, gain in gains.items()}
 
     def save(self, folder: str | Path, **about: str) -> None:
         """Write scores.json and cases.csv into ``folder``, full precision.
@@ -253,37 +363,17 @@ class ScoreCard:
         """
         folder = Path(folder)
         content = {**about, **self.to_dict()}
-        write_text(folder / "scores.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(content["cases"][0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(content["cases"])
-        write_text(folder / "cases.csv", text.getvalue())
+        write_json(folder / "scores.json", content)
+        write_csv(folder / "cases.csv", content["cases"])
 
 
-def _key(metric: str) -> str:
-    return f"{metric}_px" if metric in ("hd95", "assd") else metric
+def _summarise(values: np.ndarray, patients: Sequence[str]) -> Summary:
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return Summary(math.nan, math.nan, 0, Interval(math.nan, math.nan))
+    interval = mean_interval(values, patients)
+    return Summary(float(known.mean()), float(np.median(known)), int(known.size), interval)
 
 
-def _pair(interval: Interval) -> list[float]:
-    return [interval.low, interval.high]
-
-
-def _summary(summary: Summary) -> dict[str, Any]:
-    return {
-        "mean": summary.mean,
-        "interval": _pair(summary.interval),
-        "median": summary.median,
-        "n": summary.n,
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Replace NaN by None and infinity by "inf", however deep, as JSON knows neither."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+def _facts(measured: Summary | Difference) -> dict[str, Any]:
+    return {**asdict(measured), "interval": astuple(measured.interval)}

@@ -45,8 +45,8 @@ def twins_of(facts: Sequence[PairFacts]) -> list[Twins]:
     places = [place for place, fact in enumerate(facts) if fact.fingerprint is not None]
     prints = [print_ for fact in facts if (print_ := fact.fingerprint) is not None]
     return [
-        Twins(places[found.first], places[found.second], found.similarity)
-        for found in find_twins(prints)
+        Twins(places[twin.first], places[twin.second], twin.similarity)
+        for twin in find_twins(prints)
     ]
 
 
@@ -102,17 +102,17 @@ def _same_masks(facts: Sequence[PairFacts]) -> Iterator[Finding]:
 def _leaks(facts: Sequence[PairFacts], twins: Sequence[Twins]) -> Iterator[Finding]:
     """Name each slice once, with the twin that resembles it most; copies before neighbours."""
     named: set[int] = set()
-    for found in sorted(twins, key=lambda twin: -twin.similarity):
-        first, second = facts[found.first], facts[found.second]
-        if found.second in named or first.image_digest == second.image_digest:
+    for twin in sorted(twins, key=lambda twin: -twin.similarity):
+        first, second = facts[twin.first], facts[twin.second]
+        if twin.second in named or first.image_digest == second.image_digest:
             continue
-        apart, copy = first.list != second.list, found.similarity >= COPY
+        apart, copy = first.list != second.list, twin.similarity >= COPY
         if not apart and not copy:
             continue  # neighbours in one list are as they should be
-        named.add(found.second)
+        named.add(twin.second)
         text = (
             f"{second.pair.image}: {'nearly a copy' if copy else 'looks like a neighbour'} of "
-            f"{first.pair.name} in {first.list} (similarity {found.similarity:.2f}). "
+            f"{first.pair.name} in {first.list} (similarity {twin.similarity:.2f}). "
         )
         text += (
             "A score on patients that were trained on means little: split again with --guard, or "

@@ -1,17 +1,148 @@
 """Overlap metrics from counted pixels: a confusion matrix on the device, and its ratios.
 
-Counts are summed and divided once, at the end; averages of per-batch ratios are never taken. This
-module knows tensors of class indices and nothing of models, files or label values.
+Counts are summed and divided once, at the end; averages of per-batch ratios are never taken. Owns
+``METRICS``, which every table, page, card and file of scores reads. This module knows tensors of
+class indices and nothing of models, files or label values.
 """
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lungunet.errors import DataError
+
+
+class PixelCounts(NamedTuple):
+    """What the formulas of metrics are made of, for any number of confusion matrices at once.
+
+    All are (...,) whole numbers, lung being every class above 0 merged.
+
+    Parameters
+    ----------
+    tp, fp, fn, tn : lung called lung, background called lung, lung called background, and neither
+    right, total : pixels of the right class, all classes told apart; all pixels
+    class_iou : (..., C) float64, IoU of each class; NaN for a class in neither
+    """
+
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    tn: np.ndarray
+    right: np.ndarray
+    total: np.ndarray
+    class_iou: np.ndarray
+
+    @classmethod
+    def of(cls, counts: np.ndarray) -> Self:
+        """Add up what :func:`ratios` takes."""
+        hit = np.diagonal(counts, axis1=-2, axis2=-1)
+        return cls(
+            tp=counts[..., 1:, 1:].sum(axis=(-2, -1)),
+            fp=counts[..., 0, 1:].sum(axis=-1),
+            fn=counts[..., 1:, 0].sum(axis=-1),
+            tn=counts[..., 0, 0],
+            right=hit.sum(axis=-1),
+            total=counts.sum(axis=(-2, -1)),
+            class_iou=share(hit, counts.sum(axis=-1) + counts.sum(axis=-2) - hit),
+        )
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide, NaN where the whole is 0."""
+    nan = np.full(np.shape(whole), np.nan)
+    return np.asarray(np.divide(part, whole, out=nan, where=np.asarray(whole) > 0))
+
+
+def _mean_iou(n: PixelCounts) -> np.ndarray:
+    known = ~np.isnan(n.class_iou)
+    return share(np.where(known, n.class_iou, 0).sum(axis=-1), known.sum(axis=-1))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What tables, files and pages need to know of a number.
+
+    Parameters
+    ----------
+    title : as it stands in a table, without its unit
+    formula : pixel counts to one value each; None for what is measured slice by slice, a field of
+        :class:`SurfaceDistances`, and has no pooled value
+    unit : "" for a share, else "px"; such a distance is better the smaller it is
+    digits : after the point, where it is shown rounded
+    interval : give the pooled value a confidence interval
+    """
+
+    title: str
+    formula: Callable[[PixelCounts], np.ndarray] | None = None
+    unit: str = ""
+    digits: int = 4
+    interval: bool = False
+
+    @property
+    def label(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def heading(self) -> str:
+        """The label as a line begins with it: only words get a capital, mIoU stays as it is."""
+        first = self.label[0]
+        return (first.upper() if self.label[1].islower() else first) + self.label[1:]
+
+
+class _Metrics(dict[str, Metric]):
+    """Every metric that is reported, by name, in the order of tables.
+
+    An entry that is added stands in all tables, files and pages from then on.
+    """
+
+
+TOLERANCE_PX = 1.0  # of the surface Dice
+
+METRICS = _Metrics(
+    {
+        "iou": Metric("lung IoU", lambda n: share(n.tp, n.tp + n.fp + n.fn), interval=True),
+        "dice": Metric("Dice", lambda n: share(2 * n.tp, 2 * n.tp + n.fp + n.fn), interval=True),
+        "precision": Metric("precision", lambda n: share(n.tp, n.tp + n.fp), interval=True),
+        "recall": Metric("recall", lambda n: share(n.tp, n.tp + n.fn), interval=True),
+        "miou": Metric("mIoU", _mean_iou),
+        "accuracy": Metric("accuracy", lambda n: share(n.right, n.total), interval=True),
+        "hd95": Metric("HD95", unit="px", digits=2),
+        "assd": Metric("ASSD", unit="px", digits=2),
+        "surface_dice": Metric(f"surface Dice, {TOLERANCE_PX:g} px"),
+    }
+)
+
+
+def column(metric: str) -> str:
+    """Return what files call a metric: its name and unit, ``hd95_px``."""
+    unit = METRICS[metric].unit
+    return f"{metric}_{unit}" if unit else metric
+
+
+def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Turn many confusion matrices into the metrics that follow from counts, unchecked.
+
+    Parameters
+    ----------
+    counts : (..., C, C) int64, or float64 that holds whole numbers
+
+    Returns
+    -------
+    dict of name to (...,) float64
+        NaN where undefined.
+
+    Examples
+    --------
+    >>> ratios(np.array([[[90, 2], [1, 7]], [[100, 0], [0, 0]]]))["iou"]
+    array([0.7, nan])
+    """
+    pixels = PixelCounts.of(counts)
+    return {name: metric.formula(pixels) for name, metric in METRICS.items() if metric.formula}
 
 
 @dataclass(frozen=True)
@@ -71,21 +202,11 @@ def overlap(counts: Tensor | np.ndarray) -> Overlap:
     nan
     """
     table = _checked(counts)
-    truth, pred, hit = table.sum(axis=1), table.sum(axis=0), table.diagonal()
-    class_iou = tuple(
-        _ratio(int(h), int(t + p - h)) for h, t, p in zip(hit, truth, pred, strict=True)
-    )
-    # Lung is all classes above 0: what is lung in both is the block without row 0 and column 0.
-    tp, fp, fn = int(table[1:, 1:].sum()), int(table[0, 1:].sum()), int(table[1:, 0].sum())
-    present = [value for value in class_iou if value == value]
+    values = ratios(table)
+    own = [field.name for field in fields(Overlap) if field.name in values]
     return Overlap(
-        accuracy=_ratio(int(hit.sum()), int(table.sum())),
-        iou=_ratio(tp, tp + fp + fn),
-        miou=sum(present) / len(present) if present else float("nan"),
-        dice=_ratio(2 * tp, 2 * tp + fp + fn),
-        precision=_ratio(tp, tp + fp),
-        recall=_ratio(tp, tp + fn),
-        class_iou=class_iou,
+        **{name: float(values[name]) for name in own},
+        class_iou=tuple(PixelCounts.of(table).class_iou.tolist()),
         n_pixels=int(table.sum()),
     )
 
@@ -107,10 +228,6 @@ def _checked(counts: Tensor | np.ndarray) -> np.ndarray:
     return table.astype(np.int64)
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
-
-
 class ConfusionMeter:
     """Count (truth, prediction) pairs of pixels on the device that predicts.
 
@@ -124,7 +241,7 @@ class ConfusionMeter:
     Examples
     --------
     >>> meter = ConfusionMeter(2)
-    >>> meter.update(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 1]]))
+    >>> meter.update(truth=torch.tensor([[0, 0, 1]]), pred=torch.tensor([[0, 1, 1]]))
     >>> meter.counts
     tensor([[1, 1],
             [0, 1]])
@@ -145,13 +262,13 @@ class ConfusionMeter:
         # Bin t * C + p counts true class t predicted as p; the last bin what is no class at all.
         self._bins = torch.zeros(self.n_classes**2 + 1, dtype=torch.int64)
 
-    def update(self, pred: Tensor, mask: Tensor) -> None:
-        """Add the pixels of one batch.
+    def update(self, *, truth: Tensor, pred: Tensor) -> None:
+        """Add the pixels of one batch; by keyword, because a swap would swap false with missing.
 
         Parameters
         ----------
-        pred : any shape, integer or bool, class indices 0..C-1
-        mask : the same shape and device
+        truth : any shape, integer or bool, class indices 0..C-1
+        pred : the same shape and device
 
         Raises
         ------
@@ -159,15 +276,15 @@ class ConfusionMeter:
             Shapes, dtypes or devices differ, or an index lies outside 0..C-1 (on a CPU: at once,
             nothing is counted; on other devices: ``compute`` raises).
         """
-        _check_pair(pred, mask)
-        pred, mask = pred.detach().reshape(-1).long(), mask.detach().reshape(-1).long()
+        _check_same_pixels(truth, pred)
+        truth, pred = truth.detach().reshape(-1).long(), pred.detach().reshape(-1).long()
         n_bins = self.n_classes**2 + 1
         if pred.device.type == "cpu":
             _check_range("pred", pred, self.n_classes)
-            _check_range("mask", mask, self.n_classes)
-            self._add(torch.bincount(mask * self.n_classes + pred, minlength=n_bins))
+            _check_range("truth", truth, self.n_classes)
+            self._add(torch.bincount(truth * self.n_classes + pred, minlength=n_bins))
         else:
-            self._add(_count_without_sync(_bin_of(pred, mask, self.n_classes), n_bins))
+            self._add(_count_without_sync(_bin_of(truth, pred, self.n_classes), n_bins))
 
     def merge(self, other: "ConfusionMeter | Tensor | np.ndarray") -> None:
         """Add what another meter counted, or a (C, C) matrix of counts (a rank's, a checkpoint's).
@@ -213,26 +330,26 @@ class ConfusionMeter:
             raise DataError(
                 f"{n_outside} pixels outside the classes 0..{self.n_classes - 1}. "
                 "Decode masks with the label codec before counting.",
-                where="mask or pred",
+                where="truth or pred",
             )
         return overlap(bins[:-1].reshape(self.n_classes, self.n_classes))
 
 
-def _check_pair(pred: Tensor, mask: Tensor) -> None:
-    if pred.shape != mask.shape:
+def _check_same_pixels(truth: Tensor, pred: Tensor) -> None:
+    if pred.shape != truth.shape:
         raise DataError(
-            f"shape {tuple(pred.shape)}, mask: {tuple(mask.shape)}. Both are class "
+            f"shape {tuple(pred.shape)}, truth: {tuple(truth.shape)}. Both are class "
             "indices of the same pixels: take the argmax over classes first.",
             where="pred",
         )
-    for name, tensor in (("pred", pred), ("mask", mask)):
+    for name, tensor in (("pred", pred), ("truth", truth)):
         if tensor.is_floating_point() or tensor.is_complex():
             raise DataError(
                 f"dtype {tensor.dtype}. Give class indices of an integer dtype.", where=name
             )
-    if pred.device != mask.device:
+    if pred.device != truth.device:
         raise DataError(
-            f"on {pred.device}, mask: on {mask.device}. Move one to the other.", where="pred"
+            f"on {pred.device}, truth: on {truth.device}. Move one to the other.", where="pred"
         )
 
 
@@ -249,9 +366,9 @@ def _check_range(name: str, indices: Tensor, n_classes: int) -> None:
         )
 
 
-def _bin_of(pred: Tensor, mask: Tensor, n_classes: int) -> Tensor:
-    outside = (pred < 0) | (pred >= n_classes) | (mask < 0) | (mask >= n_classes)
-    return torch.where(outside, n_classes**2, mask * n_classes + pred)
+def _bin_of(truth: Tensor, pred: Tensor, n_classes: int) -> Tensor:
+    outside = (pred < 0) | (pred >= n_classes) | (truth < 0) | (truth >= n_classes)
+    return torch.where(outside, n_classes**2, truth * n_classes + pred)
 
 
 def _count_without_sync(bins: Tensor, n_bins: int) -> Tensor:

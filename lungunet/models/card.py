@@ -6,16 +6,8 @@ Knows only what ``lungunet.json`` says: numbers, no path and no name of a slice.
 from collections.abc import Mapping
 from typing import Any
 
-_TITLES = {
-    "iou": "lung IoU, pooled",
-    "dice": "Dice, pooled",
-    "accuracy": "accuracy, pooled",
-    "precision": "precision, pooled",
-    "recall": "recall, pooled",
-    "hd95_px": "HD95, mean per slice, px",
-    "threshold_iou": "lung IoU of a threshold without weights, pooled",
-    "iou_above_threshold": "lung IoU gained over that threshold",
-}
+from lungunet.metrics.overlap import METRICS, column
+
 _COUNTS = ("train_slices", "val_slices")
 
 
@@ -110,9 +102,9 @@ def _scores(scores: Mapping[str, Any]) -> str:
         if name not in _COUNTS and not isinstance(value, Mapping)
     }
     parts = []
-    for split, found in scores.items():
-        if isinstance(found, Mapping):
-            parts.append(_evaluated(split, found))
+    for split, value in scores.items():
+        if isinstance(value, Mapping):
+            parts.append(_evaluated(split, value))
     if saved:
         rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in saved.items())
         parts.append(
@@ -122,20 +114,34 @@ def _scores(scores: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "None are recorded."
 
 
-def _evaluated(split: str, found: Mapping[str, Any]) -> str:
-    names = [name for name in _TITLES if name in found]
-    names += [name for name in found if name not in _TITLES]
+def _titles() -> dict[str, str]:
+    """Return what the card calls each score that ``lungunet.json`` can hold, in order."""
+    return {
+        **{
+            column(name): f"{metric.title}, pooled"
+            if metric.formula
+            else ", ".join(filter(None, (metric.title, "mean per slice", metric.unit)))
+            for name, metric in METRICS.items()
+        },
+        "threshold_iou": "lung IoU of a threshold without weights, pooled",
+        "iou_above_threshold": "lung IoU gained over that threshold",
+    }
+
+
+def _evaluated(split: str, scores: Mapping[str, Any]) -> str:
+    titles = {**_titles(), **{name: name for name in scores if name not in _titles()}}
     rows = "\n".join(
-        f"| {_TITLES.get(name, name)} | {_short(value.get('value'))} "
+        f"| {title} | {_short(value.get('value'))} "
         f"| {_short(value.get('low'))} to {_short(value.get('high'))} |"
-        for name in names
-        if isinstance(value := found[name], Mapping)
+        for name, title in titles.items()
+        if isinstance(value := scores.get(name), Mapping)
     )
-    slices, patients = found.get("slices"), found.get("patients")
+    slices, patients = scores.get("slices"), scores.get("patients")
     of, unit = (f" of {patients} patients", "patient") if patients != slices else ("", "slice")
+    verdict = f"\nVerdict: {scores['verdict']}." if scores.get("verdict") else ""
     return (
         f"On {slices} slices{of}, list {split}, at the size of the files. Intervals are 95 %,\n"
-        f"resampled by {unit}.\n\n"
+        f"resampled by {unit}.{verdict}\n\n"
         f"| | {split} | interval |\n|---|---|---|\n{rows}"
     )
 

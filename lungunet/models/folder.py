@@ -5,7 +5,6 @@ contract, the label codec and what the model scored. Nothing is unpickled.
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import nn
 from lungunet._version import __version__
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.data.files import write_bytes, write_text
+from lungunet.data.files import json_text, read_json, write_bytes, write_text
 from lungunet.errors import ModelError
 from lungunet.models.card import model_card
 from lungunet.models.unet import Architecture, architecture_of, build_from
@@ -105,17 +104,16 @@ def add_scores(path: str | Path, scores: Mapping[str, Any], *, weights_sha256: s
         When lungunet.json is missing or damaged.
     """
     folder = find_model_folder(path)
-    about = _read_json(folder / _ABOUT)
-    if about.get("weights_sha256") != weights_sha256:
-        return
-    about["scores"] = {**about.get("scores", {}), **scores}
-    write_text(folder / _ABOUT, _json(about))
-    write_text(folder / _CARD, model_card(about))
+    about = _read_about(folder)
+    if about.get("weights_sha256") == weights_sha256:
+        about["scores"] = {**about.get("scores", {}), **scores}
+        write_text(folder / _ABOUT, _json(about))
+        write_text(folder / _CARD, model_card(about))
 
 
 def weights_hash(path: str | Path) -> str:
     """Return the SHA-256 of a model folder's weights, as its lungunet.json says it."""
-    return str(_read_json(find_model_folder(path) / _ABOUT).get("weights_sha256"))
+    return str(_read_about(find_model_folder(path)).get("weights_sha256"))
 
 
 def encode_weights(model: nn.Module) -> bytes:
@@ -133,8 +131,12 @@ def _smp_config(model: nn.Module) -> dict[str, Any]:
     return {**config, "encoder_weights": None, "_model_class": type(model).__name__}
 
 
+def _read_about(folder: Path) -> dict[str, Any]:
+    return read_json(folder / _ABOUT, error=ModelError, fix="Copy the folder again.")
+
+
 def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, sort_keys=True, default=str, allow_nan=False) + "\n"
+    return json_text(content, sort_keys=True, default=str)
 
 
 def is_model_folder(path: str | Path) -> bool:
@@ -189,7 +191,7 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
         When a file is missing or damaged, the format is newer, or weights and model disagree.
     """
     folder = find_model_folder(path)
-    about = _read_json(folder / _ABOUT)
+    about = _read_about(folder)
     if not isinstance(about.get("format"), int) or not 1 <= about["format"] <= FORMAT:
         raise ModelError(
             f"format {about.get('format')} is not one that this lungunet reads "
@@ -233,13 +235,3 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelError(
             f"cannot be read ({err.strerror}). Copy the folder again.", where=path
         ) from err
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as err:
-        raise ModelError(f"damaged ({err}). Copy the folder again.", where=path) from err
-    if not isinstance(content, dict):
-        raise ModelError("not a JSON object. Copy the folder again.", where=path)
-    return content

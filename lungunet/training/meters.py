@@ -22,7 +22,7 @@ class PassMeter:
     def update(self, loss: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> None:
         """Count one batch; waits for nothing."""
         self.loss.update(loss, len(mask))
-        self.counts.update(logits.detach().argmax(1), mask)
+        self.counts.update(truth=mask, pred=logits.detach().argmax(1))
 
     def measured(self, ranks: Ranks) -> Measured:
         """Read the meters of all ranks together: the one place per pass that waits."""

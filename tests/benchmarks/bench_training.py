@@ -65,7 +65,7 @@ def by_hand(split: lungunet.Split, options: argparse.Namespace) -> Iterator[floa
         meter = lungunet.ConfusionMeter(2)
         with torch.no_grad():
             for image, mask in val:
-                meter.update(model(image).argmax(1), mask)
+                meter.update(truth=mask, pred=model(image).argmax(1))
         yield meter.compute().iou
 
 

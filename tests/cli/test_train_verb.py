@@ -113,6 +113,7 @@ class TestFindLr:
 
 
 class TestEvaluatingHonestly:
+    @pytest.mark.filterwarnings("default::lungunet.LungUNetWarning")
     def test_slices_that_the_run_was_trained_on_are_named(self, run_cli, own_run, data) -> None:
         done = run_cli("evaluate", own_run, data, "--split", "train", "--no-baselines")
         assert done.code == 0

@@ -317,6 +317,7 @@ class TestEvaluate:
         assert f"{scores['pooled']['iou']:.4f}" in row
         assert run_cli("evaluate", own_run, data, "--out", tmp_path / "s").code == 1
 
+    @pytest.mark.filterwarnings("default::lungunet.LungUNetWarning")  # of the list trained on
     def test_other_lists(self, run_cli, own_run: Path, data: Path) -> None:
         assert json.loads(run_cli("evaluate", own_run, data, "--split", "train", "--json").out)[
             "slices"

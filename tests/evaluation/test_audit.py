@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import lungunet
-from lungunet.errors import DataError, SplitError
+from lungunet.errors import ConfigError, DataError, SplitError
 from lungunet.evaluation import audit as audit_module
 from lungunet.evaluation.audit import audit
 from lungunet.evaluation.file_checks import check_coding, is_cut_off
@@ -466,8 +466,54 @@ class TestSave:
         first = result.ranking[0].pair.name
         assert names == ["mine.png", "sheet-01.png", f"worst-001-{first}.png"]
 
+    def test_audit_saves_where_it_is_told_to(self, clean: Path, tmp_path: Path) -> None:
+        result = audit(clean, out=tmp_path / "out", pictures=1)
+        stored = json.loads((tmp_path / "out" / "audit.json").read_text())
+        assert stored == result.to_dict()
+        assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+        (tmp_path / "out" / "audit.json").write_text("mine")
+        with pytest.raises(ConfigError, match=r"audit\.json.*: already there"):
+            audit(tmp_path / "nowhere", out=tmp_path / "out")  # refused before any work
+        assert (tmp_path / "out" / "audit.json").read_text() == "mine"
+        audit(clean, out=tmp_path / "out", overwrite=True)
+        assert json.loads((tmp_path / "out" / "audit.json").read_text()) == stored
+
+    def test_the_report_of_a_run_shows_the_audit_in_it(self, clean: Path, tmp_path: Path) -> None:
+        lungunet.RunConfig(data=str(clean)).save(tmp_path / "config.toml")
+        (tmp_path / "best").mkdir()
+        result = audit(clean, out=tmp_path / "audit", pictures=0)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert f"{result.counts['val']}</data> of val" in page
+
+    @pytest.mark.parametrize("there", [False, True])
+    def test_no_empty_folder_is_left(self, tmp_path: Path, there: bool) -> None:
+        out = tmp_path / "out"
+        if there:
+            out.mkdir()
+        with pytest.raises(DataError, match="no such folder"):
+            audit(tmp_path / "nowhere", out=out)
+        assert out.exists() == there
+
+    def test_a_place_that_cannot_be_written_is_told_before_any_work(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(DataError, match=r"out: cannot be made \(Not a directory\)"):
+            audit(tmp_path / "nowhere", out=tmp_path / "file" / "out")
+
 
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"folds": 1}, "folds: 1. Give 0 for none, or at least 2"),
+            ({"folds": -2}, "folds: -2. Give 0 for none"),
+            ({"pictures": -1}, "pictures: -1. Give 0 or more"),
+        ],
+    )
+    def test_settings_that_mean_nothing(self, tmp_path: Path, settings, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            audit(tmp_path, out=tmp_path / "out", **settings)
+        assert not (tmp_path / "out").exists()
+
     def test_a_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no such folder"):
             audit(tmp_path / "nowhere")

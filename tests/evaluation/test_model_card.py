@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from lungunet import load_model, save_model
-from lungunet.evaluation.cases import score_case
-from lungunet.evaluation.model_card import note_scores
-from lungunet.evaluation.scorecard import ScoreCard
+from lungunet.evaluation.evaluate import note_scores
+from lungunet.evaluation.scorecard import ScoreCard, score_case
 from lungunet.models.folder import weights_hash
 
 

@@ -21,11 +21,10 @@ import lungunet
 from lungunet import DataError, LungUNetError, ModelError
 from lungunet.data.ct import write_picture
 from lungunet.evaluation.audit import Audit, Suspect
-from lungunet.evaluation.cases import score_case
 from lungunet.evaluation.charts import Scale, curve_chart, dot_chart
 from lungunet.evaluation.file_checks import Finding
 from lungunet.evaluation.report import write_report
-from lungunet.evaluation.scorecard import ScoreCard
+from lungunet.evaluation.scorecard import ScoreCard, score_case
 from lungunet.training.tracking import EpochResult, Measured, write_history
 
 MINUS, DASH, TIMES = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"

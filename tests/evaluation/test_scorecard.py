@@ -9,10 +9,25 @@ import numpy as np
 import pytest
 
 import lungunet
-from lungunet import DataError, LabelCodec, MaskFolder, Pair, Predictor, SplitError, evaluate
-from lungunet.evaluation.cases import pooled_ratios, score_case
+from lungunet import (
+    METRICS,
+    ConfigError,
+    DataError,
+    Interval,
+    LabelCodec,
+    LungUNetWarning,
+    MaskFolder,
+    Metric,
+    ModelError,
+    Pair,
+    Predictor,
+    SplitError,
+    evaluate,
+    evaluate_list,
+)
 from lungunet.evaluation.evaluate import save_pictures
-from lungunet.evaluation.scorecard import POOLED_WITH_INTERVAL
+from lungunet.evaluation.scorecard import Difference, score_case, verdict
+from lungunet.metrics.overlap import ratios, share
 
 
 class Fixed:
@@ -221,9 +236,9 @@ def test_the_paired_difference_is_surer_than_the_scores() -> None:
 def test_vectorised_ratios_equal_those_of_one_table() -> None:
     counts = np.random.default_rng(2).integers(0, 9, (20, 3, 3))
     counts[3] = 0
-    for metric in POOLED_WITH_INTERVAL:
+    for metric in ("accuracy", "iou", "dice", "precision", "recall"):
         wanted = [getattr(lungunet.overlap(table), metric) for table in counts]
-        np.testing.assert_allclose(pooled_ratios(counts, metric), wanted)
+        np.testing.assert_allclose(ratios(counts)[metric], wanted)
 
 
 class TestBaselines:
@@ -305,3 +320,99 @@ def test_pictures_of_the_worst_and_the_best(
     assert sum(name.startswith("worst") for name in names) == min(6, len(ranked))
     assert (f"best-01_{ranked[-1]}.png" in names) == (len(ranked) > 6)
     assert not stale.exists()
+
+
+def test_a_metric_is_one_entry(
+    run_cli, own_run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registered with its formula, it stands in the table, the files, the page and the card."""
+    specificity = Metric("specificity", lambda n: share(n.tn, n.tn + n.fp), interval=True)
+    monkeypatch.setitem(METRICS, "specificity", specificity)
+    table = run_cli("evaluate", own_run, data, "--no-baselines").out.splitlines()
+    folder = own_run / "evaluation" / "test"
+    scores = json.loads((folder / "scores.json").read_text())
+    with (folder / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    counts = [np.zeros((2, 2), int) for _ in rows]
+    predictor = Predictor.load(own_run, device="cpu")
+    for count, pair in zip(counts, lungunet.read_split(data).test, strict=True):
+        truth = lungunet.read_mask(pair.mask) == 255
+        pred = predictor.predict(lungunet.read_image(pair.image)) == 255
+        for t, p in zip(truth.ravel(), pred.ravel(), strict=True):
+            count[int(t), int(p)] += 1
+    wanted = [count[0, 0] / count[0].sum() for count in counts]
+    total = sum(counts)
+    assert [float(row["specificity"]) for row in rows] == wanted
+    assert scores["pooled"]["specificity"] == total[0, 0] / total[0].sum()
+    assert scores["per_case"]["specificity"]["mean"] == np.mean(wanted)
+    assert scores["per_patient"]["specificity"]["n"] == scores["patients"]
+    low, high = scores["pooled_interval"]["specificity"]
+    shown = next(line.split() for line in table if line.startswith("specificity"))
+    numbers = (scores["pooled"]["specificity"], low, high, np.mean(wanted), np.median(wanted))
+    assert [word for word in shown if "." in word] == [f"{number:.4f}" for number in numbers]
+    page = (own_run / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="row">Specificity</th>' in page
+    card = (own_run / "best" / "README.md").read_text(encoding="utf-8")
+    assert f"| specificity, pooled | {numbers[0]:.4f} | {low:.4f} to {high:.4f} |" in card
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.01, 0.02, "A beats the threshold baseline, by 0.0123 pooled lung IoU"),
+        (-0.02, -0.01, "A does worse than the threshold baseline, by 0.0123 pooled lung IoU"),
+        (-0.01, 0.02, "A is not clearly better than the threshold baseline: the interval of"),
+        (math.nan, math.nan, "whether A beats the threshold baseline cannot be said: an interval"),
+    ],
+)
+def test_the_verdict_is_that_of_the_interval(low: float, high: float, words: str) -> None:
+    value = 0.0123 if not high < 0 else -0.0123
+    assert verdict(Difference(value, Interval(low, high)), model="A").startswith(words)
+
+
+class TestEvaluateList:
+    def test_a_run_s_own_scores_are_kept_beside_it(self, own_run: Path, data: Path) -> None:
+        card = evaluate_list(own_run, data, device="cpu")
+        assert card.folder == own_run / "evaluation" / "test"
+        stored = json.loads((card.folder / "scores.json").read_text())
+        assert stored == {"model": str(own_run), "split": "test", **card.to_dict()}
+        assert list((card.folder / "pictures").glob("worst-01_*.png"))
+        said = card.verdict()
+        assert lungunet.load_model(own_run).scores["test"]["verdict"] == said
+        assert f"Verdict: {said}." in (own_run / "best" / "README.md").read_text()
+        page = (own_run / "report.html").read_text(encoding="utf-8")
+        assert f"<strong>{said[0].upper()}{said[1:]}.</strong>" in page
+        evaluate_list(own_run, data, device="cpu")  # the latest replace them, unasked
+
+    def test_others_only_where_it_is_told_to(self, data: Path, phantoms, tmp_path: Path) -> None:
+        card = evaluate_list(phantoms[1], data, split="val", baselines=False)
+        assert (card.pooled.iou, card.folder, card.verdict()) == (1.0, None, None)
+        evaluate_list("threshold", data, out=tmp_path / "s", baselines=False)
+        with pytest.raises(ConfigError, match=r"scores\.json.*: already there"):
+            evaluate_list("none/of/these", data, out=tmp_path / "s")
+        done = evaluate_list("threshold", data, out=tmp_path / "s", overwrite=True)
+        assert set(done.baselines) == {"all background"}
+        assert json.loads((tmp_path / "s" / "scores.json").read_text())["model"] == "threshold"
+
+    def test_codes_of_both_sides(self, data: Path, phantoms, tmp_path: Path) -> None:
+        for path in phantoms[1].iterdir():
+            raw = lungunet.read_mask(path)
+            lungunet.write_mask(tmp_path / "zero-one" / path.name, raw // 255)
+        ones = LabelCodec({0: 0, 1: 1})
+        card = evaluate_list(tmp_path / "zero-one", data, mask_codec=ones, baselines=False)
+        assert card.pooled.iou == 1.0
+        with pytest.raises(lungunet.LabelError, match="mask value 255 "):
+            evaluate_list(tmp_path / "zero-one", data, codec=ones, mask_codec=ones)
+
+    def test_slices_that_a_run_was_trained_on_are_told(self, own_run: Path, data: Path) -> None:
+        with pytest.warns(LungUNetWarning, match="6 of these 6 slices are in the list that"):
+            card = evaluate_list(own_run, data, split="train", device="cpu")
+        assert len(card.cases) == 6
+
+    def test_refusals(self, own_run: Path, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="split: 'dev' is not one of train, val, test"):
+            evaluate_list(own_run, data, split="dev")
+        with pytest.raises(DataError, match="no such folder"):
+            evaluate_list(own_run, tmp_path / "none")
+        with pytest.raises(ModelError, match="no such folder"):
+            evaluate_list(tmp_path / "none", data)

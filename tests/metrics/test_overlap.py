@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 
 from lungunet.errors import DataError
 from lungunet.metrics.overlap import (
+    METRICS,
     ConfusionMeter,
     Mean,
     Overlap,
     _bin_of,
     _count_without_sync,
+    column,
     overlap,
+    ratios,
 )
+from lungunet.metrics.surface import SurfaceDistances
 
 
 def by_double_loop(pred, mask, n_classes):
@@ -34,7 +38,7 @@ def same(a: Overlap, b: Overlap) -> bool:
 
 def measured(pred, mask, n_classes=2):
     meter = ConfusionMeter(n_classes)
-    meter.update(pred, mask)
+    meter.update(truth=mask, pred=pred)
     return meter.compute()
 
 
@@ -127,12 +131,41 @@ class TestOverlap:
             overlap(counts)
 
 
+class TestRatios:
+    @pytest.mark.parametrize("n_classes", [2, 3, 5])
+    def test_many_at_once_are_those_of_each(self, n_classes):
+        counts = np.random.default_rng(n_classes).integers(0, 4, (3, 7, n_classes, n_classes))
+        counts[0, :2] = 0
+        counts[1, 2, 1:] = counts[1, 2, :, 1:] = 0  # no lung in either
+        together = ratios(counts)
+        for place in np.ndindex(3, 7):
+            alone = dataclasses.asdict(overlap(counts[place]))
+            for name, values in together.items():
+                assert values.shape == (3, 7)
+                assert values.dtype == np.float64
+                assert repr(float(values[place])) == repr(alone[name])
+
+    def test_sums_of_the_bootstrap_are_floats(self):
+        counts = np.array([[[2**40, 3], [5, 2**33]]])
+        for name, values in ratios(counts.astype(float)).items():
+            assert values == ratios(counts)[name]
+
+    def test_every_metric_is_a_ratio_or_a_distance(self):
+        measured_on_slices = {field.name for field in dataclasses.fields(SurfaceDistances)}
+        assert set(METRICS) - set(ratios(np.eye(2, dtype=int))) < measured_on_slices
+        assert [column(name) for name in ("iou", "hd95")] == ["iou", "hd95_px"]
+
+    def test_headings_begin_with_a_capital_and_leave_abbreviations_alone(self):
+        headings = [METRICS[name].heading for name in ("iou", "miou", "dice", "hd95", "accuracy")]
+        assert headings == ["Lung IoU", "mIoU", "Dice", "HD95, px", "Accuracy"]
+
+
 class TestAgreement:
     @pytest.mark.parametrize("n_classes", [2, 3, 5])
     def test_counts_are_those_of_a_double_loop(self, n_classes):
         pred, mask = random_pair(n_classes, n_classes)
         meter = ConfusionMeter(n_classes)
-        meter.update(pred, mask)
+        meter.update(truth=mask, pred=pred)
         assert meter.counts.tolist() == by_double_loop(pred, mask, n_classes)
 
     def test_torchmetrics_binary(self):
@@ -165,7 +198,7 @@ class TestAgreement:
     def test_the_way_of_other_devices_counts_the_same(self, n_classes):
         pred, mask = random_pair(3, n_classes)
         n_bins = n_classes**2 + 1
-        bins = _bin_of(pred.flatten(), mask.flatten(), n_classes)
+        bins = _bin_of(mask.flatten(), pred.flatten(), n_classes)
         counts = _count_without_sync(bins, n_bins)
         assert counts.dtype == torch.int64
         expected = by_double_loop(pred, mask, n_classes)
@@ -175,7 +208,7 @@ class TestAgreement:
     @pytest.mark.parametrize("bad", [(-1, 0), (0, -1), (2, 0), (0, 2), (255, 1)])
     def test_the_way_of_other_devices_sets_strangers_apart(self, bad):
         pred, mask = torch.tensor([bad[0], 1]), torch.tensor([bad[1], 1])
-        assert _count_without_sync(_bin_of(pred, mask, 2), 5).tolist() == [0, 0, 0, 1, 1]
+        assert _count_without_sync(_bin_of(mask, pred, 2), 5).tolist() == [0, 0, 0, 1, 1]
 
 
 class TestProperties:
@@ -199,12 +232,12 @@ class TestProperties:
     def test_merging_is_concatenating_in_any_order(self, pair, cut):
         n_classes, pred, mask = pair
         whole, first, second = (ConfusionMeter(n_classes) for _ in range(3))
-        whole.update(pred, mask)
-        first.update(pred[cut:], mask[cut:])
-        second.update(pred[:cut], mask[:cut])
+        whole.update(truth=mask, pred=pred)
+        first.update(truth=mask[cut:], pred=pred[cut:])
+        second.update(truth=mask[:cut], pred=pred[:cut])
         second += first
         assert torch.equal(second.counts, whole.counts)
-        first.update(pred[:cut], mask[:cut])
+        first.update(truth=mask[:cut], pred=pred[:cut])
         assert torch.equal(first.counts, whole.counts)
 
     @given(pairs())
@@ -218,10 +251,9 @@ class TestProperties:
 class TestConfusionMeter:
     def test_last_batch_of_one_weighs_by_its_pixels(self):
         meter = ConfusionMeter(2)
-        meter.update(
-            torch.zeros(8, 5, 7, dtype=torch.int64), torch.ones(8, 5, 7, dtype=torch.int64)
-        )
-        meter.update(torch.ones(1, 5, 7, dtype=torch.int64), torch.ones(1, 5, 7, dtype=torch.int64))
+        ones = torch.ones(8, 5, 7, dtype=torch.int64)
+        meter.update(truth=ones, pred=torch.zeros(8, 5, 7, dtype=torch.int64))
+        meter.update(truth=ones[:1], pred=ones[:1])
         assert meter.compute().iou == pytest.approx(1 / 9)  # the mean of the two IoUs is 1/2
 
     @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int16, torch.int32])
@@ -236,7 +268,8 @@ class TestConfusionMeter:
 
     def test_reset(self):
         meter = ConfusionMeter(2)
-        meter.update(*random_pair(6, 2))
+        pred, mask = random_pair(6, 2)
+        meter.update(truth=mask, pred=pred)
         meter.reset()
         assert meter.counts.tolist() == [[0, 0], [0, 0]]
 
@@ -248,24 +281,23 @@ class TestConfusionMeter:
     def test_counts_of_a_checkpoint_come_back(self):
         pred, mask = random_pair(7, 3)
         stopped, resumed = ConfusionMeter(3), ConfusionMeter(3)
-        stopped.update(pred, mask)
+        stopped.update(truth=mask, pred=pred)
         resumed.merge(np.array(stopped.counts.tolist()))
         assert torch.equal(resumed.counts, stopped.counts)
 
     def test_empty_batch(self):
         meter = ConfusionMeter(2)
-        meter.update(
-            torch.zeros(0, 4, 4, dtype=torch.int64), torch.zeros(0, 4, 4, dtype=torch.int64)
-        )
+        nothing = torch.zeros(0, 4, 4, dtype=torch.int64)
+        meter.update(truth=nothing, pred=nothing)
         assert meter.compute().n_pixels == 0
 
     @pytest.mark.parametrize("value", [-1, 2, 255])
-    @pytest.mark.parametrize("name", ["pred", "mask"])
+    @pytest.mark.parametrize("name", ["pred", "truth"])
     def test_an_index_outside_the_classes_is_refused_and_not_counted(self, name, value):
         good, bad = torch.tensor([0, 1, 1]), torch.tensor([0, value, 1])
         meter = ConfusionMeter(2)
         with pytest.raises(DataError, match=rf"{name}: class index {value} "):
-            meter.update(*((bad, good) if name == "pred" else (good, bad)))
+            meter.update(**{"truth": good, "pred": good, name: bad})
         assert meter.compute().n_pixels == 0
 
     def test_an_index_outside_on_another_device_is_found_by_compute(self):
@@ -279,20 +311,27 @@ class TestConfusionMeter:
 
     def test_refuses_shapes_that_differ(self):
         with pytest.raises(DataError, match=r"\(2, 3\).*\(3, 2\)"):
-            ConfusionMeter(2).update(torch.zeros(2, 3).long(), torch.zeros(3, 2).long())
+            ConfusionMeter(2).update(truth=torch.zeros(3, 2).long(), pred=torch.zeros(2, 3).long())
 
     def test_refuses_probabilities(self):
         with pytest.raises(DataError, match=r"pred: dtype torch.float32"):
-            ConfusionMeter(2).update(torch.zeros(2, 3), torch.zeros(2, 3).long())
+            ConfusionMeter(2).update(truth=torch.zeros(2, 3).long(), pred=torch.zeros(2, 3))
 
     def test_refuses_devices_that_differ(self):
-        with pytest.raises(DataError, match="pred: on meta, mask: on cpu"):
-            ConfusionMeter(2).update(torch.zeros(2, device="meta").long(), torch.zeros(2).long())
+        with pytest.raises(DataError, match="pred: on meta, truth: on cpu"):
+            ConfusionMeter(2).update(
+                truth=torch.zeros(2).long(), pred=torch.zeros(2, device="meta").long()
+            )
 
     def test_refuses_to_merge_other_classes(self):
         for other in (ConfusionMeter(3), np.zeros((1, 4), int), np.zeros((2, 2))):
             with pytest.raises(DataError, match=r"shape \(.*; this meter has 2 x 2 integers"):
                 ConfusionMeter(2).merge(other)
+
+    def test_takes_neither_by_place(self):
+        pred, mask = random_pair(9, 2)
+        with pytest.raises(TypeError):
+            ConfusionMeter(2).update(pred, mask)
 
     def test_refuses_one_class(self):
         with pytest.raises(DataError, match="at least 2"):
@@ -304,11 +343,11 @@ class TestConfusionMeter:
         pred, mask = (t.cuda() for t in random_pair(8, 3))
         loss = torch.tensor(2.0, device="cuda")
         meter, mean = ConfusionMeter(3), Mean()
-        meter.update(pred, mask)  # the first call may load kernels
+        meter.update(truth=mask, pred=pred)  # the first call may load kernels
         torch.use_deterministic_algorithms(True)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            meter.update(pred, mask)
+            meter.update(truth=mask, pred=pred)
             mean.update(loss, weight=3)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -190,7 +190,7 @@ def test_saved_statistics_are_those_that_val_was_measured_with(
     meter = lungunet.ConfusionMeter(2)
     with torch.no_grad():
         for image, mask in make_loader(val, batch_size=5):
-            meter.update(saved.model(image).argmax(1), mask)
+            meter.update(truth=mask, pred=saved.model(image).argmax(1))
     assert meter.compute().accuracy == saved.scores["val_accuracy"]
 
 
