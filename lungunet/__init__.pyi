@@ -51,6 +51,12 @@ from lungunet.evaluation.file_checks import Finding as Finding
 from lungunet.evaluation.masks import MaskFolder as MaskFolder
 from lungunet.evaluation.report import write_report as write_report
 from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
+from lungunet.inference.files import ScanFiles as ScanFiles
+from lungunet.inference.files import ScanResult as ScanResult
+from lungunet.inference.files import SliceFiles as SliceFiles
+from lungunet.inference.files import SliceResult as SliceResult
+from lungunet.inference.files import predict_scans as predict_scans
+from lungunet.inference.files import predict_slices as predict_slices
 from lungunet.inference.measure import Measurement as Measurement
 from lungunet.inference.measure import VolumeMeasurement as VolumeMeasurement
 from lungunet.inference.measure import measure_slice as measure_slice
@@ -58,10 +64,11 @@ from lungunet.inference.measure import measure_volume as measure_volume
 from lungunet.inference.measure import write_measurements as write_measurements
 from lungunet.inference.predictor import Prediction as Prediction
 from lungunet.inference.predictor import Predictor as Predictor
+from lungunet.inference.predictor import Segmented as Segmented
 from lungunet.inference.predictor import Segmenter as Segmenter
 from lungunet.inference.quality import Plausibility as Plausibility
 from lungunet.inference.quality import check_slice as check_slice
-from lungunet.inference.quality_volume import check_volume as check_volume
+from lungunet.inference.quality import check_volume as check_volume
 from lungunet.inference.refine import refine_volume as refine_volume
 from lungunet.inference.scans import VolumePrediction as VolumePrediction
 from lungunet.inference.scans import predict_volume as predict_volume
@@ -92,6 +99,7 @@ from lungunet.training.tracking import EpochResult as EpochResult
 from lungunet.training.tracking import Measured as Measured
 from lungunet.training.trainer import Trainer as Trainer
 from lungunet.volumes.formats import find_volumes as find_volumes
+from lungunet.volumes.formats import is_volume_source as is_volume_source
 from lungunet.volumes.montage import draw_montage as draw_montage
 from lungunet.volumes.slicing import find_volume_pairs as find_volume_pairs
 from lungunet.volumes.slicing import slice_volume as slice_volume

@@ -4,11 +4,32 @@ import math
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import typer
 
 T = TypeVar("T")
+
+
+class Result(Protocol):
+    """What jobs yield for each of many items."""
+
+    @property
+    def error(self) -> object:
+        """Why the item could not be used; None where it could."""
+        ...
+
+
+R = TypeVar("R", bound=Result)
+
+
+def going_on(results: Iterable[R], failed: list[str]) -> Iterator[R]:
+    """Yield the results of a job; name what it skipped on stderr, and add that to ``failed``."""
+    for result in results:
+        if result.error is not None:
+            failed.append(str(result.error))
+            warn(f"lungunet: skipped {result.error}")
+        yield result
 
 
 def progress_bar(iterable: Iterable[T], *, desc: str, total: int) -> Iterator[T]:

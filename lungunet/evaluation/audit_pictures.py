@@ -6,9 +6,7 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.dataset import read_pair
 from lungunet.data.manifest import Pair
-from lungunet.data.overlay import draw_overlay, tile
-from lungunet.data.twins import restore_hu
-from lungunet.data.window import LUNG_WINDOW
+from lungunet.data.overlay import draw_overlay, show_grey, tile
 from lungunet.inference.doubt import LabelView
 
 _PANEL = 400  # px
@@ -31,7 +29,7 @@ def draw_case(
     (422, 1200, 3) uint8, RGB
     """
     image, classes = read_pair(pair, codec)
-    grey = image if image.dtype == np.uint8 else LUNG_WINDOW.to_grey(restore_hu(image))
+    grey = show_grey(image)
     if seen is None:
         rule = LabelView(image, classes > 0).baseline.view(np.uint8)
         size = (image.shape[1], image.shape[0])

@@ -24,6 +24,7 @@ from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
 from lungunet.models.folder import SavedModel, encode_weights, load_model
 from lungunet.models.onnx_file import OnnxFile, describe, onnxruntime, open_onnx
+from lungunet.models.original import padding
 from lungunet.phantom.phantom import phantom_slice
 
 _SURE = 1e-4  # from 0.5: where the probability is nearer, rounding may decide
@@ -93,21 +94,14 @@ def export_onnx(
         raise ConfigError("does not end with .onnx. Add the ending.", where=path)
     onnxruntime()  # before minutes of work
     saved = model if isinstance(model, SavedModel) else load_model(model)
-    network = _for_export(saved.model)
+    # A copy that predicts as the predictor lets it.
+    network = copy.deepcopy(getattr(saved.model, "_orig_mod", saved.model)).cpu().float().eval()
+    network = padding(network)
     content = _encode(network, saved)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         compared = _phantoms(saved.contract) if slices is None else slices
         return _compare(network, open_onnx(temporary), compared, path)
-
-
-def _for_export(model: nn.Module) -> nn.Module:
-    """Return a copy that predicts as the predictor lets it."""
-    model = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().float().eval()
-    if getattr(model, "valid", False):
-        # Same weights, mirror-padded: masks of the size of the input.
-        setattr(model, "valid", False)  # noqa: B010 - nn.Module types attributes as modules
-    return model
 
 
 def _encode(network: nn.Module, saved: SavedModel) -> bytes:

@@ -113,21 +113,19 @@ class Spots:
     """Says lung, as sure as it was told, where a slice is 1; draws on nothing else."""
 
     codec = lungunet.LUNG_CODEC
+    contract, is_rule, segment_volume = InputContract(32), False, None
 
     def __init__(self, *confidence: float) -> None:
         self.confidence = iter(confidence)
         self.batches: list[int] = []
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
+    def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
         return image
 
-    def __call__(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+    def __call__(self, prepared: list[np.ndarray]) -> list[Segmented]:
         self.batches.append(len(prepared))
         lungs = [(image == 1) * np.float32(next(self.confidence)) for image in prepared]
-        return [np.stack([1 - lung, lung]) for lung in lungs]
-
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        return image.astype(np.uint8)
+        return [Segmented.likeliest(np.stack([1 - lung, lung])) for lung in lungs]
 
 
 class TestMirror:
@@ -151,7 +149,7 @@ class TestMirror:
         class Blind(Spots):
             """Sees nothing in the last column, which is the first one in the mirror."""
 
-            def __call__(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+            def __call__(self, prepared: list[np.ndarray]) -> list[Segmented]:
                 return super().__call__([image * (np.arange(5) < 4) for image in prepared])
 
         image = np.array([[1, 1, 1, 0, 1]], np.int16)
@@ -179,7 +177,7 @@ class TestMirror:
         mean = (plain.probabilities(image) + flipped) / 2
         np.testing.assert_allclose(found.probabilities, mean, atol=1e-5)
         (prediction,) = both.predict_files([split.test[0].image])
-        assert prediction.disagreement == found.disagreement
+        assert prediction.segmented.disagreement == found.disagreement
 
 
 class TestSegment:
@@ -194,11 +192,11 @@ class TestSegment:
 
     def test_classes_are_the_likeliest_and_of_equals_the_first(self) -> None:
         probabilities = np.array([[[0.5, 0.4, 0.6]], [[0.5, 0.6, 0.4]]], np.float32)
-        np.testing.assert_array_equal(Segmented(probabilities).classes, [[0, 1, 0]])
+        np.testing.assert_array_equal(Segmented.likeliest(probabilities).classes, [[0, 1, 0]])
         three = np.array([[[0.4, 0.2]], [[0.4, 0.3]], [[0.2, 0.5]]], np.float32)
-        classes = Segmented(three).classes
+        classes = Segmented.likeliest(three).classes
         np.testing.assert_array_equal(classes, [[0, 2]])
-        assert classes.dtype == Segmented(probabilities).classes.dtype == np.uint8
+        assert classes.dtype == Segmented.likeliest(probabilities).classes.dtype == np.uint8
 
 
 class TestFiles:
@@ -206,7 +204,7 @@ class TestFiles:
         predictor = Predictor.load(run, device="cpu")
         seen = []
         prepare = predictor.segmenter.prepare
-        predictor.segmenter.prepare = lambda image: seen.append(image) or prepare(image)
+        predictor.segmenter.prepare = lambda *given: seen.append(given) or prepare(*given)
         assert len(list(predictor.predict_files([pair.image for pair in split.test]))) == 3
         assert len(seen) == 3
 
