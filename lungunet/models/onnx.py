@@ -164,14 +164,14 @@ def _compare(
     for image in slices:
         n += 1
         expected = _probabilities(network, exported.contract, image, f"slice {n}")
-        mask, found = exported.run(image.astype(np.float32)[None])
+        mask, probability = exported.run(image.astype(np.float32)[None])
         differs = mask[0] != codec.for_prediction.decode(expected.argmax(axis=0))
         second, first = np.partition(expected, -2, axis=0)[-2:]
         sure = first - second > 2 * _SURE
         pixels += differs.size
         differing += int(differs.sum())
         wrong += int((differs & sure).sum())
-        furthest = max(furthest, float(np.abs(found[0] - expected).max()))
+        furthest = max(furthest, float(np.abs(probability[0] - expected).max()))
     if wrong:
         raise ModelError(
             f"{wrong} of {pixels} pixels get another class than from torch, probabilities "

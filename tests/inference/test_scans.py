@@ -198,6 +198,19 @@ class TestThreshold:
         assert found.disagreement.tolist() == [0.0] * 9
 
 
+def test_whatever_segments_volumes_sees_them_whole(chest):
+    segmenter = BySign()
+
+    def whole(hu, *, spacing_mm):
+        assert (hu is chest.array, spacing_mm) == (True, SPACING)
+        return (hu < -500).astype(np.uint8)
+
+    segmenter.segment_volume = whole
+    found = predict_volume(Predictor(segmenter), chest)
+    assert np.array_equal(found.classes, chest.array < -500)
+    assert segmenter.batches == []
+
+
 class TestRefusals:
     def test_a_model_for_eight_bits(self, chest):
         predictor = Predictor(BySign(dtypes=("uint8",)))
