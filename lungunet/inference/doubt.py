@@ -14,6 +14,7 @@ import numpy as np
 from lungunet.data.twins import restore_hu
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.inference.body import LUNG_HU, dark_level, find_airy, find_body
+from lungunet.inference.shapes import as_bits
 from lungunet.inference.threshold import segment_lungs
 
 DoubtKind = Literal[
@@ -148,7 +149,7 @@ class LabelView:
         """(h, w) bool: what is connected to the margin around the body; tables count as outside."""
         if self.airy.all():  # without tissue there is no body
             return np.zeros_like(self.airy)
-        around = 1 - find_body(_bits(self.airy))
+        around = 1 - find_body(as_bits(self.airy))
         return cv2.erode(around, _disk(1), borderValue=1) > 0
 
     @cached_property
@@ -221,7 +222,7 @@ def _compared(view: LabelView, other: np.ndarray, *, by: str) -> list[_Reason]:
 
 
 def _darker_parts(region: np.ndarray, hu: np.ndarray, limit_hu: float) -> np.ndarray:
-    count, parts = cv2.connectedComponents(_bits(region), None, 4)
+    count, parts = cv2.connectedComponents(as_bits(region), None, 4)
     dark = [n for n in range(1, count) if np.median(hu[parts == n]) < limit_hu]
     return np.isin(parts, dark)
 
@@ -324,16 +325,12 @@ def _whole(first: np.ndarray, second: np.ndarray) -> float:
 
 def _thick(region: np.ndarray, width: float = _THIN) -> np.ndarray:
     radius = max(1, round(width * max(region.shape)))
-    return cv2.morphologyEx(_bits(region), cv2.MORPH_OPEN, _disk(radius)) > 0
+    return cv2.morphologyEx(as_bits(region), cv2.MORPH_OPEN, _disk(radius)) > 0
 
 
 def _cracks(mask: np.ndarray) -> np.ndarray:
     """Mark the narrow notches and pinholes of a mask."""
-    return cv2.morphologyEx(_bits(mask), cv2.MORPH_CLOSE, _disk(1)) > _bits(mask)
-
-
-def _bits(mask: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(mask).view(np.uint8)
+    return cv2.morphologyEx(as_bits(mask), cv2.MORPH_CLOSE, _disk(1)) > as_bits(mask)
 
 
 def _disk(radius: int) -> np.ndarray:

@@ -143,7 +143,7 @@ class ScanResult:
 
 def predict_slices(
     predictor: Predictor,
-    inputs: Iterable[str | Path],
+    inputs: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
     write: SliceFiles = SliceFiles(),
@@ -159,7 +159,7 @@ def predict_slices(
 
     Parameters
     ----------
-    inputs : slices: files, folders, globs or lists (.txt)
+    inputs : slices: one or more files, folders, globs or lists (.txt)
     out : folder for the masks
     write : what else is written
     batch_size : slices at once
@@ -181,7 +181,7 @@ def predict_slices(
         On Ctrl-C; its text says how many masks are there, all of them whole.
     """
     out = Path(out)
-    files = _list_slices([str(source) for source in inputs], out)
+    files = _list_slices(_as_list(inputs), out)
     names = predictor.codec.names
     planned = [out / path for file in files for path in write.paths(file.stem, names)]
     planned += [out / _MEASUREMENTS, *([out / _TRIAGE] if write.triage else [])]
@@ -213,7 +213,7 @@ def predict_slices(
 
 def predict_scans(
     predictor: Predictor,
-    inputs: Iterable[str | Path],
+    inputs: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
     write: ScanFiles = ScanFiles(),
@@ -231,7 +231,7 @@ def predict_scans(
 
     Parameters
     ----------
-    inputs : scans, as :func:`find_volumes` takes them
+    inputs : scans: one or more sources that :func:`find_volumes` takes
     out : folder for the masks
     write : what else is written
     refine : see :func:`predict_volume`
@@ -261,7 +261,7 @@ def predict_scans(
             where="sides",
         )
     out = Path(out)
-    scans = find_volumes(inputs)
+    scans = find_volumes(_as_list(inputs))
     named = dict(zip(unique_names(scans), scans, strict=True))
     planned = [out / path for name, scan in named.items() for path in write.paths(scan, name)]
     refuse_inputs(planned, scans)
@@ -286,6 +286,10 @@ def predict_scans(
     finally:
         rows = [row for result in finished if result.measured for row in result.measured.rows]
         _write_tables(out, rows, {one.name: one.checked for one in finished if one.checked})
+
+
+def _as_list(inputs: str | Path | Iterable[str | Path]) -> list[str]:
+    return [str(inputs)] if isinstance(inputs, str | Path) else [str(source) for source in inputs]
 
 
 def _list_slices(inputs: list[str], out: Path) -> list[Path]:

@@ -63,22 +63,18 @@ class Segmented:
 
 
 class Segmenter(Protocol):
-    """Anything that turns slices into classes: a network, or a rule without weights."""
+    """Anything that turns slices into classes: a network, or a rule without weights.
 
-    @property
-    def contract(self) -> InputContract:
-        """What it expects of a slice, and how a slice should be looked at."""
-        ...
+    Parameters
+    ----------
+    contract : what it expects of a slice, and how a slice should be looked at
+    codec : of the masks that it was made from
+    is_rule : it follows one fixed rule, so that a second opinion by rule would be its own
+    """
 
-    @property
-    def codec(self) -> LabelCodec:
-        """Of the masks that it was made from."""
-        ...
-
-    @property
-    def is_rule(self) -> bool:
-        """Whether it follows one fixed rule, so that a second opinion by rule would be its own."""
-        ...
+    contract: InputContract
+    codec: LabelCodec
+    is_rule: bool
 
     @property
     def segment_volume(self) -> Callable[..., np.ndarray] | None:
