@@ -38,7 +38,7 @@ def draw_overlay(
 
     Parameters
     ----------
-    grey : (H, W) uint8, as :meth:`InputContract.to_grey` or :func:`show_grey` gives it
+    grey : (H, W) uint8, as :meth:`InputContract.to_grey` gives it
     truth, pred : (H, W) integer classes; the outline runs around each class above 0
 
     Returns

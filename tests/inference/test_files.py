@@ -127,7 +127,7 @@ class TestSlices:
             told.append((desc, total))
             return iterable
 
-        list(predict_slices(rule, [phantoms[0]], tmp_path, progress=progress))
+        list(predict_slices(rule, phantoms[0], tmp_path, progress=progress))  # a single source
         assert told == [("predict", 12)]
 
     def test_what_is_there_is_replaced_on_demand(self, rule, phantoms, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ class TestSlices:
         with pytest.raises(ConfigError, match=r"s\.png: would be written over while it is read"):
             list(predict_slices(rule, [png], tmp_path, overwrite=True))
         with pytest.raises(ConfigError, match="is the folder that is read"):
-            list(predict_slices(rule, [phantoms[0]], phantoms[0], overwrite=True))
+            list(predict_slices(rule, str(phantoms[0]), phantoms[0], overwrite=True))
 
 
 class TestScans:
