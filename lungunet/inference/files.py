@@ -57,12 +57,6 @@ class SliceFiles:
     probabilities: bool = False
     triage: bool = True
 
-    def paths(self, stem: str, class_names: Sequence[str]) -> list[Path]:
-        """List what is written for one slice, below the folder; the mask first."""
-        pictures = [_overlay(stem)] if self.overlay else []
-        maps = _maps(stem, class_names) if self.probabilities else []
-        return [Path(f"{stem}.png"), *pictures, *maps]
-
 
 @dataclass(frozen=True)
 class ScanFiles:
@@ -76,14 +70,6 @@ class ScanFiles:
 
     sides: bool = False
     preview: bool = False
-
-    def paths(self, scan: Path, name: str) -> list[Path]:
-        """List what is written for one scan, below the folder; the mask first.
-
-        Masks of NRRD and MHA stay what they are, others become NIfTI.
-        """
-        pictures = [Path("previews", f"{name}.png")] if self.preview else []
-        return [Path(f"{name}{written_suffix(scan)}"), *pictures]
 
 
 @dataclass(frozen=True)
@@ -183,7 +169,7 @@ def predict_slices(
     out = Path(out)
     files = _list_slices(_as_list(inputs), out)
     names = predictor.codec.names
-    planned = [out / path for file in files for path in write.paths(file.stem, names)]
+    planned = [out / path for file in files for path in _slice_paths(file.stem, names, write)]
     planned += [out / _MEASUREMENTS, *([out / _TRIAGE] if write.triage else [])]
     refuse_inputs(planned, files)
     refuse_existing(planned, overwrite)
@@ -263,7 +249,9 @@ def predict_scans(
     out = Path(out)
     scans = find_volumes(_as_list(inputs))
     named = dict(zip(unique_names(scans), scans, strict=True))
-    planned = [out / path for name, scan in named.items() for path in write.paths(scan, name)]
+    planned = [
+        out / path for name, scan in named.items() for path in _scan_paths(scan, name, write)
+    ]
     refuse_inputs(planned, scans)
     refuse_existing([*planned, out / _TRIAGE, out / _MEASUREMENTS], overwrite)
     finished: list[ScanResult] = []
@@ -372,7 +360,7 @@ def _write_scan(
     measured = measure_volume(
         scan.array, classes, name=scan.name, spacing_mm=spacing_mm, sides=write.sides
     )
-    mask, *pictures = (out / path for path in write.paths(scan.path, scan.name))
+    mask, *pictures = (out / path for path in _scan_paths(scan.path, scan.name, write))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
     for picture in pictures:
         sides = [_say(lung) for lung in (measured.right, measured.left) if lung]
@@ -386,6 +374,19 @@ def _write_tables(out: Path, rows: list[Measurement], checked: Mapping[str, Plau
         write_measurements(out / _MEASUREMENTS, rows)
     if checked:
         write_triage(out / _TRIAGE, checked)
+
+
+def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> list[Path]:
+    """List what is written for one slice, below the folder; the mask first."""
+    pictures = [_overlay(stem)] if write.overlay else []
+    maps = _maps(stem, class_names) if write.probabilities else []
+    return [Path(f"{stem}.png"), *pictures, *maps]
+
+
+def _scan_paths(scan: Path, name: str, write: ScanFiles) -> list[Path]:
+    """List what is written for one scan: NRRD and MHA stay what they are, else NIfTI."""
+    pictures = [Path("previews", f"{name}.png")] if write.preview else []
+    return [Path(f"{name}{written_suffix(scan)}"), *pictures]
 
 
 def _overlay(stem: str) -> Path:
