@@ -58,6 +58,12 @@ from lungunet.evaluation.masks import MaskFolder as MaskFolder
 from lungunet.evaluation.report import write_report as write_report
 from lungunet.evaluation.scorecard import CaseScore as CaseScore
 from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
+from lungunet.inference.files import ScanFiles as ScanFiles
+from lungunet.inference.files import ScanResult as ScanResult
+from lungunet.inference.files import SliceFiles as SliceFiles
+from lungunet.inference.files import SliceResult as SliceResult
+from lungunet.inference.files import predict_scans as predict_scans
+from lungunet.inference.files import predict_slices as predict_slices
 from lungunet.inference.measure import MeasuredFile as MeasuredFile
 from lungunet.inference.measure import Measurement as Measurement
 from lungunet.inference.measure import VolumeMeasurement as VolumeMeasurement
@@ -67,10 +73,11 @@ from lungunet.inference.measure import measure_volume as measure_volume
 from lungunet.inference.measure import write_measurements as write_measurements
 from lungunet.inference.predictor import Prediction as Prediction
 from lungunet.inference.predictor import Predictor as Predictor
+from lungunet.inference.predictor import Segmented as Segmented
 from lungunet.inference.predictor import Segmenter as Segmenter
 from lungunet.inference.quality import Plausibility as Plausibility
 from lungunet.inference.quality import check_slice as check_slice
-from lungunet.inference.quality_volume import check_volume as check_volume
+from lungunet.inference.quality import check_volume as check_volume
 from lungunet.inference.refine import refine_volume as refine_volume
 from lungunet.inference.scans import VolumePrediction as VolumePrediction
 from lungunet.inference.scans import predict_volume as predict_volume

@@ -1,12 +1,21 @@
 """``lungunet predict``: a mask for every slice, or for every scan."""
 
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lungunet.cli import console
 from lungunet.cli.options import Device, Overwrite, Precision, Series
-from lungunet.errors import ConfigError, listed
+from lungunet.errors import ConfigError, DataError, counted, listed
+
+if TYPE_CHECKING:
+    from lungunet import Plausibility, ScanResult, SliceResult
+
+_SHOWN = 5  # masks that are not green
 
 
 def predict(
@@ -68,42 +77,106 @@ def predict(
     Examples: `lungunet predict runs/001 slices/ --out masks --overlay` |
     `lungunet predict threshold scan.nii.gz --out masks`
     """
-    from lungunet.cli.predict_slices import SliceOutput, predict_slices
-    from lungunet.cli.predict_volumes import VolumeOutput, predict_volumes
-    from lungunet.inference.predictor import Predictor
-    from lungunet.volumes.formats import is_volume_source
+    from lungunet import (
+        Predictor,
+        ScanFiles,
+        SliceFiles,
+        is_volume_source,
+        predict_scans,
+        predict_slices,
+    )
 
-    volumes = [source for source in inputs if is_volume_source(source)]
-    if volumes and len(volumes) < len(inputs):
+    scans = [source for source in inputs if is_volume_source(source)]
+    if scans and len(scans) < len(inputs):
         raise ConfigError(
             "scans among slices. Predict them one after the other, into different folders.",
-            where=listed(volumes, separator=", "),
+            where=listed(scans, separator=", "),
         )
     of_slices = {"--overlay": overlay, "--probabilities": probabilities, "--no-triage": not triage}
     of_scans = {
         **{"--sides": sides, "--preview": preview, "--raw": raw},
         "--series": series is not None,
     }
-    for option, given in (of_slices if volumes else of_scans).items():
+    for option, given in (of_slices if scans else of_scans).items():
         if given:
-            meant, found = ("slices", "scans") if volumes else ("scans", "slices")
-            raise ConfigError(f"for {meant}, these are {found}. Leave it out.", where=option)
+            meant, these = ("slices", "scans") if scans else ("scans", "slices")
+            raise ConfigError(f"for {meant}, these are {these}. Leave it out.", where=option)
     predictor = Predictor.load(model, device=device, precision=precision, tta=tta)  # type: ignore[arg-type]
-    if volumes:
-        predict_volumes(
-            predictor,
-            inputs,
-            VolumeOutput(out, sides=sides, preview=preview),
-            batch_size=batch_size,
-            series=series,
-            raw=raw,
-            overwrite=overwrite,
+    common: dict[str, Any] = {
+        "batch_size": batch_size,
+        "overwrite": overwrite,
+        "progress": console.progress_bar,
+    }
+    if scans:
+        scan_files = ScanFiles(sides=sides, preview=preview)
+        _show_scans(
+            predict_scans(
+                predictor, inputs, out, write=scan_files, refine=not raw, series=series, **common
+            ),
+            out,
         )
     else:
-        predict_slices(
-            predictor,
-            inputs,
-            SliceOutput(out, overlay=overlay, probabilities=probabilities, triage=triage),
-            batch_size=batch_size,
-            overwrite=overwrite,
+        slice_files = SliceFiles(overlay=overlay, probabilities=probabilities, triage=triage)
+        _show_slices(predict_slices(predictor, inputs, out, write=slice_files, **common), out)
+
+
+def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> None:
+    done: list[SliceResult] = []
+    failed: list[str] = []
+    try:
+        with closing(results):
+            done += [each for each in console.going_on(results, failed) if each.error is None]
+    except KeyboardInterrupt as err:
+        console.warn(f"\nlungunet: interrupted: {err}. Predict again with --overwrite.")
+        raise typer.Exit(130) from None
+    console.say(f"{counted(len(done), 'mask')} in {out}")
+    checked = {each.name: each.checked for each in done if each.checked}
+    if checked:
+        say_triage(out / "triage.csv", checked)
+    _refuse_skipped(len(failed), len(done) + len(failed), "file")
+
+
+def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None:
+    done, stopped = 0, ""
+    failed: list[str] = []
+    try:
+        with closing(results):
+            for result in console.going_on(results, failed):
+                if result.error is None:
+                    done += 1
+                    console.say(result.summary)
+    except KeyboardInterrupt as err:
+        stopped = str(err) or f"{done} done"
+    console.say(f"\n{counted(done, 'mask')} in {out}")
+    if stopped:
+        console.warn(
+            f"lungunet: interrupted: {stopped}. "
+            "Predict the others into another folder, or all again with --overwrite."
         )
+        raise typer.Exit(130)
+    _refuse_skipped(len(failed), done + len(failed), "scan")
+
+
+def _refuse_skipped(failed: int, total: int, noun: str) -> None:
+    if failed:
+        raise DataError(f"{failed} of {counted(total, noun)} skipped. Mend or remove them.")
+
+
+def say_triage(path: Path, checked: "Mapping[str, Plausibility]") -> None:
+    """Print how many masks are red, amber and green, and why the most worrying are not green.
+
+    Parameters
+    ----------
+    path : the table with all of them
+    checked : name of a slice -> what its check said
+    """
+    lights = Counter(trust.light for trust in checked.values())
+    summary = ", ".join(f"{lights[light]} {light}" for light in ("red", "amber", "green"))
+    console.say(f"{summary}: {path}")
+    worrying = sorted(
+        (-trust.worry, name) for name, trust in checked.items() if trust.light != "green"
+    )
+    for _, name in worrying[:_SHOWN]:
+        console.say(f"  {checked[name].light:<5}  {name}: {checked[name].reasons[0]}")
+    if len(worrying) > _SHOWN:
+        console.say(f"  and {len(worrying) - _SHOWN} more")

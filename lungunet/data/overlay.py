@@ -5,9 +5,29 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from lungunet.data.hu import judge_hu, restore_hu
+from lungunet.data.window import LUNG_WINDOW, Window
+
 TRUTH_RGB = (64, 200, 255)
 """Blue for the truth, orange for the prediction: told apart by colour-blind eyes too."""
 PRED_RGB = (255, 140, 0)
+
+
+def show_grey(image: np.ndarray) -> np.ndarray:
+    """Return a slice as (H, W) uint8 for eyes, whose input contract nobody knows.
+
+    Parameters
+    ----------
+    image : (H, W) of a slice dtype. Eight-bit pictures come back as they are, HU are shown as lungs
+        are looked at, and unsigned values that cannot be HU are stretched to fit
+    """
+    if image.dtype == np.uint8:
+        return image
+    hu = restore_hu(image)
+    if image.dtype == np.uint16 and judge_hu(hu) is not None:
+        low, high = float(image.min()), float(image.max())
+        return Window((low + high) / 2, max(high - low, 1.0)).to_grey(image)
+    return LUNG_WINDOW.to_grey(hu)
 
 
 def draw_overlay(

@@ -21,12 +21,10 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import write_csv, write_json
-from lungunet.data.hu import restore_hu
 from lungunet.data.manifest import Pair, read_manifest
-from lungunet.data.overlay import draw_overlay, tile_pictures
+from lungunet.data.overlay import draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
-from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, DataError, SplitError, refuse_existing
 from lungunet.evaluation.file_checks import (
     Finding,
@@ -389,7 +387,7 @@ def _draw_pair(suspect: Suspect, codec: LabelCodec, *, caption: str) -> np.ndarr
     (422, 1200, 3) uint8, RGB
     """
     image, classes = read_pair(suspect.pair, codec)
-    grey = image if image.dtype == np.uint8 else LUNG_WINDOW.to_grey(restore_hu(image))
+    grey = show_grey(image)
     if suspect.seen is None:
         rule = LabelView(image, classes > 0).baseline.view(np.uint8)
         size = (image.shape[1], image.shape[0])

@@ -45,6 +45,11 @@ class Predicts(Protocol):
         """Of the masks that come out."""
         ...
 
+    @property
+    def is_rule(self) -> bool:
+        """Whether it is the threshold rule, which is no baseline to itself."""
+        ...
+
     def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
         """Yield one prediction per path, in order."""
         ...
@@ -90,7 +95,7 @@ def evaluate(
         )
     owners = patients or {}
     scored = _Scored(codec.n_classes)
-    if isinstance(getattr(predictor, "segmenter", None), ThresholdSegmenter):
+    if predictor.is_rule:
         del scored.baselines["threshold"]  # nothing is a baseline to itself
     predictions = predictor.predict_files([pair.image for pair in pairs])
     matched = zip(pairs, predictions, strict=True)
@@ -220,11 +225,11 @@ class _Scored:
         if self.remarks or "threshold" not in self.baselines:
             return
         try:
-            by_rule = self.threshold([image])[0].argmax(axis=0).astype(np.uint8)
+            pred = self.threshold([image])[0].classes
         except DataError as err:
             self.remarks.append(f"no threshold baseline: {err}")
             return
-        self.baselines["threshold"].append(score_case(name, lung, by_rule, patient=patient))
+        self.baselines["threshold"].append(score_case(name, lung, pred, patient=patient))
 
     def card(self, class_names: tuple[str, ...]) -> ScoreCard:
         """Return the score card; a baseline that does not cover every slice is left out."""

@@ -8,9 +8,9 @@ import numpy as np
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_mask
 from lungunet.data.manifest import find_images
-from lungunet.data.window import LUNG_WINDOW, Window
+from lungunet.data.overlay import show_grey
 from lungunet.errors import DataError, listed
-from lungunet.inference.predictor import Prediction
+from lungunet.inference.predictor import Prediction, Segmented
 
 
 class MaskFolder:
@@ -27,6 +27,8 @@ class MaskFolder:
         When the folder is missing or empty, or two masks share a stem.
     """
 
+    is_rule = False
+
     def __init__(self, folder: str | Path, codec: LabelCodec = LUNG_CODEC) -> None:
         self.folder = Path(folder)
         self.codec = codec
@@ -41,15 +43,10 @@ class MaskFolder:
 
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8 for eyes; slices without HU are stretched to fit."""
-        if image.dtype == np.uint8:
-            return image
-        if image.dtype == np.uint16:
-            low, high = float(image.min()), float(image.max())
-            return Window((low + high) / 2, max(high - low, 1.0)).to_grey(image)
-        return LUNG_WINDOW.to_grey(image)
+        return show_grey(image)
 
     def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
-        """Yield the mask of each file, as probabilities 0 and 1, in order."""
+        """Yield the mask of each file, in order, as classes alone."""
         for path in paths:
             mask = self._by_stem.get(path.stem)
             if mask is None:
@@ -57,5 +54,4 @@ class MaskFolder:
                 yield Prediction(path, error=error)
                 continue
             classes = self.codec.encode(read_mask(mask), str(mask))
-            one_hot = np.equal.outer(np.arange(self.codec.n_classes), classes)
-            yield Prediction(path, probabilities=one_hot.astype(np.float32))
+            yield Prediction(path, segmented=Segmented(classes))

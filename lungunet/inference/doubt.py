@@ -13,6 +13,8 @@ import numpy as np
 
 from lungunet.data.hu import restore_hu
 from lungunet.data.window import LUNG_WINDOW
+from lungunet.inference.body import LUNG_HU, dark_level, find_airy, find_body
+from lungunet.inference.shapes import as_bits
 from lungunet.inference.threshold import segment_lungs
 
 DoubtKind = Literal[
@@ -22,14 +24,8 @@ DoubtKind = Literal[
 """What is most wrong with a label; none where nothing stands out."""
 
 _SIDE = 256  # px of the longer side: a lung's outline to 1.5 mm is enough to doubt a mask
-_AIR_HU, _TISSUE_HU = -750.0, 0.0  # lung where the mask shows none; tissue
-_AIRY = 0.45  # from lung to tissue: below this share of the way a pixel is airy
 _THIN = 2 / 256  # of the side: disagreement no wider than twice this lies along an edge
 _COMPACT = 4 / 256  # airy parts wider than twice this are no bronchi
-_GAS_HU = 40.0  # an airway or gas that the rule mistook is at least this much darker than the lung
-_GAS_SHARE = 0.4  # and this share of the way from lung to open air
-_AIR_QUANTILE = 0.25  # of what surrounds the body; the rest may be mattress and cloth
-_PADDING_HU = -1100.0  # what lies outside the scanner's circle is darker than any air
 _SMALLEST = 0.05  # of the slice: shares are taken of no less, or the tips of lungs would rank first
 _HALF_DOUBT = 0.05  # disagreement, as a share of the lung, that makes a score of 0.5
 _WORTH_A_WORD = 0.0002
@@ -136,32 +132,24 @@ class LabelView:
     def lung_hu(self) -> float:
         """The usual HU of this patient's lung."""
         both = self.smooth[self.lung & self.baseline]
-        return float(np.median(both)) if both.size > 50 else _AIR_HU
+        return float(np.median(both)) if both.size > 50 else LUNG_HU
 
     @cached_property
     def gas_hu(self) -> float:
-        """Below this a part is an airway or gas: darker than the lung, and nearly open air.
-
-        Measured in the slice, for many scanners' air is not at -1000 HU.
-        """
-        open_air = self.smooth[self.outside & (self.smooth > _PADDING_HU)]
-        air_hu = float(np.quantile(open_air, _AIR_QUANTILE)) if open_air.size > 50 else self.lung_hu
-        return min(self.lung_hu - _GAS_HU, self.lung_hu + _GAS_SHARE * (air_hu - self.lung_hu))
+        """Below this a part is an airway or gas."""
+        return dark_level(self.smooth, self.outside, lung_hu=self.lung_hu)
 
     @cached_property
     def airy(self) -> np.ndarray:
         """(h, w) bool: nearer to lung or air than to tissue."""
-        return np.asarray(self.smooth < self.lung_hu + _AIRY * (_TISSUE_HU - self.lung_hu))
+        return find_airy(self.smooth, lung_hu=self.lung_hu)
 
     @cached_property
     def outside(self) -> np.ndarray:
         """(h, w) bool: what is connected to the margin around the body; tables count as outside."""
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(_bits(~self.airy), connectivity=4)
-        if len(stats) < 2:
-            return np.zeros_like(self.lung)
-        body = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        _, parts = cv2.connectedComponents(np.pad(_bits(~body), 1, constant_values=1), None, 4)
-        around = _bits(parts[1:-1, 1:-1] == parts[0, 0])
+        if self.airy.all():  # without tissue there is no body
+            return np.zeros_like(self.airy)
+        around = 1 - find_body(as_bits(self.airy))
         return cv2.erode(around, _disk(1), borderValue=1) > 0
 
     @cached_property
@@ -234,7 +222,7 @@ def _compared(view: LabelView, other: np.ndarray, *, by: str) -> list[_Reason]:
 
 
 def _darker_parts(region: np.ndarray, hu: np.ndarray, limit_hu: float) -> np.ndarray:
-    count, parts = cv2.connectedComponents(_bits(region), None, 4)
+    count, parts = cv2.connectedComponents(as_bits(region), None, 4)
     dark = [n for n in range(1, count) if np.median(hu[parts == n]) < limit_hu]
     return np.isin(parts, dark)
 
@@ -337,16 +325,12 @@ def _whole(first: np.ndarray, second: np.ndarray) -> float:
 
 def _thick(region: np.ndarray, width: float = _THIN) -> np.ndarray:
     radius = max(1, round(width * max(region.shape)))
-    return cv2.morphologyEx(_bits(region), cv2.MORPH_OPEN, _disk(radius)) > 0
+    return cv2.morphologyEx(as_bits(region), cv2.MORPH_OPEN, _disk(radius)) > 0
 
 
 def _cracks(mask: np.ndarray) -> np.ndarray:
     """Mark the narrow notches and pinholes of a mask."""
-    return cv2.morphologyEx(_bits(mask), cv2.MORPH_CLOSE, _disk(1)) > _bits(mask)
-
-
-def _bits(mask: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(mask).view(np.uint8)
+    return cv2.morphologyEx(as_bits(mask), cv2.MORPH_CLOSE, _disk(1)) > as_bits(mask)
 
 
 def _disk(radius: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A network behind its input contract: the segmenter that needs torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from threading import Barrier, Lock
@@ -11,7 +11,10 @@ import torch
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
+from lungunet.errors import ConfigError, counted
+from lungunet.inference.predictor import Segmented
 from lungunet.models.device import Precision, pick_device, pick_precision
+from lungunet.models.original import padding
 from lungunet.models.torch_errors import explained
 
 # What a core has in its cache of a forward pass. Passes of more are slower: eight slices of 512x512
@@ -40,10 +43,14 @@ class TorchSegmenter:
 
     Parameters
     ----------
-    model : returns logits (N, C, size, size)
+    model : returns logits (N, C, size, size); it is moved to the device, and set to predict, in
+        place
     device : auto, cpu, cuda, cuda:1 or mps
     precision : auto, fp32, bf16 or fp16
     """
+
+    is_rule = False
+    segment_volume = None
 
     def __init__(
         self,
@@ -58,16 +65,14 @@ class TorchSegmenter:
         self.codec = codec
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
-        if getattr(model, "valid", False):
-            # Same weights, mirror-padded: masks of the size of the input.
-            setattr(model, "valid", False)  # noqa: B010 - nn.Module types attributes as modules
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.model = padding(model)
 
-    def prepare(self, image: np.ndarray) -> Fitted:
+    def prepare(self, image: np.ndarray, where: str = "slice") -> Fitted:
         """Window, fit and normalise a slice, and refuse one that the contract does not know."""
-        return Fitted(self.contract.prepare(image), (image.shape[0], image.shape[1]))
+        return Fitted(self.contract.prepare(image, where), (image.shape[0], image.shape[1]))
 
-    def __call__(self, prepared: Sequence[Fitted]) -> list[np.ndarray]:
+    def __call__(self, prepared: Sequence[Fitted]) -> list[Segmented]:
         """Segment slices of any sizes: on a GPU at once, on the CPU in parts; see ``Segmenter``."""
         n, size = len(prepared), self.contract.size
         each = max(1, _PART_PX // size**2) if self.device.type == "cpu" else n
@@ -78,32 +83,42 @@ class TorchSegmenter:
             return list(chain.from_iterable(_side_by_side(self._segment, parts)))
 
     @torch.inference_mode()
-    def _segment(self, prepared: Sequence[Fitted]) -> list[np.ndarray]:
+    def _segment(self, prepared: Sequence[Fitted]) -> list[Segmented]:
         batch = torch.from_numpy(np.stack([slice_.pixels for slice_ in prepared]))
         batch = batch.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(batch)
-        logits = logits.float()
+        self._refuse_misfits(logits, len(prepared))
+        return [Segmented.likeliest(each) for each in self._probabilities(logits.float(), prepared)]
+
+    def _probabilities(
+        self, logits: torch.Tensor, prepared: Sequence[Fitted]
+    ) -> Iterator[np.ndarray]:
         if logits.shape[1] > 2:
-            return [
-                self.contract.unfit(logits[i : i + 1], *slice_.shape)[0].softmax(0).cpu().numpy()
-                for i, slice_ in enumerate(prepared)
-            ]
+            for i, slice_ in enumerate(prepared):
+                whole = self.contract.unfit(logits[i : i + 1], *slice_.shape)
+                yield whole[0].softmax(0).cpu().numpy()
+            return
         # Of two classes the difference says all; scaling it alone takes a tenth of the time.
         gains = logits[:, 1:] - logits[:, :1]
-        return [
-            _two_classes(self.contract.unfit(gains[i : i + 1], *slice_.shape)[0, 0].cpu())
-            for i, slice_ in enumerate(prepared)
-        ]
+        for i, slice_ in enumerate(prepared):
+            yield _two_classes(self.contract.unfit(gains[i : i + 1], *slice_.shape)[0, 0].cpu())
 
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        """Return the slice as the model's window shows it."""
-        return self.contract.to_grey(image)
+    def _refuse_misfits(self, logits: object, n: int) -> None:
+        size = self.contract.size
+        expected = (n, self.codec.n_classes, size, size)
+        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if given != expected:
+            raise ConfigError(
+                f"gives {given} for {counted(n, 'slice')}, contract and codec expect logits "
+                f"{expected}. Pass those that it was trained with.",
+                where="the network",
+            )
 
 
 def _side_by_side(
-    work: Callable[[Sequence[Fitted]], list[np.ndarray]], parts: Sequence[Sequence[Fitted]]
-) -> list[list[np.ndarray]]:
+    work: Callable[[Sequence[Fitted]], list[Segmented]], parts: Sequence[Sequence[Fitted]]
+) -> list[list[Segmented]]:
     """Work on all parts, as many at a time as torch has threads, which they share."""
     with _STARTING:
         threads = torch.get_num_threads()
@@ -120,14 +135,14 @@ def _side_by_side(
     with ThreadPoolExecutor(lanes, initializer=begin) as pool:
         try:
             with _STARTING:
-                found = pool.map(work, parts)  # starts all lanes: none is idle before all began
+                results = pool.map(work, parts)  # starts all lanes: none is idle before all began
                 begun.wait()
                 # Each lane keeps its share. Threads to come begin with what was set last.
                 torch.set_num_threads(threads)
         except BaseException:  # no thread to be had, or Ctrl-C
             begun.abort()
             raise
-        return list(found)
+        return list(results)
 
 
 def _two_classes(gain: torch.Tensor) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lungunet.inference.predictor import Segmented
 from lungunet.models.onnx_file import open_onnx
 
 
@@ -24,27 +25,26 @@ class OnnxSegmenter:
         When onnxruntime is not installed.
     """
 
+    is_rule = False
+    segment_volume = None
+
     def __init__(self, path: str | Path) -> None:
         self._file = open_onnx(path)
         self.contract = self._file.contract
         self.codec = self._file.codec
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
+    def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
         """Refuse a slice that the contract does not know; the graph does the rest."""
-        self.contract.check(image)
+        self.contract.check(image, where)
         return image.astype(np.float32)
 
-    def __call__(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def __call__(self, prepared: Sequence[np.ndarray]) -> list[Segmented]:
         """Segment slices, those of one size together; see ``Segmenter``."""
         places = defaultdict(list)
         for place, image in enumerate(prepared):
             places[image.shape].append(place)
-        found: dict[int, np.ndarray] = {}
+        done: dict[int, Segmented] = {}
         for alike in places.values():
             _, probabilities = self._file.run(np.stack([prepared[place] for place in alike]))
-            found.update(zip(alike, probabilities, strict=True))
-        return [found[place] for place in range(len(prepared))]
-
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        """Return the slice as the model's window shows it."""
-        return self.contract.to_grey(image)
+            done.update(zip(alike, map(Segmented.likeliest, probabilities), strict=True))
+        return [done[place] for place in range(len(prepared))]

@@ -5,36 +5,92 @@ Imports no torch: a network is fetched with what it needs when it is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
 from lungunet.errors import ConfigError, DataError
-from lungunet.inference.prefetch import ahead
-from lungunet.inference.threshold import ThresholdSegmenter
+from lungunet.inference.prefetch import map_ahead
+from lungunet.volumes.formats import is_volume_source
+from lungunet.volumes.volume import Volume, read_volume
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lungunet.models.device import Precision
+    from lungunet.models.folder import SavedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What a model says of one slice.
+
+    Parameters
+    ----------
+    classes : (H, W) uint8, class indices
+    probabilities : (C, H, W) float32, sum to 1 over C; None of a rule, and of masks from elsewhere
+    disagreement : in [0, 1]; 1 - IoU of the lung found in the slice and in its left-right mirror, 0
+        where there is none in both; None without ``tta``
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray | None = None
+    disagreement: float | None = None
+
+    @classmethod
+    def likeliest(
+        cls, probabilities: np.ndarray, *, disagreement: float | None = None
+    ) -> Segmented:
+        """Give each pixel its likeliest class; of equal ones the first."""
+        if len(probabilities) == 2:  # much faster than argmax along the first axis
+            classes: np.ndarray = (probabilities[1] > probabilities[0]).view(np.uint8)
+        else:
+            classes = probabilities.argmax(axis=0).astype(np.uint8)
+        return cls(classes, probabilities, disagreement)
+
+    def probability(self, index: int) -> np.ndarray:
+        """Return the probability of a class, (H, W) float32; 0 or 1 where classes are all."""
+        if self.probabilities is None:
+            return np.asarray(self.classes == index, np.float32)
+        return np.asarray(self.probabilities[index])
 
 
 class Segmenter(Protocol):
-    """Anything that turns slices into probabilities: a network, or a rule without weights."""
+    """Anything that turns slices into classes: a network, or a rule without weights.
 
+    Parameters
+    ----------
+    contract : what it expects of a slice, and how a slice should be looked at
+    codec : of the masks that it was made from
+    is_rule : it follows one fixed rule, so that a second opinion by rule would be its own
+    """
+
+    contract: InputContract
     codec: LabelCodec
+    is_rule: bool
 
-    def prepare(self, image: np.ndarray) -> Any:
+    @property
+    def segment_volume(self) -> Callable[..., np.ndarray] | None:
+        """What sees a scan as a whole; None where slices are segmented one by one.
+
+        Called with HU, (D, H, W), and ``spacing_mm=(z, y, x)``; returns classes, (D, H, W) uint8.
+        """
+        ...
+
+    def prepare(self, image: np.ndarray, where: str = "slice") -> Any:
         """Check a slice and make of it what the call takes; threads do this ahead of the model.
 
         Parameters
         ----------
         image : (H, W), HU or what the file holds
+        where : what a message calls this slice
 
         Raises
         ------
@@ -43,102 +99,101 @@ class Segmenter(Protocol):
         """
         ...
 
-    def __call__(self, prepared: Sequence[Any], /) -> list[np.ndarray]:
+    def __call__(self, prepared: Sequence[Any], /) -> list[Segmented]:
         """Segment what :meth:`prepare` returned for slices of any sizes, at least one.
 
         Returns
         -------
-        list of (C, H, W) float32
-            Probabilities that sum to 1 over C, at the size of each slice.
+        list of Segmented
+            At the size of each slice, in order.
         """
         ...
 
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        """Return the slice as (H, W) uint8, the way it should be looked at."""
-        ...
 
-
-@dataclass(frozen=True)
-class Segmented:
-    """What a model says of one slice.
-
-    Parameters
-    ----------
-    probabilities : (C, H, W) float32, sum to 1 over C
-    disagreement : in [0, 1]; 1 - IoU of the lung found in the slice and in its left-right mirror, 0
-        where there is none in both; None without ``tta``
-    """
-
-    probabilities: np.ndarray
-    disagreement: float | None = None
-
-    @cached_property
-    def classes(self) -> np.ndarray:
-        """(H, W) uint8, the likeliest class of each pixel; of equal ones the first."""
-        return _likeliest(self.probabilities)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What became of one file: a mask, or the reason why there is none.
 
     Parameters
     ----------
     path : the file
-    image : (H, W) as read; None where reading failed
-    probabilities : (C, H, W) float32; None where there is an error
+    image : (H, W) as read; None where reading failed, or nobody read it
+    segmented : None where there is an error
     error : what was wrong with this file; None where all went well
-    disagreement : see :class:`Segmented`
     """
 
     path: Path
     image: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    segmented: Segmented | None = None
     error: str | None = None
-    disagreement: float | None = None
 
-    @cached_property
+    @property
     def classes(self) -> np.ndarray:
-        """(H, W) uint8, the likeliest class of each pixel.
+        """(H, W) uint8, the class of each pixel.
 
         Raises
         ------
         DataError
             When the file could not be predicted.
         """
-        if self.probabilities is None:
+        if self.segmented is None:
             raise DataError(self.error or f"{self.path}: was not predicted.")
-        return _likeliest(self.probabilities)
+        return self.segmented.classes
 
 
 class Predictor:
-    """Segments slices with a trained model.
+    """Segments slices and scans with a trained model, usually by :meth:`load`.
+
+    Calling it is :meth:`predict`.
 
     Parameters
     ----------
-    segmenter : what does it, usually by :meth:`load`
-    tta : average the probabilities of each slice and of its left-right mirror; takes twice as long
+    model : a network of your own that returns logits (N, C, size, size), as :class:`Trainer` takes
+        it, moved to the device and set to predict in place; or a :class:`Segmenter`, which has
+        contract, codec and device of its own
+    contract : what the network was trained on, such as ``dataset.contract``
+    codec : of the masks it was trained on; None takes 0 for background and 255 for lung
+    device, precision : where and in what the network computes, see :class:`TrainConfig`
+    tta : average each slice with its left-right mirror; takes twice as long
 
     Raises
     ------
     ConfigError
-        When ``tta`` is asked for and there are more than two classes.
+        When a network comes without contract or a segmenter with one, the device is not there, or
+        ``tta`` is asked for and there are more than two classes.
+
+    Examples
+    --------
+    >>> import lungunet
+    >>> network = lungunet.build_unet("unet2015", width=2, seed=0)
+    >>> predictor = lungunet.Predictor(network, lungunet.InputContract(32))
+    >>> predictor(np.zeros((40, 30), np.int16)).shape
+    (40, 30)
     """
 
-    def __init__(self, segmenter: Segmenter, *, tta: bool = False) -> None:
-        if tta and segmenter.codec.n_classes > 2:
+    def __init__(
+        self,
+        model: nn.Module | Segmenter,
+        contract: InputContract | None = None,
+        codec: LabelCodec | None = None,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        tta: bool = False,
+    ) -> None:
+        self.segmenter = _as_segmenter(model, contract, codec, device=device, precision=precision)
+        self.tta = tta
+        if tta and self.codec.n_classes > 2:
             raise ConfigError(
-                f"the model has {segmenter.codec.n_classes} classes, and one that means left "
+                f"the model has {self.codec.n_classes} classes, and one that means left "
                 "or right would swap sides in the mirror. Predict without tta.",
                 where="tta",
             )
-        self.segmenter = segmenter
-        self.tta = tta
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        model: str | Path | SavedModel,
         *,
         device: str = "auto",
         precision: Precision = "auto",
@@ -148,9 +203,10 @@ class Predictor:
 
         Parameters
         ----------
-        path : a run folder, a model folder, an ``.onnx`` file that :func:`export_onnx` wrote, or
-            the word ``"threshold"`` for the baseline by HU, which needs no weights; a folder of
-            that name is ``"./threshold"`` or a Path. The last two need no torch
+        model : a run folder, a model folder, what :func:`load_model` returned, an ``.onnx`` file
+            that :func:`export_onnx` wrote, or the word ``"threshold"`` for the baseline by HU,
+            which needs no weights; a folder of that name is ``"./threshold"`` or a Path. The last
+            two need no torch
         device, precision : of a network; the others compute on the CPU in fp32
         tta : see :class:`Predictor`
 
@@ -163,29 +219,39 @@ class Predictor:
         MissingExtraError
             When an ``.onnx`` file is given and onnxruntime is not installed.
         """
-        segmenter: Segmenter
-        if path == "threshold":
-            _refuse_device(path, device, precision)
-            segmenter = ThresholdSegmenter()
-        elif Path(path).suffix.lower() == ".onnx" and not Path(path).is_dir():
-            from lungunet.inference.onnx import OnnxSegmenter
+        if isinstance(model, str | Path):
+            if model == "threshold":
+                from lungunet.inference.threshold import ThresholdSegmenter
 
-            _refuse_device(path, device, precision)
-            segmenter = OnnxSegmenter(path)
-        else:
-            from lungunet.inference.network import TorchSegmenter
+                _refuse_device(model, device, precision)
+                return cls(ThresholdSegmenter(), tta=tta)
+            if Path(model).suffix.lower() == ".onnx" and not Path(model).is_dir():
+                from lungunet.inference.onnx import OnnxSegmenter
+
+                _refuse_device(model, device, precision)
+                return cls(OnnxSegmenter(model), tta=tta)
             from lungunet.models.folder import load_model
 
-            saved = load_model(path)
-            segmenter = TorchSegmenter(
-                saved.model, saved.contract, saved.codec, device=device, precision=precision
-            )
-        return cls(segmenter, tta=tta)
+            model = load_model(model)
+        return cls(
+            model.model, model.contract, model.codec, device=device, precision=precision, tta=tta
+        )
+
+    def __repr__(self) -> str:
+        """Say which model, what it sees and what its masks hold."""
+        name = type(self.segmenter).__name__
+        sees = "HU" if self.is_rule else self.segmenter.contract
+        return f"<Predictor: {name}, sees {sees}, gives {self.codec}, tta={self.tta}>"
 
     @property
     def codec(self) -> LabelCodec:
         """The codec of the masks that come out: 0/255 for lung against background."""
         return self.segmenter.codec.for_prediction
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether the model is a fixed rule without weights."""
+        return self.segmenter.is_rule
 
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8, the way the model's window shows it.
@@ -195,7 +261,7 @@ class Predictor:
         DataError
             As for :meth:`probabilities`.
         """
-        return self.segmenter.to_grey(image)
+        return self.segmenter.contract.to_grey(image)
 
     def segment(self, images: Iterable[np.ndarray]) -> list[Segmented]:
         """Segment slices of any sizes at once, as one batch.
@@ -214,7 +280,7 @@ class Predictor:
         DataError
             As for :meth:`probabilities`.
         """
-        return self._segment([self._views(image) for image in images])
+        return self._segment([self._views(image, "slice") for image in images])
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Segment one slice.
@@ -226,33 +292,45 @@ class Predictor:
         Returns
         -------
         (C, H, W) float32
-            Probability of each class, at the size of the slice.
+            Probability of each class, at the size of the slice; 0 and 1 of a rule.
 
         Raises
         ------
         DataError
             When the slice is not what the model was trained on, such as 8-bit grey for HU.
         """
-        return self.segment([image])[0].probabilities
+        segmented = self.segment([image])[0]
+        return np.stack([segmented.probability(index) for index in range(self.codec.n_classes)])
 
-    def predict(self, image: np.ndarray) -> np.ndarray:
-        """Segment one slice.
+    def predict(self, image: np.ndarray | str | Path | Volume) -> np.ndarray:
+        """Segment one slice, or one scan by :func:`predict_volume`.
 
         Parameters
         ----------
-        image : (H, W) as :func:`read_image` gives it
+        image : a slice, (H, W) as :func:`read_image` gives it; a scan, as :func:`read_volume` gives
+            it; or the path of either
 
         Returns
         -------
-        (H, W) uint8
+        (H, W) uint8 of a slice, (D, H, W) uint8 of a scan in the order of ``Volume.array``
             Raw mask values: 0 and 255 for lung against background.
 
         Raises
         ------
         DataError
-            As for :meth:`probabilities`.
+            As for :meth:`probabilities`, and when a file cannot be read.
         """
-        return self.codec.decode(self.segment([image])[0].classes)
+        where = "slice"
+        if isinstance(image, str | Path):
+            where = str(image)
+            image = read_volume(image) if is_volume_source(image) else read_image(image)
+        if isinstance(image, Volume):
+            from lungunet.inference.scans import predict_volume
+
+            return self.codec.decode(predict_volume(self, image).classes)
+        return self.codec.decode(self._segment([self._views(image, where)])[0].classes)
+
+    __call__ = predict
 
     def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
         """Segment files, in order; a bad file becomes a :class:`Prediction` with an error.
@@ -266,55 +344,77 @@ class Predictor:
         """
         if batch_size < 1:
             raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
-        reads = ahead(self._read, paths, depth=2 * batch_size)
+        reads = map_ahead(self._read, paths, depth=2 * batch_size)
         while batch := list(islice(reads, batch_size)):
-            found = iter(self._segment([views for read, views in batch if not read.error]))
+            masks = iter(self._segment([views for read, views in batch if not read.error]))
             for read, _ in batch:
-                yield read if read.error else _joined(read, next(found))
+                yield read if read.error else replace(read, segmented=next(masks))
 
     def _read(self, path: Path) -> tuple[Prediction, list[Any]]:
         """Return a file without its mask yet, and what the segmenter takes; runs in a thread."""
+        image = None
         try:
             image = read_image(path)
+            return Prediction(path, image), self._views(image, str(path))
         except DataError as err:
-            return Prediction(path, error=str(err)), []
-        try:
-            return Prediction(path, image), self._views(image)
-        except DataError as err:
-            reason = str(err).removeprefix("slice: ")
-            return Prediction(path, image, error=f"{path}: {reason}"), []
+            return Prediction(path, image, error=str(err)), []
 
-    def _views(self, image: np.ndarray) -> list[Any]:
+    def _views(self, image: np.ndarray, where: str) -> list[Any]:
         """Prepare a slice and, with tta, its left-right mirror."""
         views = [image, np.ascontiguousarray(image[..., ::-1])] if self.tta else [image]
-        return [self.segmenter.prepare(view) for view in views]
+        return [self.segmenter.prepare(view, where) for view in views]
 
     def _segment(self, slices: Sequence[list[Any]]) -> list[Segmented]:
         prepared = [view for views in slices for view in views]
-        found = iter(self.segmenter(prepared) if prepared else [])
-        return [_merged([next(found) for _ in views]) for views in slices]
+        done = iter(self.segmenter(prepared) if prepared else [])
+        return [_merged(*(next(done) for _ in views)) for views in slices]
 
 
-def _merged(found: list[np.ndarray]) -> Segmented:
-    """Join the probabilities of a slice with those of its mirror, where there are any."""
-    if len(found) == 1:
-        return Segmented(found[0])
-    plain, mirrored = found[0], found[1][..., ::-1]
-    lung, again = (_likeliest(probabilities) > 0 for probabilities in (plain, mirrored))
-    either = int(np.count_nonzero(lung | again))
-    both = int(np.count_nonzero(lung & again))
-    disagreement = 1 - both / either if either else 0.0
-    return Segmented((plain + mirrored) / np.float32(2), disagreement)
+def _as_segmenter(
+    model: nn.Module | Segmenter,
+    contract: InputContract | None,
+    codec: LabelCodec | None,
+    *,
+    device: str,
+    precision: Precision,
+) -> Segmenter:
+    if hasattr(model, "segment_volume"):
+        if (contract, codec, device, precision) != (None, None, "auto", "auto"):
+            raise ConfigError(
+                "a segmenter has its own. Leave them out.",
+                where="contract, codec, device, precision",
+            )
+        return cast("Segmenter", model)
+    if contract is None:
+        raise ConfigError(
+            "a network needs the one that it was trained with, as dataset.contract. Pass it.",
+            where="contract",
+        )
+    from lungunet.inference.network import TorchSegmenter
+
+    network = cast("nn.Module", model)
+    codec = codec or LUNG_CODEC
+    return TorchSegmenter(network, contract, codec, device=device, precision=precision)
 
 
-def _likeliest(probabilities: np.ndarray) -> np.ndarray:
-    if len(probabilities) == 2:  # much faster than argmax along the first axis
-        return np.asarray((probabilities[1] > probabilities[0]).view(np.uint8))
-    return np.asarray(probabilities.argmax(axis=0), np.uint8)
+def _merged(plain: Segmented, mirrored: Segmented | None = None) -> Segmented:
+    """Join what is said of a slice with what is said of its mirror, where there is one."""
+    if mirrored is None:
+        return plain
+    again = mirrored.classes[..., ::-1]
+    disagreement = disagree(plain.classes, again)
+    if plain.probabilities is None or mirrored.probabilities is None:
+        # Of the mean of two such masks the likeliest class is lung where both say so.
+        return Segmented(plain.classes & again, disagreement=disagreement)
+    mean = (plain.probabilities + mirrored.probabilities[..., ::-1]) / np.float32(2)
+    return Segmented.likeliest(mean, disagreement=disagreement)
 
 
-def _joined(read: Prediction, found: Segmented) -> Prediction:
-    return Prediction(read.path, read.image, found.probabilities, disagreement=found.disagreement)
+def disagree(classes: np.ndarray, again: np.ndarray) -> float:
+    """Return 1 - IoU of the lung of two masks, 0 where there is none in both."""
+    either = int(np.count_nonzero(classes | again))
+    both = int(np.count_nonzero(classes & again))
+    return 1 - both / either if either else 0.0
 
 
 def _refuse_device(path: str | Path, device: str, precision: str) -> None:

@@ -15,7 +15,9 @@ R = TypeVar("R")
 _MOST_THREADS = 4  # decoding and encoding outrun any model long before
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T], *, depth: int) -> Generator[R, None, None]:
+def map_ahead(
+    work: Callable[[T], R], items: Iterable[T], *, depth: int
+) -> Generator[R, None, None]:
     """Yield ``work(item)`` for each item, in order, computed in threads.
 
     Items are drawn in the calling thread, as they are needed: memory does not grow with their
@@ -28,7 +30,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], *, depth: int) -> Generato
 
     Examples
     --------
-    >>> list(ahead(abs, [-1, 2, -3], depth=2))
+    >>> list(map_ahead(abs, [-1, 2, -3], depth=2))
     [1, 2, 3]
     """
     waiting: deque[Future[R]] = deque()

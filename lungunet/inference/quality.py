@@ -1,36 +1,36 @@
 """Can a predicted mask be trusted? Judged without the truth: a light, a score for order, reasons.
 
-Owns what is measured in a slice, what is usual, and what it weighs. Knows no model, and no file
-but the table of a triage.
+Slices are judged by themselves; scans slice by slice, among their neighbours, and all at once.
+Owns what is measured, what is usual, and what it weighs. Knows no model, and no file but the table
+of a triage.
 """
 
-import csv
-import io
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from lungunet.data.files import write_text
+from lungunet.data.files import write_csv
 from lungunet.data.hu import judge_hu
-from lungunet.errors import DataError
+from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label
 from lungunet.inference.shapes import as_bits, label_parts
+from lungunet.inference.threshold import ThresholdSegmenter
 
 Light = Literal["red", "amber", "green"]
 """red: look at it; amber: something is unusual; green: all is usual."""
 
-SMALLEST = 0.05
-"""Of the slice: shares are taken of no less, or the tips of lungs would rank first."""
-
+_SMALLEST = 0.05  # of the slice: shares are taken of no less, or the tips of lungs rank first
 _RED = 3.0  # times the usual limit, by one measure alone
 _MOST = 9.0  # no measure counts for more
 _FAULTY = 0.5  # the worry where values are no HU of a chest
 _HU_FROM = 0.01  # of the slice: smaller lungs are mostly blurred edge
 _EVERY = 2  # every other pixel of every other row tells how sure the model is
+_NAMED = 3  # red slices of a scan, the most worrying
+_WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold more than gas
 
 
 @dataclass(frozen=True)
@@ -161,17 +161,91 @@ def check_slice(
     >>> check_slice(hu, hu == -850).light, check_slice(hu, hu == -1000).light
     ('green', 'red')
     """
-    _check(image, classes, probabilities)
+    _refuse_other_slices(image, classes, probabilities)
     view = LabelView(image, classes > 0)
-    counts = count_slice(view, classes, disagreement=disagreement, second_opinion=second_opinion)
+    counts = _count_slice(view, classes, disagreement=disagreement, second_opinion=second_opinion)
     if image.dtype != np.uint8:
         counts["hu"] = float(view.hu[view.lung].sum())
     if probabilities is not None:
         counts["wrong"] = _expected_wrong(classes, probabilities) / view.scale**2
-    return judge_slice(image, view, measure(counts))
+    return _judge_slice(image, view, _measure(counts))
 
 
-def count_slice(
+def check_volume(
+    hu: np.ndarray,
+    classes: np.ndarray,
+    *,
+    spacing_mm: tuple[float, float, float],
+    disagreement: Sequence[float] | np.ndarray | None = None,
+    second_opinion: bool = True,
+) -> Plausibility:
+    """Judge a predicted mask by its scan, without the truth.
+
+    Parameters
+    ----------
+    hu : (D, H, W) int16, int32 or float32, HU
+    classes : (D, H, W) integer; above 0 is lung
+    spacing_mm : (z, y, x)
+    disagreement : (D,) in [0, 1], of each slice; see :func:`check_slice`
+    second_opinion : ask the threshold rule, :func:`segment_lungs`, about the whole scan
+
+    Returns
+    -------
+    Plausibility
+        Of the scan: counts are summed over its slices, and parts are connected through them.
+        ``slices`` holds what is said of each; there ``area_jump`` is how far the area is from the
+        mean of the two slices around, as a share of the largest area. Reasons name the three most
+        worrying red slices, counted from 0. ``lung_ml`` is judged from 10 slices over 30 mm on,
+        and None in shorter scans: few slices hold little lung.
+
+    Raises
+    ------
+    DataError
+        When the shapes do not fit, or the spacing is not above 0.
+    """
+    _refuse_other_scans(hu, classes, spacing_mm, disagreement)
+    rule = _ask_rule(hu, spacing_mm) if second_opinion else None
+    areas = np.count_nonzero(classes, axis=(1, 2))
+    jumps = _area_jumps(areas, least=_SMALLEST * hu[0].size)
+    small, counts, slices = [], [], []
+    for index, (plane, mask) in enumerate(zip(hu, classes, strict=True)):
+        view = LabelView(plane, mask > 0, baseline=None if rule is None else rule[index])
+        count = _count_slice(
+            view,
+            mask,
+            disagreement=None if disagreement is None else float(disagreement[index]),
+            second_opinion=second_opinion,
+        )
+        count["hu"] = float(view.hu[view.lung].sum())
+        slices.append(_judge_slice(plane, view, _measure(count) | {"area_jump": jumps[index]}))
+        counts.append(count)
+        small.append(view.lung)
+    return _sum_up(counts, np.stack(small), tuple(slices), lung_ml=_whole_ml(areas, spacing_mm))
+
+
+def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:
+    """Write a CSV of masks, the most worrying first: light, worry, reasons, and every measure.
+
+    Parameters
+    ----------
+    checked : name of a slice or volume -> what :func:`check_slice` or :func:`check_volume` said
+    """
+    rows = []
+    for name in by_worry(checked):
+        trust = checked[name]
+        rows.append({
+            "name": name, "light": trust.light, "worry": trust.worry, "reasons": trust.reasons,
+            **trust.values,
+        })  # fmt: skip
+    write_csv(path, rows, ("name", "light", "worry", "reasons", *_USUAL, *_TOLD))
+
+
+def by_worry(checked: Mapping[str, Plausibility]) -> list[str]:
+    """Return the names, the most worrying first, equal ones by name."""
+    return sorted(checked, key=lambda name: (-checked[name].worry, name))
+
+
+def _count_slice(
     view: LabelView,
     classes: np.ndarray,
     *,
@@ -205,10 +279,10 @@ def count_slice(
     return {name: float(counted) for name, counted in counts.items()}
 
 
-def measure(counts: Mapping[str, float]) -> dict[str, float | None]:
+def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
     """Turn counts of a slice, or their sums over a volume, into measures."""
     whole, lung = counts["whole"], counts["lung"]
-    least = SMALLEST * whole
+    least = _SMALLEST * whole
 
     def share(part: str, of: str = "lung") -> float | None:
         return counts[part] / max(counts[of], least) if part in counts else None
@@ -228,23 +302,23 @@ def measure(counts: Mapping[str, float]) -> dict[str, float | None]:
     }
 
 
-def judge_slice(
+def _judge_slice(
     image: np.ndarray, view: LabelView, values: Mapping[str, float | None]
 ) -> Plausibility:
     """Weigh the measures of a slice, and say what the rule and the slice itself add."""
-    found = judge(values)
-    reasons = found.reasons
+    judged = judge(values)
+    reasons = judged.reasons
     if reasons and values["rule_difference"] is not None:
         doubt = doubt_label(view)
         reasons += doubt.reasons[:1] if doubt.kind not in _SAID_ELSEWHERE else ()
     fault = judge_hu(image)
     if fault is None or fault.severity == "note":
-        return Plausibility(found.worry, reasons, values)
+        return Plausibility(judged.worry, reasons, values)
     if fault.kind == "hu-range" or values["rule_difference"] is None:
-        return Plausibility(max(found.worry, _FAULTY), (fault.text, *reasons), values)
+        return Plausibility(max(judged.worry, _FAULTY), (fault.text, *reasons), values)
     # An offset may be what the model was trained on: it explains, but is no reason. The threshold
     # rule, which is not asked about its own masks, knows HU alone.
-    return Plausibility(found.worry, (*reasons, fault.text) if reasons else (), values)
+    return Plausibility(judged.worry, (*reasons, fault.text) if reasons else (), values)
 
 
 def judge(values: Mapping[str, float | None]) -> Plausibility:
@@ -265,32 +339,9 @@ def judge(values: Mapping[str, float | None]) -> Plausibility:
     return Plausibility(worry, reasons, values)
 
 
-def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:
-    """Write a CSV of masks, the most worrying first: light, worry, reasons, and every measure.
-
-    Parameters
-    ----------
-    checked : name of a slice or volume -> what :func:`check_slice` or :func:`check_volume` said
-    """
-    columns = ("name", "light", "worry", "reasons", *_USUAL, *_TOLD)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for name in by_worry(checked):
-        found = checked[name]
-        writer.writerow({
-            "name": name, "light": found.light, "worry": found.worry,
-            "reasons": "; ".join(found.reasons), **found.values,
-        })  # fmt: skip
-    write_text(path, text.getvalue())
-
-
-def by_worry(checked: Mapping[str, Plausibility]) -> list[str]:
-    """Return the names, the most worrying first, equal ones by name."""
-    return sorted(checked, key=lambda name: (-checked[name].worry, name))
-
-
-def _check(image: np.ndarray, classes: np.ndarray, probabilities: np.ndarray | None) -> None:
+def _refuse_other_slices(
+    image: np.ndarray, classes: np.ndarray, probabilities: np.ndarray | None
+) -> None:
     if image.ndim != 2 or not image.size or classes.shape != image.shape:
         raise DataError(
             f"shape {classes.shape}, slice: shape {image.shape}. Pass both as (H, W).", where="mask"
@@ -307,3 +358,75 @@ def _expected_wrong(classes: np.ndarray, probabilities: np.ndarray) -> float:
     lung = classes[::_EVERY, ::_EVERY] > 0
     other = probabilities[0, ::_EVERY, ::_EVERY]
     return float(np.where(lung, other, 1 - other).sum(dtype=np.float64)) * _EVERY**2
+
+
+def _refuse_other_scans(
+    hu: np.ndarray,
+    classes: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    disagreement: Sequence[float] | np.ndarray | None,
+) -> None:
+    if hu.ndim != 3 or not hu.size or classes.shape != hu.shape:
+        raise DataError(
+            f"shape {classes.shape}, scan: shape {hu.shape}. Pass both as (D, H, W).", where="mask"
+        )
+    if len(spacing_mm) != 3 or not all(0 < mm < math.inf for mm in spacing_mm):
+        raise DataError(
+            "not three lengths above 0. Pass (z, y, x), mm.",
+            where=f"spacing_mm {tuple(spacing_mm)}",
+        )
+    if disagreement is not None and len(disagreement) != len(hu):
+        raise DataError(
+            f"{counted(len(disagreement), 'value')} for {counted(len(hu), 'slice')}. "
+            "Pass one for each.",
+            where="disagreement",
+        )
+
+
+def _ask_rule(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Return what the threshold rule calls lung, (D, h, w) bool at the size of the views."""
+    nothing = np.zeros(hu.shape[1:], bool)
+    small = np.stack([LabelView(plane, nothing).hu for plane in hu])
+    z, y, x = spacing_mm
+    scale = LabelView(hu[0], nothing).scale
+    spacing = (z, y * scale, x * scale)
+    return ThresholdSegmenter().segment_volume(small, spacing_mm=spacing) > 0
+
+
+def _area_jumps(areas: np.ndarray, *, least: float) -> list[float]:
+    """Return how far each area is from the mean of its neighbours; 0 for the first and the last."""
+    area = areas / max(float(areas.max()), least)
+    jumps = np.zeros_like(area)
+    jumps[1:-1] = np.abs(area[1:-1] - (area[2:] + area[:-2]) / 2)
+    return [float(jump) for jump in jumps]
+
+
+def _whole_ml(areas: np.ndarray, spacing_mm: tuple[float, float, float]) -> float | None:
+    """Return the volume of the lung; None where the scan is too short to judge it."""
+    if len(areas) < _WHOLE or len(areas) * spacing_mm[0] < _WHOLE_MM:
+        return None
+    return float(areas.sum() * np.prod(spacing_mm) / 1000)
+
+
+def _sum_up(
+    counts: Sequence[dict[str, float]],
+    lung: np.ndarray,
+    slices: tuple[Plausibility, ...],
+    *,
+    lung_ml: float | None,
+) -> Plausibility:
+    """Judge a scan by the sums over its slices, and by the slices that are red."""
+    sizes = np.sort(label_parts(as_bits(lung))[1])
+    totals = {name: sum(count[name] for count in counts) for name in counts[0]}
+    totals |= {"parts": float(len(sizes)), "scattered": float(sizes[:-2].sum())}
+    filled = sum(count.get("either", count["lung"]) > 0 for count in counts)
+    red = [index for index, one in enumerate(slices) if one.light == "red"]
+    values = _measure(totals) | {
+        "area_jump": max(one.values["area_jump"] or 0.0 for one in slices),
+        "red_slices": len(red) / max(filled, len(red), 1),
+        "lung_ml": lung_ml,
+    }
+    judged = judge(values)
+    red.sort(key=lambda index: -slices[index].worry)
+    why = [f"slice {index}: {slices[index].reasons[0]}" for index in red[:_NAMED]]
+    return replace(judged, reasons=(*judged.reasons, *why), slices=slices)

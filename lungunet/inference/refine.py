@@ -1,15 +1,21 @@
 """What anatomy knows of a predicted lung mask: where lungs cannot be, and what belongs to them.
 
-For volumes, from HU and millimetres; ``postprocess.py`` has the steps that need neither.
+For volumes, from HU and millimetres; ``shapes.py`` has the steps that need neither.
 """
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from lungunet.errors import DataError, GeometryError
-from lungunet.inference.body import BodySlice, find_airways, gas_level, look_into_body
+from lungunet.inference.body import (
+    HOLE_MM2,
+    clear_open_air,
+    find_airways,
+    find_cut_open,
+    gas_level,
+    look_into_body,
+)
 from lungunet.inference.shapes import (
     Box,
     as_bits,
@@ -19,20 +25,14 @@ from lungunet.inference.shapes import (
     label_parts,
     look_up,
 )
-from lungunet.inference.threshold import HOLE_MM2
 
-_OPEN_AIR_HU = -950  # air around the body; lung that the edge of the picture cuts open is brighter
-_PADDING_HU = -1090  # below is no air but padding
-_EDGE_PX = 2  # from where lung reaches it, as padding is blurred
-_CUT_MM2 = 100  # the smallest part to be looked at
-_AROUND = np.ones((3, 3), np.uint8)
 _PART_SHARE = 0.05  # of the largest part
 _LUNG_ML = 10.0  # a collapsed lung, where the largest part is the other one
 _AIRWAY_MM = 10  # height
 
 
 def refine_volume(
-    hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float]
+    hu: np.ndarray, mask: np.ndarray, *, spacing_mm: tuple[float, float, float]
 ) -> np.ndarray:
     """Mend a predicted lung mask by what is known of lungs.
 
@@ -61,7 +61,7 @@ def refine_volume(
     GeometryError
         When mask and scan differ in shape.
     """
-    _check(hu, mask, spacing_mm)
+    _refuse_misfits(hu, mask, spacing_mm)
     lungs = np.zeros(mask.shape, np.uint8)
     box = box_of(mask)
     if box is None:
@@ -83,7 +83,7 @@ class _Chest:
     middle: float  # column in the box, of the whole body
 
 
-def _check(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> None:
+def _refuse_misfits(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> None:
     if mask.ndim != 3 or len(spacing_mm) != 3 or not min(spacing_mm) > 0:
         raise DataError(
             f"shape {mask.shape} and spacing_mm {spacing_mm}. "
@@ -105,12 +105,12 @@ def _look_into(
     lungs, body, airways = (np.empty(shape, np.uint8) for _ in range(3))
     columns = np.zeros(mask.shape[2], np.int64)
     for index, (plane, inside) in enumerate(zip(hu[box[0]], mask[box[0]], strict=True)):
-        found = look_into_body(plane, mm)
-        here = _clear_open_air(as_bits(inside), found)
+        seen = look_into_body(plane, mm)
+        here = clear_open_air(as_bits(inside), seen)
         lungs[index] = here[box[1:]]
-        body[index] = (found.body | _find_cut_open(here, found))[box[1:]]
-        airways[index] = find_airways(found, gas_level(found, here))[box[1:]]
-        columns += found.body.sum(axis=0, dtype=np.int64)
+        body[index] = (seen.body | find_cut_open(here, seen))[box[1:]]
+        airways[index] = find_airways(seen, gas_level(seen, here))[box[1:]]
+        columns += seen.body.sum(axis=0, dtype=np.int64)
     middle = float((columns * np.arange(len(columns))).sum() / max(columns.sum(), 1))
     airways = _keep_tall(airways, spacing_mm[0])
     lungs &= 1 - airways
@@ -124,30 +124,6 @@ def _keep_tall(airways: np.ndarray, slice_mm: float) -> np.ndarray:
     tall = heights * slice_mm >= min(_AIRWAY_MM, len(airways) * slice_mm)
     tall[0] = False
     return look_up(tall.view(np.uint8), labels)
-
-
-def _clear_open_air(lungs: np.ndarray, found: BodySlice) -> np.ndarray:
-    """Clear the parts of a slice that are air around the body for the most part."""
-    labels, sizes = label_parts(lungs)
-    open_air = (found.body == 0) & (found.smoother < _OPEN_AIR_HU)
-    dark = np.bincount(labels[open_air], minlength=len(sizes) + 1)[1:]
-    return look_up(np.concatenate([[False], 2 * dark <= sizes]).view(np.uint8), labels)
-
-
-def _find_cut_open(lungs: np.ndarray, found: BodySlice) -> np.ndarray:
-    """Find lung that the edge of the picture, or of its padding, cuts open: the body walls it."""
-    inner = np.zeros_like(lungs)
-    inner[1:-1, 1:-1] = found.smooth[1:-1, 1:-1] > _PADDING_HU
-    edge = cv2.erode(inner, _AROUND, iterations=_EDGE_PX) == 0
-    labels, sizes = label_parts(lungs)
-    large = np.concatenate([[False], sizes >= _CUT_MM2 / found.mm**2])
-    cut = np.zeros_like(lungs)
-    for number in np.unique(labels[edge & large[labels]]):
-        part = (labels == number).view(np.uint8)
-        wall = (cv2.dilate(part, _AROUND) > part) & ~edge
-        if wall.any() and found.body[wall].mean() >= 0.5:
-            cut |= part
-    return cut
 
 
 def _keep_lungs(chest: _Chest, *, voxel_ml: float) -> np.ndarray:

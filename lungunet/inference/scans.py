@@ -3,25 +3,20 @@
 Knows no file formats; memory beyond the scan is one batch of slices and a byte per voxel.
 """
 
-from __future__ import annotations
-
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungunet.errors import ConfigError, DataError, LungUNetWarning
+from lungunet.errors import ConfigError, LungUNetWarning
+from lungunet.inference.predictor import Predictor, disagree
 from lungunet.inference.refine import refine_volume
-from lungunet.inference.threshold import ThresholdSegmenter, segment_lungs
 from lungunet.progress import Progress, silent
 from lungunet.volumes.volume import Volume, require_hu
 
 _MOSTLY = 0.5  # of the lung that a network finds should stay
 _HARDLY = 0.1  # stays where the scan is cut so close that no body can be told from what is around
-
-if TYPE_CHECKING:
-    from lungunet.inference.predictor import Predictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +46,14 @@ def predict_volume(
 ) -> VolumePrediction:
     """Segment a scan.
 
-    A network sees one slice at a time. The threshold baseline sees the whole scan, in millimetres:
-    ``segment_lungs(volume.array, spacing_mm=volume.spacing_mm)``.
+    A network sees one slice at a time. What segments volumes sees the whole scan, in millimetres;
+    the threshold baseline gives ``segment_lungs(volume.array, spacing_mm=volume.spacing_mm)``.
 
     Parameters
     ----------
     batch_size : slices at once
     refine : mend what a network with two classes says by :func:`refine_volume`; a warning says
-        where that takes more than half away. The threshold baseline knows the same of lungs by
-        itself
+        where that takes more than half away. What sees the whole scan is left as it is
     progress : counts batches
 
     Returns
@@ -75,16 +69,18 @@ def predict_volume(
     """
     if batch_size < 1:
         raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
-    _check(predictor, volume)
-    if isinstance(predictor.segmenter, ThresholdSegmenter):
-        return _predict_by_threshold(volume, tta=predictor.tta)
+    predictor.segmenter.prepare(volume.array[0], str(volume.path))
+    require_hu(volume)
+    segment_volume = predictor.segmenter.segment_volume
+    if segment_volume is not None:
+        return _predict_whole(segment_volume, volume, tta=predictor.tta)
     array = volume.array
     classes = np.empty(array.shape, np.uint8)
     disagreement = np.zeros(len(array))
     starts = range(0, len(array), batch_size)
     for start in progress(starts, desc=volume.name, total=len(starts)):
-        found = predictor.segment(list(array[start : start + batch_size]))
-        for index, segmented in enumerate(found, start):
+        batch = predictor.segment(array[start : start + batch_size])
+        for index, segmented in enumerate(batch, start):
             classes[index] = segmented.classes
             disagreement[index] = segmented.disagreement or 0.0
     if refine and predictor.codec.n_classes == 2:
@@ -93,7 +89,7 @@ def predict_volume(
 
 
 def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:
-    refined = refine_volume(volume.array, classes, volume.spacing_mm)
+    refined = refine_volume(volume.array, classes, spacing_mm=volume.spacing_mm)
     before, after = np.count_nonzero(classes), np.count_nonzero(refined & classes)
     if after < _HARDLY * before:
         warnings.warn(
@@ -114,29 +110,14 @@ def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:
     return refined
 
 
-def _check(predictor: Predictor, volume: Volume) -> None:
-    try:
-        predictor.segmenter.prepare(volume.array[0])
-    except DataError as err:
-        reason = str(err).removeprefix("slice: ")
-        raise DataError(f"{reason}", where=volume.path) from err
-    require_hu(volume)
-
-
-def _predict_by_threshold(volume: Volume, *, tta: bool) -> VolumePrediction:
-    lungs = _threshold(volume.array, volume.spacing_mm)
+def _predict_whole(
+    segment: Callable[..., np.ndarray], volume: Volume, *, tta: bool
+) -> VolumePrediction:
+    classes = segment(volume.array, spacing_mm=volume.spacing_mm)
     if not tta:
-        return VolumePrediction(volume, lungs)
-    again = _threshold(np.ascontiguousarray(volume.array[..., ::-1]), volume.spacing_mm)[..., ::-1]
-    either = np.count_nonzero(lungs | again, axis=(1, 2))
-    both = np.count_nonzero(lungs & again, axis=(1, 2))
+        return VolumePrediction(volume, classes)
+    mirrored = np.ascontiguousarray(volume.array[..., ::-1])
+    again = segment(mirrored, spacing_mm=volume.spacing_mm)[..., ::-1]
+    disagreement = np.array([disagree(one, two) for one, two in zip(classes, again, strict=True)])
     # Of the mean of two such masks the likeliest class is lung where both say so.
-    return VolumePrediction(
-        volume, lungs & again, np.where(either, 1 - both / np.maximum(either, 1), 0.0)
-    )
-
-
-def _threshold(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    if len(hu) == 1:  # no slices above and below that bear witness
-        return segment_lungs(hu[0], spacing_mm=spacing_mm[1:])[None]
-    return segment_lungs(hu, spacing_mm=spacing_mm)
+    return VolumePrediction(volume, classes & again, disagreement)

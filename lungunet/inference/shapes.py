@@ -190,10 +190,10 @@ def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return ``table[labels]`` for the labels of a slice or a volume."""
     if labels.ndim == 2:
         return np.asarray(table[labels])
-    found = np.empty(labels.shape, table.dtype)
-    for plane, numbers in zip(found, labels, strict=True):  # indices become 64 bits each
+    values = np.empty(labels.shape, table.dtype)
+    for plane, numbers in zip(values, labels, strict=True):  # indices become 64 bits each
         plane[:] = table[numbers]
-    return found
+    return values
 
 
 def as_bits(mask: np.ndarray) -> np.ndarray:

@@ -121,8 +121,8 @@ def _find_seams(planes: np.ndarray, middle: int) -> np.ndarray:
 
 def _span(held: np.ndarray) -> range:
     """Return the indices from the first to the last that is true."""
-    found = np.flatnonzero(held)
-    return range(found[0], found[-1] + 1) if found.size else range(0)
+    true_at = np.flatnonzero(held)
+    return range(true_at[0], true_at[-1] + 1) if true_at.size else range(0)
 
 
 def _mend_cuts(sides: np.ndarray, spacing: tuple[float, ...], *, half: int) -> None:

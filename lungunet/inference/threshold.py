@@ -12,21 +12,20 @@ from lungunet.data.codec import LUNG_CODEC
 from lungunet.data.contract import InputContract
 from lungunet.errors import DataError
 from lungunet.inference.body import (
-    BodySlice,
+    HOLE_MM2,
+    clear_gas,
     find_airways,
     gas_level,
     look_into_body,
     part_box,
 )
+from lungunet.inference.predictor import Segmented
 from lungunet.inference.shapes import close_gaps, fill_holes, keep_largest, label_parts
 
 _LUNG_MM2 = 250  # the smallest part in a single slice
 _STACKED_MM2 = 60  # in a volume, where the slices above and below bear witness
 _STACKED_SHARE = 0.05  # of the largest part's volume
-_GAS_QUANTILE = 0.25
 _VESSEL_MM = 6.5  # radius of a notch where vessels enter the lung
-HOLE_MM2 = 200
-"""The largest vessel cut across; the dome of the liver is larger."""
 
 _HU = InputContract(size=512)  # for its window and dtypes: nothing is resized here
 
@@ -70,7 +69,7 @@ def segment_lungs(hu: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     >>> int(segment_lungs(hu).sum()), 2 * 32 * 24
     (1536, 1536)
     """
-    _check(hu, spacing_mm)
+    _refuse_no_hu(hu, spacing_mm)
     mm = None if spacing_mm is None else float(np.sqrt(spacing_mm[-1] * spacing_mm[-2]))
     if hu.ndim == 2:
         return _outline(_sort_air(hu, mm, smallest_mm2=_LUNG_MM2))
@@ -83,49 +82,45 @@ def segment_lungs(hu: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
 
 
 class ThresholdSegmenter:
-    """:func:`segment_lungs` behind the protocol of the predictor: ``Predictor.load("threshold")``.
+    """:func:`segment_lungs` as a ``Segmenter``: ``Predictor.load("threshold")``.
 
-    Slices come without spacing, so sizes are taken relative to the body. Masks follow one fixed
-    rule: probabilities are 0 and 1.
+    Slices come without spacing, so sizes are taken relative to the body; scans are seen whole, in
+    millimetres.
     """
 
     codec = LUNG_CODEC
+    contract = _HU
+    is_rule = True
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
+    def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
         """Return the slice as it is, once it is known to hold HU.
-
-        Raises
-        ------
-        DataError
-            As for :meth:`to_grey`.
-        """
-        _HU.check(image)
-        return image
-
-    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Segment slices of any sizes; see ``Segmenter``.
-
-        Raises
-        ------
-        DataError
-            As for :meth:`to_grey`.
-        """
-        return [self._probabilities(image) for image in images]
-
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        """Return the slice as (H, W) uint8, the way lungs are looked at.
 
         Raises
         ------
         DataError
             When the slice is not (H, W), or of a dtype that holds no HU (uint8, uint16).
         """
-        return _HU.to_grey(image)
+        self.contract.check(image, where)
+        return image
 
-    def _probabilities(self, image: np.ndarray) -> np.ndarray:
-        _HU.check(image)  # a volume would pass below
-        lungs = segment_lungs(image)
-        return np.stack([1 - lungs, lungs]).astype(np.float32)
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Segmented]:
+        """Segment slices of any sizes: classes alone.
+
+        Raises
+        ------
+        DataError
+            As for :meth:`prepare`.
+        """
+        # Prepared or not: a volume would pass below.
+        return [Segmented(segment_lungs(self.prepare(image))) for image in images]
+
+    def segment_volume(
+        self, hu: np.ndarray, *, spacing_mm: tuple[float, float, float]
+    ) -> np.ndarray:
+        """Segment a scan, (D, H, W); a single slice has none above and below to bear witness."""
+        if len(hu) == 1:
+            return segment_lungs(hu[0], spacing_mm=spacing_mm[1:])[None]
+        return segment_lungs(hu, spacing_mm=spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -137,12 +132,12 @@ class _Air:
     mm: float
 
 
-def _check(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
+def _refuse_no_hu(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
     if hu.ndim not in (2, 3) or not hu.size:
         raise DataError(
             f"shape {hu.shape}, pass (H, W) or (D, H, W) with sizes above 0.", where="HU"
         )
-    _HU.to_grey(hu[(0,) * (hu.ndim - 2)][:1])  # the contract refuses other dtypes
+    _HU.check(hu[(0,) * (hu.ndim - 2)][:1])
     if spacing_mm is not None and (len(spacing_mm) != hu.ndim or not min(spacing_mm) > 0):
         raise DataError(
             f"spacing_mm {spacing_mm} for shape {hu.shape}. "
@@ -152,12 +147,12 @@ def _check(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
 
 
 def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float) -> _Air:
-    found = look_into_body(hu, mm)
-    smallest_px = smallest_mm2 / found.mm**2
-    gas_hu = gas_level(found, _large_parts(found.air, smallest_px))
-    airways = find_airways(found, gas_hu)
-    lungs = _large_parts(found.air & (1 - airways), smallest_px)
-    return _Air(_without_gas(found, lungs, gas_hu), airways, found.mm)
+    seen = look_into_body(hu, mm)
+    smallest_px = smallest_mm2 / seen.mm**2
+    gas_hu = gas_level(seen, _large_parts(seen.air, smallest_px))
+    airways = find_airways(seen, gas_hu)
+    lungs = _large_parts(seen.air & (1 - airways), smallest_px)
+    return _Air(clear_gas(lungs, seen, gas_hu), airways, seen.mm)
 
 
 def _outline(air: _Air) -> np.ndarray:
@@ -170,14 +165,6 @@ def _outline(air: _Air) -> np.ndarray:
         closed[box] |= close_gaps(part[box], _VESSEL_MM / air.mm)
     filled = fill_holes(closed, max_px=HOLE_MM2 / air.mm**2)
     return np.asarray(filled & (1 - air.airways))
-
-
-def _without_gas(found: BodySlice, lungs: np.ndarray, gas_hu: float) -> np.ndarray:
-    labels, sizes = label_parts(lungs)
-    kept = np.zeros(len(sizes) + 1, np.uint8)
-    for number in range(1, len(kept)):
-        kept[number] = np.quantile(found.smooth[labels == number], _GAS_QUANTILE) > gas_hu
-    return np.asarray(kept[labels])
 
 
 def _large_parts(mask: np.ndarray, smallest_px: float) -> np.ndarray:

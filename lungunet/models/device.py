@@ -1,10 +1,14 @@
-"""Which device and precision to compute on, and how many processes read. Knows torch alone."""
+"""Which device and precision to compute on, how many processes read, and what many GPUs share.
+
+Knows no model by name.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from lungunet.errors import ConfigError
 from lungunet.models.cores import count_cores
@@ -104,6 +108,17 @@ def pick_workers(wanted: int, device: torch.device, *, sharing: int = 1) -> int:
     if device.type != "cuda":
         return 0
     return max(1, min(_MOST_WORKERS, count_cores() // sharing))
+
+
+def share_batch_norm(model: nn.Module) -> nn.Module:
+    """Make batch norm use the batches of all processes together; the model is changed in place.
+
+    timm's own conversion, because torch's drops the activation that timm's layers hold within.
+    """
+    import timm.layers
+
+    shared: nn.Module = timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined, no-untyped-call]
+    return shared
 
 
 def _has_amx() -> bool:

@@ -26,6 +26,7 @@ from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
 from lungunet.models.folder import SavedModel, encode_weights, load_model
 from lungunet.models.onnx_file import OnnxFile, describe, onnxruntime, open_onnx
+from lungunet.models.original import padding
 from lungunet.phantom.phantom import phantom_slice
 
 _SURE = 1e-4  # from 0.5: where the probability is nearer, rounding may decide
@@ -96,7 +97,9 @@ def export_onnx(
         raise ConfigError("does not end with .onnx. Add the ending.", where=path)
     onnxruntime()  # before minutes of work
     saved = model if isinstance(model, SavedModel) else load_model(model)
-    network = _for_export(saved.model)
+    # A copy that predicts as the predictor lets it.
+    network = copy.deepcopy(getattr(saved.model, "_orig_mod", saved.model)).cpu().float().eval()
+    network = padding(network)
     content = _encode(network, saved)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -104,15 +107,6 @@ def export_onnx(
             slices = map(read_image, list_images(slices))
         compared = _phantoms(saved.contract) if slices is None else slices
         return _compare(network, open_onnx(temporary), compared, path)
-
-
-def _for_export(model: nn.Module) -> nn.Module:
-    """Return a copy that predicts as the predictor lets it."""
-    model = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().float().eval()
-    if getattr(model, "valid", False):
-        # Same weights, mirror-padded: masks of the size of the input.
-        setattr(model, "valid", False)  # noqa: B010 - nn.Module types attributes as modules
-    return model
 
 
 def _encode(network: nn.Module, saved: SavedModel) -> bytes:
@@ -175,14 +169,14 @@ def _compare(
     for image in slices:
         n += 1
         expected = _probabilities(network, exported.contract, image, f"slice {n}")
-        mask, found = exported.run(image.astype(np.float32)[None])
+        mask, probability = exported.run(image.astype(np.float32)[None])
         differs = mask[0] != codec.for_prediction.decode(expected.argmax(axis=0))
         second, first = np.partition(expected, -2, axis=0)[-2:]
         sure = first - second > 2 * _SURE
         pixels += differs.size
         differing += int(differs.sum())
         wrong += int((differs & sure).sum())
-        furthest = max(furthest, float(np.abs(found[0] - expected).max()))
+        furthest = max(furthest, float(np.abs(probability[0] - expected).max()))
     if wrong:
         raise ModelError(
             f"{wrong} of {pixels} pixels get another class than from torch, probabilities "

@@ -4,6 +4,7 @@ Knows tensors only. ``build_unet("unet2015")`` builds it, as a yardstick for the
 encoders.
 """
 
+import copy
 import math
 
 import torch
@@ -148,6 +149,19 @@ class UNet2015(nn.Module):
             x = merge(torch.cat([crop_centre(skips.pop(), x.shape[-2], x.shape[-1]), x], dim=1))
         logits: Tensor = self.head(x)
         return logits
+
+
+def padding(model: nn.Module) -> nn.Module:
+    """Return a model that gives logits at the size of its input, of the same weights.
+
+    That is the model itself, but for a :class:`UNet2015` with ``valid``: such a one stays as it is,
+    and its double, without, comes back.
+    """
+    if not getattr(model, "valid", False):
+        return model
+    double = copy.copy(model)  # not deep: the layers are shared
+    setattr(double, "valid", False)  # noqa: B010 - nn.Module types attributes as modules
+    return double
 
 
 def crop_centre(x: Tensor, height: int, width: int) -> Tensor:

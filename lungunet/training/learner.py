@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lungunet.models.batch_norm import share_batch_norm
-from lungunet.models.device import pick_device, pick_precision
+from lungunet.models.device import pick_device, pick_precision, share_batch_norm
 from lungunet.models.losses import CrossEntropyDiceLoss
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks, data_parallel

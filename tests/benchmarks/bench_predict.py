@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lungunet.cli.predict_slices import SliceOutput, predict_slices
 from peak import peak_mib
 
 import lungunet
-from lungunet.cli.predict_slices import SliceOutput, predict_slices
 from lungunet.data.files import write_text
 from lungunet.models.device import pick_device
 from lungunet.phantom.phantom import phantom_slice

@@ -88,7 +88,10 @@ def test_interrupted_it_leaves_whole_masks_and_counts_them(
     assert f"interrupted: {len(masks)} of 12 masks in {tmp_path}, each of them whole" in done.err
     assert "Predict again with --overwrite" in done.err
     assert 0 < len(masks) <= 5
-    assert sorted(tmp_path.iterdir()) == masks  # no table of a part, no temporary file
+    tables = [tmp_path / "measurements.csv", tmp_path / "triage.csv"]
+    assert sorted(tmp_path.iterdir()) == sorted([*masks, *tables])  # no temporary file
+    for table in tables:  # whole masks are never without their lines
+        assert sorted(row["name"] for row in read(table)) == [mask.stem for mask in masks]
     for mask in masks:
         assert lungunet.read_mask(mask).shape == (48, 48)
     assert run_cli("predict", "threshold", phantoms[0], "--out", tmp_path, "--overwrite").code == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lungunet
-from lungunet.cli.triage import say_triage
+from lungunet.cli.predict import say_triage
 from lungunet.inference.quality import Plausibility
 
 

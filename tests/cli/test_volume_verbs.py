@@ -10,10 +10,10 @@ from lungunet.data.ct import read_image
 from lungunet.data.manifest import read_manifest
 from lungunet.data.split import read_split
 from lungunet.errors import DataError
+from lungunet.inference import files
 from lungunet.inference.sides import split_sides
 from lungunet.inference.threshold import segment_lungs
 from lungunet.phantom.phantom import phantom_slice
-from lungunet.volumes import volume
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.volume import Volume, read_volume, write_volume
 
@@ -106,14 +106,14 @@ class TestPredict:
     def test_a_mask_that_cannot_be_written_fails_its_scan_alone(
         self, run_cli, scans, tmp_path, monkeypatch
     ):
-        real = volume.write_volume
+        real = files.write_volume
 
         def full(path, array, *, like):
             if like.name == "c":
                 raise DataError(f"{path}: cannot be written (no space). Choose another place.")
             real(path, array, like=like)
 
-        monkeypatch.setattr(volume, "write_volume", full)
+        monkeypatch.setattr(files, "write_volume", full)
         out = tmp_path / "out"
         done = run_cli("predict", "threshold", f"{scans}/*/*", scans, "--out", out)
         assert done.code == 1
@@ -157,9 +157,7 @@ class TestPredict:
 
     def test_interrupted(self, run_cli, scans, chest, tmp_path, monkeypatch):
         """What is done is whole, and in the tables."""
-        from lungunet.inference import scans as inference
-
-        real, calls = inference.predict_volume, []
+        real, calls = files.predict_volume, []
 
         def once(*args, **options):
             calls.append(1)
@@ -167,7 +165,7 @@ class TestPredict:
                 raise KeyboardInterrupt
             return real(*args, **options)
 
-        monkeypatch.setattr(inference, "predict_volume", once)
+        monkeypatch.setattr(files, "predict_volume", once)
         out = tmp_path / "out"
         done = run_cli("predict", "threshold", f"{scans}/*/*", scans, "--out", out)
         assert done.code == 130

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, draw_overlay, tile_pictures
+from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, draw_overlay, show_grey, tile_pictures
+from lungunet.data.window import LUNG_WINDOW
+from lungunet.phantom.phantom import phantom_slice
 
 GREY = np.random.default_rng(0).integers(0, 60, (40, 50), np.uint8)
 
@@ -97,3 +99,24 @@ class TestTile:
         rows, columns = ((sheet.max(-1) > 0).sum(axis).max() for axis in (0, 1))
         longer = max(shape)
         assert (rows, columns) == tuple(max(1, round(side * 32 / longer)) for side in shape)
+
+
+class TestWithoutContract:
+    hu = np.maximum(phantom_slice(0, 0.5, size=64).image[:50], -1024)
+
+    def test_eight_bits_are_grey_already(self):
+        assert show_grey(GREY) is GREY
+
+    @pytest.mark.parametrize("stored", [
+        lambda hu: hu,
+        lambda hu: hu.astype(np.float32),
+        lambda hu: (hu + 1024).astype(np.uint16),  # an offset
+        lambda hu: hu.view(np.uint16),  # an unsigned wrap
+    ])  # fmt: skip
+    def test_hu_are_shown_as_lungs_are_looked_at_however_stored(self, stored):
+        np.testing.assert_array_equal(show_grey(stored(self.hu)), LUNG_WINDOW.to_grey(self.hu))
+
+    def test_other_values_are_stretched_to_fit(self):
+        values = np.array([[20_000, 30_000, 40_000]], np.uint16)
+        assert show_grey(values).tolist() == [[0, 128, 255]]
+        assert show_grey(np.full((1, 2), 7, np.uint16)).tolist() == [[128, 128]]

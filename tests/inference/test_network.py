@@ -92,9 +92,9 @@ class TestParts:
         at_once = own(slices)
         monkeypatch.setattr(network, "_PART_PX", 2 * SIDE**2)
         in_parts = own(slices)
-        assert [found.shape for found in in_parts] == [found.shape for found in at_once]
+        assert [one.classes.shape for one in in_parts] == [one.classes.shape for one in at_once]
         for one, other in zip(in_parts, at_once, strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5)
+            np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
 
     def test_threads_are_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(network, "_PART_PX", SIDE**2)

@@ -1,5 +1,7 @@
 """From slices to masks."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import lungunet
 from lungunet import ConfigError, DataError, InputContract, LabelCodec, ModelError, Predictor
 from lungunet.inference.network import TorchSegmenter
 from lungunet.inference.predictor import Segmented
+from lungunet.phantom.phantom import phantom_slice
+from lungunet.volumes.grid import Grid
 
 
 class Bright(torch.nn.Module):
@@ -113,21 +117,19 @@ class Spots:
     """Says lung, as sure as it was told, where a slice is 1; draws on nothing else."""
 
     codec = lungunet.LUNG_CODEC
+    contract, is_rule, segment_volume = InputContract(32), False, None
 
     def __init__(self, *confidence: float) -> None:
         self.confidence = iter(confidence)
         self.batches: list[int] = []
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
+    def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
         return image
 
-    def __call__(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+    def __call__(self, prepared: list[np.ndarray]) -> list[Segmented]:
         self.batches.append(len(prepared))
         lungs = [(image == 1) * np.float32(next(self.confidence)) for image in prepared]
-        return [np.stack([1 - lung, lung]) for lung in lungs]
-
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        return image.astype(np.uint8)
+        return [Segmented.likeliest(np.stack([1 - lung, lung])) for lung in lungs]
 
 
 class TestMirror:
@@ -151,13 +153,29 @@ class TestMirror:
         class Blind(Spots):
             """Sees nothing in the last column, which is the first one in the mirror."""
 
-            def __call__(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+            def __call__(self, prepared: list[np.ndarray]) -> list[Segmented]:
                 return super().__call__([image * (np.arange(5) < 4) for image in prepared])
 
         image = np.array([[1, 1, 1, 0, 1]], np.int16)
         (found,) = Predictor(Blind(1, 1), tta=True).segment([image])
         # Columns 0, 1, 2 against columns 1, 2, 4: two in common of four.
         assert found.disagreement == 0.5
+        np.testing.assert_array_equal(found.classes, [[0, 1, 1, 0, 0]])
+
+    def test_of_classes_alone_lung_is_what_both_say(self) -> None:
+        class Blind(Spots):
+            """A rule that sees nothing in the last column."""
+
+            is_rule = True
+
+            def __call__(self, prepared: list[np.ndarray]) -> list[Segmented]:
+                return [
+                    Segmented((image * (np.arange(5) < 4)).astype(np.uint8)) for image in prepared
+                ]
+
+        image = np.array([[1, 1, 1, 0, 1]], np.int16)
+        (found,) = Predictor(Blind(), tta=True).segment([image])
+        assert (found.disagreement, found.probabilities) == (0.5, None)
         np.testing.assert_array_equal(found.classes, [[0, 1, 1, 0, 0]])
 
     def test_no_lung_in_both_agrees(self) -> None:
@@ -179,7 +197,7 @@ class TestMirror:
         mean = (plain.probabilities(image) + flipped) / 2
         np.testing.assert_allclose(found.probabilities, mean, atol=1e-5)
         (prediction,) = both.predict_files([split.test[0].image])
-        assert prediction.disagreement == found.disagreement
+        assert prediction.segmented.disagreement == found.disagreement
 
 
 class TestSegment:
@@ -194,11 +212,11 @@ class TestSegment:
 
     def test_classes_are_the_likeliest_and_of_equals_the_first(self) -> None:
         probabilities = np.array([[[0.5, 0.4, 0.6]], [[0.5, 0.6, 0.4]]], np.float32)
-        np.testing.assert_array_equal(Segmented(probabilities).classes, [[0, 1, 0]])
+        np.testing.assert_array_equal(Segmented.likeliest(probabilities).classes, [[0, 1, 0]])
         three = np.array([[[0.4, 0.2]], [[0.4, 0.3]], [[0.2, 0.5]]], np.float32)
-        classes = Segmented(three).classes
+        classes = Segmented.likeliest(three).classes
         np.testing.assert_array_equal(classes, [[0, 2]])
-        assert classes.dtype == Segmented(probabilities).classes.dtype == np.uint8
+        assert classes.dtype == Segmented.likeliest(probabilities).classes.dtype == np.uint8
 
 
 class TestFiles:
@@ -206,7 +224,7 @@ class TestFiles:
         predictor = Predictor.load(run, device="cpu")
         seen = []
         prepare = predictor.segmenter.prepare
-        predictor.segmenter.prepare = lambda image: seen.append(image) or prepare(image)
+        predictor.segmenter.prepare = lambda *given: seen.append(given) or prepare(*given)
         assert len(list(predictor.predict_files([pair.image for pair in split.test]))) == 3
         assert len(seen) == 3
 
@@ -259,3 +277,105 @@ def test_loading_what_is_no_model(tmp_path: Path) -> None:
         Predictor.load(tmp_path / "none")
     with pytest.raises(ModelError, match=r"no model in it \(lungunet.json is missing\)"):
         Predictor.load(tmp_path)
+
+
+class TestOwnNetwork:
+    contract = InputContract(32, window=None, dtypes=("uint8",), mean=0.5, std=0.25)
+
+    def test_is_a_predictor_with_its_contract(self) -> None:
+        predictor = Predictor(Bright(), self.contract, device="cpu")
+        assert predictor.codec == lungunet.LUNG_CODEC
+        np.testing.assert_array_equal(predictor.predict(lopsided()), bright().predict(lopsided()))
+
+    def test_what_was_loaded_is_one_too(self, run: Path, split: lungunet.Split) -> None:
+        image = lungunet.read_image(split.test[0].image)
+        expected = Predictor.load(run, device="cpu", precision="fp32").probabilities(image)
+        saved = lungunet.load_model(run)
+        loaded = Predictor.load(saved, device="cpu", precision="fp32")
+        own = Predictor(saved.model, saved.contract, saved.codec, device="cpu", precision="fp32")
+        for predictor in (loaded, own):
+            np.testing.assert_array_equal(predictor.probabilities(image), expected)
+
+    def test_a_network_alone_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"^contract: a network needs the one"):
+            Predictor(Bright())
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"contract": contract}, {"codec": lungunet.LUNG_CODEC}, {"device": "cpu"}],
+    )
+    def test_a_segmenter_has_its_own(self, options) -> None:
+        with pytest.raises(ConfigError, match="a segmenter has its own"):
+            Predictor(Spots(), **options)
+
+    def test_classes_that_do_not_fit_the_codec_are_refused(self) -> None:
+        predictor = Predictor(Bright(), self.contract, LabelCodec({0: 0, 1: 1, 2: 2}), device="cpu")
+        with pytest.raises(ConfigError, match=r"gives \(1, 2, 32, 32\) .* \(1, 3, 32, 32\)"):
+            predictor.predict(lopsided())
+
+    def test_what_gives_no_logits_is_refused(self) -> None:
+        class Dictionary(Bright):
+            def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+                return {"out": super().forward(image)}
+
+        predictor = Predictor(Dictionary(), self.contract, device="cpu")
+        with pytest.raises(ConfigError, match="the network: gives dict for 1 slice"):
+            predictor.predict(lopsided())
+
+    def test_a_unet_of_2015_keeps_what_it_was(self) -> None:
+        model = lungunet.build_unet("unet2015", width=2, valid=True, seed=0)
+        padded = lungunet.build_unet("unet2015", width=2, valid=False, seed=0)
+        image = lopsided()
+        found = Predictor(model, self.contract, device="cpu").probabilities(image)
+        expected = Predictor(padded, self.contract, device="cpu").probabilities(image)
+        np.testing.assert_array_equal(found, expected)
+        assert model.valid
+        with pytest.raises(DataError, match="does not fit unpadded convolutions"):
+            model(torch.zeros(1, 1, 32, 32))
+
+
+class TestWhatIsPredicted:
+    def test_arrays_and_paths_of_slices(self, run: Path, split: lungunet.Split) -> None:
+        path = split.test[0].image
+        predictor = Predictor.load(run, device="cpu")
+        expected = predictor.predict(lungunet.read_image(path))
+        for given in (path, str(path), lungunet.read_image(path)):
+            np.testing.assert_array_equal(predictor(given), expected)
+            np.testing.assert_array_equal(predictor.predict(given), expected)
+
+    def test_scans_and_their_paths(self, tmp_path: Path) -> None:
+        hu = np.stack([phantom_slice(0, z, size=64).image[:50] for z in (0.3, 0.5, 0.7)])
+        grid = Grid.axial(hu.shape, (9.0, 5.0, 4.0))
+        scan = lungunet.Volume(hu, tmp_path / "scan.nii.gz", "scan", grid)
+        lungunet.write_volume(scan.path, hu, like=scan)
+        predictor = Predictor.load("threshold")
+        lungs = lungunet.segment_lungs(hu, spacing_mm=(9.0, 5.0, 4.0))
+        assert lungs.any()
+        for given in (scan, scan.path, str(scan.path)):
+            mask = predictor(given)
+            assert mask.dtype == np.uint8
+            np.testing.assert_array_equal(mask, lungs * 255)
+
+    def test_a_path_is_named_in_what_is_wrong_with_it(self, run: Path, tmp_path: Path) -> None:
+        predictor = Predictor.load(run, device="cpu")
+        with pytest.raises(DataError, match=r"none\.tif: no such file"):
+            predictor(tmp_path / "none.tif")
+        lungunet.write_image(tmp_path / "grey.png", lopsided())
+        with pytest.raises(DataError, match=r"^\S+grey\.png: a slice of uint8"):
+            predictor(tmp_path / "grey.png")
+
+
+def test_says_what_it_is_in_two_lines_at_most(run: Path) -> None:
+    loaded = Predictor.load(run, device="cpu")
+    assert repr(loaded) == (
+        f"<Predictor: TorchSegmenter, sees {loaded.segmenter.contract}, gives 0,255, tta=False>"
+    )
+    assert repr(Predictor.load("threshold", tta=True)) == (
+        "<Predictor: ThresholdSegmenter, sees HU, gives 0,255, tta=True>"
+    )
+
+
+def test_the_module_needs_no_torch() -> None:
+    code = "import sys, lungunet.inference.files as _; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lungunet.inference.prefetch import ahead
+from lungunet.inference.prefetch import map_ahead
 
 
 def test_results_come_in_order_whoever_is_quicker() -> None:
@@ -13,8 +13,8 @@ def test_results_come_in_order_whoever_is_quicker() -> None:
         time.sleep(0.02 if number % 3 == 0 else 0)
         return number * number
 
-    assert list(ahead(slow_first, range(20), depth=5)) == [n * n for n in range(20)]
-    assert list(ahead(slow_first, [], depth=5)) == []
+    assert list(map_ahead(slow_first, range(20), depth=5)) == [n * n for n in range(20)]
+    assert list(map_ahead(slow_first, [], depth=5)) == []
 
 
 @pytest.mark.parametrize("depth", [1, 4])
@@ -26,7 +26,7 @@ def test_items_are_drawn_as_they_are_needed(depth: int) -> None:
             drawn.append(number)
             yield number
 
-    results = ahead(lambda number: number, items(), depth=depth)
+    results = map_ahead(lambda number: number, items(), depth=depth)
     for n in range(1, 10):
         next(results)
         assert len(drawn) == n + depth
@@ -36,7 +36,7 @@ def test_items_are_drawn_as_they_are_needed(depth: int) -> None:
 
 def test_work_is_done_in_other_threads() -> None:
     here = threading.get_ident()
-    assert here not in set(ahead(lambda _: threading.get_ident(), range(9), depth=3))
+    assert here not in set(map_ahead(lambda _: threading.get_ident(), range(9), depth=3))
 
 
 def test_errors_come_where_their_item_was() -> None:
@@ -45,7 +45,7 @@ def test_errors_come_where_their_item_was() -> None:
             raise ValueError("three")
         return number
 
-    results = ahead(work, range(9), depth=4)
+    results = map_ahead(work, range(9), depth=4)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
@@ -62,7 +62,7 @@ def test_stopping_early_finishes_what_has_begun_and_drops_the_rest() -> None:
             done.append(number)
         return number
 
-    results = ahead(work, range(100), depth=50)
+    results = map_ahead(work, range(100), depth=50)
     next(results)
     threading.Timer(0.05, gate.set).start()
     results.close()

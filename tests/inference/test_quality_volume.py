@@ -20,7 +20,7 @@ def scan(*, slices: int = 7) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_good_mask_is_green_in_every_slice() -> None:
     hu, mask = scan()
-    found = check_volume(hu, mask, SPACING_MM, disagreement=[0.01] * 7)
+    found = check_volume(hu, mask, spacing_mm=SPACING_MM, disagreement=[0.01] * 7)
     assert (found.light, found.reasons) == ("green", ())
     assert [one.light for one in found.slices] == ["green"] * 7
     assert found.values["parts"] == 2
@@ -36,7 +36,7 @@ def test_a_good_mask_is_green_in_every_slice() -> None:
 def test_a_slice_that_lost_a_lung_is_named() -> None:
     hu, mask = scan()
     mask[4, :, :64] = 0
-    found = check_volume(hu, mask, SPACING_MM)
+    found = check_volume(hu, mask, spacing_mm=SPACING_MM)
     assert [one.light for one in found.slices] == ["green"] * 3 + ["amber", "red", "amber", "green"]
     # Rows of lung: 36 to 42 on each side, half of 40 is lost in a scan whose largest is 42.
     jumps = [one.values["area_jump"] for one in found.slices]
@@ -57,7 +57,7 @@ def test_red_slices_are_a_share_of_those_with_lung() -> None:
     hu[:3][mask[:3] > 0] = 30
     mask[:3] = 0
     mask[4, :, :64] = 0
-    found = check_volume(hu, mask, SPACING_MM)
+    found = check_volume(hu, mask, spacing_mm=SPACING_MM)
     assert [one.light for one in found.slices].count("red") == 1 + 2  # beside the missing half
     assert found.values["red_slices"] == pytest.approx(3 / 4)
 
@@ -66,14 +66,14 @@ def test_areas_are_compared_with_no_less_than_a_share_of_the_slice() -> None:
     hu, mask = scan(slices=3)
     mask[0] = mask[2] = 0
     mask[1] = np.pad(np.ones((10, 20), np.uint8), ((30, 56), (26, 82)))
-    found = check_volume(hu, mask, SPACING_MM)
+    found = check_volume(hu, mask, spacing_mm=SPACING_MM)
     assert found.values["area_jump"] == pytest.approx(200 / (0.05 * 96 * 128))
 
 
 def test_slices_are_judged_as_they_are_alone() -> None:
     hu, mask = scan(slices=1)
     mask[0, 70:74, 50:60] = 1
-    found = check_volume(hu, mask, SPACING_MM, disagreement=np.array([0.02]))
+    found = check_volume(hu, mask, spacing_mm=SPACING_MM, disagreement=np.array([0.02]))
     alone = check_slice(hu[0], mask[0], disagreement=0.02).values
     one = dict(found.slices[0].values)
     assert one.pop("area_jump") == 0
@@ -88,7 +88,7 @@ def test_the_rule_is_asked_about_the_whole_scan(slices: int, finer: int) -> None
     hu, _ = scan(slices=slices)
     hu[:, 76:84, 60:68] = -850  # 64 pixels of 2.25 mm2: lung in a stack, too small in a slice
     fine = np.repeat(np.repeat(hu, finer, axis=1), finer, axis=2)
-    found = check_volume(fine, np.ones_like(fine), (20.0, 1.5 / finer, 1.5 / finer))
+    found = check_volume(fine, np.ones_like(fine), spacing_mm=(20.0, 1.5 / finer, 1.5 / finer))
     seen = np.repeat(np.repeat(hu, 2, axis=1), 2, axis=2)  # at 256 pixels
     rule = (
         segment_lungs(seen, spacing_mm=(20.0, 0.75, 0.75))
@@ -100,7 +100,7 @@ def test_the_rule_is_asked_about_the_whole_scan(slices: int, finer: int) -> None
         list(1 - rule.mean(axis=(1, 2)))
     )
     assert found.values["rule_difference"] == pytest.approx(1 - rule.mean())
-    whole = check_volume(seen, rule, (20.0, 0.75, 0.75))
+    whole = check_volume(seen, rule, spacing_mm=(20.0, 0.75, 0.75))
     assert whole.values["rule_difference"] == 0
 
 
@@ -108,7 +108,9 @@ def test_sums_are_divided_once() -> None:
     hu, mask = scan(slices=3)
     mask[0] = 0
     mask[0, 30:40, 30:40] = 1
-    found = check_volume(hu, mask, SPACING_MM, disagreement=[0.5, 0.0, 0.0], second_opinion=False)
+    found = check_volume(
+        hu, mask, spacing_mm=SPACING_MM, disagreement=[0.5, 0.0, 0.0], second_opinion=False
+    )
     lung = [100, 2 * 24 * 37, 2 * 24 * 38]
     assert found.values["mirror_difference"] == pytest.approx(0.5 * 100 / sum(lung))
     assert found.values["rule_difference"] is None
@@ -119,7 +121,7 @@ def test_parts_are_connected_through_the_slices() -> None:
     hu, mask = scan()
     hu[2:5, 75:80, 60:66] = -850
     mask[2:5, 75:80, 60:66] = 1  # 3 x 30 voxels, one part
-    found = check_volume(hu, mask, SPACING_MM, second_opinion=False)
+    found = check_volume(hu, mask, spacing_mm=SPACING_MM, second_opinion=False)
     assert found.values["parts"] == 3
     assert found.values["scattered"] == pytest.approx(90 / mask.sum())
 
@@ -127,14 +129,14 @@ def test_parts_are_connected_through_the_slices() -> None:
 def test_a_scan_without_lung_and_an_empty_mask_are_green() -> None:
     hu, mask = scan()
     hu[mask > 0] = 30
-    found = check_volume(hu, np.zeros_like(mask), SPACING_MM)
+    found = check_volume(hu, np.zeros_like(mask), spacing_mm=SPACING_MM)
     assert (found.light, found.reasons, found.values["red_slices"]) == ("green", (), 0)
     assert found.values["mean_hu"] is None
 
 
 def test_lungs_that_were_not_found_make_every_slice_red() -> None:
     hu, mask = scan()
-    found = check_volume(hu, np.zeros_like(mask), SPACING_MM)
+    found = check_volume(hu, np.zeros_like(mask), spacing_mm=SPACING_MM)
     assert (found.light, found.values["red_slices"]) == ("red", 1)
     # The largest lungs are missed most.
     assert [reason[:7] for reason in found.reasons[-3:]] == ["slice 6", "slice 5", "slice 4"]
@@ -145,10 +147,12 @@ def test_a_phantom_scan_that_is_not_contiguous() -> None:
     hu = np.stack([one.image for one in made], axis=-1)
     mask = np.stack([one.mask for one in made], axis=-1) // 255
     spacing_mm = (0.8 * 340 / 13, 3.9, 3.9)
-    good = check_volume(hu.transpose(2, 0, 1), mask.transpose(2, 0, 1), spacing_mm)
+    good = check_volume(hu.transpose(2, 0, 1), mask.transpose(2, 0, 1), spacing_mm=spacing_mm)
     assert good.light != "red"
     assert good.values["red_slices"] == 0
-    bad = check_volume(hu.transpose(2, 0, 1), mask.transpose(2, 0, 1)[:, ::-1], spacing_mm)
+    bad = check_volume(
+        hu.transpose(2, 0, 1), mask.transpose(2, 0, 1)[:, ::-1], spacing_mm=spacing_mm
+    )
     assert bad.light == "red"
     assert bad.worry > good.worry
 
@@ -156,14 +160,14 @@ def test_a_phantom_scan_that_is_not_contiguous() -> None:
 def test_shapes_must_fit() -> None:
     hu, mask = scan()
     with pytest.raises(DataError, match=r"mask: shape \(6, 96, 128\), scan: shape \(7, 96, 128\)"):
-        check_volume(hu, mask[:6], SPACING_MM)
+        check_volume(hu, mask[:6], spacing_mm=SPACING_MM)
     with pytest.raises(DataError, match=r"scan: shape \(96, 128\)"):
-        check_volume(hu[0], mask[0], SPACING_MM)
+        check_volume(hu[0], mask[0], spacing_mm=SPACING_MM)
     with pytest.raises(DataError, match="disagreement: 3 values for 7 slices"):
-        check_volume(hu, mask, SPACING_MM, disagreement=[0.0, 0.1, 0.2])
+        check_volume(hu, mask, spacing_mm=SPACING_MM, disagreement=[0.0, 0.1, 0.2])
     for spacing in ((0.0, 1.0, 1.0), (0.0, -1.0, 1.0), (np.nan, 1.0, 1.0), (1.0, 1.0)):
         with pytest.raises(DataError, match=r"^spacing_mm \(.*\): not three lengths above 0\."):
-            check_volume(hu, mask, spacing, second_opinion=False)
+            check_volume(hu, mask, spacing_mm=spacing, second_opinion=False)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,9 @@ def test_gas_is_too_little_to_be_the_lungs_of_a_scan(
     hu = np.full((slices, 96, 128), -1000, np.int16)
     hu[:, 8:88, 8:120] = 40
     hu[:, 40:50, 44:52] = hu[:, 40:50, 76:84] = -850
-    found = check_volume(hu, (hu == -850).astype(np.uint8), spacing_mm, second_opinion=False)
+    found = check_volume(
+        hu, (hu == -850).astype(np.uint8), spacing_mm=spacing_mm, second_opinion=False
+    )
     assert found.values["lung_ml"] == (None if ml is None else pytest.approx(ml))
     assert found.light == light
     if light == "amber":
@@ -192,5 +198,5 @@ def test_gas_is_too_little_to_be_the_lungs_of_a_scan(
 def test_a_whole_scan_without_lung_is_amber() -> None:
     hu, mask = scan(slices=10)
     hu[mask > 0] = 30
-    found = check_volume(hu, np.zeros_like(mask), SPACING_MM)
+    found = check_volume(hu, np.zeros_like(mask), spacing_mm=SPACING_MM)
     assert (found.light, found.values["lung_ml"]) == ("amber", 0)

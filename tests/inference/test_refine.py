@@ -35,7 +35,7 @@ def boxes(*parts: tuple[slice, ...]) -> np.ndarray:
 
 
 def refined(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return refine_volume(hu, mask, SPACING)
+    return refine_volume(hu, mask, spacing_mm=SPACING)
 
 
 class TestParts:
@@ -148,7 +148,7 @@ def test_phantoms_with_foreign_air_become_lungs() -> None:
     rng = np.random.default_rng(0)
     wrong = (truth | (hu < -950)) ^ (rng.random(hu.shape) < 0.003)
     for mask, at_least in ((truth, 0.995), (wrong, 0.985)):
-        found = refine_volume(hu, mask, (10.0, 2.9, 2.9)) > 0
+        found = refine_volume(hu, mask, spacing_mm=(10.0, 2.9, 2.9)) > 0
         assert (found & truth).sum() / (found | truth).sum() > at_least
     assert (wrong & truth).sum() / (wrong | truth).sum() < 0.5
 
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused() -> None:
         refined(hu, mask[:, :, 1:])
     for wrong, spacing in ((mask[0], SPACING), (mask, SPACING[:2]), (mask, (3.0, 0.0, 1.0))):
         with pytest.raises(DataError, match="three values above 0"):
-            refine_volume(hu[: len(wrong)], wrong, spacing)  # type: ignore[arg-type]
+            refine_volume(hu[: len(wrong)], wrong, spacing_mm=spacing)  # type: ignore[arg-type]
 
 
 def test_memory_stays_below_three_times_the_volume() -> None:
@@ -187,9 +187,9 @@ def test_memory_stays_below_three_times_the_volume() -> None:
         hu = np.full((64, 128, 128), 40, np.float32)
         hu[:, 30:100, 20:55] = hu[:, 30:100, 75:110] = -850
         mask = (hu < 0).astype(np.uint8)
-        for work in (refine_volume, lambda hu, mask, mm: split_sides(mask, spacing_mm=mm)):
+        for work in (refine_volume, lambda hu, mask, **mm: split_sides(mask, **mm)):
             tracemalloc.start()
-            work(hu, mask, (3.0, 2.0, 2.0))
+            work(hu, mask, spacing_mm=(3.0, 2.0, 2.0))
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             print((hu.nbytes + mask.nbytes + peak) / hu.nbytes)

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
-from lungunet.inference import scans
-from lungunet.inference.predictor import Predictor
+from lungunet.inference import scans, threshold
+from lungunet.inference.predictor import Predictor, Segmented
 from lungunet.inference.scans import predict_volume
 from lungunet.inference.threshold import segment_lungs
 from lungunet.phantom.phantom import phantom_slice
@@ -36,14 +37,18 @@ class BySign:
         self.limit_hu, self.dtypes, self.skew = limit_hu, dtypes, skew
         self.batches = []
 
-    def prepare(self, image):
+    contract, is_rule, segment_volume = InputContract(64), False, None
+
+    def prepare(self, image, where="slice"):
         if image.dtype.name not in self.dtypes:
-            raise DataError(f"slice: a slice of {image.dtype}, the model expects {self.dtypes[0]}.")
+            raise DataError(
+                f"a slice of {image.dtype}, the model expects {self.dtypes[0]}.", where=where
+            )
         return image
 
     def __call__(self, prepared):
         self.batches.append(len(prepared))
-        return [self.probabilities(image) for image in prepared]
+        return [Segmented.likeliest(self.probabilities(image)) for image in prepared]
 
     def probabilities(self, image):
         lung = image < self.limit_hu
@@ -51,9 +56,6 @@ class BySign:
         shares = np.zeros((self.codec.n_classes, *image.shape), np.float32)
         shares[-1], shares[0] = lung, ~lung
         return shares
-
-    def to_grey(self, image):
-        return image.astype(np.uint8)
 
 
 def raw(predictor, scan, **options):
@@ -121,11 +123,13 @@ class TestRefining:
         found = predict_volume(Predictor(segmenter), chest, batch_size=4).classes
         assert not found[:, :2, :9].any()
         assert np.mean(found == lungs) > 0.98
-        assert np.array_equal(found, scans.refine_volume(chest.array, rough, SPACING))
+        assert np.array_equal(found, scans.refine_volume(chest.array, rough, spacing_mm=SPACING))
 
     def test_is_not_done_where_hardly_anything_would_stay(self, chest, monkeypatch):
         dark = chest.array < -300
-        monkeypatch.setattr(scans, "refine_volume", lambda hu, *_: np.zeros(hu.shape, np.uint8))
+        monkeypatch.setattr(
+            scans, "refine_volume", lambda hu, _, **__: np.zeros(hu.shape, np.uint8)
+        )
         with pytest.warns(
             LungUNetWarning, match=r"p1\.nii: the mask is as the model gave it\..*100%"
         ):
@@ -137,7 +141,7 @@ class TestRefining:
         dark = chest.array < -300
         numbers = np.cumsum(dark).reshape(dark.shape)
         refined = (dark & (numbers > taken * dark.sum())).astype(np.uint8)
-        monkeypatch.setattr(scans, "refine_volume", lambda *_: refined)
+        monkeypatch.setattr(scans, "refine_volume", lambda *_, **__: refined)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             found = predict_volume(Predictor(BySign()), chest).classes
@@ -179,7 +183,7 @@ class TestThreshold:
             assert spacing_mm == SPACING
             return (hu < -300).astype(np.uint8) * (np.arange(64) >= 20).astype(np.uint8)
 
-        monkeypatch.setattr(scans, "segment_lungs", rule)
+        monkeypatch.setattr(threshold, "segment_lungs", rule)
         found = predict_volume(Predictor.load("threshold", tta=True), chest)
         once = rule(chest.array, spacing_mm=SPACING)
         again = rule(chest.array[..., ::-1], spacing_mm=SPACING)[..., ::-1]
@@ -192,6 +196,19 @@ class TestThreshold:
         empty = volume(np.full_like(chest.array, -1000))
         found = predict_volume(Predictor.load("threshold", tta=True), empty)
         assert found.disagreement.tolist() == [0.0] * 9
+
+
+def test_whatever_segments_volumes_sees_them_whole(chest):
+    segmenter = BySign()
+
+    def whole(hu, *, spacing_mm):
+        assert (hu is chest.array, spacing_mm) == (True, SPACING)
+        return (hu < -500).astype(np.uint8)
+
+    segmenter.segment_volume = whole
+    found = predict_volume(Predictor(segmenter), chest)
+    assert np.array_equal(found.classes, chest.array < -500)
+    assert segmenter.batches == []
 
 
 class TestRefusals:

@@ -288,14 +288,21 @@ class TestRefusals:
 
 
 class TestSegmenter:
-    def test_probabilities_are_one_hot_at_the_size_of_each_slice(self) -> None:
+    def test_classes_are_all_it_says_at_the_size_of_each_slice(self) -> None:
         images = [chest(RIGHT, LEFT), chest()[:, ::2]]
         first, second = ThresholdSegmenter()(images)
-        assert first.shape == (2, *SHAPE)
-        assert first.dtype == second.dtype == np.float32
-        np.testing.assert_array_equal(first[1], segment_lungs(images[0]))
-        np.testing.assert_array_equal(first.sum(0), 1)
-        np.testing.assert_array_equal(second[0], np.ones((180, 125)))
+        assert first.probabilities is second.probabilities is None
+        assert first.classes.dtype == second.classes.dtype == np.uint8
+        np.testing.assert_array_equal(first.classes, segment_lungs(images[0]))
+        np.testing.assert_array_equal(second.classes, np.zeros((180, 125)))
+
+    def test_whoever_asks_for_probabilities_gets_zeros_and_ones(self) -> None:
+        image = chest(RIGHT, LEFT)
+        both = Predictor.load("threshold").probabilities(image)
+        assert both.shape == (2, *SHAPE)
+        assert both.dtype == np.float32
+        np.testing.assert_array_equal(both[1], segment_lungs(image))
+        np.testing.assert_array_equal(both.sum(0), 1)
 
     def test_the_word_threshold_is_a_model(self, tmp_path: Path) -> None:
         predictor = Predictor.load("threshold")
@@ -307,14 +314,16 @@ class TestSegmenter:
             Predictor.load("./threshold")
 
     def test_slices_are_shown_at_the_lung_window(self) -> None:
-        grey = ThresholdSegmenter().to_grey(np.array([[-1350, -600, 150]], np.int16))
+        grey = ThresholdSegmenter().contract.to_grey(np.array([[-1350, -600, 150]], np.int16))
         np.testing.assert_array_equal(grey, [[0, 128, 255]])
 
     def test_what_holds_no_hu_is_refused(self) -> None:
         segmenter = ThresholdSegmenter()
         for image in (np.zeros((20, 30), np.uint8), np.zeros((2, 20, 30), np.int16)):
             with pytest.raises(DataError):
-                segmenter.to_grey(image)
+                segmenter.prepare(image)
+            with pytest.raises(DataError):
+                segmenter.contract.to_grey(image)
             with pytest.raises(DataError):
                 segmenter([image])
 

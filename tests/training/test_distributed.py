@@ -18,7 +18,7 @@ import lungunet
 from lungunet import LungCTDataset, TrainConfig, Trainer, build_unet
 from lungunet.data.loader import EpochSampler, make_loader
 from lungunet.errors import ConfigError
-from lungunet.models.batch_norm import share_batch_norm
+from lungunet.models.device import share_batch_norm
 from lungunet.training.distributed import Ranks
 
 
