@@ -14,8 +14,12 @@
 
 ``LungUNetWarning(UserWarning)`` marks what the caller should know and may go on with.
 
-Errors read ``{where}: {what, with the value}. {how to fix}``. This module imports nothing.
+Errors read ``{where}: {what, with the value}. {how to fix}``. What every job refuses stands here
+too. This module imports nothing of lungunet.
 """
+
+from collections.abc import Iterable
+from pathlib import Path
 
 _LISTED = 8  # an error names this many offenders, then counts the rest
 
@@ -103,3 +107,36 @@ def listed(items: list[str], *, separator: str = "\n  ") -> str:
     """
     rest = len(items) - _LISTED
     return separator.join(items[:_LISTED] + ([f"and {rest} more"] if rest > 0 else []))
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Stop where output would replace what is read, whatever may be overwritten.
+
+    Raises
+    ------
+    ConfigError
+        Names the paths.
+    """
+    read = {path.resolve() for path in inputs}
+    both = [str(path) for path in outputs if path.resolve() in read]
+    if both:
+        raise ConfigError(
+            "would be written over while it is read. Choose another output folder.",
+            where=listed(both, separator=", "),
+        )
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Stop before any work where output would replace files.
+
+    Raises
+    ------
+    ConfigError
+        When a path exists and overwriting was not asked for.
+    """
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise ConfigError(
+            "already there. Add --overwrite to replace, or choose another folder.",
+            where=listed(existing, separator=", "),
+        )

@@ -28,6 +28,7 @@ from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_s
 from lungunet.data.twins import Twins, fingerprint, guard_groups
 from lungunet.errors import SplitError
 from lungunet.evaluation.audit_pictures import draw_case
+from lungunet.evaluation.crossval import predict_out_of_fold
 from lungunet.evaluation.file_checks import (
     Finding,
     Verdict,
@@ -35,7 +36,6 @@ from lungunet.evaluation.file_checks import (
     check_inverted,
     check_mask,
 )
-from lungunet.evaluation.out_of_fold import predict_out_of_fold
 from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
 from lungunet.inference.doubt import Doubt, DoubtKind, LabelView, doubt_label
 from lungunet.progress import Progress, silent
