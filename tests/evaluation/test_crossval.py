@@ -1,6 +1,7 @@
 """Training on every fold, as a Python caller does it: what is refused, yielded and left behind."""
 
 import json
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,11 @@ class TestCrossValidate:
 
 
 class TestFindLearningRate:
-    def test_leaves_numbers_and_picture_and_no_run(self, data: Path, tmp_path: Path) -> None:
+    def test_leaves_numbers_and_picture_and_no_run(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        few = partialmethod(lungunet.Trainer.find_lr, lowest=1e-5, highest=0.1, steps=12)
+        monkeypatch.setattr(lungunet.Trainer, "find_lr", few)
         out = tmp_path / "lr"
         tested = lungunet.find_learning_rate(config(data), out)
         assert sorted(path.name for path in out.iterdir()) == ["find_lr.csv", "find_lr.svg"]
