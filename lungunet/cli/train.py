@@ -144,15 +144,19 @@ def train(
         )
     if resume is not None:
         others = {"out": out, "config": config, "cross-validate": cross_validate}
-        _refuse_beside_resume(given, {**others, "find-lr": find_lr, "overwrite": overwrite})
-        _resume(resume, given)
+        _resume(resume, given, {**others, "find-lr": find_lr, "overwrite": overwrite})
         return
-    settings = _settings(config, given)
+    from lungunet import RunConfig, next_run_folder
+
+    if config is not None:
+        settings = RunConfig.from_toml(config, **given)
+    elif data is not None:
+        settings = RunConfig.from_dict(given, where="options")
+    else:
+        raise typer.BadParameter("give the DATA folder that 'lungunet split' made")
     if find_lr:
         _find_lr(settings, out or Path("runs/find-lr"), overwrite)
         return
-    from lungunet import next_run_folder
-
     with next_run_folder() if out is None else nullcontext(out) as folder:
         if cross_validate:
             _cross_validate(settings, folder, overwrite)
@@ -160,37 +164,26 @@ def train(
             _train(settings, folder, overwrite=overwrite)
 
 
-def _refuse_beside_resume(given: dict[str, Any], others: dict[str, object]) -> None:
-    from lungunet import RunConfig
+def _resume(run: Path, given: dict[str, Any], others: dict[str, object]) -> None:
+    from lungunet import RunConfig, count_epochs
 
-    extra = [
-        *sorted(set(given) - RunConfig.MAY_CHANGE),
-        *(n for n, value in others.items() if value),
-    ]
+    extra = sorted(set(given) - RunConfig.MAY_CHANGE)
+    extra += [name for name, value in others.items() if value]
     if extra:
-        names = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise ConfigError(
             "a resumed run keeps its settings; only DATA, --epochs, --patience, "
             "--device, --workers, --cache and --save-every-minutes may change. Leave it out, or "
             "start a new run.",
-            where=names,
+            where=", ".join("--" + name.replace("_", "-") for name in extra),
         )
-
-
-def _resume(run: Path, changes: dict[str, Any]) -> None:
-    from lungunet import RunConfig
-
-    settings = RunConfig.of_run(run, **changes)
-    with suppress(ConfigError):  # of a setting that is damaged where it is changed
-        _say_new_length(run, RunConfig.of_run(run), settings)
+    settings = RunConfig.of_run(run, **given)
+    with suppress(ConfigError):  # of a setting that is damaged where another takes its place
+        _say_new_length(RunConfig.of_run(run), settings, done=count_epochs(run))
     _train(settings, run, resume=True)
 
 
-def _say_new_length(run: Path, before: "RunConfig", now: "RunConfig") -> None:
+def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None:
     """Say what another number of epochs does to the learning rate."""
-    from lungunet import count_epochs
-
-    done = count_epochs(run)
     if before.epochs == now.epochs or done >= now.epochs:
         return
     fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
@@ -202,20 +195,10 @@ def _say_new_length(run: Path, before: "RunConfig", now: "RunConfig") -> None:
     )
 
 
-def _settings(config: Path | None, given: dict[str, Any]) -> "RunConfig":
-    from lungunet import RunConfig
-
-    if config is not None:
-        return RunConfig.from_toml(config, **given)
-    if "data" not in given:
-        raise typer.BadParameter("give the DATA folder that 'lungunet split' made")
-    return RunConfig.from_dict(given, where="options")
-
-
 def _train(
     config: "RunConfig", out: Path, *, resume: bool = False, overwrite: bool = False
 ) -> None:
-    from lungunet import is_first_process, train_run
+    from lungunet import is_first_process, train_run, write_report
 
     shows = is_first_process()
     start = time.perf_counter()
@@ -251,7 +234,8 @@ def _train(
             how += ", or --patience 0"
         console.say(f"{out}: nothing left to do: {why}. Go on with {how}.")
         return
-    _say_end(config, out, results, seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    _say_end(config, out, results, report=write_report(out), seconds=seconds)
 
 
 def _say_stopped(out: Path) -> None:
@@ -262,11 +246,8 @@ def _say_stopped(out: Path) -> None:
 
 
 def _say_end(
-    config: "RunConfig", out: Path, results: "list[EpochResult]", *, seconds: float
+    config: "RunConfig", out: Path, results: "list[EpochResult]", *, report: Path, seconds: float
 ) -> None:
-    from lungunet import write_report
-
-    report = write_report(out)
     best = next((result for result in reversed(results) if result.is_best), None)
     if best is not None:
         size = f"{config.size}x{config.size}"

@@ -4,7 +4,6 @@ Knows file names and their order; neither trains nor measures.
 """
 
 import itertools
-import math
 import platform
 import subprocess
 import sys
@@ -19,13 +18,13 @@ from torch import nn
 from lungunet._version import PACKAGES, __version__, installed
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.data.files import json_text, write_text
+from lungunet.data.files import json_text, plain, write_text
 from lungunet.errors import ConfigError, DataError
 from lungunet.models.folder import save_model
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks
-from lungunet.training.tracking import EpochResult, write_history
+from lungunet.training.tracking import SCORES, EpochResult, write_history
 
 try:
     import fcntl
@@ -164,10 +163,8 @@ class RunFolder:
         slices : how many there are in train and in val
         """
         counts = {f"{name}_slices": count for name, count in slices.items()}
-        scores: dict[str, Any] = {"epoch": result.epoch, **counts}
-        for name in ("loss", "accuracy", "iou", "miou", "dice"):
-            value = getattr(result.val, name)
-            scores[f"val_{name}"] = value if math.isfinite(value) else None
+        values = {f"val_{name}": plain(getattr(result.val, name)) for name in SCORES}
+        scores = {"epoch": result.epoch, **counts, **values}
         self._remove(*_OF_THE_BEST)
         save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)
 

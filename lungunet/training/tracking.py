@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -19,11 +18,10 @@ from lungunet.data.dataset import LungCTDataset
 from lungunet.data.files import write_csv
 from lungunet.data.overlay import draw_overlay
 
-HISTORY_COLUMNS = (
-    *("epoch", "split", "loss", "accuracy", "iou", "miou", "dice"),
-    *("lr", "seconds", "images_per_second"),
-)
-_CHARTS = ("loss", "accuracy", "iou", "miou", "dice")
+SCORES = ("loss", "accuracy", "iou", "miou", "dice")
+"""What is measured of train and of val: columns, charts, and what the best model's folder keeps."""
+
+HISTORY_COLUMNS = ("epoch", "split", *SCORES, "lr", "seconds", "images_per_second")
 _PICTURES = 4
 
 
@@ -136,24 +134,17 @@ class TensorBoardLog:
         # What is not of an epoch stands at step 0: a run that begins again writes it anew.
         self._writer = SummaryWriter(str(folder), purge_step=0 if begins else first_epoch)
         if begins:
-            layout = {name: ["Multiline", [f"{name}/train$", f"{name}/val$"]] for name in _CHARTS}
+            layout = {name: ["Multiline", [f"{name}/train$", f"{name}/val$"]] for name in SCORES}
             self._writer.add_custom_scalars({"train and val": layout})
             self._writer.add_text("config", f"```\n{about}\n```", 0)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Write what is left, and end."""
         self._writer.close()
 
     def add_epoch(self, result: EpochResult) -> None:
         """Write one point per curve and flush them to disk."""
-        for name in _CHARTS:
+        for name in SCORES:
             for split, measured in (("train", result.train), ("val", result.val)):
                 value = getattr(measured, name)
                 if math.isfinite(value):  # TensorBoard draws no gap for NaN

@@ -6,7 +6,7 @@ Knows tensors, a model and a config; reads no command line and prints nothing.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,9 @@ class _Position:
             "val": [pair.name for pair in self.val.pairs],
         }
 
-    def next_epoch(self) -> "_Position":
-        """Return the start of the epoch after this one."""
-        return _Position(self.train, self.val, self.epoch + 1)
-
+    @property
     def in_epoch(self) -> dict[str, Any]:
-        """Return how far the epoch is, for the checkpoint; empty at its start."""
+        """How far the epoch is, as the checkpoint keeps it: empty at its start."""
         return {"step": self.step, "meters": self.meters} if self.step else {}
 
 
@@ -241,7 +238,7 @@ class Trainer:
                 result = self._judge(position.epoch, trained, validated)
                 if log is not None:
                     self._write(result, position, log)
-                position = position.next_epoch()
+                position = _Position(position.train, position.val, position.epoch + 1)
                 self._save(position)
                 warn_if_stuck(self.history)
                 yield result
@@ -354,7 +351,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             **self._learner.stepper.state_dict(),
-            "position": position.in_epoch(),
+            "position": position.in_epoch,
             "rng": rng,
             "threads": torch.get_num_threads(),
             "settings": self.config.fixed(),
@@ -381,7 +378,8 @@ class Trainer:
         if not self._learner.ranks.is_first:
             return nullcontext()
         config = self.config.to_toml()
-        return TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1, about=config)
+        first = len(self.history) + 1
+        return closing(TensorBoardLog(self.folder.path, first_epoch=first, about=config))
 
     def _batches(self, dataset: LungCTDataset, *, shuffle: bool = False) -> Batches:
         device, ranks = self._learner.device, self._learner.ranks
