@@ -36,6 +36,8 @@ from lungunet.data.split import write_split as write_split
 from lungunet.data.transforms import train_transform as train_transform
 from lungunet.data.window import LUNG_WINDOW as LUNG_WINDOW
 from lungunet.data.window import Window as Window
+from lungunet.doctor import Health as Health
+from lungunet.doctor import check_installation as check_installation
 from lungunet.errors import ConfigError as ConfigError
 from lungunet.errors import DataError as DataError
 from lungunet.errors import GeometryError as GeometryError
@@ -51,9 +53,11 @@ from lungunet.evaluation.audit import Suspect as Suspect
 from lungunet.evaluation.audit import audit as audit
 from lungunet.evaluation.crossval import FoldResult as FoldResult
 from lungunet.evaluation.crossval import cross_validate as cross_validate
+from lungunet.evaluation.crossval import find_folds as find_folds
 from lungunet.evaluation.evaluate import evaluate as evaluate
 from lungunet.evaluation.evaluate import evaluate_list as evaluate_list
 from lungunet.evaluation.file_checks import Finding as Finding
+from lungunet.evaluation.lr_range import find_learning_rate as find_learning_rate
 from lungunet.evaluation.masks import MaskFolder as MaskFolder
 from lungunet.evaluation.report import write_report as write_report
 from lungunet.evaluation.scorecard import CaseScore as CaseScore
@@ -104,8 +108,11 @@ from lungunet.phantom.phantom import phantom_slice as phantom_slice
 from lungunet.phantom.phantom import write_phantoms as write_phantoms
 from lungunet.training.config import RunConfig as RunConfig
 from lungunet.training.config import TrainConfig as TrainConfig
+from lungunet.training.distributed import is_first_process as is_first_process
 from lungunet.training.lr_finder import LRRange as LRRange
 from lungunet.training.run import train_run as train_run
+from lungunet.training.run_folder import count_epochs as count_epochs
+from lungunet.training.run_folder import next_run_folder as next_run_folder
 from lungunet.training.tracking import EpochResult as EpochResult
 from lungunet.training.tracking import Measured as Measured
 from lungunet.training.trainer import Trainer as Trainer

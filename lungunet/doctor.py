@@ -9,18 +9,14 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lungunet._version import __version__
+from lungunet._version import PACKAGES, __version__, installed
 
 T = TypeVar("T")
 
-_PACKAGES = (
-    *("torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations"),
-    *("opencv-python-headless", "numpy", "typer"),
-)
 _OPTIONAL = {"SimpleITK": "volumes", "onnx": "onnx", "onnxruntime": "onnx"}
 _OPENCV = (
     *("opencv-python", "opencv-python-headless"),
@@ -47,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Health:
-    """What :func:`examine` finds; names no user, no host and no folder.
+    """What :func:`check_installation` finds; names no user, no host and no folder.
 
     Parameters
     ----------
@@ -80,7 +76,7 @@ class Health:
         return {**asdict(self), "problems": list(self.problems)}
 
 
-def examine() -> Health:
+def check_installation() -> Health:
     """Look at packages, machine and cache without network, and train one small step."""
     problems = _package_problems()
 
@@ -101,7 +97,7 @@ def examine() -> Health:
     total, free = _memory()
     return Health(
         versions=_versions(),
-        missing_extras={name: extra for name, extra in _OPTIONAL.items() if not _version(name)},
+        missing_extras={name: extra for name, extra in _OPTIONAL.items() if not installed(name)},
         choices=choices or {},
         threads=threads,
         cores=cores,
@@ -118,26 +114,19 @@ def _versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
         "lungunet": __version__,
-        **{name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)},
+        **{name: installed(name) for name in (*PACKAGES, "typer", *_OPTIONAL)},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _package_problems() -> list[str]:
     problems = [*_unmet("lungunet"), *_unmet("torchvision", only="torch")]
-    builds = [name for name in _OPENCV if _version(name)]
+    builds = [name for name in _OPENCV if installed(name)]
     if len(builds) > 1:
         problems.append(
             f"{' and '.join(builds)} are installed together and overwrite each other. Run "
             f"'pip uninstall -y {' '.join(builds)}', then 'pip install opencv-python-headless'."
         )
-    if _version("albumentationsx"):
+    if installed("albumentationsx"):
         problems.append(
             "albumentationsx stands in the place of albumentations. Run 'pip uninstall -y "
             "albumentationsx', then 'pip install --force-reinstall \"albumentations>=2.0.8,<2.1\"'."
@@ -156,19 +145,19 @@ def _unmet(package: str, only: str = "") -> list[str]:
         name = re.match(r"[\w.-]+", line)
         if not name or ";" in line or (only and name[0] != only):
             continue
-        found = _version(name[0])
+        have = installed(name[0])
         bounds = re.findall(r"(>=|<=|==|<|>)\s*([\d.]+)", line)
-        if found is None or not all(_satisfies(found, *bound) for bound in bounds):
+        if have is None or not all(_satisfies(have, *bound) for bound in bounds):
             wanted = ",".join("".join(bound) for bound in bounds)
             problems.append(
-                f"{name[0]} is {found or 'missing'}, {package} needs {wanted or 'it'}. "
+                f"{name[0]} is {have or 'missing'}, {package} needs {wanted or 'it'}. "
                 f"Run 'pip install \"{name[0]}{wanted}\"'."
             )
     return problems
 
 
-def _satisfies(found: str, sign: str, bound: str) -> bool:
-    numbers, limit = _numbers(found), _numbers(bound)
+def _satisfies(version: str, sign: str, bound: str) -> bool:
+    numbers, limit = _numbers(version), _numbers(bound)
     width = max(len(numbers), len(limit))
     have, want = (part + (0,) * (width - len(part)) for part in (numbers, limit))
     held = {">=": have >= want, "<=": have <= want, "==": have == want}

@@ -10,21 +10,21 @@ import pytest
 import torch
 
 from lungunet import doctor as health
-from lungunet.doctor import examine
+from lungunet.doctor import check_installation
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
+def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
     """Pretend that packages are installed in other versions, or not at all (None)."""
-    really = health._version
+    really = health.installed
     named = {name.replace("_", "-"): found for name, found in versions.items()}
     monkeypatch.setattr(
-        health, "_version", lambda name: named[name] if name in named else really(name)
+        health, "installed", lambda name: named[name] if name in named else really(name)
     )
 
 
 @pytest.fixture(scope="module")
 def here() -> health.Health:
-    return examine()
+    return check_installation()
 
 
 class TestHere:
@@ -93,19 +93,19 @@ class TestHere:
 def test_packages_that_do_not_fit(
     monkeypatch: pytest.MonkeyPatch, versions: dict[str, str | None], problem: str
 ) -> None:
-    installed(monkeypatch, **versions)
+    pretend_installed(monkeypatch, **versions)
     assert health._package_problems() == [problem]
 
 
 def test_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"torchvision": ["numpy", "torch (==2.14.0)", 'scipy ; extra == "scipy"']}
     monkeypatch.setattr(health, "requires", lambda package: asked.get(package, []))
-    installed(monkeypatch, torch="2.15.0+cu130")
+    pretend_installed(monkeypatch, torch="2.15.0+cu130")
     expected = (
         "torch is 2.15.0+cu130, torchvision needs ==2.14.0. Run 'pip install \"torch==2.14.0\"'."
     )
     assert health._package_problems() == [expected]
-    installed(monkeypatch, torch="2.14.0+cpu")
+    pretend_installed(monkeypatch, torch="2.14.0+cpu")
     assert health._package_problems() == []
 
 
@@ -133,7 +133,7 @@ class TestBroken:
             raise OSError("/home/ann/.venv/lib/libtorch_cpu.so: cannot open shared object file")
 
         monkeypatch.setattr(health, "_choose", fail)
-        sick = examine()
+        sick = check_installation()
         assert sick.problems == (
             "torch does not start: OSError: libtorch_cpu.so: cannot open shared object file. "
             "Install lungunet into a new environment.",
@@ -152,7 +152,7 @@ class TestBroken:
 
         monkeypatch.setattr("lungunet.models.encoders.is_cached", fail)
         monkeypatch.setattr("lungunet.models.unet.build_unet", fail)
-        encoders, step = examine().problems
+        encoders, step = check_installation().problems
         assert encoders.startswith("the encoders do not load: RuntimeError: operator torchvision::")
         assert "'pip install --force-reinstall torch torchvision' brings two that fit" in encoders
         assert step.startswith("one training step fails: RuntimeError: operator torchvision::nms")
@@ -163,7 +163,7 @@ class TestBroken:
         monkeypatch.setattr(
             CrossEntropyDiceLoss, "forward", lambda self, logits, mask: logits.sum() * float("nan")
         )
-        problem = examine().problems[0]
+        problem = check_installation().problems[0]
         assert problem.startswith("one training step fails: ArithmeticError: the loss is nan. If")
 
 

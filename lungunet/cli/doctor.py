@@ -10,7 +10,7 @@ from lungunet.cli.options import Json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lungunet.doctor import Health
+    from lungunet import Health
 
 
 def doctor(as_json: Json = False) -> None:
@@ -21,9 +21,9 @@ def doctor(as_json: Json = False) -> None:
 
     Example: `lungunet doctor`
     """
-    from lungunet.doctor import examine
+    from lungunet import check_installation
 
-    health = examine()
+    health = check_installation()
     if as_json:
         console.say_json(health.to_dict())
     else:
@@ -45,10 +45,10 @@ def _show(health: "Health") -> None:
 
 
 def _versions(health: "Health") -> "Iterator[tuple[str, str]]":
-    for name, found in health.versions.items():
+    for name, version in health.versions.items():
         extra = health.missing_extras.get(name)
         hint = f" (optional: pip install 'lungunet[{extra}]')" if extra else ""
-        yield name, found or f"not installed{hint}"
+        yield name, version or f"not installed{hint}"
 
 
 def _machine(health: "Health") -> "Iterator[tuple[str, str]]":

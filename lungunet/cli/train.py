@@ -3,24 +3,20 @@
 import shlex
 import signal
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.find_lr import find_lr as range_test
 from lungunet.cli.options import Overwrite
-from lungunet.cli.runs import run_folder
 from lungunet.cli.stopping import StopSignal
 from lungunet.errors import ConfigError, counted
 from lungunet.progress import silent
 
 if TYPE_CHECKING:
-    from lungunet.evaluation.crossval import FoldResult
-    from lungunet.training.config import RunConfig
-    from lungunet.training.tracking import EpochResult
+    from lungunet import EpochResult, FoldResult, RunConfig
 
 _COLUMNS = (
     ("epoch", 5),
@@ -142,122 +138,69 @@ def train(
     }
     if data is not None:
         given["data"] = str(data)
-    if find_lr or cross_validate:
-        _refuse_several(find_lr=find_lr, cross_validate=cross_validate)
-    if find_lr and resume is None:
-        settings = _settings(config, given)
-        range_test(settings, out or Path("runs/find-lr"), overwrite=overwrite)
-    elif cross_validate and resume is None:
-        settings = _settings(config, given)
-        with run_folder(out) as folder:
-            _cross_validate(settings, folder, overwrite)
-    elif resume is not None:
-        _refuse_beside_resume(
-            given,
-            {
-                "out": out,
-                "config": config,
-                "cross-validate": cross_validate,
-                "find-lr": find_lr,
-                "overwrite": overwrite,
-            },
-        )
-        settings = _stored_config(resume, given)
-        _say_new_length(resume, settings)
-        _train(settings, resume, resume=True)
-    else:
-        settings = _settings(config, given)
-        with run_folder(out) as folder:
-            _train(settings, folder, overwrite=overwrite)
-
-
-def _refuse_beside_resume(given: dict[str, Any], others: dict[str, object]) -> None:
-    from lungunet.training.config import MAY_CHANGE
-
-    extra = sorted(set(given) - MAY_CHANGE) + [name for name, value in others.items() if value]
-    if extra:
-        names = ", ".join("--" + name.replace("_", "-") for name in extra)
-        raise ConfigError(
-            "a resumed run keeps its settings; only DATA, --epochs, --patience, "
-            "--device, --workers, --cache and --save-every-minutes may change. Leave it out, or "
-            "start a new run.",
-            where=names,
-        )
-
-
-def _refuse_several(*, find_lr: bool, cross_validate: bool) -> None:
-    from lungunet.training.distributed import Ranks
-
     if find_lr and cross_validate:
         raise ConfigError(
             "do different things. Leave one out.", where="--find-lr, --cross-validate"
         )
-    if Ranks.from_environment().count > 1:
-        name = "--find-lr" if find_lr else "--cross-validate"
-        raise ConfigError("runs in one process. Start it without torchrun.", where=name)
-
-
-def _stored_config(run: Path, changes: dict[str, Any]) -> "RunConfig":
-    from lungunet.training.config import RunConfig, read_toml
-
-    file = run / "config.toml"
-    if not file.exists():
-        raise ConfigError("no run (config.toml is missing). Give the folder of a run.", where=run)
-    if "data" not in read_toml(file):
-        raise ConfigError(
-            "was made in Python, with a model and data that only that program knows. "
-            "Resume it there: Trainer.fit(train, val, resume=True).",
-            where=run,
-        )
-    return RunConfig.from_toml(file, **changes)
-
-
-def _say_new_length(run: Path, config: "RunConfig") -> None:
-    """Say what another number of epochs does to the learning rate."""
-    from lungunet.training.config import read_toml
-    from lungunet.training.schedule import learning_rate
-
-    before = read_toml(run / "config.toml").get("epochs")
-    done = 0
-    with suppress(OSError, ValueError, IndexError):  # missing or damaged: resuming rebuilds it
-        rows = (run / "history.csv").read_text(encoding="utf-8").splitlines()
-        done = int(rows[-1].split(",")[0])
-    if not isinstance(before, int) or before == config.epochs or not done < config.epochs:
+    if resume is not None:
+        others = {"out": out, "config": config, "cross-validate": cross_validate}
+        _resume(resume, given, {**others, "find-lr": find_lr, "overwrite": overwrite})
         return
-    fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
-    lr_old, lr_new = (
-        learning_rate(
-            min(done, total) * fine,
-            total=total * fine,
-            warmup=round(config.warmup_epochs * fine),
-            peak=config.lr,
-        )
-        for total in (before, config.epochs)
-    )
-    console.say(
-        f"{before} -> {config.epochs} epochs: from epoch {done + 1} on the learning rate is that "
-        f"of a run of {config.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and falls to 0 "
-        f"at epoch {config.epochs}."
-    )
-
-
-def _settings(config: Path | None, given: dict[str, Any]) -> "RunConfig":
-    from lungunet.training.config import RunConfig
+    from lungunet import RunConfig, next_run_folder
 
     if config is not None:
-        return RunConfig.from_toml(config, **given)
-    if "data" not in given:
+        settings = RunConfig.from_toml(config, **given)
+    elif data is not None:
+        settings = RunConfig.from_dict(given, where="options")
+    else:
         raise typer.BadParameter("give the DATA folder that 'lungunet split' made")
-    return RunConfig.from_dict(given, where="options")
+    if find_lr:
+        _find_lr(settings, out or Path("runs/find-lr"), overwrite)
+        return
+    with next_run_folder() if out is None else nullcontext(out) as folder:
+        if cross_validate:
+            _cross_validate(settings, folder, overwrite)
+        else:
+            _train(settings, folder, overwrite=overwrite)
+
+
+def _resume(run: Path, given: dict[str, Any], others: dict[str, object]) -> None:
+    from lungunet import RunConfig, count_epochs
+
+    extra = sorted(set(given) - RunConfig.MAY_CHANGE)
+    extra += [name for name, value in others.items() if value]
+    if extra:
+        raise ConfigError(
+            "a resumed run keeps its settings; only DATA, --epochs, --patience, "
+            "--device, --workers, --cache and --save-every-minutes may change. Leave it out, or "
+            "start a new run.",
+            where=", ".join("--" + name.replace("_", "-") for name in extra),
+        )
+    settings = RunConfig.of_run(run, **given)
+    with suppress(ConfigError):  # of a setting that is damaged where another takes its place
+        _say_new_length(RunConfig.of_run(run), settings, done=count_epochs(run))
+    _train(settings, run, resume=True)
+
+
+def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None:
+    """Say what another number of epochs does to the learning rate."""
+    if before.epochs == now.epochs or done >= now.epochs:
+        return
+    fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
+    lr_old, lr_new = (c.learning_rate(done * fine, steps_per_epoch=fine) for c in (before, now))
+    console.say(
+        f"{before.epochs} -> {now.epochs} epochs: from epoch {done + 1} on the learning rate is "
+        f"that of a run of {now.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and falls to 0 "
+        f"at epoch {now.epochs}."
+    )
 
 
 def _train(
     config: "RunConfig", out: Path, *, resume: bool = False, overwrite: bool = False
 ) -> None:
-    from lungunet.training.distributed import Ranks
-    from lungunet.training.run import train_run
+    from lungunet import is_first_process, train_run, write_report
 
-    shows = Ranks.from_environment().is_first
+    shows = is_first_process()
     start = time.perf_counter()
     results: list[EpochResult] = []
     heading = (
@@ -291,7 +234,8 @@ def _train(
             how += ", or --patience 0"
         console.say(f"{out}: nothing left to do: {why}. Go on with {how}.")
         return
-    _say_end(config, out, results, seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    _say_end(config, out, results, report=write_report(out), seconds=seconds)
 
 
 def _say_stopped(out: Path) -> None:
@@ -302,11 +246,8 @@ def _say_stopped(out: Path) -> None:
 
 
 def _say_end(
-    config: "RunConfig", out: Path, results: "list[EpochResult]", *, seconds: float
+    config: "RunConfig", out: Path, results: "list[EpochResult]", *, report: Path, seconds: float
 ) -> None:
-    from lungunet.evaluation.report import write_report
-
-    report = write_report(out)
     best = next((result for result in reversed(results) if result.is_best), None)
     if best is not None:
         size = f"{config.size}x{config.size}"
@@ -321,8 +262,18 @@ def _say_end(
     console.say(f"next:   {console.command('evaluate', out, config.data)}")
 
 
+def _find_lr(config: "RunConfig", out: Path, overwrite: bool) -> None:
+    from lungunet import find_learning_rate
+
+    tested = find_learning_rate(config, out, overwrite=overwrite, progress=console.progress_bar)
+    rate = f"{tested.suggestion:.1e}"
+    console.say(f"the loss fell fastest at a learning rate of {rate}")
+    console.say(f"curve:  {out / 'find_lr.svg'}")
+    console.say(f"next:   {console.command('train', config.data, '--lr', rate)}")
+
+
 def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
-    from lungunet.evaluation.crossval import FoldResult, cross_validate, merge_cards
+    from lungunet import FoldResult, cross_validate
 
     start = time.perf_counter()
     console.say(f"{config.encoder}, {config.size}x{config.size}, {config.epochs} epochs -> {out}\n")
@@ -335,8 +286,6 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
         folds.append(result)
         console.say(f"{result.name}: lung IoU {result.card.pooled.iou:.4f}, last epoch\n")
     _say_spread(folds)
-    card = merge_cards(folds)
-    card.save(out, model=str(out), split="out of fold")
     console.say(f"\n{len(folds)} folds in {console.minutes(time.perf_counter() - start)}")
     console.say(f"scores of every slice by a model that never saw it: {out / 'scores.json'}")
 

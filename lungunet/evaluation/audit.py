@@ -26,6 +26,7 @@ from lungunet.data.overlay import draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
 from lungunet.errors import ConfigError, DataError, SplitError, refuse_existing
+from lungunet.evaluation.crossval import predict_out_of_fold
 from lungunet.evaluation.file_checks import (
     Finding,
     Verdict,
@@ -33,7 +34,6 @@ from lungunet.evaluation.file_checks import (
     check_inverted,
     check_mask,
 )
-from lungunet.evaluation.out_of_fold import predict_out_of_fold
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
 from lungunet.inference.doubt import Doubt, DoubtKind, LabelView, doubt_label

@@ -12,7 +12,7 @@ from torch import nn
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.files import replacing
 from lungunet.errors import DataError, ModelError, listed
-from lungunet.training.config import MAY_CHANGE, TrainConfig
+from lungunet.training.config import TrainConfig
 from lungunet.training.optimizer import Stepper
 
 FORMAT = 2  # 1 knew no place in the middle of an epoch
@@ -70,13 +70,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             where=path,
         ) from err
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
+        written = content.get("format") if isinstance(content, dict) else None
         fix = (
             "Go on with the version that wrote it, or start again."
-            if found == 1
+            if written == 1
             else "Upgrade lungunet."
         )
-        raise ModelError(f"format {found}, this lungunet reads {FORMAT}. {fix}", where=path)
+        raise ModelError(f"format {written}, this lungunet reads {FORMAT}. {fix}", where=path)
     missing = [key for key, kind in _PARTS.items() if not isinstance(content.get(key), kind)]
     if missing:
         raise ModelError(
@@ -120,9 +120,10 @@ def check_same_run(
         if before.get(name) != now.get(name)
     ]
     if changed:
+        free = ", ".join(sorted(config.MAY_CHANGE))
         raise ModelError(
             f"was trained with {listed(changed, separator='; ')}. Resume with the same "
-            f"settings (only {', '.join(sorted(MAY_CHANGE))} may differ), or start a new run.",
+            f"settings (only {free} may differ), or start a new run.",
             where=where,
         )
 

@@ -36,14 +36,6 @@ def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
             )
 
 
-def case_names(train: LungCTDataset, val: LungCTDataset) -> dict[str, list[str]]:
-    """Return what the data are known by, wherever the files lie."""
-    return {
-        "train": [pair.name for pair in train.pairs],
-        "val": [pair.name for pair in val.pairs],
-    }
-
-
 def check_has_lung(name: str, dataset: LungCTDataset) -> None:
     """Refuse a list whose masks are all empty; reads masks up to the first that is not.
 

@@ -1,10 +1,11 @@
 """Every setting of a training run: frozen dataclasses, and their TOML file.
 
-Owns names, defaults and checks; knows no model and no data.
+Owns names, defaults, checks and the learning rate that follows; knows no model and no data.
 """
 
 import dataclasses
 import difflib
+import math
 import os
 import tomllib
 import typing
@@ -19,11 +20,6 @@ from lungunet.data.dataset import DEFAULT_SIZE
 from lungunet.data.files import write_text
 from lungunet.errors import ConfigError
 from lungunet.models.device import Precision
-
-MAY_CHANGE = frozenset(
-    {"data", "epochs", "patience", "device", "workers", "save_every_minutes", "cache"}
-)
-"""Settings that a resumed run may have otherwise; the weights of another would not be the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +50,11 @@ class TrainConfig:
     ConfigError
         When a value is out of range.
     """
+
+    # What a resumed run may have otherwise; with another of the rest its weights would differ.
+    MAY_CHANGE = frozenset(
+        {"data", "epochs", "patience", "device", "workers", "save_every_minutes", "cache"}
+    )
 
     epochs: int = 25
     batch_size: int = 4
@@ -88,16 +89,37 @@ class TrainConfig:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, int) and value >= 2**63:  # more than torch and C can count
                 raise ConfigError(f"{name}={value}: must be below 2**63. Lower it.", where="config")
-        if self.warmup_epochs == float("inf"):
+        if self.warmup_epochs == math.inf:
             raise ConfigError("warmup_epochs=inf: must be finite. 1 is usual.", where="config")
-        if not 0 < self.lr < float("inf"):
+        if not 0 < self.lr < math.inf:
             raise ConfigError(
                 f"lr={self.lr}: must be above 0 and finite. 0.001 is a safe start.", where="config"
             )
 
     def fixed(self) -> dict[str, Any]:
         """Return the settings that a resumed run must keep, all but ``MAY_CHANGE``."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in MAY_CHANGE}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.MAY_CHANGE}
+
+    def learning_rate(self, step: int, *, steps_per_epoch: int) -> float:
+        """Return the rate of a step: linear warm-up, then half a cosine down to 0.
+
+        A pure function, so that resuming needs no state.
+
+        Parameters
+        ----------
+        step : of the optimizer, counts from 0
+
+        Examples
+        --------
+        >>> config = TrainConfig(lr=1.0, epochs=3, warmup_epochs=1)
+        >>> [round(config.learning_rate(step, steps_per_epoch=2), 3) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+        """
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.epochs * steps_per_epoch - warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def to_toml(self) -> str:
         """Return every setting as TOML text; :meth:`from_toml` reads it."""
@@ -183,6 +205,40 @@ class RunConfig(TrainConfig):
     label_threshold: int = -1
     flip: bool = True
     cache: str = "off"
+
+    @classmethod
+    def of_run(cls, run: str | Path, **changes: Any) -> Self:
+        """Read the settings of a run, to go on with it.
+
+        Parameters
+        ----------
+        changes : what shall be otherwise from here on, of ``RunConfig.MAY_CHANGE``
+
+        Raises
+        ------
+        ConfigError
+            When ``run`` is none, or was made by :class:`Trainer` with data that only its program
+            knows, or a change is one that a run cannot take.
+        """
+        file = Path(run) / "config.toml"
+        fixed = sorted(set(changes) - cls.MAY_CHANGE)
+        if fixed:
+            raise ConfigError(
+                f"a resumed run keeps its settings; only {', '.join(sorted(cls.MAY_CHANGE))} may "
+                "change. Leave it out, or start a new run.",
+                where=", ".join(fixed),
+            )
+        if not file.exists():
+            raise ConfigError(
+                "no run (config.toml is missing). Give the folder of a run.", where=run
+            )
+        if "data" not in read_toml(file):
+            raise ConfigError(
+                "was made in Python, with a model and data that only that program knows. "
+                "Resume it there: Trainer.fit(train, val, resume=True).",
+                where=run,
+            )
+        return cls.from_toml(file, **changes)
 
     def __post_init__(self) -> None:
         """Take ``data`` and ``cache`` as paths too."""

@@ -128,3 +128,20 @@ def data_parallel(model: torch.nn.Module, device: torch.device) -> torch.nn.Modu
     return torch.nn.parallel.DistributedDataParallel(
         model, device_ids=ids, gradient_as_bucket_view=True
     )
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the one that prints; under ``torchrun`` the others are not."""
+    return Ranks.from_environment().is_first
+
+
+def refuse_torchrun(work: str) -> None:
+    """Refuse work that each of several processes would do whole.
+
+    Raises
+    ------
+    ConfigError
+        When ``torchrun`` started more than one.
+    """
+    if Ranks.from_environment().count > 1:
+        raise ConfigError("runs in one process. Start it without torchrun.", where=work)

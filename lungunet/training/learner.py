@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from lungunet.errors import ConfigError
 from lungunet.models.device import pick_device, pick_precision, share_batch_norm
 from lungunet.models.losses import CrossEntropyDiceLoss
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks, data_parallel
-from lungunet.training.freezing import Encoder
 from lungunet.training.optimizer import Stepper
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -48,14 +48,20 @@ class Learner:
         if isinstance(self.loss, nn.Module):
             self.loss.to(self.device)
         self.stepper = Stepper(self.model, config, self.device, self.dtype)
-        self._encoder = Encoder(self.model, config.freeze_epochs)
+        self._freeze_epochs = config.freeze_epochs
+        self._encoder = _encoder_to_freeze(self.model, config.freeze_epochs)
+        # What the caller froze stays frozen.
+        self._movable = [p for p in self._encoder.parameters() if p.requires_grad]
         # Compiled or not, self.model holds the weights.
         self.net: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
 
     def training_net(self, epoch: int) -> nn.Module:
         """Return what to call in a training pass; its gradients are those of all ranks."""
         self.net.train()
-        self._encoder.set_epoch(epoch)
+        frozen = epoch <= self._freeze_epochs
+        for parameter in self._movable:
+            parameter.requires_grad_(not frozen)
+        self._encoder.train(not frozen)  # statistics of batch norm stay too
         # Anew each epoch: what is frozen may have changed.
         return data_parallel(self.net, self.device) if self.ranks.count > 1 else self.net
 
@@ -81,6 +87,19 @@ class Learner:
         image = image.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return net(image)  # type: ignore[no-any-return]
+
+
+def _encoder_to_freeze(model: nn.Module, epochs: int) -> nn.Module:
+    """Return what is held still for the first epochs; an empty module for none of them."""
+    if not epochs:
+        return nn.Module()
+    encoder = getattr(model, "encoder", None)  # as all of smp have
+    if not isinstance(encoder, nn.Module):
+        raise ConfigError(
+            f"{type(model).__name__} has no encoder to freeze. Leave it at 0.",
+            where=f"freeze_epochs={epochs}",
+        )
+    return encoder
 
 
 def _centre(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

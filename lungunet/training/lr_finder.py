@@ -4,8 +4,6 @@ Owns the rates tried and what follows from the losses; the trainer takes the ste
 """
 
 import copy
-import csv
-import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.data.files import write_text
+from lungunet.data.files import write_csv
 from lungunet.errors import ConfigError
 from lungunet.training.checkpoint import rng_state, set_rng_state
 from lungunet.training.learner import Batch, Learner
@@ -39,11 +37,8 @@ class LRRange:
 
     def save(self, path: str | Path) -> None:
         """Write both columns as CSV, full precision."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("lr", "loss"))
-        writer.writerows(zip(self.lrs, self.losses, strict=True))
-        write_text(path, text.getvalue())
+        pairs = zip(self.lrs, self.losses, strict=True)
+        write_csv(path, [{"lr": lr, "loss": loss} for lr, loss in pairs], ("lr", "loss"))
 
 
 class RangeTest:

@@ -1,7 +1,13 @@
-"""Loss, pixel counts and clock of one pass over one list."""
+"""What one pass over one list measures: loss, pixels, clock, and whether each loss is a number.
 
+Waits for the device only where it must. What to tell the user of a bad loss is the caller's.
+"""
+
+import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +15,8 @@ import torch
 from lungunet.metrics.overlap import ConfusionMeter, Mean, overlap
 from lungunet.training.distributed import Ranks
 from lungunet.training.tracking import Measured
+
+_LAG = 16  # steps; by then a GPU has long finished the copy
 
 
 class PassMeter:
@@ -55,3 +63,56 @@ class PassMeter:
         self.counts.merge(state["counts"])
         self.loss.merge(state["loss"])
         self.start -= state["seconds"]
+
+
+@dataclass(frozen=True)
+class _Loss:
+    step: int
+    lr: float
+    value: torch.Tensor  # () on the CPU; on its way there until `copied` has happened
+    copied: torch.cuda.Event | None
+
+
+class FiniteLosses:
+    """Checks that the losses of one pass are numbers, some steps late so that nothing waits.
+
+    Parameters
+    ----------
+    explain : takes step, learning rate and loss; returns the error to raise
+    """
+
+    def __init__(self, explain: Callable[[int, float, float], Exception]) -> None:
+        self._explain = explain
+        self._unchecked: deque[_Loss] = deque()
+
+    def add(self, step: int, lr: float, loss: torch.Tensor) -> None:
+        """Take note of a loss; raise about one of some steps ago.
+
+        On a CPU the loss is there already and is checked now.
+        """
+        loss = loss.detach()
+        if loss.device.type != "cuda":
+            self._unchecked.append(_Loss(step, lr, loss, None))
+            self.check_all()
+            return
+        host = torch.empty((), dtype=loss.dtype, pin_memory=True)
+        host.copy_(loss, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        # Of the loss's device, which need not be the current one.
+        copied.record(torch.cuda.current_stream(loss.device))
+        self._unchecked.append(_Loss(step, lr, host, copied))
+        while len(self._unchecked) > _LAG:
+            self._check_oldest()
+
+    def check_all(self) -> None:
+        """Check every loss there is, and wait for those on their way."""
+        while self._unchecked:
+            self._check_oldest()
+
+    def _check_oldest(self) -> None:
+        loss = self._unchecked.popleft()
+        if loss.copied is not None:
+            loss.copied.synchronize()
+        value = float(loss.value)
+        if not math.isfinite(value):
+            raise self._explain(loss.step, loss.lr, value)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from lungunet.training.config import TrainConfig
-from lungunet.training.schedule import learning_rate
 
 
 class Stepper:
@@ -49,12 +48,8 @@ class Stepper:
     def follow_schedule(self, epoch: int, step: int, steps: int) -> None:
         """Set the learning rate of a forward pass of an epoch of ``steps``."""
         per_epoch = math.ceil(steps / self._config.accumulate)
-        self.lr = learning_rate(
-            (epoch - 1) * per_epoch + step // self._config.accumulate,
-            total=self._config.epochs * per_epoch,
-            warmup=round(self._config.warmup_epochs * per_epoch),
-            peak=self._config.lr,
-        )
+        done = (epoch - 1) * per_epoch + step // self._config.accumulate
+        self.lr = self._config.learning_rate(done, steps_per_epoch=per_epoch)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss."""

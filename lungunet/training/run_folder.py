@@ -3,22 +3,28 @@
 Knows file names and their order; neither trains nor measures.
 """
 
-import math
+import itertools
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from torch import nn
 
+from lungunet._version import PACKAGES, __version__, installed
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.data.files import write_text
+from lungunet.data.files import json_text, plain, write_text
 from lungunet.errors import ConfigError, DataError
 from lungunet.models.folder import save_model
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 from lungunet.training.config import TrainConfig
-from lungunet.training.tracking import EpochResult, write_history
+from lungunet.training.distributed import Ranks
+from lungunet.training.tracking import SCORES, EpochResult, write_history
 
 try:
     import fcntl
@@ -86,16 +92,24 @@ class RunFolder:
         ConfigError
             When a run is there and may not be overwritten.
         """
-        old = [file for name in _WORTH_KEEPING for file in sorted(self.path.glob(name))]
-        if old and not overwrite:
+        if not overwrite:
+            self.refuse_run()
+        self._remove(*_WORTH_KEEPING, *_REST, *_OF_THE_BEST, *_TORN)
+
+    def refuse_run(self) -> None:
+        """Refuse a folder that holds a run.
+
+        Raises
+        ------
+        ConfigError
+            Says what can be done with it.
+        """
+        if any((self.path / name).exists() for name in _WORTH_KEEPING):
             raise ConfigError(
                 f"holds a run already. Go on with it (--resume {self.path}), replace "
                 "it (--overwrite), or choose another --out.",
                 where=self.path,
             )
-        for file in old:
-            file.unlink()
-        self._remove(*_REST, *_OF_THE_BEST, *_TORN)
 
     def reopen(self, history: Sequence[EpochResult]) -> None:
         """Tidy up after the process that was interrupted: what it began to write, and history."""
@@ -107,9 +121,27 @@ class RunFolder:
             for file in self.path.glob(pattern):
                 file.unlink()
 
-    def describe(self, environment: str) -> None:
-        """Write environment.json."""
-        write_text(self.path / "environment.json", environment)
+    def save_environment(self, device: torch.device, notes: Mapping[str, Any]) -> None:
+        """Write environment.json: what the run is made with, so that it can be made again.
+
+        Parameters
+        ----------
+        notes : further facts, such as the hashes of the manifests
+        """
+        content = {
+            "versions": {
+                "lungunet": __version__,
+                "python": platform.python_version(),
+                **{name: installed(name) for name in PACKAGES},
+            },
+            "platform": platform.platform(),
+            "device": _device_name(device),
+            "threads": torch.get_num_threads(),
+            "git_commit": _git_commit(),
+            "command": sys.argv,
+            **notes,
+        }
+        write_text(self.path / "environment.json", json_text(content, sort_keys=True))
 
     def save_config(self, config: TrainConfig) -> None:
         """Write config.toml."""
@@ -131,10 +163,8 @@ class RunFolder:
         slices : how many there are in train and in val
         """
         counts = {f"{name}_slices": count for name, count in slices.items()}
-        scores: dict[str, Any] = {"epoch": result.epoch, **counts}
-        for name in ("loss", "accuracy", "iou", "miou", "dice"):
-            value = getattr(result.val, name)
-            scores[f"val_{name}"] = value if math.isfinite(value) else None
+        values = {f"val_{name}": plain(getattr(result.val, name)) for name in SCORES}
+        scores = {"epoch": result.epoch, **counts, **values}
         self._remove(*_OF_THE_BEST)
         save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)
 
@@ -166,6 +196,42 @@ class RunFolder:
         return load_checkpoint(self.path / "last.ckpt")
 
 
+def count_epochs(run: str | Path) -> int:
+    """Count the epochs of a run, by its history.csv; 0 where that is missing or damaged."""
+    with suppress(OSError, ValueError, IndexError):  # resuming writes it again
+        rows = (Path(run) / "history.csv").read_text(encoding="utf-8").splitlines()
+        return int(rows[-1].split(",")[0])
+    return 0
+
+
+@contextmanager
+def next_run_folder(parent: str | Path = "runs") -> Iterator[Path]:
+    """Make the next free folder of 001, 002 and so on, for the run inside the block.
+
+    Two that start together get one each. It goes again where nothing came of it.
+
+    Raises
+    ------
+    ConfigError
+        When several processes train together: each would make its own.
+    """
+    if Ranks.from_environment().count > 1:
+        raise ConfigError(
+            "each process would take a number of its own. Give --out RUN.", where="--out"
+        )
+    Path(parent).mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = Path(parent) / f"{number:03d}"
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # empty: nothing came of it
+
+
 def _is_free(file: TextIO) -> bool:
     """Lock a file for this process: that ends with it, even by a kill, and workers have none."""
     if fcntl is None:
@@ -177,3 +243,19 @@ def _is_free(file: TextIO) -> bool:
     except OSError:  # a file system without locks
         pass
     return True
+
+
+def _device_name(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return f"{device} {name}".strip()
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the folder the run was started in, if it is in a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

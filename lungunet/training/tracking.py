@@ -3,26 +3,26 @@
 The only place that imports TensorBoard. Knows numbers and pictures, no models.
 """
 
-import csv
-import io
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from lungunet.data.files import write_text
+from lungunet.data.dataset import LungCTDataset
+from lungunet.data.files import write_csv
+from lungunet.data.overlay import draw_overlay
 
-HISTORY_COLUMNS = (
-    *("epoch", "split", "loss", "accuracy", "iou", "miou", "dice"),
-    *("lr", "seconds", "images_per_second"),
-)
-_CHARTS = ("loss", "accuracy", "iou", "miou", "dice")
+SCORES = ("loss", "accuracy", "iou", "miou", "dice")
+"""What is measured of train and of val: columns, charts, and what the best model's folder keeps."""
+
+HISTORY_COLUMNS = ("epoch", "split", *SCORES, "lr", "seconds", "images_per_second")
+_PICTURES = 4
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,31 @@ class EpochResult:
 
 def write_history(path: str | Path, results: Iterable[EpochResult]) -> None:
     """Write history.csv: two rows per epoch, full precision, undefined values empty."""
-    text = io.StringIO()
     rows = [row for result in results for row in result.rows()]
     more = [key for key in (rows[0] if rows else {}) if key not in HISTORY_COLUMNS]
-    writer = csv.DictWriter(text, [*HISTORY_COLUMNS, *more], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())
+    write_csv(path, rows, [*HISTORY_COLUMNS, *more])
 
 
-def _cell(value: object) -> object:
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "" if math.isnan(value) else str(value)
+@torch.no_grad()
+def val_pictures(
+    val: LungCTDataset, predict: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield name and overlay of the same few val slices, spread over the list.
+
+    Parameters
+    ----------
+    predict : takes (1, 1, H, W) float32, returns logits (1, C, h, w) of its centre
+    """
+    count = min(_PICTURES, len(val))
+    for index in np.linspace(0, len(val) - 1, count).round().astype(int):
+        grey, truth = val.read(index)
+        logits = predict(torch.from_numpy(val.contract.normalise(grey))[None])
+        pred = np.zeros_like(truth)
+        small = logits[0].argmax(0).byte().cpu().numpy()
+        top, left = ((a - b) // 2 for a, b in zip(truth.shape, small.shape, strict=True))
+        pred[top : top + small.shape[0], left : left + small.shape[1]] = small
+        name = f"val/{val.pairs[index].name} (truth blue, prediction orange)"
+        yield name, draw_overlay(grey, truth=truth, pred=pred)
 
 
 class TensorBoardLog:
@@ -122,24 +134,17 @@ class TensorBoardLog:
         # What is not of an epoch stands at step 0: a run that begins again writes it anew.
         self._writer = SummaryWriter(str(folder), purge_step=0 if begins else first_epoch)
         if begins:
-            layout = {name: ["Multiline", [f"{name}/train$", f"{name}/val$"]] for name in _CHARTS}
+            layout = {name: ["Multiline", [f"{name}/train$", f"{name}/val$"]] for name in SCORES}
             self._writer.add_custom_scalars({"train and val": layout})
             self._writer.add_text("config", f"```\n{about}\n```", 0)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Write what is left, and end."""
         self._writer.close()
 
     def add_epoch(self, result: EpochResult) -> None:
         """Write one point per curve and flush them to disk."""
-        for name in _CHARTS:
+        for name in SCORES:
             for split, measured in (("train", result.train), ("val", result.val)):
                 value = getattr(measured, name)
                 if math.isfinite(value):  # TensorBoard draws no gap for NaN

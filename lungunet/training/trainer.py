@@ -6,7 +6,8 @@ Knows tensors, a model and a config; reads no command line and prints nothing.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from lungunet.training.checkpoint import (
 )
 from lungunet.training.checks import (
     all_finite,
-    case_names,
     check_has_lung,
     check_same_contract,
     explain_memory,
@@ -36,19 +36,49 @@ from lungunet.training.checks import (
     warn_if_stuck,
 )
 from lungunet.training.config import TrainConfig
-from lungunet.training.environment import environment_json
-from lungunet.training.guard import LossGuard
 from lungunet.training.learner import Batch, Learner, Loss
 from lungunet.training.lr_finder import LRRange, RangeTest, run_range_test
-from lungunet.training.meters import PassMeter
-from lungunet.training.pause import Pause
-from lungunet.training.pictures import val_pictures
+from lungunet.training.meters import FiniteLosses, PassMeter
 from lungunet.training.run_folder import RunFolder
-from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog
+from lungunet.training.save_or_stop import SaveOrStop
+from lungunet.training.tracking import EpochResult, Measured, TensorBoardLog, val_pictures
+
+
+@dataclass(frozen=True)
+class _Position:
+    """What is trained on, and how far that is.
+
+    Parameters
+    ----------
+    epoch : being trained, counts from 1
+    step : so many of its steps are done
+    meters : what they measured, as :meth:`PassMeter.state` gives it
+    """
+
+    train: LungCTDataset
+    val: LungCTDataset
+    epoch: int = 1
+    step: int = 0
+    meters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """What the data are known by, wherever the files lie."""
+        return {
+            "train": [pair.name for pair in self.train.pairs],
+            "val": [pair.name for pair in self.val.pairs],
+        }
+
+    @property
+    def in_epoch(self) -> dict[str, Any]:
+        """How far the epoch is, as the checkpoint keeps it: empty at its start."""
+        return {"step": self.step, "meters": self.meters} if self.step else {}
 
 
 class Trainer:
     """Trains a model and keeps everything about it in a run folder.
+
+    ``model``, ``optimizer``, ``history`` and ``best`` (the best epoch's result) can be looked at.
 
     Under ``torchrun`` several processes train one model: each batch is divided among them.
 
@@ -83,17 +113,10 @@ class Trainer:
         self.config = config or TrainConfig()
         self.folder = RunFolder(out)
         self._learner = Learner(model, self.config, loss)
-        self._stepper = self._learner.stepper
-        self.model = self._learner.model
-        self.device = self._learner.device
-        self.ranks = self._learner.ranks
-        self.optimizer = self._stepper.optimizer
+        self.model, self.optimizer = self._learner.model, self._learner.stepper.optimizer
         self.history: list[EpochResult] = []
         self.best: EpochResult | None = None
-        self._n_classes = 2  # until the data says otherwise
-        self._names: dict[str, list[str]] = {}
-        self._begun: dict[str, Any] = {}  # how far the epoch is that a checkpoint interrupted
-        self._pause = Pause(self.config, should_stop, self.ranks)
+        self._save_or_stop = SaveOrStop(self.config, should_stop, self._learner.ranks)
         self._progress = progress
         self._notes = dict(notes or {})
 
@@ -147,11 +170,10 @@ class Trainer:
             When train or val holds no lung.
         """
         check_same_contract(train, val)
-        self._n_classes = train.codec.n_classes
-        self._names = case_names(train, val)
-        seed_everything(self.config.seed + self.ranks.rank)
+        position, ranks, device = _Position(train, val), self._learner.ranks, self._learner.device
+        seed_everything(self.config.seed + ranks.rank)
         if resume:
-            self._resume(train)
+            position = self._resume(position)
             if self._is_done():
                 return
         elif self.history:
@@ -164,19 +186,19 @@ class Trainer:
         check_has_lung("val", val)
         with ExitStack() as stack:
             stack.enter_context(explain_memory(self.config, train))
-            stack.enter_context(fast_products(self.device))
-            stack.enter_context(self.ranks.joined(self.device))
+            stack.enter_context(fast_products(device))
+            stack.enter_context(ranks.joined(device))
             try_out(self._learner, train, self.config)
-            if self.ranks.is_first:
+            if ranks.is_first:
                 stack.enter_context(self.folder.claimed())
                 if resume:
                     self.folder.reopen(self.history)
                 else:
                     self.folder.start(overwrite=overwrite)
-                    self.folder.describe(environment_json(self.device, self._notes))
+                    self.folder.save_environment(device, self._notes)
                 self.folder.save_config(self.config)
-            self.ranks.wait()
-            yield from self._epochs(train, val)
+            ranks.wait()
+            yield from self._epochs(position)
 
     def find_lr(
         self, train: LungCTDataset, *, lowest: float = 1e-6, highest: float = 1.0, steps: int = 100
@@ -197,63 +219,62 @@ class Trainer:
             itertools.repeat(self._batches(train, shuffle=True))
         )
         batches = itertools.islice(endless, steps)
-        with explain_memory(self.config, train), fast_products(self.device):
+        with explain_memory(self.config, train), fast_products(self._learner.device):
             return run_range_test(
                 test, self._learner, self._progress(batches, desc="range test", total=steps)
             )
 
-    def _epochs(self, train: LungCTDataset, val: LungCTDataset) -> Iterator[EpochResult]:
-        batches, val_batches = self._batches(train, shuffle=True), self._batches(val)
-        self._pause.restart()
+    def _epochs(self, position: _Position) -> Iterator[EpochResult]:
+        batches = self._batches(position.train, shuffle=True)
+        val_batches = self._batches(position.val)
+        self._save_or_stop.restart()
         with self._log() as log:
             while not self._is_done():
-                epoch = len(self.history) + 1
-                trained = self._train_epoch(batches, epoch, train)
-                validated = self._val_epoch(val_batches, epoch) if trained else None
+                position, trained = self._train_epoch(position, batches)
+                validated = self._val_epoch(position, val_batches) if trained else None
                 if trained is None or validated is None:
-                    self._save(train, self._begun)
+                    self._save(position)
                     return
-                result = self._judge(epoch, trained, validated)
+                result = self._judge(position.epoch, trained, validated)
                 if log is not None:
-                    self._write(result, train, val, log)
-                self._save(train, {})
+                    self._write(result, position, log)
+                position = _Position(position.train, position.val, position.epoch + 1)
+                self._save(position)
                 warn_if_stuck(self.history)
                 yield result
 
-    def _train_epoch(self, batches: Batches, epoch: int, train: LungCTDataset) -> Measured | None:
-        """Return None when it was asked to stop; ``_begun`` then says where."""
-        meters = PassMeter(self._n_classes)
-        guard = LossGuard(lambda *seen: self._diverged(batches, epoch, *seen))
-        first = self._begin(batches, epoch, meters)
+    def _train_epoch(
+        self, position: _Position, batches: Batches
+    ) -> tuple[_Position, Measured | None]:
+        """Return how far it came and what that measured: None when it was asked to stop."""
+        epoch, first = position.epoch, position.step
+        ranks, stepper = self._learner.ranks, self._learner.stepper
+        meters = PassMeter(position.train.codec.n_classes)
+        if first and ranks.is_first:  # one rank goes on with what all had counted
+            meters.restore(position.meters)
+        losses = FiniteLosses(lambda *seen: self._diverged(position, batches, *seen))
+        batches.sampler.set_epoch(epoch, first_batch=first)
         net = self._learner.training_net(epoch)
         steps, every = len(batches), self.config.accumulate
         for step, (image, mask) in enumerate(self._show(batches, "train", first), start=first):
-            self._stepper.follow_schedule(epoch, step, steps)
+            stepper.follow_schedule(epoch, step, steps)
             logits, mask = self._learner.forward(net, image, mask)
             loss = self._learner.loss(logits, mask)
-            self._stepper.backward(loss * self._weight(batches, step, len(mask)))
-            guard.watch(step, self._stepper.lr, loss)
+            stepper.backward(loss * self._weight(batches, step, len(mask)))
+            losses.add(step, stepper.lr, loss)
             meters.update(loss, logits, mask)
             if (step + 1) % every and step + 1 < steps:
                 continue
-            self._stepper.step()
-            save, stop = self._pause.ask(last=step + 1 == steps)
+            stepper.step()
+            save, stop = self._save_or_stop.ask(last=step + 1 == steps)
             if save or stop or step + 1 == steps:
-                guard.check()
-                self._begun = {"step": step + 1, "meters": meters.state(self.ranks)}
+                losses.check_all()
+                position = replace(position, step=step + 1, meters=meters.state(ranks))
             if stop:
-                return None
+                return position, None
             if save:
-                self._save(train, self._begun)
-        return meters.measured(self.ranks)
-
-    def _begin(self, batches: Batches, epoch: int, meters: PassMeter) -> int:
-        """Return the first step to take, after those that a checkpoint holds."""
-        first = int(self._begun.get("step", 0))
-        if first and self.ranks.is_first:  # one rank goes on with what all had counted
-            meters.restore(self._begun["meters"])
-        batches.sampler.set_epoch(epoch, first_batch=first)
-        return first
+                self._save(position)
+        return position, meters.measured(ranks)
 
     def _weight(self, batches: Batches, step: int, mine: int) -> float:
         """Return the share of this rank's slices in the optimizer step; parts may be unequal."""
@@ -261,52 +282,52 @@ class Trainer:
         group = range(step // every * every, min(step // every * every + every, len(batches)))
         # DDP takes the mean over ranks: times their number it is the sum.
         whole = sum(batches.sampler.batch_length(number) for number in group)
-        return mine * self.ranks.count / whole
+        return mine * self._learner.ranks.count / whole
 
     @torch.no_grad()
-    def _val_epoch(self, batches: Batches, epoch: int) -> Measured | None:
+    def _val_epoch(self, position: _Position, batches: Batches) -> Measured | None:
+        """Return None when it was asked to stop."""
         self._learner.net.eval()
-        self.ranks.share_buffers(self.model)
-        batches.sampler.set_epoch(epoch)
-        meters = PassMeter(self._n_classes)
+        self._learner.ranks.share_buffers(self.model)
+        batches.sampler.set_epoch(position.epoch)
+        meters = PassMeter(position.train.codec.n_classes)
         for image, mask in self._show(batches, "val"):
-            if self._pause.stops_now():  # ranks may differ in their number of batches here
+            if self._save_or_stop.stops_now():  # ranks may differ in their number of batches here
                 return None
             logits, mask = self._learner.forward(self._learner.net, image, mask)
             meters.update(self._learner.loss(logits, mask), logits, mask)
-        return meters.measured(self.ranks)
+        return meters.measured(self._learner.ranks)
 
     def _judge(self, epoch: int, train: Measured, val: Measured) -> EpochResult:
         if not math.isfinite(val.loss):
             raise self._failure(f"the loss is {val.loss} on val after epoch {epoch}")
-        if self._stepper.overflows:
+        if self._learner.stepper.overflows:
             raise self._failure(f"fp16 overflowed in nearly every step of epoch {epoch}")
         # NaN (no lung in val and none predicted) is worse than any number.
         is_best = self.best is None or _rank(val.iou) > _rank(self.best.val.iou)
-        result = EpochResult(epoch, train, val, self._stepper.lr, is_best)
+        result = EpochResult(epoch, train, val, self._learner.stepper.lr, is_best)
         self.history.append(result)
         self.best = result if is_best else self.best
         return result
 
     def _diverged(
-        self, batches: Batches, epoch: int, step: int, lr: float, loss: float
+        self, position: _Position, batches: Batches, step: int, lr: float, loss: float
     ) -> ConfigError:
-        batch = batches.sampler.batch(epoch, step)
-        names = listed([self._names["train"][index] for index in batch], separator=", ")
+        batch = batches.sampler.batch(position.epoch, step)
+        names = listed([position.train.pairs[index].name for index in batch], separator=", ")
         return self._failure(
-            f"the loss is {loss} in epoch {epoch}, step {step + 1} of {len(batches)}, at a "
-            f"learning rate of {lr:.2g}, in the batch of {names}"
+            f"the loss is {loss} in epoch {position.epoch}, step {step + 1} of {len(batches)}, at "
+            f"a learning rate of {lr:.2g}, in the batch of {names}"
         )
 
     def _failure(self, what: str) -> ConfigError:
         other = " or use --precision bf16" if self._learner.dtype == torch.float16 else ""
         return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.path)
 
-    def _write(
-        self, result: EpochResult, train: LungCTDataset, val: LungCTDataset, log: TensorBoardLog
-    ) -> None:
+    def _write(self, result: EpochResult, position: _Position, log: TensorBoardLog) -> None:
         """Write the best model, then the events: before the checkpoint that counts the epoch."""
         if result.is_best:
+            train, val = position.train, position.val
             self.folder.save_best(
                 self.model,
                 contract=train.contract,
@@ -318,48 +339,51 @@ class Trainer:
                 log.add_picture(name, picture, result.epoch)
         log.add_epoch(result)
 
-    def _save(self, train: LungCTDataset, position: dict[str, Any]) -> None:
-        """Write last.ckpt; ``position`` is empty at the end of an epoch."""
-        self._begun = position
-        self._pause.restart()
+    def _save(self, position: _Position) -> None:
+        """Write last.ckpt."""
+        self._save_or_stop.restart()
         if not all_finite(self.model):
             raise self._failure("the weights are no longer numbers")
-        rng = self.ranks.gather(rng_state(self.device))
-        if not self.ranks.is_first:
+        ranks = self._learner.ranks
+        rng = ranks.gather(rng_state(self._learner.device))
+        if not ranks.is_first:
             return
         state = {
             "model": self.model.state_dict(),
-            **self._stepper.state_dict(),
-            "position": position,
+            **self._learner.stepper.state_dict(),
+            "position": position.in_epoch,
             "rng": rng,
             "threads": torch.get_num_threads(),
             "settings": self.config.fixed(),
-            "contract": train.contract.to_dict(),
-            "codec": train.codec.to_dict(),
-            "data": self._names,
+            "contract": position.train.contract.to_dict(),
+            "codec": position.train.codec.to_dict(),
+            "data": position.names,
         }
         self.folder.save_last(state, self.history)
 
-    def _resume(self, train: LungCTDataset) -> None:
-        state, where = self.folder.load_last(), self.folder.path
-        check_same_run(state, train, self._names, self.config, where=where)
-        load_into(state, self.model, self._stepper, where=where)
+    def _resume(self, position: _Position) -> _Position:
+        """Put everything back to where last.ckpt says; return where that is."""
+        state, where, rank = self.folder.load_last(), self.folder.path, self._learner.ranks.rank
+        check_same_run(state, position.train, position.names, self.config, where=where)
+        load_into(state, self.model, self._learner.stepper, where=where)
         self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
         self.best = next((r for r in reversed(self.history) if r.is_best), None)
-        self._begun = state["position"]
         # Sums differ between thread counts; more than there are cores would crawl.
         torch.set_num_threads(min(state["threads"], count_cores()))
-        if self.ranks.rank < len(state["rng"]):
-            set_rng_state(state["rng"][self.ranks.rank], self.device)
+        if rank < len(state["rng"]):
+            set_rng_state(state["rng"][rank], self._learner.device)
+        return replace(position, epoch=len(self.history) + 1, **state["position"])
 
     def _log(self) -> AbstractContextManager[TensorBoardLog | None]:
-        if not self.ranks.is_first:
+        if not self._learner.ranks.is_first:
             return nullcontext()
         config = self.config.to_toml()
-        return TensorBoardLog(self.folder.path, first_epoch=len(self.history) + 1, about=config)
+        first = len(self.history) + 1
+        return closing(TensorBoardLog(self.folder.path, first_epoch=first, about=config))
 
     def _batches(self, dataset: LungCTDataset, *, shuffle: bool = False) -> Batches:
-        return Batches(dataset, self.config, self.device, self.ranks, shuffle=shuffle)
+        device, ranks = self._learner.device, self._learner.ranks
+        return Batches(dataset, self.config, device, ranks, shuffle=shuffle)
 
     def _show(self, batches: Batches, name: str, first: int = 0) -> Iterator[Batch]:
         desc = f"epoch {len(self.history) + 1}/{self.config.epochs} {name}"

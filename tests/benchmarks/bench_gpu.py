@@ -19,14 +19,13 @@ from pathlib import Path
 
 import torch
 from bench_loading import TutorialDataset
-from bench_step import InMemory, timed
+from bench_step import InMemory, timed, train_epoch
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 import lungunet
 from lungunet.data.files import write_text
-from lungunet.training.batches import Batches
 
 ENCODERS = ("resnet34", "tu-mobilenetv3_small_100", "unet2015")
 PRECISIONS = ("fp32", "tf32", "bf16")  # the Trainer's fp32 is tf32 on CUDA
@@ -86,11 +85,6 @@ def trainer(
         **settings,
     )
     return lungunet.Trainer(lungunet.build_unet(encoder, seed=0), config, out=folder)
-
-
-def train_epoch(made: lungunet.Trainer, batches: InMemory | Batches) -> None:
-    made._begun = {}  # each turn is a whole epoch
-    made._train_epoch(batches, 1, None)
 
 
 def from_memory(encoder: str, batch: int, precision: str, compiled: bool, options) -> float:

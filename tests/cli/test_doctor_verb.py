@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import lungunet
 from lungunet import doctor as health
 
 HEALTH = health.Health(
@@ -51,7 +52,7 @@ def sick(*problems: str) -> health.Health:
     ],
 )
 def test_table(run_cli, monkeypatch: pytest.MonkeyPatch, found, code: int, end: str) -> None:
-    monkeypatch.setattr(health, "examine", lambda: found)
+    monkeypatch.setattr(lungunet, "check_installation", lambda: found)
     done = run_cli("doctor")
     assert (done.code, done.err) == (code, "")
     assert done.out == SHOWN + end
@@ -59,7 +60,7 @@ def test_table(run_cli, monkeypatch: pytest.MonkeyPatch, found, code: int, end: 
 
 @pytest.mark.parametrize(("found", "code"), [(HEALTH, 0), (sick("a. b."), 1)])
 def test_json(run_cli, monkeypatch: pytest.MonkeyPatch, found, code: int) -> None:
-    monkeypatch.setattr(health, "examine", lambda: found)
+    monkeypatch.setattr(lungunet, "check_installation", lambda: found)
     done = run_cli("doctor", "--json")
     assert (done.code, done.err) == (code, "")
     assert json.loads(done.out) == found.to_dict()
@@ -69,7 +70,7 @@ def test_what_is_not_known_is_left_out(run_cli, monkeypatch: pytest.MonkeyPatch)
     unknown = {"threads": None, "cores": None, "memory_bytes": None, "memory_free_bytes": None}
     broken = {**unknown, "choices": {}, "weights_cached": {}, "step_s": None}
     monkeypatch.setattr(
-        health, "examine", lambda: health.Health(**{**vars(sick("x. y.")), **broken})
+        lungunet, "check_installation", lambda: health.Health(**{**vars(sick("x. y.")), **broken})
     )
     done = run_cli("doctor")
     assert "None" not in done.out

@@ -10,11 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lungunet import TrainConfig
+from lungunet import LRRange, TrainConfig
 from lungunet.cli.stopping import StopSignal
-from lungunet.evaluation.lr_chart import lr_chart_svg
-from lungunet.training.lr_finder import LRRange
-from lungunet.training.schedule import learning_rate
+from lungunet.evaluation.lr_range import lr_chart_svg
 
 QUICK = ("--size", 32, "--batch-size", 2, "--workers", 0, "--device", "cpu")
 
@@ -64,7 +62,7 @@ class TestExtending:
     def test_says_what_becomes_of_the_learning_rate(self, run_cli, own_run: Path) -> None:
         done = run_cli("train", "--resume", own_run, "--epochs", 4)
         assert done.code == 0
-        lr = learning_rate(2, total=4, warmup=1, peak=TrainConfig().lr)  # one step per epoch
+        lr = TrainConfig(epochs=4).learning_rate(2, steps_per_epoch=1)
         assert "2 -> 4 epochs: from epoch 3 on the learning rate is that of a run of 4" in done.out
         assert f"from 0.0e+00 to {lr:.1e} and falls to 0 at epoch 4" in done.out
         assert done.out.count("\n    3  ") == done.out.count("\n    4  ") == 1

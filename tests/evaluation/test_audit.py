@@ -386,12 +386,12 @@ class TestFolds:
     def test_every_pair_is_judged_by_a_model_that_did_not_see_it(
         self, data: Path, tmp_path: Path, monkeypatch
     ) -> None:
-        from lungunet.evaluation import out_of_fold
+        from lungunet.evaluation import crossval
 
-        quick = out_of_fold.QUICK
+        quick = crossval.QUICK
         small = type(quick)(**{**vars(quick), "epochs": 1, "size": 32, "batch_size": 4})
         seen: list[tuple[set[str], set[str]]] = []
-        train = out_of_fold._train
+        train = crossval._train_quickly
 
         def watched(pairs, codec, folder, config):
             predictor = train(pairs, codec, folder, small)
@@ -405,7 +405,7 @@ class TestFolds:
             predictor.predict_files = noted
             return predictor
 
-        monkeypatch.setattr(out_of_fold, "_train", watched)
+        monkeypatch.setattr(crossval, "_train_quickly", watched)
         work = tmp_path / "work"
         work.mkdir()
         result = audit(data, folds=2, work=work)

@@ -332,10 +332,7 @@ class TestLoop:
         )
         history = trainer.fit(train, val)
         n = math.ceil(len(train) / 2)
-        wanted = [
-            lungunet.training.schedule.learning_rate(s, total=2 * n, warmup=n, peak=0.01)
-            for s in range(2 * n)
-        ]
+        wanted = [trainer.config.learning_rate(step, steps_per_epoch=n) for step in range(2 * n)]
         assert seen == wanted
         assert [result.lr for result in history] == [wanted[n - 1], wanted[-1]]
 

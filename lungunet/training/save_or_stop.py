@@ -9,8 +9,8 @@ from lungunet.training.distributed import Ranks
 _TALK = 20  # times between two questions of several ranks to each other, which cost a wait
 
 
-class Pause:
-    """Watches the clock and the wish to stop.
+class SaveOrStop:
+    """Asked at every step; watches the clock and the wish to stop.
 
     Parameters
     ----------

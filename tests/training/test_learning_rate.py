@@ -5,7 +5,13 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungunet.training.schedule import learning_rate
+from lungunet import TrainConfig
+
+
+def learning_rate(step: int, *, total: int, warmup: int, peak: float) -> float:
+    """Of a run of one step per epoch, so that ``total`` and ``warmup`` count both."""
+    config = TrainConfig(epochs=total, warmup_epochs=warmup, lr=peak)
+    return config.learning_rate(step, steps_per_epoch=1)
 
 
 def test_warm_up_rises_in_equal_steps_to_the_peak() -> None:
@@ -23,3 +29,15 @@ def test_positive_and_never_above_the_peak(total: int, warmup: int, peak: float)
     assert all(0 < rate <= peak * (1 + 1e-9) for rate in rates)
     down = rates[warmup:]
     assert down == sorted(down, reverse=True)
+
+
+def test_a_fraction_of_an_epoch_warms_up() -> None:
+    config = TrainConfig(epochs=3, warmup_epochs=0.5, lr=1.0)
+    rates = [config.learning_rate(step, steps_per_epoch=4) for step in range(3)]
+    assert rates == [0.5, 1.0, 1.0]
+
+
+def test_after_the_last_epoch_it_stays_at_zero() -> None:
+    config = TrainConfig(epochs=3, warmup_epochs=0, lr=1.0)
+    assert config.learning_rate(12, steps_per_epoch=4) == 0
+    assert config.learning_rate(99, steps_per_epoch=4) == 0

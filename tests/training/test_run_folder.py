@@ -1,0 +1,74 @@
+"""Where runs go, and what is asked of a run folder before it is gone on with."""
+
+from pathlib import Path
+
+import pytest
+
+from lungunet import ConfigError, RunConfig, TrainConfig, count_epochs, next_run_folder
+
+
+class TestNextRunFolder:
+    def test_counts_on_and_keeps_what_something_came_of(self, tmp_path: Path) -> None:
+        for number in ("001", "002"):
+            with next_run_folder(tmp_path / "runs") as folder:
+                assert folder == tmp_path / "runs" / number
+                (folder / "config.toml").touch()
+        (tmp_path / "runs" / "001" / "config.toml").unlink()
+        (tmp_path / "runs" / "001").rmdir()
+        with next_run_folder(tmp_path / "runs") as folder:
+            assert folder.name == "001"
+        assert [path.name for path in (tmp_path / "runs").iterdir()] == ["002"]
+
+    def test_two_at_once_get_one_each(self, tmp_path: Path) -> None:
+        with next_run_folder(tmp_path) as one, next_run_folder(tmp_path) as two:
+            assert (one.name, two.name) == ("001", "002")
+
+    def test_goes_again_after_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError), next_run_folder(tmp_path):
+            raise ConfigError("x")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_file_in_its_place_is_no_endless_search(self, tmp_path: Path) -> None:
+        (tmp_path / "runs").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(FileExistsError), next_run_folder(tmp_path / "runs"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("history", "epochs"),
+    [
+        ("epoch,split\n1,train\n1,val\n2,train\n2,val\n", 2),
+        ("epoch,split\n", 0),
+        ("", 0),
+        (None, 0),
+    ],
+)
+def test_count_epochs(tmp_path: Path, history: str | None, epochs: int) -> None:
+    if history is not None:
+        (tmp_path / "history.csv").write_text(history)
+    assert count_epochs(tmp_path) == epochs
+
+
+def test_count_epochs_of_a_run(run: Path) -> None:
+    assert count_epochs(run) == 2
+
+
+class TestConfigOfRun:
+    def test_is_what_the_run_was_made_with_but_for_the_changes(self, run: Path, data: Path) -> None:
+        before = RunConfig.of_run(run)
+        assert before == RunConfig(data=str(data), epochs=2, size=32, batch_size=2, workers=0)
+        after = RunConfig.of_run(run, epochs=9, device="cpu")
+        assert (after.epochs, after.device, after.fixed()) == (9, "cpu", before.fixed())
+
+    def test_what_may_not_change_is_refused(self, run: Path) -> None:
+        with pytest.raises(ConfigError, match=r"^lr, size: a resumed run keeps .* only cache, dat"):
+            RunConfig.of_run(run, lr=0.1, epochs=3, size=64)
+
+    def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"no run \(config.toml is missing\)"):
+            RunConfig.of_run(tmp_path)
+
+    def test_a_run_that_only_its_program_can_go_on_with(self, tmp_path: Path) -> None:
+        TrainConfig().save(tmp_path / "config.toml")
+        with pytest.raises(ConfigError, match="was made in Python, with a model and data that"):
+            RunConfig.of_run(tmp_path)
