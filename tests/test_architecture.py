@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import lungunet
+
 PACKAGE = Path(__file__).parent.parent / "lungunet"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -17,7 +19,7 @@ ROOMS = {
     "evaluation": {"inference", "training"} | _MIDDLE,
     "inference": _MIDDLE,
     "training": _MIDDLE,
-    "models": {"phantom", "volumes"} | _GROUND,
+    "models": {"metrics", "phantom"} | _GROUND,
     "metrics": _GROUND,
     "volumes": _GROUND,
     "phantom": _GROUND,
@@ -127,3 +129,25 @@ def test_modules_do_not_import_in_a_circle() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "cli" in path.parts], ids=place)
+def test_the_command_line_uses_what_any_caller_can(path: Path) -> None:
+    """Of lungunet it imports public names, its own rooms, errors and progress."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("lungunet.") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "lungunet":
+            assert {alias.name for alias in node.names} <= set(lungunet.__all__), place(path)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lungunet."):
+            room = (node.module or "").split(".")[1]
+            assert room in ("cli", "errors", "progress"), f"{place(path)} must not know {room}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_nobody_asks_what_kind_of_segmenter_there_is(path: Path) -> None:
+    """A segmenter says itself that it is a rule, or that it takes whole scans."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            asked = " ".join(map(ast.unparse, node.args))
+            assert not (node.func.id == "isinstance" and "Segmenter" in asked), place(path)
