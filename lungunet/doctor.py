@@ -214,13 +214,7 @@ def _weights_cached() -> dict[str, bool]:
 
 
 def _time_step() -> float:
-    """Train the default model for two steps on noise; return the seconds of the second.
-
-    Raises
-    ------
-    ArithmeticError
-        When the loss is no number.
-    """
+    """Train the default model for two steps on noise; return the seconds of the second."""
     import torch
 
     from lungunet.data.transforms import train_transform

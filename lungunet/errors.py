@@ -110,13 +110,7 @@ def listed(items: list[str], *, separator: str = "\n  ") -> str:
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Stop where output would replace what is read, whatever may be overwritten.
-
-    Raises
-    ------
-    ConfigError
-        Names the paths.
-    """
+    """Stop where output would replace what is read, whatever may be overwritten."""
     read = {path.resolve() for path in inputs}
     both = [str(path) for path in outputs if path.resolve() in read]
     if both:
@@ -127,13 +121,7 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Stop before any work where output would replace files.
-
-    Raises
-    ------
-    ConfigError
-        When a path exists and overwriting was not asked for.
-    """
+    """Stop before any work where output would replace files."""
     existing = [str(path) for path in paths if path.exists()]
     if existing and not overwrite:
         raise ConfigError(

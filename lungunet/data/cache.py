@@ -57,11 +57,6 @@ class SliceCache:
     limit_bytes : entries that were used longest ago go first where more would be held; those used
         since this object was made stay. Half of what is free on the disk without the folder stays
         free, whatever the limit.
-
-    Raises
-    ------
-    DataError
-        When the folder cannot be made or written.
     """
 
     def __init__(

@@ -123,13 +123,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read size and dtype without decoding the pixels (about 0.2 ms).
-
-    Raises
-    ------
-    DataError
-        When the file is missing, empty or no image.
-    """
+    """Read size and dtype without decoding the pixels (about 0.2 ms)."""
     path = Path(path)
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:

@@ -234,13 +234,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class EightBitSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """What :meth:`LungCTDataset.augment` gives, as tensors.
-
-    Raises
-    ------
-    ConfigError
-        When samples are made by a ``__getitem__`` of a subclass, which would not be asked.
-    """
+    """What :meth:`LungCTDataset.augment` gives, as tensors."""
 
     def __init__(self, dataset: LungCTDataset) -> None:
         if not self.serve(dataset):

@@ -107,11 +107,6 @@ def require_hu(hu: np.ndarray, where: object) -> None:
     ----------
     hu : (D, H, W)
     where : what a message calls it
-
-    Raises
-    ------
-    DataError
-        Says what the values are.
     """
     lowest, highest = hu.min(), hu.max()
     if lowest >= 0:

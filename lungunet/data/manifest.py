@@ -50,13 +50,7 @@ class Pair:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """List the image files of a folder (not of its subfolders), sorted by name.
-
-    Raises
-    ------
-    DataError
-        When the folder is missing or holds no image.
-    """
+    """List the image files of a folder (not of its subfolders), sorted by name."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such folder. Check the path.", where=folder)
@@ -71,13 +65,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def list_images(source: str | Path) -> list[Path]:
-    """List the images that a person means by a file, a folder, a glob or a manifest (.txt).
-
-    Raises
-    ------
-    DataError
-        When nothing is found.
-    """
+    """List the images that a person means by a file, a folder, a glob or a manifest (.txt)."""
     path = Path(source)
     if path.is_dir():
         return find_images(path)
@@ -207,13 +195,7 @@ def _relative(file: Path, folder: Path) -> str:
 
 
 def list_named(path: str | Path) -> list[Path]:
-    """Return the images that a list names, there or not; masks beside them do not matter.
-
-    Raises
-    ------
-    DataError
-        When the list cannot be read, or a line has no image or more than two columns.
-    """
+    """Return the images that a list names, there or not; masks beside them do not matter."""
     path = Path(path)
     images = []
     for number, fields in _read_fields(path):

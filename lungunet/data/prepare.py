@@ -190,15 +190,7 @@ class Survey:
 def survey_pairs(
     pairs: Sequence[Pair], *, codec: LabelCodec, progress: Progress = silent
 ) -> Survey:
-    """Read every pair once.
-
-    Raises
-    ------
-    SplitError
-        When there are no pairs.
-    DataError
-        One error that lists every file that is unreadable, mis-sized, or coded otherwise.
-    """
+    """Read every pair once."""
     if not pairs:
         raise SplitError("no pairs to read. Check the folders.")
     dtypes: Counter[str] = Counter()

@@ -382,13 +382,7 @@ def read_split(folder: str | Path, *names: str) -> Split:
 
 
 def check_split_folder(folder: Path) -> None:
-    """Refuse what is no folder.
-
-    Raises
-    ------
-    DataError
-        Says what to give instead.
-    """
+    """Refuse what is no folder."""
     if folder.is_file():
         raise DataError(f"is a file. Give the folder it lies in: {folder.parent}.", where=folder)
     if not folder.is_dir():
@@ -415,11 +409,6 @@ def read_list(folder: str | Path, name: str) -> list[Pair]:
     """Read one list of a data folder, and check by name that it shares no slice with the others.
 
     The files of the other lists need not be there: a test set can travel alone.
-
-    Raises
-    ------
-    SplitError, DataError
-        As for :func:`read_split`.
     """
     folder = Path(folder)
     pairs: list[Pair] = getattr(read_split(folder, name), name)

@@ -105,13 +105,7 @@ def find_twins(fingerprints: Sequence[np.ndarray], *, at_least: float = TWIN) ->
 
 
 def fingerprint_pairs(pairs: Sequence[Pair], *, progress: Progress = silent) -> list[np.ndarray]:
-    """Read the images of ``pairs``, two at a time, and return their fingerprints in order.
-
-    Raises
-    ------
-    DataError
-        When an image cannot be read.
-    """
+    """Read the images of ``pairs``, two at a time, and return their fingerprints in order."""
     return map_in_threads(
         lambda pair: fingerprint(read_image(pair.image)),
         pairs,

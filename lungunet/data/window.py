@@ -82,11 +82,6 @@ def parse_window(text: str) -> Window | None:
     --------
     >>> parse_window("40,400")
     Window(level=40.0, width=400.0)
-
-    Raises
-    ------
-    ConfigError
-        When it is neither.
     """
     if text.strip().lower() == "auto":
         return None

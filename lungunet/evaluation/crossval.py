@@ -165,11 +165,6 @@ def predict_out_of_fold(
     Yields
     ------
     Each pair once, with the prediction of the model that did not see it.
-
-    Raises
-    ------
-    ConfigError, SplitError
-        When there are fewer than two folds, or fewer patients than folds.
     """
     parts = fold_pairs(pairs, folds=folds, seed=config.seed, groups=groups)
     for part in progress(parts, desc="train folds", total=folds):

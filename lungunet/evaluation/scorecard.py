@@ -98,11 +98,6 @@ def score_case(
     Parameters
     ----------
     truth, pred : (H, W) integer, classes 0..n_classes-1
-
-    Raises
-    ------
-    DataError
-        When shapes differ or a class is out of range.
     """
     meter = ConfusionMeter(n_classes)
     meter.update(truth=torch.from_numpy(truth), pred=torch.from_numpy(pred))

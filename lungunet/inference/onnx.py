@@ -16,13 +16,6 @@ class OnnxSegmenter:
     Parameters
     ----------
     path : the file
-
-    Raises
-    ------
-    ModelError
-        When the file is missing, damaged, newer, or not one that lungunet exported.
-    MissingExtraError
-        When onnxruntime is not installed.
     """
 
     is_rule = False

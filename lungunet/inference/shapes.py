@@ -28,11 +28,6 @@ def keep_largest(mask: np.ndarray, *, count: int | None = 2, min_share: float = 
     same shape, uint8, 0 or 1
         All 0 for an empty mask. Of parts equal in size the first in reading order wins.
 
-    Raises
-    ------
-    DataError
-        When the mask is neither a slice nor a volume.
-
     Examples
     --------
     >>> keep_largest(np.array([[1, 1, 0, 1, 0, 1, 1, 1]]), count=2)
@@ -63,11 +58,6 @@ def fill_holes(mask: np.ndarray, *, max_px: float = np.inf) -> np.ndarray:
     -------
     same shape, uint8, 0 or 1
 
-    Raises
-    ------
-    DataError
-        When the mask is neither a slice nor a volume.
-
     Examples
     --------
     >>> fill_holes(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))
@@ -96,11 +86,6 @@ def fill_cavities(mask: np.ndarray) -> np.ndarray:
     -------
     (D, H, W) uint8, 0 or 1
         What opens to an edge of the volume stays open.
-
-    Raises
-    ------
-    DataError
-        When the mask is no volume.
     """
     if mask.ndim != 3:
         raise DataError(f"shape {mask.shape}, pass (D, H, W).", where="mask")
@@ -125,11 +110,6 @@ def close_gaps(mask: np.ndarray, radius_px: float) -> np.ndarray:
     Returns
     -------
     same shape, uint8, 0 or 1
-
-    Raises
-    ------
-    DataError
-        When the mask is neither a slice nor a volume.
     """
     inside = as_bits(mask)
     if inside.ndim == 3:
@@ -197,13 +177,7 @@ def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def as_bits(mask: np.ndarray) -> np.ndarray:
-    """Return a mask as contiguous uint8 of 0 and 1.
-
-    Raises
-    ------
-    DataError
-        When the mask is neither a slice nor a volume, or holds nothing.
-    """
+    """Return a mask as contiguous uint8 of 0 and 1."""
     if mask.ndim not in (2, 3) or not mask.size:
         raise DataError(
             f"shape {mask.shape}, pass (H, W) or (D, H, W) with sizes above 0.", where="mask"

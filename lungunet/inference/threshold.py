@@ -93,24 +93,12 @@ class ThresholdSegmenter:
     is_rule = True
 
     def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
-        """Return the slice as it is, once it is known to hold HU.
-
-        Raises
-        ------
-        DataError
-            When the slice is not (H, W), or of a dtype that holds no HU (uint8, uint16).
-        """
+        """Return the slice as it is, once it is known to hold HU."""
         self.contract.check(image, where)
         return image
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Segmented]:
-        """Segment slices of any sizes: classes alone.
-
-        Raises
-        ------
-        DataError
-            As for :meth:`prepare`.
-        """
+        """Segment slices of any sizes: classes alone."""
         # Prepared or not: a volume would pass below.
         return [Segmented(segment_lungs(self.prepare(image))) for image in images]
 

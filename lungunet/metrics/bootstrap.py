@@ -66,14 +66,6 @@ def bootstrap_interval(
         only: every resample is then that group itself, and the width of 0 would claim certainty
         where nothing is known about other patients.
 
-    Raises
-    ------
-    DataError
-        The table is not (n_cases, k) of finite numbers, or ``groups`` has another length.
-    ConfigError
-        ``resamples`` is below 1, ``level`` not between 0 and 1, or the statistic returns another
-        shape than (resamples,).
-
     References
     ----------
     Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval);
@@ -131,13 +123,6 @@ def mean_interval(
     -------
     Interval
         NaN, NaN where fewer than two groups hold a value (see `bootstrap_interval`).
-
-    Raises
-    ------
-    DataError
-        ``values`` is not one finite number or NaN per case, or ``groups`` has another length.
-    ConfigError
-        As for `bootstrap_interval`.
 
     Examples
     --------

@@ -22,11 +22,6 @@ def pick_device(name: str = "auto") -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device.
 
     ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    ConfigError
-        When the name is unknown or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,11 +48,6 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
     ``auto`` is bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with AMX:
     twice the speed of fp32, the same IoU), fp16 on older CUDA, fp32 elsewhere.
-
-    Raises
-    ------
-    ConfigError
-        When the name is unknown, or fp16 is asked for outside CUDA.
     """
     if precision not in get_args(Precision):
         raise ConfigError(

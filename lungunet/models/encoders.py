@@ -152,13 +152,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 
 def check_encoder(encoder: str) -> None:
-    """Refuse an unknown encoder.
-
-    Raises
-    ------
-    ConfigError
-        Names the closest encoders, or the tags where only the tag is unknown.
-    """
+    """Refuse an unknown encoder."""
     if encoder == ORIGINAL:
         return
     if encoder.startswith("tu-"):

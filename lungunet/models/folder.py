@@ -97,11 +97,6 @@ def add_scores(path: str | Path, scores: Mapping[str, Any], *, weights_sha256: s
     path : a run folder or a model folder
     weights_sha256 : as :func:`weights_hash` gave it before scoring; nothing is written when the
         folder holds other weights by now, as where a training goes on meanwhile
-
-    Raises
-    ------
-    ModelError
-        When lungunet.json is missing or damaged.
     """
     folder = find_model_folder(path)
     about = _read_about(folder)
@@ -146,13 +141,7 @@ def is_model_folder(path: str | Path) -> bool:
 
 
 def find_model_folder(path: str | Path) -> Path:
-    """Find the model folder behind a path: the folder itself, or ``best`` in a run folder.
-
-    Raises
-    ------
-    ModelError
-        When there is none.
-    """
+    """Find the model folder behind a path: the folder itself, or ``best`` in a run folder."""
     path = Path(path)
     for folder in (path, path / "best"):
         if (folder / _ABOUT).is_file():

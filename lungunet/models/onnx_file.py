@@ -85,13 +85,6 @@ def open_onnx(path: str | Path) -> OnnxFile:
     """Open a file that ``export_onnx`` wrote, to run on the CPU.
 
     It takes as many threads as ``OMP_NUM_THREADS`` says, or as there are cores for this process.
-
-    Raises
-    ------
-    ModelError
-        When the file is missing, damaged, newer, or not one that lungunet exported.
-    MissingExtraError
-        When onnxruntime is not installed.
     """
     path = Path(path)
     try:
@@ -146,13 +139,7 @@ def _read_about(text: str, path: Path) -> tuple[InputContract, LabelCodec]:
 
 
 def onnxruntime() -> Any:
-    """Return the package.
-
-    Raises
-    ------
-    MissingExtraError
-        When it is not installed.
-    """
+    """Return the package."""
     # From 1.29 on it keeps an identifier in the home folder and reports to Microsoft, on Linux too;
     # disable_telemetry_events() comes after the first report.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -35,11 +35,6 @@ def surround(
     ModelProto
         From ``image``, float32 (N, H, W), to ``mask``, raw values (N, H, W), and ``probability``,
         float32 (N, C, H, W).
-
-    Raises
-    ------
-    ConfigError
-        When the codec cannot write classes back.
     """
     raw_values = codec.for_prediction.decode(np.arange(codec.n_classes))
     inner = network.graph

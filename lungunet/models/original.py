@@ -43,11 +43,6 @@ class UNet2015(nn.Module):
         sizes 188, 204, 220, ... fit (16 px apart, the paper's 572 among them)
     width : channels of the first level; 64 in the paper (31 million parameters)
 
-    Raises
-    ------
-    ConfigError
-        A number is below 1.
-
     References
     ----------
     Ronneberger, Fischer, Brox 2015, U-Net: Convolutional Networks for Biomedical Image
@@ -92,12 +87,6 @@ class UNet2015(nn.Module):
         Returns
         -------
         (N, classes, H, W) float, or (N, classes, H - 184, W - 184) with ``valid``
-
-        Raises
-        ------
-        DataError
-            The picture is empty or, with ``valid``, of a size that does not fit; says which size
-            does.
         """
         height, width = self.output_size(x.shape[-2], x.shape[-1])
         if self.valid:
@@ -110,11 +99,6 @@ class UNet2015(nn.Module):
         """Tell height and width of the logits for those of an input.
 
         With ``valid`` the logits belong to the centre of the input; ``crop_centre`` cuts a mask so.
-
-        Raises
-        ------
-        DataError
-            As ``forward``.
 
         Examples
         --------
@@ -172,11 +156,6 @@ def crop_centre(x: Tensor, height: int, width: int) -> Tensor:
     Parameters
     ----------
     x : (..., H, W) with H >= height and W >= width
-
-    Raises
-    ------
-    DataError
-        ``x`` is smaller than what is asked for.
 
     Examples
     --------

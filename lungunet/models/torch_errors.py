@@ -27,11 +27,6 @@ def explained(needs: str, lower: str) -> Iterator[None]:
     ----------
     needs : what there was no memory for, such as "8 slices at 512x512"
     lower : how to need less, a sentence
-
-    Raises
-    ------
-    ConfigError
-        Says so, and keeps the first line of what torch said.
     """
     try:
         yield

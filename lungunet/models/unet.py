@@ -57,11 +57,6 @@ class Architecture:
     in_channels : channels of the input, at least 1
     classes : channels of the logits, at least 2
     smp_arguments : what else ``build_unet`` was given (``valid`` and ``width`` for "unet2015")
-
-    Raises
-    ------
-    ConfigError
-        A number is too small, or an argument is not a plain value.
     """
 
     encoder: str = "resnet34"
@@ -97,13 +92,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
-        """Undo ``to_dict``.
-
-        Raises
-        ------
-        ConfigError
-            A key is missing or unknown, or a value is bad.
-        """
+        """Undo ``to_dict``."""
         known = {f.name for f in fields(cls)}
         if values.keys() != known:
             raise ConfigError(

@@ -19,11 +19,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Parameters
     ----------
     path : the state dict of the whole model, or of its ``encoder`` alone
-
-    Raises
-    ------
-    ModelError
-        When the file is missing or damaged, could run code, holds NaN, or fits neither.
     """
     file = _weights_file(path)
     state = _read_state(file)

@@ -26,13 +26,7 @@ _PARTS = {
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, atomically.
-
-    Raises
-    ------
-    DataError
-        When the disk is full or cannot be written; the file is as it was.
-    """
+    """Write tensors and plain values, atomically."""
     with replacing(path) as temporary:
         try:
             torch.save({"format": FORMAT, **content}, temporary)
@@ -45,14 +39,7 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote; tensors land on the CPU.
-
-    Raises
-    ------
-    ModelError
-        When the file is missing or damaged, of a newer format, or holds anything but tensors and
-        plain values.
-    """
+    """Read what :func:`save_checkpoint` wrote; tensors land on the CPU."""
     path = Path(path)
     try:
         # torch warns of other pickle protocols before it refuses what is in them.
@@ -93,13 +80,7 @@ def check_same_run(
     *,
     where: Path,
 ) -> None:
-    """Refuse to go on with other data or settings than the run began with.
-
-    Raises
-    ------
-    ModelError
-        Says what differs.
-    """
+    """Refuse to go on with other data or settings than the run began with."""
     if state["data"] != names:
         raise ModelError(
             "was trained on other lists. Resume with the lists that it began with, or "
@@ -135,13 +116,7 @@ def load_into(
     *,
     where: Path,
 ) -> None:
-    """Put weights, optimizer and scaler back.
-
-    Raises
-    ------
-    ModelError
-        When they belong to another model.
-    """
+    """Put weights, optimizer and scaler back."""
     try:
         model.load_state_dict(state["model"])
         stepper.load_state_dict({name: state[name] for name in ("optimizer", "scaler")})

@@ -18,13 +18,7 @@ _STUCK = 5  # epochs without any lung found
 
 
 def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
-    """Refuse a val set whose slices or labels are made into tensors otherwise than train's.
-
-    Raises
-    ------
-    ConfigError
-        Shows both.
-    """
+    """Refuse a val set whose slices or labels are made into tensors otherwise than train's."""
     for name, ours, theirs in (
         ("input contract", train.contract, val.contract),
         ("label codec", train.codec, val.codec),
@@ -37,13 +31,7 @@ def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
 
 
 def check_has_lung(name: str, dataset: LungCTDataset) -> None:
-    """Refuse a list whose masks are all empty; reads masks up to the first that is not.
-
-    Raises
-    ------
-    SplitError
-        Such a train list teaches nothing, and on such a val list no epoch is the best.
-    """
+    """Refuse a list whose masks are all empty; reads masks up to the first that is not."""
     if not any(dataset.read(index)[1].any() for index in range(len(dataset))):
         raise SplitError(
             f"no lung in any of its {len(dataset)} masks. "
@@ -85,13 +73,7 @@ def explain_memory(config: TrainConfig, train: LungCTDataset) -> AbstractContext
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile a sum on ``device``, so that a compiler that is missing is known before all else.
-
-    Raises
-    ------
-    ConfigError
-        Keeps what torch said.
-    """
+    """Compile a sum on ``device``, so that a compiler that is missing is known before all else."""
     try:
         torch.compile(lambda number: number + number)(torch.ones(2, device=device))
     except Exception as err:  # torch and its back ends raise whatever they like
@@ -106,11 +88,6 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
     """Run the smallest batch there will be through the model, and look at what comes out.
 
     Leaves weights, statistics and generators as they are.
-
-    Raises
-    ------
-    ConfigError
-        When the model does not take the batch, or gives another number of classes than the codec.
     """
     model, batch_size, ranks = learner.model, config.batch_size, learner.ranks.count
     rest = len(train) % batch_size

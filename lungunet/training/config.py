@@ -251,13 +251,7 @@ class RunConfig(TrainConfig):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a settings file as it stands, names and kinds unchecked.
-
-    Raises
-    ------
-    ConfigError
-        When the file is missing or no TOML.
-    """
+    """Read a settings file as it stands, names and kinds unchecked."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:

@@ -48,13 +48,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, wanted: torch.device) -> torch.device:
-        """Return the GPU of this process where several share the work, else what is wanted.
-
-        Raises
-        ------
-        ConfigError
-            When one GPU is wanted by name for all, or there are fewer than processes.
-        """
+        """Return the GPU of this process where several share the work, else what is wanted."""
         if self.count == 1 or wanted.type != "cuda":
             return wanted
         if wanted.index is not None:
@@ -136,12 +130,6 @@ def is_first_process() -> bool:
 
 
 def refuse_torchrun(work: str) -> None:
-    """Refuse work that each of several processes would do whole.
-
-    Raises
-    ------
-    ConfigError
-        When ``torchrun`` started more than one.
-    """
+    """Refuse work that each of several processes would do whole."""
     if Ranks.from_environment().count > 1:
         raise ConfigError("runs in one process. Start it without torchrun.", where=work)

@@ -29,11 +29,6 @@ class Learner:
     ----------
     model : as :class:`Trainer` takes it
     loss : None means :class:`CrossEntropyDiceLoss`
-
-    Raises
-    ------
-    ConfigError
-        When the config asks for a device that is not there, or for freezing what is not there.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, loss: Loss | None) -> None:

@@ -49,11 +49,6 @@ class RangeTest:
     lowest, highest : rates of the first and the last step
     steps : from one to the other
 
-    Raises
-    ------
-    ConfigError
-        When the range is empty or the steps are few.
-
     References
     ----------
     Smith 2017, Cyclical learning rates, DOI 10.1109/WACV.2017.58, section 3.3.
@@ -91,13 +86,7 @@ class RangeTest:
         return False
 
     def result(self) -> LRRange:
-        """Return what was found.
-
-        Raises
-        ------
-        ConfigError
-            When the loss never fell.
-        """
+        """Return what was found."""
         losses = np.array(self._losses)
         lrs = tuple(self.lr(step) for step in range(len(losses)))
         best = int(losses.argmin()) if len(losses) else 0
@@ -111,13 +100,7 @@ class RangeTest:
 
 
 def run_range_test(test: RangeTest, learner: Learner, batches: Iterable[Batch]) -> LRRange:
-    """Take a step per batch, then put weights, optimizer and generators back.
-
-    Raises
-    ------
-    ConfigError
-        As for :meth:`RangeTest.result`.
-    """
+    """Take a step per batch, then put weights, optimizer and generators back."""
     model, stepper = learner.model, learner.stepper
     weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(stepper.state_dict())
     rng, training = rng_state(learner.device), model.training

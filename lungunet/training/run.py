@@ -59,11 +59,6 @@ def make_trainer(
     Parameters
     ----------
     pretrained : False leaves ``config.weights`` out, for a trainer that will resume
-
-    Raises
-    ------
-    LungUNetError
-        As for :func:`train_run`.
     """
     # A run is gone on with from any folder, so it must not depend on the current one.
     cache = config.cache if config.cache == "off" else str(Path(config.cache).resolve())
@@ -83,13 +78,7 @@ def make_trainer(
 
 
 def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
-    """Build the datasets of train and val; val carries train's contract and codec.
-
-    Raises
-    ------
-    SplitError
-        When train or val is empty.
-    """
+    """Build the datasets of train and val; val carries train's contract and codec."""
     split = read_split(config.data, "train", "val")
     for name in ("train", "val"):
         if not getattr(split, name):

@@ -56,15 +56,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes from training in this folder inside the block.
-
-        Raises
-        ------
-        ConfigError
-            When another one does.
-        DataError
-            When the folder cannot be made or written.
-        """
+        """Keep other processes from training in this folder inside the block."""
         path = self.path / ".lock"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -85,25 +77,13 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def start(self, *, overwrite: bool = False) -> None:
-        """Make room for a new run.
-
-        Raises
-        ------
-        ConfigError
-            When a run is there and may not be overwritten.
-        """
+        """Make room for a new run."""
         if not overwrite:
             self.refuse_run()
         self._remove(*_WORTH_KEEPING, *_REST, *_OF_THE_BEST, *_TORN)
 
     def refuse_run(self) -> None:
-        """Refuse a folder that holds a run.
-
-        Raises
-        ------
-        ConfigError
-            Says what can be done with it.
-        """
+        """Refuse a folder that holds a run."""
         if any((self.path / name).exists() for name in _WORTH_KEEPING):
             raise ConfigError(
                 f"holds a run already. Go on with it (--resume {self.path}), replace "
@@ -186,13 +166,7 @@ class RunFolder:
         return "no checkpoint has been written yet"
 
     def load_last(self) -> dict[str, Any]:
-        """Read last.ckpt.
-
-        Raises
-        ------
-        ModelError
-            When it is missing or damaged.
-        """
+        """Read last.ckpt."""
         return load_checkpoint(self.path / "last.ckpt")
 
 

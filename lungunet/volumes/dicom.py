@@ -73,15 +73,6 @@ def read_dicom(path: Path, series: str | None) -> tuple[np.ndarray, Grid]:
     -------
     array : (k, j, i) int16 or float32, HU
     grid : where it lies
-
-    Raises
-    ------
-    DataError
-        When there is no DICOM file, or one is no single grey CT slice.
-    GeometryError
-        When slices are missing, doubled, unevenly spaced, tilted, or of differing sizes.
-    ConfigError
-        When there are several series and none, or another one, was asked for.
     """
     files = sorted(filter(is_dicom, path.iterdir())) if path.is_dir() else [path]
     if not files:

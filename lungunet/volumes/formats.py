@@ -202,11 +202,6 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     --------
     >>> unique_names([Path("a/ct.nii.gz"), Path("b/ct.nii.gz"), Path("b/other.mha")])
     ['a_ct', 'b_ct', 'other']
-
-    Raises
-    ------
-    DataError
-        When two volumes lie in one folder and have one name.
     """
     names = [volume_name(path) for path in paths]
     folders = [path.resolve().parts[1:-1] for path in paths]  # the first is the root

@@ -118,13 +118,7 @@ class Grid:
         return bool(apart <= within * min(self.spacing))
 
     def check(self, where: str) -> None:
-        """Refuse a grid on which shapes and distances would be wrong.
-
-        Raises
-        ------
-        GeometryError
-            When the spacing is not above 0, or axes are not at right angles (gantry tilt).
-        """
+        """Refuse a grid on which shapes and distances would be wrong."""
         numbers = np.array([*self.spacing, *self.origin, *self.direction], np.float64)
         if not np.isfinite(numbers).all() or min(self.spacing) <= 0:
             spacing = " x ".join(f"{mm:g}" for mm in self.spacing)

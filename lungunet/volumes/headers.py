@@ -50,13 +50,6 @@ def read_checked(path: Path, series: str | None = None, *, check: Check) -> tupl
     -------
     array : (k, j, i) int16 or float32, in the order of the file
     grid : where it lies
-
-    Raises
-    ------
-    DataError
-        When the file is missing, damaged, in colour, of other than three axes, or holds NaN.
-    GeometryError
-        When axes are not at right angles, or as ``check`` says.
     """
     header = read_header(path, tags=_NIFTI_TAGS)
     if header.components != 1:
@@ -80,14 +73,6 @@ def check_nifti(path: Path, grid: Grid, tags: Mapping[str, str]) -> None:
     """Refuse a NIfTI file that is understood differently by other readers, or not whole.
 
     Passes a file without any of its tags, which is none.
-
-    Raises
-    ------
-    GeometryError
-        When it states no orientation, or two, or lengths in other units than mm.
-    DataError
-        When its scale is 0 beside an offset, it is truncated, or holds NaN: SimpleITK puts 0 HU
-        there without a word.
     """
     if "sform_code" not in tags:
         return
@@ -180,11 +165,6 @@ def check_metaimage(path: Path, *_: object) -> None:
     Without a TransformMatrix it is read as axial, from the patient's right to the left, from front
     to back, from feet to head: the format defines the identity as what is meant where nothing is
     said, and many programs leave it out.
-
-    Raises
-    ------
-    GeometryError
-        When no spacing is stated.
     """
     names = {name for name, _ in _fields(path, "=:", last="ElementDataFile")}
     if not names & {"ElementSpacing", "ElementSize"}:
@@ -192,13 +172,7 @@ def check_metaimage(path: Path, *_: object) -> None:
 
 
 def check_nrrd(path: Path, *_: object) -> None:
-    """Refuse an NRRD file that does not say where its voxels lie: the format defines no default.
-
-    Raises
-    ------
-    GeometryError
-        When no spacing or no patient's orientation is stated.
-    """
+    """Refuse an NRRD file that does not say where its voxels lie: the format defines no default."""
     fields = {name.lower(): value.lower() for name, value in _fields(path, ":", last="")}
     if "space directions" not in fields and "spacings" not in fields:
         raise _no_spacing(path, "space directions")

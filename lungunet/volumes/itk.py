@@ -41,13 +41,7 @@ class Header:
 
 
 def read_header(path: Path, *, tags: Iterable[str] = ()) -> Header:
-    """Read the geometry of a file, and the values of some tags.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or cannot be read.
-    """
+    """Read the geometry of a file, and the values of some tags."""
     with _opened(path) as reader:
         reader.ReadImageInformation()
         known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
@@ -68,11 +62,6 @@ def read_values(path: Path) -> np.ndarray:
     -------
     (k, j, i) int16 where that is exact, else float32
         In the order of the file, its slowest axis first.
-
-    Raises
-    ------
-    DataError
-        When the file is missing, cannot be read, or holds NaN or infinite values.
     """
     with _opened(path) as reader:
         image = reader.Execute()
@@ -126,13 +115,7 @@ def resample_nearest(array: np.ndarray, grid: Grid, onto: Grid, *, outside: int)
 
 
 def simpleitk() -> Any:
-    """Return the package.
-
-    Raises
-    ------
-    MissingExtraError
-        When it is not installed.
-    """
+    """Return the package."""
     try:
         import SimpleITK
     except ImportError as err:

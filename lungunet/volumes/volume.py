@@ -114,13 +114,7 @@ def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
 
 
 def require_hu(scan: Volume) -> None:
-    """Refuse a scan without any value below 0: one stored with an offset, or a mask.
-
-    Raises
-    ------
-    DataError
-        Says what the values are.
-    """
+    """Refuse a scan without any value below 0: one stored with an offset, or a mask."""
     hu.require_hu(scan.array, scan.path)
 
 
