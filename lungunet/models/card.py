@@ -12,12 +12,7 @@ _COUNTS = ("train_slices", "val_slices")
 
 
 def model_card(about: Mapping[str, Any]) -> str:
-    """Return the card as Markdown, with the YAML header that the hub reads.
-
-    Parameters
-    ----------
-    about : the content of lungunet.json
-    """
+    """Return the card of a lungunet.json as Markdown, with the YAML header that the hub reads."""
     scores = about["scores"]
     return f"""---
 library_name: lungunet
@@ -101,10 +96,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         for name, value in scores.items()
         if name not in _COUNTS and not isinstance(value, Mapping)
     }
-    parts = []
-    for split, value in scores.items():
-        if isinstance(value, Mapping):
-            parts.append(_evaluated(split, value))
+    parts = [_evaluated(split, of) for split, of in scores.items() if isinstance(of, Mapping)]
     if saved:
         rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in saved.items())
         parts.append(

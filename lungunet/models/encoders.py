@@ -82,20 +82,16 @@ def tags_of(encoder: str) -> tuple[str, ...]:
     """Give the tags of pretrained weights of a known encoder, the default one first."""
     if encoder == ORIGINAL:
         return ()
-    if not encoder.startswith("tu-"):
-        from segmentation_models_pytorch.encoders import encoders
+    if encoder.startswith("tu-"):
+        import timm.models
 
-        return tuple(encoders[encoder]["pretrained_settings"])
-    return _timm_tags(encoder[3:])
+        name, tag = timm.models.split_model_name_tag(encoder[3:])
+        configs = timm.models.get_arch_pretrained_cfgs(name).values()  # the default one comes first
+        tags = tuple(config.tag for config in configs if config.has_weights and config.tag)
+        return (tag,) if tag in tags else tags
+    from segmentation_models_pytorch.encoders import encoders
 
-
-def _timm_tags(model: str) -> tuple[str, ...]:
-    import timm.models
-
-    name, tag = timm.models.split_model_name_tag(model)
-    configs = timm.models.get_arch_pretrained_cfgs(name).values()  # the default one comes first
-    tags = tuple(config.tag for config in configs if config.has_weights and config.tag)
-    return (tag,) if tag in tags else tags
+    return tuple(encoders[encoder]["pretrained_settings"])
 
 
 def is_cached(encoder: str) -> bool:
@@ -107,30 +103,23 @@ def is_cached(encoder: str) -> bool:
 
     if not tags_of(encoder):
         return False
-    repository, revision = _repository(encoder)
+    if encoder.startswith("tu-"):
+        import timm.models
+
+        config = timm.models.get_pretrained_cfg(encoder[3:])
+        repository, revision = str(config and config.hf_hub_id), None
+    else:
+        from segmentation_models_pytorch.encoders import encoders
+
+        settings = encoders[encoder]["pretrained_settings"][tags_of(encoder)[0]]
+        repository, revision = settings["repo_id"], settings["revision"]
     return any(
         isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
         for name in ("model.safetensors", "pytorch_model.bin")
     )
 
 
-def _repository(encoder: str) -> tuple[str, str | None]:
-    """Give the repository of an encoder's default weights, and its revision where that is fixed."""
-    if encoder.startswith("tu-"):
-        import timm.models
-
-        config = timm.models.get_pretrained_cfg(encoder[3:])
-        return str(config and config.hf_hub_id), None
-    from segmentation_models_pytorch.encoders import encoders
-
-    settings = encoders[encoder]["pretrained_settings"][tags_of(encoder)[0]]
-    return settings["repo_id"], settings["revision"]
-
-
 def _count_parameters(encoder: str) -> int:
-    if encoder == ORIGINAL:
-        with torch.device("meta"):  # allocates nothing and draws nothing
-            return _n_parameters(UNet2015().down)
     from segmentation_models_pytorch.encoders import get_encoder
 
     # MixTransformer reads numbers back from a linspace, which the meta device cannot; the others
@@ -138,10 +127,10 @@ def _count_parameters(encoder: str) -> int:
     # global generator.
     mode = _LinspaceOnCpu() if encoder.startswith("mit_") else nullcontext()
     with torch.random.fork_rng(devices=[]), torch.device("meta"), mode:
-        return _n_parameters(get_encoder(encoder, in_channels=1, weights=None))
-
-
-def _n_parameters(module: nn.Module) -> int:
+        if encoder == ORIGINAL:
+            module: nn.Module = UNet2015().down
+        else:
+            module = get_encoder(encoder, in_channels=1, weights=None)
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -70,15 +70,7 @@ def save_model(
     about = {
         "format": FORMAT,
         "architecture": architecture and architecture.to_dict(),
-        "contract": contract.to_dict(),
-        "codec": codec.to_dict(),
-        "scores": dict(scores or {}),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "versions": {
-            "lungunet": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        **describe(weights, contract=contract, codec=codec, scores=scores or {}),
     }
     texts = {_CONFIG: _json(_smp_config(model)), _ABOUT: _json(about), _CARD: model_card(about)}
     # The hash ties the scores to the weights: after a kill between the two writes the new weights
@@ -111,6 +103,23 @@ def weights_hash(path: str | Path) -> str:
     return str(_read_about(find_model_folder(path)).get("weights_sha256"))
 
 
+def describe(
+    weights: bytes, *, contract: InputContract, codec: LabelCodec, scores: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a model folder and an exported file both say of a model."""
+    return {
+        "contract": contract.to_dict(),
+        "codec": codec.to_dict(),
+        "scores": dict(scores),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "versions": {
+            "lungunet": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
 def encode_weights(model: nn.Module) -> bytes:
     """Return the weights as the bytes of a safetensors file: the same for equal weights."""
     # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
@@ -120,10 +129,9 @@ def encode_weights(model: nn.Module) -> bytes:
 
 def _smp_config(model: nn.Module) -> dict[str, Any]:
     config = getattr(model, "config", None)
-    if not isinstance(config, Mapping):
-        return {"_model_class": type(model).__name__}
     # encoder_weights would make smp ask the hub for weights that this folder holds already.
-    return {**config, "encoder_weights": None, "_model_class": type(model).__name__}
+    stored = {**config, "encoder_weights": None} if isinstance(config, Mapping) else {}
+    return {**stored, "_model_class": type(model).__name__}
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

@@ -66,9 +66,8 @@ class CrossEntropyDiceLoss(nn.Module):
         super().__init__()
         if min(ce_weight, dice_weight) < 0 or not ce_weight + dice_weight > 0:
             raise ConfigError(
-                f"{ce_weight}, dice_weight: {dice_weight}. Neither may be "
-                "negative and one must be above 0.",
-                where="ce_weight",
+                f"ce_weight: {ce_weight}, dice_weight: {dice_weight}. Neither may be negative and "
+                "one must be above 0."
             )
         self.ce_weight = ce_weight
         self.dice_weight = dice_weight
@@ -118,23 +117,20 @@ def _check_batch(logits: Tensor, mask: Tensor) -> None:
     n, c, h, w = logits.shape if logits.ndim == 4 else (0, 0, 0, 0)
     if c < 2 or mask.shape != (n, h, w) or not mask.numel():
         raise DataError(
-            f"shape {tuple(logits.shape)}, mask: {tuple(mask.shape)}. Give logits "
-            "(N, C, H, W) with C >= 2 and a mask (N, H, W), none of them empty.",
-            where="logits",
+            f"logits: shape {tuple(logits.shape)}, mask: {tuple(mask.shape)}. Give logits "
+            "(N, C, H, W) with C >= 2 and a mask (N, H, W), none of them empty."
         )
     if mask.dtype != torch.int64 or not logits.is_floating_point():
         raise DataError(
-            f"{logits.dtype}, mask: {mask.dtype}. Give float logits and an int64 mask.",
-            where="logits",
+            f"logits: {logits.dtype}, mask: {mask.dtype}. Give float logits and an int64 mask."
         )
     if not _answers_at_once(mask):
         return
     low, high = mask.aminmax()
     if low < 0 or high >= c:
         raise DataError(
-            f"classes {low} to {high}, the logits have 0 to {c - 1}. Decode "
-            "the mask with the label codec, or build the model with more classes.",
-            where="mask",
+            f"mask: classes {low} to {high}, the logits have 0 to {c - 1}. Decode the mask with "
+            "the label codec, or build the model with more classes."
         )
 
 

@@ -6,7 +6,7 @@ Needs the ``[onnx]`` extra, which is imported when it is used.
 from __future__ import annotations
 
 import copy
-import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from lungunet.data.files import replacing
 from lungunet.data.manifest import list_images
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
-from lungunet.models.folder import SavedModel, encode_weights, load_model
-from lungunet.models.onnx_file import OnnxFile, describe, onnxruntime, open_onnx
+from lungunet.models.folder import SavedModel, describe, encode_weights, load_model
+from lungunet.models.onnx_file import ABOUT, FORMAT, OnnxFile, onnxruntime, open_onnx
 from lungunet.models.original import padding
 from lungunet.phantom.phantom import phantom_slice
 
@@ -120,14 +120,11 @@ def _encode(network: nn.Module, saved: SavedModel) -> bytes:
     from lungunet.models.onnx_graph import surround
 
     whole = surround(_trace(network, saved), saved.contract, saved.codec)
-    about = describe(
-        saved.contract,
-        saved.codec,
-        scores=saved.scores,
-        weights_sha256=hashlib.sha256(encode_weights(saved.model)).hexdigest(),
-        torch_version=torch.__version__,
-    )
-    onnx.helper.set_model_props(whole, about)
+    weights = encode_weights(saved.model)
+    facts = describe(weights, contract=saved.contract, codec=saved.codec, scores=saved.scores)
+    about = {"format": FORMAT, **facts}
+    text = json.dumps(about, sort_keys=True, allow_nan=False, default=str)
+    onnx.helper.set_model_props(whole, {ABOUT: text})
     whole.producer_name, whole.producer_version = "lungunet", __version__
     try:
         return bytes(whole.SerializeToString())
@@ -192,8 +189,7 @@ def _probabilities(
     network: nn.Module, contract: InputContract, image: np.ndarray, where: str
 ) -> np.ndarray:
     logits = network(torch.from_numpy(contract.prepare(image, where))[None])
-    probabilities: np.ndarray = contract.unfit(logits, *image.shape)[0].softmax(0).numpy()
-    return probabilities
+    return np.asarray(contract.unfit(logits, *image.shape)[0].softmax(0))
 
 
 def _phantoms(contract: InputContract) -> list[np.ndarray]:

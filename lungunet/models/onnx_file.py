@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lungunet._version import __version__
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import MissingExtraError, ModelError
@@ -23,7 +20,7 @@ from lungunet.models.cores import count_cores
 
 IMAGE, MASK, PROBABILITY = "image", "mask", "probability"
 FORMAT = 1
-_ABOUT = "lungunet"  # the key of our entry in the file's metadata
+ABOUT = "lungunet"  # the key of our entry in the file's metadata
 
 
 @dataclass(frozen=True)
@@ -57,30 +54,6 @@ class OnnxFile:
         return mask, probability
 
 
-def describe(
-    contract: InputContract,
-    codec: LabelCodec,
-    *,
-    scores: Mapping[str, Any],
-    weights_sha256: str,
-    torch_version: str,
-) -> dict[str, str]:
-    """Return the metadata of an exported file: one entry of JSON."""
-    about = {
-        "format": FORMAT,
-        "contract": contract.to_dict(),
-        "codec": codec.to_dict(),
-        "scores": dict(scores),
-        "weights_sha256": weights_sha256,
-        "versions": {
-            "lungunet": __version__,
-            "torch": torch_version,
-            "python": platform.python_version(),
-        },
-    }
-    return {_ABOUT: json.dumps(about, sort_keys=True, allow_nan=False, default=str)}
-
-
 def open_onnx(path: str | Path) -> OnnxFile:
     """Open a file that ``export_onnx`` wrote, to run on the CPU.
 
@@ -95,7 +68,7 @@ def open_onnx(path: str | Path) -> OnnxFile:
             where=path,
         ) from err
     session = _start(content, path)
-    text = session.get_modelmeta().custom_metadata_map.get(_ABOUT)
+    text = session.get_modelmeta().custom_metadata_map.get(ABOUT)
     if text is None:
         raise ModelError(
             "not exported by lungunet, so nobody knows what it does with HU. Export the "
@@ -104,6 +77,12 @@ def open_onnx(path: str | Path) -> OnnxFile:
         )
     contract, codec = _read_about(text, path)
     return OnnxFile(session, contract, codec)
+
+
+def _count_threads() -> int:
+    """Count what may be used; asked for nothing, onnxruntime takes every core of the machine."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(wanted) if wanted.isdigit() and int(wanted) else count_cores()
 
 
 def _start(content: bytes, path: Path) -> Any:
@@ -150,11 +129,3 @@ def onnxruntime() -> Any:
             "onnxruntime is not installed. pip install 'lungunet[onnx]'", where="onnx"
         ) from err
     return runtime
-
-
-def _count_threads() -> int:
-    """Count what may be used; asked for nothing, onnxruntime takes every core of the machine."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if wanted.isdigit() and int(wanted):
-        return int(wanted)
-    return count_cores()

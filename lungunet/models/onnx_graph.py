@@ -18,7 +18,7 @@ from lungunet.data.window import Window
 from lungunet.models.onnx_file import IMAGE, MASK, PROBABILITY
 
 _LEAST_OVERLAP_PX = 1e-3  # OpenCV's INTER_AREA leaves out what overlaps less
-_STEPS = 256  # OpenCV's INTER_LINEAR_EXACT rounds places to this fraction of a pixel
+_STEPS = 256.0  # OpenCV's INTER_LINEAR_EXACT rounds places to this fraction of a pixel
 
 
 def surround(
@@ -39,9 +39,9 @@ def surround(
     raw_values = codec.for_prediction.decode(np.arange(codec.n_classes))
     inner = network.graph
     before, after = _Nodes(), _Nodes(start=1000)
-    box = _find_box(before, contract.size)
-    before.name(_prepare(before, contract, box), inner.input[0].name)
-    mask, probability = _finish(after, inner.output[0].name, box, raw_values)
+    sides = _find_sides(before, contract.size)
+    before.name(_prepare(before, contract, sides), inner.input[0].name)
+    mask, probability = _finish(after, inner.output[0].name, sides, raw_values)
     after.name(mask, MASK)
     after.name(probability, PROBABILITY)
     for node in inner.node:  # the exporter notes source lines, with the paths of this machine
@@ -98,43 +98,31 @@ class _Nodes:
 
 
 class _Side(NamedTuple):
-    """One side of the slice and its place in the square, as names of float64 scalars.
+    """One side of the slice and its place in the square, as names of float64 tensors.
 
     Parameters
     ----------
     length : of the slice, px
-    inner, start : of the slice in the square, px; see ``InputContract._box``
-    vertical : matrices that scale it stand on the left of the picture, others on its right
+    inner : of the slice in the square, px; see ``InputContract._box``
+    places : px of the square, counted from where the slice starts in it: (size,)
+    inputs_axis : of the matrix that scales it: 1 where that stands on the left of the picture, for
+        its rows, else 0
     """
 
     length: str
     inner: str
-    start: str
-    vertical: bool
+    places: str
+    inputs_axis: int
 
     def lay_out(self, graph: _Nodes, outputs: str, inputs: str) -> tuple[str, str]:
         """Turn places into a column and a row, so that they span the matrix of this side."""
-        across = self.inputs_axis
         return (
-            graph("Unsqueeze", outputs, np.array([across])),
-            graph("Unsqueeze", inputs, np.array([1 - across])),
+            graph("Unsqueeze", outputs, np.array([self.inputs_axis])),
+            graph("Unsqueeze", inputs, np.array([1 - self.inputs_axis])),
         )
 
-    @property
-    def inputs_axis(self) -> int:
-        """The axis of the matrix along which its inputs lie."""
-        return 1 if self.vertical else 0
 
-
-class _Box(NamedTuple):
-    """Where the slice lies in the square that the network sees."""
-
-    rows: _Side
-    columns: _Side
-    size: int
-
-
-def _find_box(graph: _Nodes, size: int) -> _Box:
+def _find_sides(graph: _Nodes, size: int) -> list[_Side]:
     """See ``InputContract._box``; in float64 like there, so that sizes round the same way."""
     shape = graph("Shape", IMAGE)
     lengths = [
@@ -142,25 +130,23 @@ def _find_box(graph: _Nodes, size: int) -> _Box:
     ]
     scale = graph("Div", float(size), graph("Max", *lengths))
     sides = []
-    for length, vertical in zip(lengths, (True, False), strict=True):
+    for length, inputs_axis in zip(lengths, (1, 0), strict=True):
         inner = graph("Max", 1.0, graph("Round", graph("Mul", length, scale)))
         start = graph("Floor", graph("Div", graph("Sub", float(size), inner), 2.0))
-        sides.append(_Side(length, inner, start, vertical))
-    rows, columns = sides
-    return _Box(rows, columns, size)
+        places = graph("Sub", np.arange(float(size)), start)
+        sides.append(_Side(length, inner, places, inputs_axis))
+    return sides
 
 
-def _prepare(graph: _Nodes, contract: InputContract, box: _Box) -> str:
+def _prepare(graph: _Nodes, contract: InputContract, sides: list[_Side]) -> str:
     """Window, fit and normalise; see ``InputContract.prepare``."""
     grey = IMAGE if contract.window is None else _to_grey(graph, contract.window)
-    shrinks = graph("Greater", graph("Max", box.rows.length, box.columns.length), float(box.size))
-    rows, columns = (_fit(graph, side, shrinks, box.size) for side in (box.rows, box.columns))
+    longer = graph("Max", *(side.length for side in sides))
+    shrinks = graph("Greater", longer, float(contract.size))
+    rows, columns = (_fit(graph, side, shrinks) for side in sides)
     fitted = graph("MatMul", rows, graph("MatMul", grey, columns))
     # OpenCV rounds halves to even, but upwards where it enlarges, or halves both sides.
-    halved = [
-        graph("Equal", side.length, graph("Mul", side.inner, 2.0))
-        for side in (box.rows, box.columns)
-    ]
+    halved = [graph("Equal", side.length, graph("Mul", side.inner, 2.0)) for side in sides]
     upwards = graph("Or", graph("Not", shrinks), graph("And", *halved))
     half_up = graph("Floor", graph("Add", fitted, np.float32(0.5)))
     grey = graph("Where", upwards, half_up, graph("Round", fitted))
@@ -176,20 +162,23 @@ def _to_grey(graph: _Nodes, window: Window) -> str:
     return graph("Round", graph("Mul", clipped, np.float32(255)))
 
 
-def _fit(graph: _Nodes, side: _Side, shrinks: str, size: int) -> str:
-    """Return the matrix that scales a side into the square; what falls on padding is 0."""
-    places = graph("Sub", np.arange(float(size)), side.start)
-    place, pixel = side.lay_out(graph, places, graph("Range", 0.0, side.length, 1.0))
+def _fit(graph: _Nodes, side: _Side, shrinks: str) -> str:
+    """Return the matrix that scales a side into the square."""
+    place, pixel = side.lay_out(graph, side.places, graph("Range", 0.0, side.length, 1.0))
     step = graph("Div", 1.0, graph("Div", side.inner, side.length))  # as OpenCV has it
+    shares = _shares(graph, place, pixel, step)
+    # INTER_LINEAR_EXACT has places within the picture, at a fraction of a pixel.
     last = graph("Sub", side.length, 1.0)
-    weights = graph(
-        "Where",
-        shrinks,
-        _shares(graph, place, pixel, step),
-        _tent(graph, pixel, _rounded(graph, _centre(graph, place, step), last), 1.0),
-    )
+    centre = graph("Min", graph("Max", _centre(graph, place, step), 0.0), last)
+    rounded = graph("Div", graph("Round", graph("Mul", centre, _STEPS)), _STEPS)
+    weights = graph("Where", shrinks, shares, _tent(graph, pixel, rounded, 1.0))
+    return graph("Cast", _within(graph, side, place, weights), to=TensorProto.FLOAT)
+
+
+def _within(graph: _Nodes, side: _Side, place: str, weights: str) -> str:
+    """Return the weights of places in the slice, and 0 on the padding around it."""
     inside = graph("And", graph("GreaterOrEqual", place, 0.0), graph("Less", place, side.inner))
-    return graph("Cast", graph("Where", inside, weights, 0.0), to=TensorProto.FLOAT)
+    return graph("Where", inside, weights, 0.0)
 
 
 def _shares(graph: _Nodes, place: str, pixel: str, step: str) -> str:
@@ -204,12 +193,6 @@ def _shares(graph: _Nodes, place: str, pixel: str, step: str) -> str:
     return graph("Div", graph("Where", counts, overlap, 0.0), step)
 
 
-def _rounded(graph: _Nodes, centre: str, last: str) -> str:
-    """Places of INTER_LINEAR_EXACT: within the picture, at a fraction of a pixel."""
-    within = graph("Min", graph("Max", centre, 0.0), last)
-    return graph("Div", graph("Round", graph("Mul", within, float(_STEPS))), float(_STEPS))
-
-
 def _centre(graph: _Nodes, place: str, step: str) -> str:
     """Return where the centre of a pixel lies in the grid that it is sampled from."""
     return graph("Sub", graph("Mul", graph("Add", place, 0.5), step), 0.5)
@@ -221,10 +204,12 @@ def _tent(graph: _Nodes, pixel: str, centre: str, reach: str | float) -> str:
     return graph("Max", graph("Sub", 1.0, away), 0.0)
 
 
-def _finish(graph: _Nodes, logits: str, box: _Box, raw_values: np.ndarray) -> tuple[str, str]:
+def _finish(
+    graph: _Nodes, logits: str, sides: list[_Side], raw_values: np.ndarray
+) -> tuple[str, str]:
     """Go from logits to mask and probability at the size of the slice."""
-    shrinks = graph("Less", box.rows.length, box.rows.inner)
-    rows, columns = (_unfit(graph, side, shrinks, box.size) for side in (box.rows, box.columns))
+    shrinks = graph("Less", sides[0].length, sides[0].inner)
+    rows, columns = (_unfit(graph, side, shrinks) for side in sides)
     if len(raw_values) > 2:
         scaled = graph("MatMul", graph("MatMul", rows, logits), columns)
         classes = graph("ArgMax", scaled, axis=1, keepdims=0)
@@ -238,15 +223,13 @@ def _finish(graph: _Nodes, logits: str, box: _Box, raw_values: np.ndarray) -> tu
     return mask, graph("Concat", graph("Sub", np.float32(1), likely), likely, axis=1)
 
 
-def _unfit(graph: _Nodes, side: _Side, shrinks: str, size: int) -> str:
+def _unfit(graph: _Nodes, side: _Side, shrinks: str) -> str:
     """Return the matrix that cuts the padding off and scales a side back; see ``unfit``."""
-    places = graph("Sub", np.arange(float(size)), side.start)
-    pixel, place = side.lay_out(graph, graph("Range", 0.0, side.length, 1.0), places)
+    pixel, place = side.lay_out(graph, graph("Range", 0.0, side.length, 1.0), side.places)
     step = graph("Div", side.inner, side.length)
     # Shrinking needs a low-pass, growing must not have one.
     reach = graph("Where", shrinks, graph("Max", step, 1.0), 1.0)
     tent = _tent(graph, place, _centre(graph, pixel, step), reach)
-    inside = graph("And", graph("GreaterOrEqual", place, 0.0), graph("Less", place, side.inner))
-    tent = graph("Where", inside, tent, 0.0)
+    tent = _within(graph, side, place, tent)
     total = graph("ReduceSum", tent, np.array([side.inputs_axis]))
     return graph("Cast", graph("Div", tent, total), to=TensorProto.FLOAT)

@@ -106,17 +106,14 @@ class UNet2015(nn.Module):
         (388, 388)
         """
         if min(height, width) < 1:
-            raise DataError(
-                f"{height} x {width} px. Give a picture of at least 1 x 1.", where="input"
-            )
+            raise DataError(f"input: {height} x {width} px. Give a picture of at least 1 x 1.")
         if not self.valid:
             return height, width
         fit_height, fit_width = _next_fitting(height), _next_fitting(width)
         if (height, width) != (fit_height, fit_width):
             raise DataError(
-                f"{height} x {width} px does not fit unpadded convolutions. The next size "
-                f"that does is {fit_height} x {fit_width}; or build with valid=False, which pads.",
-                where="input",
+                f"input: {height} x {width} px does not fit unpadded convolutions. The next size "
+                f"that does is {fit_height} x {fit_width}; or build with valid=False, which pads."
             )
         return height - 2 * _MARGIN, width - 2 * _MARGIN
 
@@ -165,8 +162,7 @@ def crop_centre(x: Tensor, height: int, width: int) -> Tensor:
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     if min(top, left) < 0:
         raise DataError(
-            f"{x.shape[-2]} x {x.shape[-1]} px is smaller than {height} x {width}. Crop to less.",
-            where="x",
+            f"x: {x.shape[-2]} x {x.shape[-1]} px is smaller than {height} x {width}. Crop to less."
         )
     return x[..., top : top + height, left : left + width]
 

@@ -44,9 +44,8 @@ def explained(needs: str, lower: str) -> Iterator[None]:
 
 def is_out_of_memory(err: Exception) -> bool:
     """Return whether memory ran out, of the GPU or of the computer."""
-    if isinstance(err, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(text in str(err) for text in _NO_MEMORY)
+    known = isinstance(err, torch.OutOfMemoryError | MemoryError)
+    return known or any(text in str(err) for text in _NO_MEMORY)
 
 
 def is_of_the_gpu(err: Exception) -> bool:

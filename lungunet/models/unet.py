@@ -7,8 +7,6 @@ need it: it takes about 2 s.
 import difflib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -75,8 +73,7 @@ class Architecture:
             plain = json.loads(json.dumps(self.smp_arguments))
         except TypeError as err:
             raise ConfigError(
-                f"{err}. Give plain values, which can be written to config.json.",
-                where="build_unet",
+                f"build_unet: {err}. Give plain values, which can be written to config.json."
             ) from err
         object.__setattr__(self, "smp_arguments", plain)
 
@@ -96,9 +93,8 @@ class Architecture:
         known = {f.name for f in fields(cls)}
         if values.keys() != known:
             raise ConfigError(
-                f"missing {sorted(known - values.keys())}, "
-                f"unknown {sorted(values.keys() - known)}. Give what Architecture.to_dict wrote.",
-                where="architecture",
+                f"architecture: missing {sorted(known - values.keys())}, "
+                f"unknown {sorted(values.keys() - known)}. Give what Architecture.to_dict wrote."
             )
         return cls(**values)
 
@@ -161,7 +157,10 @@ def build_unet(
     architecture = Architecture(encoder, in_channels, classes, smp_arguments)
     check_encoder(encoder)
     tag, path = _tag_or_path(encoder, weights)
-    with _seeded(seed):
+    # Models are built on the CPU: forking the generators of other devices costs a context each.
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
         model = (
             _build_original(architecture) if encoder == ORIGINAL else _build_smp(architecture, tag)
         )
@@ -212,18 +211,6 @@ def _tag_or_path(encoder: str, weights: str | Path | bool | None) -> tuple[str |
     if path.exists() or path.suffix in WEIGHT_SUFFIXES or os.sep in tag or "/" in tag:
         return None, path
     raise unknown_tag(encoder, tag)
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    # Not torch.manual_seed: it seeds the generators of all devices, and forking those costs a CUDA
-    # context each. Models are built on the CPU.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _build_original(architecture: Architecture) -> nn.Module:

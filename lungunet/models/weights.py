@@ -4,10 +4,12 @@ Knows names and tensors; nothing of encoders, tags or the network.
 """
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lungunet.errors import ModelError, listed
@@ -64,19 +66,18 @@ def _weights_file(path: Path) -> Path:
     return file
 
 
-def _read_safetensors(file: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(file)
-
-
-def _read_torch(file: Path) -> Any:
+def read_torch(file: Path) -> Any:
+    """Read a file of ``torch.save`` to the CPU; nothing is run, and torch raises what it likes."""
     # torch warns of other pickle protocols before it refuses what is in them.
     with warnings.catch_warnings(action="ignore"):
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-_READERS = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".safetensors": load_file,
+    ".pt": read_torch,
+    ".pth": read_torch,
+}
 WEIGHT_SUFFIXES = tuple(_READERS)
 """Endings of the files that :func:`load_weights` reads."""
 

@@ -1,7 +1,6 @@
 """last.ckpt: written whole or not at all, read without unpickling, and put back exactly."""
 
 import random
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.files import replacing
 from lungunet.errors import DataError, ModelError, listed
+from lungunet.models.weights import read_torch
 from lungunet.training.config import TrainConfig
 from lungunet.training.optimizer import Stepper
 
@@ -42,9 +42,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read what :func:`save_checkpoint` wrote; tensors land on the CPU."""
     path = Path(path)
     try:
-        # torch warns of other pickle protocols before it refuses what is in them.
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch(path)
     except FileNotFoundError as err:
         raise ModelError(
             "nothing to resume: the run stopped before its first checkpoint. Start it again.",
@@ -82,11 +80,8 @@ def check_same_run(
 ) -> None:
     """Refuse to go on with other data or settings than the run began with."""
     if state["data"] != names:
-        raise ModelError(
-            "was trained on other lists. Resume with the lists that it began with, or "
-            "start a new run.",
-            where=where,
-        )
+        fix = "Resume with the lists that it began with, or start a new run."
+        raise ModelError(f"was trained on other lists. {fix}", where=where)
     for name, now in (("contract", train.contract.to_dict()), ("codec", train.codec.to_dict())):
         if state[name] != now:
             raise ModelError(
@@ -109,13 +104,7 @@ def check_same_run(
         )
 
 
-def load_into(
-    state: Mapping[str, Any],
-    model: nn.Module,
-    stepper: Stepper,
-    *,
-    where: Path,
-) -> None:
+def load_into(state: Mapping[str, Any], model: nn.Module, stepper: Stepper, *, where: Path) -> None:
     """Put weights, optimizer and scaler back."""
     try:
         model.load_state_dict(state["model"])

@@ -74,7 +74,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no training can work with."""
-        self._check_kinds("config")
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                raise ConfigError(
+                    f"{name} = {value!r} is of the wrong kind. Write {_describe(hint)}.",
+                    where="config",
+                )
         least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "workers": -1}
         least |= {"weight_decay": 0, "warmup_epochs": 0, "clip_norm": 0, "patience": 0, "seed": 0}
         least |= {"save_every_minutes": 0, "freeze_epochs": 0}
@@ -164,15 +170,6 @@ class TrainConfig:
             return cls(**values)
         except ConfigError as err:
             raise ConfigError(err.message, where=where) from err
-
-    def _check_kinds(self, where: str) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if not _fits(value, hint):
-                raise ConfigError(
-                    f"{name} = {value!r} is of the wrong kind. Write {_describe(hint)}.",
-                    where=where,
-                )
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_toml` to ``path``, atomically."""
@@ -266,10 +263,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _fits(value: object, hint: Any) -> bool:
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)
 
 

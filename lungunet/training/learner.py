@@ -11,6 +11,7 @@ from torch import nn
 from lungunet.errors import ConfigError
 from lungunet.models.device import pick_device, pick_precision, share_batch_norm
 from lungunet.models.losses import CrossEntropyDiceLoss
+from lungunet.models.original import crop_centre
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks, data_parallel
 from lungunet.training.optimizer import Stepper
@@ -70,15 +71,12 @@ class Learner:
         image : (N, 1, H, W) float32
         mask : (N, H, W) int64
         """
-        logits = self._logits(net, image)
+        logits = self.logits(net, image)
         mask = mask.to(self.device, non_blocking=True)
-        return logits, _centre(mask, logits.shape[-2:])
+        return logits, crop_centre(mask, *logits.shape[-2:])
 
-    def predict(self, image: torch.Tensor) -> torch.Tensor:
+    def logits(self, net: nn.Module, image: torch.Tensor) -> torch.Tensor:
         """Return (N, C, h, w) logits of (N, 1, H, W) float32 images."""
-        return self._logits(self.net, image)
-
-    def _logits(self, net: nn.Module, image: torch.Tensor) -> torch.Tensor:
         image = image.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return net(image)  # type: ignore[no-any-return]
@@ -95,8 +93,3 @@ def _encoder_to_freeze(model: nn.Module, epochs: int) -> nn.Module:
             where=f"freeze_epochs={epochs}",
         )
     return encoder
-
-
-def _centre(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    top, left = ((a - b) // 2 for a, b in zip(mask.shape[-2:], size, strict=True))
-    return mask[..., top : top + size[0], left : left + size[1]]

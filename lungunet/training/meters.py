@@ -7,7 +7,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -65,14 +64,6 @@ class PassMeter:
         self.start -= state["seconds"]
 
 
-@dataclass(frozen=True)
-class _Loss:
-    step: int
-    lr: float
-    value: torch.Tensor  # () on the CPU; on its way there until `copied` has happened
-    copied: torch.cuda.Event | None
-
-
 class FiniteLosses:
     """Checks that the losses of one pass are numbers, some steps late so that nothing waits.
 
@@ -83,7 +74,8 @@ class FiniteLosses:
 
     def __init__(self, explain: Callable[[int, float, float], Exception]) -> None:
         self._explain = explain
-        self._unchecked: deque[_Loss] = deque()
+        # Step, rate and loss: () on the CPU, or on its way there until the event has happened.
+        self._unchecked: deque[tuple[int, float, torch.Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, step: int, lr: float, loss: torch.Tensor) -> None:
         """Take note of a loss; raise about one of some steps ago.
@@ -92,27 +84,22 @@ class FiniteLosses:
         """
         loss = loss.detach()
         if loss.device.type != "cuda":
-            self._unchecked.append(_Loss(step, lr, loss, None))
-            self.check_all()
+            self._unchecked.append((step, lr, loss, None))
+            self.check()
             return
         host = torch.empty((), dtype=loss.dtype, pin_memory=True)
         host.copy_(loss, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         # Of the loss's device, which need not be the current one.
         copied.record(torch.cuda.current_stream(loss.device))
-        self._unchecked.append(_Loss(step, lr, host, copied))
-        while len(self._unchecked) > _LAG:
-            self._check_oldest()
+        self._unchecked.append((step, lr, host, copied))
+        self.check(but=_LAG)
 
-    def check_all(self) -> None:
-        """Check every loss there is, and wait for those on their way."""
-        while self._unchecked:
-            self._check_oldest()
-
-    def _check_oldest(self) -> None:
-        loss = self._unchecked.popleft()
-        if loss.copied is not None:
-            loss.copied.synchronize()
-        value = float(loss.value)
-        if not math.isfinite(value):
-            raise self._explain(loss.step, loss.lr, value)
+    def check(self, *, but: int = 0) -> None:
+        """Check every loss there is but the last few, and wait for those on their way."""
+        while len(self._unchecked) > but:
+            step, lr, loss, copied = self._unchecked.popleft()
+            if copied is not None:
+                copied.synchronize()
+            if not math.isfinite(loss):
+                raise self._explain(step, lr, float(loss))

@@ -70,7 +70,9 @@ def make_trainer(
         classes=train.codec.n_classes,
         seed=config.seed,
     )
-    notes = {"manifests": _manifest_hashes(config)}
+    lists = {name: Path(config.data, f"{name}.txt").read_bytes() for name in ("train", "val")}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
+    notes = {"manifests": hashes}
     trainer = Trainer(
         model, config, out=out, progress=progress, should_stop=should_stop, notes=notes
     )
@@ -104,12 +106,3 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
         cache=cache,
     )
     return train, LungCTDataset(split.val, contract=train.contract, codec=codec, cache=cache)
-
-
-def _manifest_hashes(config: RunConfig) -> dict[str, str]:
-    files = {name: Path(config.data) / f"{name}.txt" for name in ("train", "val")}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in files.items()
-        if path.exists()
-    }

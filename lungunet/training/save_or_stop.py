@@ -18,12 +18,7 @@ class SaveOrStop:
     should_stop : True asks to stop at the next step
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        should_stop: Callable[[], bool],
-        ranks: Ranks,
-    ) -> None:
+    def __init__(self, config: TrainConfig, should_stop: Callable[[], bool], ranks: Ranks) -> None:
         self._seconds = 60 * config.save_every_minutes
         self._should_stop = should_stop
         self._ranks = ranks

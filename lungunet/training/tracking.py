@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.files import write_csv
 from lungunet.data.overlay import draw_overlay
+from lungunet.models.original import crop_centre
 
 SCORES = ("loss", "accuracy", "iou", "miou", "dice")
 """What is measured of train and of val: columns, charts, and what the best model's folder keeps."""
@@ -84,9 +85,8 @@ class EpochResult:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """Rebuild a result from :meth:`to_dict`."""
-        return cls(
-            **{**stored, "train": Measured(**stored["train"]), "val": Measured(**stored["val"])}
-        )
+        passes = {name: Measured(**stored[name]) for name in ("train", "val")}
+        return cls(**{**stored, **passes})
 
 
 def write_history(path: str | Path, results: Iterable[EpochResult]) -> None:
@@ -110,12 +110,10 @@ def val_pictures(
     for index in np.linspace(0, len(val) - 1, count).round().astype(int):
         grey, truth = val.read(index)
         logits = predict(torch.from_numpy(val.contract.normalise(grey))[None])
-        pred = np.zeros_like(truth)
-        small = logits[0].argmax(0).byte().cpu().numpy()
-        top, left = ((a - b) // 2 for a, b in zip(truth.shape, small.shape, strict=True))
-        pred[top : top + small.shape[0], left : left + small.shape[1]] = small
+        pred = torch.zeros(truth.shape, dtype=torch.uint8)
+        crop_centre(pred, *logits.shape[-2:])[:] = logits[0].argmax(0)
         name = f"val/{val.pairs[index].name} (truth blue, prediction orange)"
-        yield name, draw_overlay(grey, truth=truth, pred=pred)
+        yield name, draw_overlay(grey, truth=truth, pred=pred.numpy())
 
 
 class TensorBoardLog:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,7 @@ class Trainer:
             stepper.step()
             save, stop = self._save_or_stop.ask(last=step + 1 == steps)
             if save or stop or step + 1 == steps:
-                losses.check_all()
+                losses.check()
                 position = replace(position, step=step + 1, meters=meters.state(ranks))
             if stop:
                 return position, None
@@ -335,7 +336,8 @@ class Trainer:
                 result=result,
                 slices={"train": len(train), "val": len(val)},
             )
-            for name, picture in val_pictures(val, self._learner.predict):
+            predict = partial(self._learner.logits, self._learner.net)
+            for name, picture in val_pictures(val, predict):
                 log.add_picture(name, picture, result.epoch)
         log.add_epoch(result)
 
