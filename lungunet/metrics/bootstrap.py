@@ -80,7 +80,10 @@ def bootstrap_interval(
     """
     table, labels = np.asarray(table), np.asarray(groups)
     _check_table(table, labels)
-    _check_settings(resamples, level)
+    if resamples < 1:
+        raise ConfigError(f"{resamples}. Give at least 1; 2000 is usual.", where="resamples")
+    if not 0 < level < 1:
+        raise ConfigError(f"{level}. Give a share between 0 and 1, such as 0.95.", where="level")
     group_sums = _sum_groups(table, labels)
     if len(group_sums) < 2:
         return Interval(math.nan, math.nan)
@@ -89,9 +92,8 @@ def bootstrap_interval(
         drawn = np.asarray(statistic(counts @ group_sums))
     if drawn.shape != (resamples,):
         raise ConfigError(
-            f"gives shape {drawn.shape} for sums of shape "
-            f"{(resamples, table.shape[1])}. Return one number per row: reduce along axis 1.",
-            where="statistic",
+            f"statistic: gives shape {drawn.shape} for sums of shape "
+            f"{(resamples, table.shape[1])}. Return one number per row: reduce along axis 1."
         )
     drawn = drawn[np.isfinite(drawn)]
     if not drawn.size:
@@ -131,9 +133,7 @@ def mean_interval(
     """
     values, labels = np.asarray(values, dtype=float), np.asarray(groups)
     if values.ndim != 1:
-        raise DataError(
-            f"shape {values.shape}. Give one number per case, (n_cases,).", where="values"
-        )
+        raise DataError(f"values: shape {values.shape}. Give one number per case, (n_cases,).")
     _check_table(values[:, None], labels, may_be_nan=True)
     known = ~np.isnan(values)
     return bootstrap_interval(
@@ -151,8 +151,7 @@ def _check_table(table: np.ndarray, labels: np.ndarray, *, may_be_nan: bool = Fa
         raise DataError(f"shape {table.shape}. Give one row per case, (n_cases, k).", where="table")
     if labels.shape != (len(table),):
         raise DataError(
-            f"shape {labels.shape} for {len(table)} cases. Give the patient of each case.",
-            where="groups",
+            f"groups: shape {labels.shape} for {len(table)} cases. Give the patient of each case."
         )
     bad = np.isinf(table) if may_be_nan else ~np.isfinite(table)
     if bad.any():
@@ -162,13 +161,6 @@ def _check_table(table: np.ndarray, labels: np.ndarray, *, may_be_nan: bool = Fa
             "distance as the image diagonal, and give values with NaN to mean_interval.",
             where=f"case {case}",
         )
-
-
-def _check_settings(resamples: int, level: float) -> None:
-    if resamples < 1:
-        raise ConfigError(f"{resamples}. Give at least 1; 2000 is usual.", where="resamples")
-    if not 0 < level < 1:
-        raise ConfigError(f"{level}. Give a share between 0 and 1, such as 0.95.", where="level")
 
 
 def _sum_groups(table: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -214,17 +214,11 @@ def overlap(counts: Tensor | np.ndarray) -> Overlap:
 def _checked(counts: Tensor | np.ndarray) -> np.ndarray:
     table = counts.detach().cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or table.shape[0] < 2:
-        raise DataError(
-            f"shape {table.shape}. A confusion matrix is (C, C) with C >= 2.", where="counts"
-        )
+        raise DataError(f"counts: shape {table.shape}. A confusion matrix is (C, C) with C >= 2.")
     if not np.issubdtype(table.dtype, np.integer):
-        raise DataError(
-            f"dtype {table.dtype}. Give whole pixel counts, not fractions.", where="counts"
-        )
+        raise DataError(f"counts: dtype {table.dtype}. Give whole pixel counts, not fractions.")
     if (table < 0).any():
-        raise DataError(
-            f"smallest count {table.min()}. A count cannot be negative.", where="counts"
-        )
+        raise DataError(f"counts: smallest count {table.min()}. A count cannot be negative.")
     return table.astype(np.int64)
 
 
@@ -251,9 +245,7 @@ class ConfusionMeter:
 
     def __init__(self, n_classes: int) -> None:
         if n_classes < 2:
-            raise DataError(
-                f"{n_classes}. Count background as a class: at least 2.", where="n_classes"
-            )
+            raise DataError(f"n_classes: {n_classes}. Count background as a class: at least 2.")
         self.n_classes = n_classes
         self.reset()
 
@@ -297,9 +289,8 @@ class ConfusionMeter:
         counts = other.counts if isinstance(other, ConfusionMeter) else torch.as_tensor(other)
         if counts.shape != (self.n_classes, self.n_classes) or counts.is_floating_point():
             raise DataError(
-                f"shape {tuple(counts.shape)}, {counts.dtype}; this meter has "
-                f"{self.n_classes} x {self.n_classes} integers. Merge meters of the same classes.",
-                where="counts",
+                f"counts: shape {tuple(counts.shape)}, {counts.dtype}; this meter has "
+                f"{self.n_classes} x {self.n_classes} integers. Merge meters of the same classes."
             )
         outside = other._bins[-1:] if isinstance(other, ConfusionMeter) else counts.new_zeros(1)
         self._add(torch.cat([counts.detach().reshape(-1).long(), outside.long()]))
@@ -328,9 +319,8 @@ class ConfusionMeter:
         bins = self._bins.cpu()
         if n_outside := int(bins[-1]):
             raise DataError(
-                f"{n_outside} pixels outside the classes 0..{self.n_classes - 1}. "
-                "Decode masks with the label codec before counting.",
-                where="truth or pred",
+                f"truth or pred: {n_outside} pixels outside the classes 0..{self.n_classes - 1}. "
+                "Decode masks with the label codec before counting."
             )
         return overlap(bins[:-1].reshape(self.n_classes, self.n_classes))
 
@@ -338,9 +328,8 @@ class ConfusionMeter:
 def _check_same_pixels(truth: Tensor, pred: Tensor) -> None:
     if pred.shape != truth.shape:
         raise DataError(
-            f"shape {tuple(pred.shape)}, truth: {tuple(truth.shape)}. Both are class "
-            "indices of the same pixels: take the argmax over classes first.",
-            where="pred",
+            f"pred: shape {tuple(pred.shape)}, truth: {tuple(truth.shape)}. Both are class "
+            "indices of the same pixels: take the argmax over classes first."
         )
     for name, tensor in (("pred", pred), ("truth", truth)):
         if tensor.is_floating_point() or tensor.is_complex():
@@ -348,15 +337,11 @@ def _check_same_pixels(truth: Tensor, pred: Tensor) -> None:
                 f"dtype {tensor.dtype}. Give class indices of an integer dtype.", where=name
             )
     if pred.device != truth.device:
-        raise DataError(
-            f"on {pred.device}, truth: on {truth.device}. Move one to the other.", where="pred"
-        )
+        raise DataError(f"pred: on {pred.device}, truth: on {truth.device}. Move one to the other.")
 
 
 def _check_range(name: str, indices: Tensor, n_classes: int) -> None:
-    if not indices.numel():
-        return
-    low, high = (int(value) for value in indices.aminmax())
+    low, high = (int(value) for value in indices.aminmax()) if indices.numel() else (0, 0)
     if low < 0 or high >= n_classes:
         value = low if low < 0 else high
         raise DataError(
@@ -412,9 +397,7 @@ class Mean:
         """Add another mean, or its ``sums``, as if its values had been fed here."""
         sums = other._sums if isinstance(other, Mean) else other
         if sums.shape != (2,):
-            raise DataError(
-                f"shape {tuple(sums.shape)}. Give the (2,) sums of a Mean.", where="sums"
-            )
+            raise DataError(f"sums: shape {tuple(sums.shape)}. Give the (2,) sums of a Mean.")
         device = sums.device if self._sums.device.type == "cpu" else self._sums.device
         dtype = _widest(device)
         # The dtype first: mps refuses to take a float64 tensor at all.

@@ -87,13 +87,12 @@ def surface_distances(
     truth, pred = _as_mask("truth", truth), _as_mask("pred", pred)
     if truth.shape != pred.shape:
         raise DataError(
-            f"shape {pred.shape}, truth: {truth.shape}. Both must lie on the same grid: "
-            "bring the prediction back to the size of its input.",
-            where="pred",
+            f"pred: shape {pred.shape}, truth: {truth.shape}. Both must lie on the same grid: "
+            "bring the prediction back to the size of its input."
         )
     if not 0 <= tolerance < math.inf:
         raise ConfigError(
-            f"{tolerance}. Give 0 or more, in mm with a spacing, else in pixels.", where="tolerance"
+            f"tolerance: {tolerance}. Give 0 or more, in mm with a spacing, else in pixels."
         )
     spacing = _as_spacing(spacing_mm, truth.ndim)
     if not (truth.any() and pred.any()):
@@ -166,9 +165,8 @@ def _as_spacing(spacing_mm: Sequence[float] | None, n_axes: int) -> np.ndarray:
     spacing = np.ones(n_axes) if spacing_mm is None else np.asarray(spacing_mm, dtype=float)
     if spacing.shape != (n_axes,) or not np.all((spacing > 0) & np.isfinite(spacing)):
         raise DataError(
-            f"{spacing_mm}. Give {n_axes} positive numbers, mm per pixel in the "
-            f"order of the axes {'(H, W)' if n_axes == 2 else '(D, H, W)'}.",
-            where="spacing_mm",
+            f"spacing_mm: {spacing_mm}. Give {n_axes} positive numbers, mm per pixel in the "
+            f"order of the axes {'(H, W)' if n_axes == 2 else '(D, H, W)'}."
         )
     return spacing
 
@@ -188,12 +186,9 @@ def _border_distances(
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        inside = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(inside[0], inside[-1] + 1))
-    return tuple(box)
+    axes = set(range(mask.ndim))
+    held = [np.flatnonzero(mask.any(axis=tuple(axes - {axis}))) for axis in axes]
+    return tuple(slice(inside[0], inside[-1] + 1) for inside in held)
 
 
 def _border_points(mask: np.ndarray) -> np.ndarray:

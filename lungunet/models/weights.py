@@ -4,7 +4,6 @@ Knows names and tensors; nothing of encoders, tags or the network.
 """
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lungunet.errors import ModelError, listed
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+"""Endings of the files that :func:`load_weights` reads."""
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -58,9 +60,9 @@ def _weights_file(path: Path) -> Path:
         )
     if not file.is_file():
         raise ModelError("there is no such file of weights. Check the path.", where=path)
-    if file.suffix not in _READERS:
+    if file.suffix not in WEIGHT_SUFFIXES:
         raise ModelError(
-            f"cannot read '{file.suffix}' as weights. Give one of {', '.join(_READERS)}.",
+            f"cannot read '{file.suffix}' as weights. Give one of {', '.join(WEIGHT_SUFFIXES)}.",
             where=path,
         )
     return file
@@ -73,18 +75,9 @@ def read_torch(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".safetensors": load_file,
-    ".pt": read_torch,
-    ".pth": read_torch,
-}
-WEIGHT_SUFFIXES = tuple(_READERS)
-"""Endings of the files that :func:`load_weights` reads."""
-
-
 def _read_state(file: Path) -> dict[str, Tensor]:
     try:
-        state = _READERS[file.suffix](file)
+        state = load_file(file) if file.suffix == ".safetensors" else read_torch(file)
     except Exception as err:  # torch's reader raises whatever the bytes provoke, KeyError too
         if file.suffix == ".safetensors":
             raise ModelError("damaged, or no safetensors file. Copy it again.", where=file) from err

@@ -119,8 +119,7 @@ def _grow_vessels(rng: np.random.Generator, root: tuple[float, float, float]) ->
 
 def _distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     squares = (points**2).sum(1)[:, None] + (others**2).sum(1) - 2 * points @ others.T
-    distances: np.ndarray = np.sqrt(np.maximum(squares, 0))
-    return distances
+    return np.asarray(np.sqrt(np.maximum(squares, 0)))
 
 
 def _carried(parents: np.ndarray) -> np.ndarray:
@@ -141,13 +140,11 @@ def _superellipse(
     """Radius in directions ``u``: an ellipse at power 2, ever more of a box above."""
     across = np.abs(np.sin(np.radians(u))) / half_width
     along = np.abs(np.cos(np.radians(u))) / half_depth
-    radius: np.ndarray = (across**power + along**power) ** (-1 / power)
-    return radius
+    return np.asarray((across**power + along**power) ** (-1 / power))
 
 
 def _bump(u: np.ndarray, at_deg: float, width_deg: float) -> np.ndarray:
-    bump: np.ndarray = np.exp(-(((np.abs(u) - at_deg) / width_deg) ** 2))
-    return bump
+    return np.asarray(np.exp(-(((np.abs(u) - at_deg) / width_deg) ** 2)))
 
 
 def cage_radius(z: np.ndarray | float, u: np.ndarray) -> np.ndarray:
@@ -155,8 +152,7 @@ def cage_radius(z: np.ndarray | float, u: np.ndarray) -> np.ndarray:
     levels = [0, 0.15, 0.35, 0.6, 0.75, 0.85, 0.93, 1]
     half_width = np.interp(z, levels, [124, 130, 133, 129, 118, 98, 66, 50])
     half_depth = np.interp(z, levels, [92, 96, 98, 95, 84, 70, 54, 44])
-    radius: np.ndarray = _superellipse(u, half_width, half_depth, 2.3) - 7 * _bump(u, 180, 26)
-    return radius
+    return np.asarray(_superellipse(u, half_width, half_depth, 2.3) - 7 * _bump(u, 180, 26))
 
 
 def cage_y(z: np.ndarray | float) -> np.ndarray:
@@ -182,8 +178,7 @@ def skin_radius(patient: Patient, z: float, u: np.ndarray) -> np.ndarray:
     radius += patient.breast_mm * np.exp(-(((z - 0.42) / 0.16) ** 2)) * _bump(u, 142, 19)
     radius -= 5 * _bump(u, 0, 9) + 6 * _bump(u, 180, 12)
     wobble = 1 + 0.01 * np.sin(np.radians(3 * u) + patient.phases[0, 0] + 3 * z)
-    wobbly: np.ndarray = radius * wobble
-    return wobbly
+    return np.asarray(radius * wobble)
 
 
 def skin(patient: Patient, z: float) -> np.ndarray:
@@ -212,8 +207,7 @@ def blob(
     across, along = np.radians(turn_deg), np.radians(turn_deg + 90)
     axes = np.array([[np.cos(across), np.sin(across)], [np.cos(along), np.sin(along)]])
     unit = np.column_stack([np.cos(angle), np.sin(angle)]) * (1 + 2 * rough * waves.sum(0))[:, None]
-    outline: np.ndarray = np.array(centre) + (unit * radii) @ axes
-    return outline
+    return np.asarray(np.array(centre) + (unit * radii) @ axes)
 
 
 def band(

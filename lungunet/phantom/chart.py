@@ -55,8 +55,7 @@ class Chart:
         turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
         mm = (points * self.patient.scale) @ turn + self.patient.centre_mm
         cells = mm * self.cells_per_mm + (len(self.tissue) - 1) / 2
-        fixed: np.ndarray = np.rint(cells * 2**_SHIFT).astype(np.int32)
-        return fixed
+        return np.asarray(np.rint(cells * 2**_SHIFT), np.int32)
 
     def fill(self, tissue: Tissue, outline: np.ndarray, *, upright: bool = False) -> None:
         """Fill a closed outline."""

@@ -172,8 +172,7 @@ def _dome(z: float, side: int, rise: float) -> np.ndarray:
     grown = np.clip(rise * sooner, 0, 1.05)
     whole = np.minimum(grown, 1) ** 1.5
     reach = (whole * lengths + (1 - whole) * np.minimum(round_mm, lengths)) * grown**0.5
-    outline: np.ndarray = middle + spokes * (reach / lengths)[:, None]
-    return outline
+    return np.asarray(middle + spokes * (reach / lengths)[:, None])
 
 
 def _draw_left_belly(chart: Chart, middle: np.ndarray, size: float) -> None:

@@ -277,8 +277,8 @@ def _noise(rng: np.random.Generator, hu: np.ndarray, grain_px: float) -> np.ndar
     density = np.clip(hu + 1000, 0, 1600) / 1000
     across = cv2.blur(density, (size | 1, 1))  # what a ray from side to side passes
     around = cv2.blur(np.minimum(density, 1), (size // 10 | 1, size // 10 | 1))
-    noise: np.ndarray = (0.6 + 0.4 * around) * (grain + 2 * np.maximum(across - 0.6, 0) * streaks)
-    return noise
+    strength = 0.6 + 0.4 * around
+    return np.asarray(strength * (grain + 2 * np.maximum(across - 0.6, 0) * streaks))
 
 
 def _standardised(field: np.ndarray) -> np.ndarray:
