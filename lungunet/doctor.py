@@ -87,18 +87,20 @@ def check_installation() -> Health:
             problems.append(f"{what}: {_in_short(err)}. {advice}")
             return None
 
-    choices = attempt(_choose, "torch does not start", _ANEW)
-    counts = cached = step_s = None
+    choices, threads, cores = attempt(_choose, "torch does not start", _ANEW) or ({}, None, None)
+    cached = step_s = None
     if choices:
-        counts = attempt(_count, "torch does not start", _ANEW)
         cached = attempt(_weights_cached, "the encoders do not load", _TORCHVISION)
         step_s = attempt(_time_step, "one training step fails", _ANOTHER_DEVICE)
-    threads, cores = counts or (None, None)
     total, free = _memory()
     return Health(
-        versions=_versions(),
+        versions={
+            "python": platform.python_version(),
+            "lungunet": __version__,
+            **{name: installed(name) for name in (*PACKAGES, "typer", *_OPTIONAL)},
+        },
         missing_extras={name: extra for name, extra in _OPTIONAL.items() if not installed(name)},
-        choices=choices or {},
+        choices=choices,
         threads=threads,
         cores=cores,
         memory_bytes=total,
@@ -108,14 +110,6 @@ def check_installation() -> Health:
         step_s=step_s,
         problems=tuple(problems),
     )
-
-
-def _versions() -> dict[str, str | None]:
-    return {
-        "python": platform.python_version(),
-        "lungunet": __version__,
-        **{name: installed(name) for name in (*PACKAGES, "typer", *_OPTIONAL)},
-    }
 
 
 def _package_problems() -> list[str]:
@@ -170,9 +164,11 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release[0].split(".") if part) if release else ()
 
 
-def _choose() -> dict[str, Choice]:
+def _choose() -> tuple[dict[str, Choice], int, int]:
+    """Return what would be chosen, and how many threads and cores there are."""
     import torch
 
+    from lungunet.models.cores import count_cores
     from lungunet.models.device import pick_device, pick_precision, pick_workers
 
     device = pick_device("auto")
@@ -186,7 +182,7 @@ def _choose() -> dict[str, Choice]:
         seen = "no CUDA device" if torch.version.cuda else "this torch is built without CUDA"
     fast = "a GPU that multiplies bf16 fast" if device.type == "cuda" else "a CPU with AMX"
     slow = "an older GPU" if device.type == "cuda" else "a CPU without AMX gains nothing from bf16"
-    return {
+    choices = {
         "device": Choice(str(device), seen),
         "precision": Choice(
             {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype],
@@ -197,14 +193,7 @@ def _choose() -> dict[str, Choice]:
             "one for each core, 14 at most" if workers else "training takes every core",
         ),
     }
-
-
-def _count() -> tuple[int, int]:
-    import torch
-
-    from lungunet.models.cores import count_cores
-
-    return torch.get_num_threads(), count_cores()
+    return choices, torch.get_num_threads(), count_cores()
 
 
 def _weights_cached() -> dict[str, bool]:

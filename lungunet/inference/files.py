@@ -242,9 +242,8 @@ def predict_scans(
     """
     if write.sides and predictor.codec.n_classes > 2:
         raise ConfigError(
-            f"the model has {predictor.codec.n_classes} classes, sides are told of lung "
-            "against background. Leave it out.",
-            where="sides",
+            f"sides: the model has {predictor.codec.n_classes} classes, sides are told of lung "
+            "against background. Leave it out."
         )
     out = Path(out)
     scans = find_volumes(_as_list(inputs))

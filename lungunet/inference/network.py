@@ -45,8 +45,7 @@ class TorchSegmenter:
     ----------
     model : returns logits (N, C, size, size); it is moved to the device, and set to predict, in
         place
-    device : auto, cpu, cuda, cuda:1 or mps
-    precision : auto, fp32, bf16 or fp16
+    device, precision : see :func:`pick_device` and :func:`pick_precision`
     """
 
     is_rule = False
@@ -94,6 +93,7 @@ class TorchSegmenter:
     def _probabilities(
         self, logits: torch.Tensor, prepared: Sequence[Fitted]
     ) -> Iterator[np.ndarray]:
+        """Yield (C, H, W) float32 of each slice, at its size."""
         if logits.shape[1] > 2:
             for i, slice_ in enumerate(prepared):
                 whole = self.contract.unfit(logits[i : i + 1], *slice_.shape)
@@ -102,7 +102,11 @@ class TorchSegmenter:
         # Of two classes the difference says all; scaling it alone takes a tenth of the time.
         gains = logits[:, 1:] - logits[:, :1]
         for i, slice_ in enumerate(prepared):
-            yield _two_classes(self.contract.unfit(gains[i : i + 1], *slice_.shape)[0, 0].cpu())
+            gain = self.contract.unfit(gains[i : i + 1], *slice_.shape)[0, 0].cpu()
+            both = torch.empty((2, *gain.shape))
+            torch.sigmoid(gain, out=both[1])
+            torch.sub(1, both[1], out=both[0])
+            yield both.numpy()
 
     def _refuse_misfits(self, logits: object, n: int) -> None:
         size = self.contract.size
@@ -110,9 +114,8 @@ class TorchSegmenter:
         given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         if given != expected:
             raise ConfigError(
-                f"gives {given} for {counted(n, 'slice')}, contract and codec expect logits "
-                f"{expected}. Pass those that it was trained with.",
-                where="the network",
+                f"the network: gives {given} for {counted(n, 'slice')}, contract and codec expect "
+                f"logits {expected}. Pass those that it was trained with."
             )
 
 
@@ -143,11 +146,3 @@ def _side_by_side(
             begun.abort()
             raise
         return list(results)
-
-
-def _two_classes(gain: torch.Tensor) -> np.ndarray:
-    """Return probabilities (2, H, W) for the logit of lung, (H, W) float32 on the CPU."""
-    both = torch.empty((2, *gain.shape))
-    torch.sigmoid(gain, out=both[1])
-    torch.sub(1, both[1], out=both[0])
-    return both.numpy()

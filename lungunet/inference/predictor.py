@@ -185,9 +185,8 @@ class Predictor:
         self.tta = tta
         if tta and self.codec.n_classes > 2:
             raise ConfigError(
-                f"the model has {self.codec.n_classes} classes, and one that means left "
-                "or right would swap sides in the mirror. Predict without tta.",
-                where="tta",
+                f"tta: the model has {self.codec.n_classes} classes, and one that means left "
+                "or right would swap sides in the mirror. Predict without tta."
             )
 
     @classmethod
@@ -381,14 +380,13 @@ def _as_segmenter(
     if hasattr(model, "segment_volume"):
         if (contract, codec, device, precision) != (None, None, "auto", "auto"):
             raise ConfigError(
-                "a segmenter has its own. Leave them out.",
-                where="contract, codec, device, precision",
+                "contract, codec, device, precision: a segmenter has its own. Leave them out."
             )
         return cast("Segmenter", model)
     if contract is None:
         raise ConfigError(
-            "a network needs the one that it was trained with, as dataset.contract. Pass it.",
-            where="contract",
+            "contract: a network needs the one that it was trained with, as dataset.contract. "
+            "Pass it."
         )
     from lungunet.inference.network import TorchSegmenter
 

@@ -224,19 +224,12 @@ def check_volume(
 
 
 def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:
-    """Write a CSV of masks, the most worrying first: light, worry, reasons, and every measure.
-
-    Parameters
-    ----------
-    checked : name of a slice or volume -> what :func:`check_slice` or :func:`check_volume` said
-    """
+    """Write a CSV of masks by name, the most worrying first: light, worry, reasons, all values."""
     rows = []
     for name in by_worry(checked):
         trust = checked[name]
-        rows.append({
-            "name": name, "light": trust.light, "worry": trust.worry, "reasons": trust.reasons,
-            **trust.values,
-        })  # fmt: skip
+        said = {"light": trust.light, "worry": trust.worry, "reasons": trust.reasons}
+        rows.append({"name": name, **said, **trust.values})
     write_csv(path, rows, ("name", "light", "worry", "reasons", *_USUAL, *_TOLD))
 
 
@@ -348,8 +341,8 @@ def _refuse_other_slices(
         )
     if probabilities is not None and probabilities.shape[1:] != image.shape:
         raise DataError(
-            f"shape {probabilities.shape}, slice: shape {image.shape}. Pass (C, H, W).",
-            where="probabilities",
+            f"probabilities: shape {probabilities.shape}, slice: shape {image.shape}. "
+            "Pass (C, H, W)."
         )
 
 
@@ -377,9 +370,8 @@ def _refuse_other_scans(
         )
     if disagreement is not None and len(disagreement) != len(hu):
         raise DataError(
-            f"{counted(len(disagreement), 'value')} for {counted(len(hu), 'slice')}. "
-            "Pass one for each.",
-            where="disagreement",
+            f"disagreement: {counted(len(disagreement), 'value')} for "
+            f"{counted(len(hu), 'slice')}. Pass one for each."
         )
 
 

@@ -3,8 +3,6 @@
 For volumes, from HU and millimetres; ``shapes.py`` has the steps that need neither.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from lungunet.errors import DataError, GeometryError
@@ -66,40 +64,37 @@ def refine_volume(
     box = box_of(mask)
     if box is None:
         return lungs
-    chest = _look_into(hu, mask, box, spacing_mm)
-    kept = _keep_lungs(chest, voxel_ml=float(np.prod(spacing_mm)) / 1000)
+    parts, body, airways, middle = _look_into(hu, mask, box, spacing_mm)
+    kept = _keep_lungs(parts, body, middle=middle, voxel_ml=float(np.prod(spacing_mm)) / 1000)
     filled = fill_holes(kept, max_px=HOLE_MM2 / (spacing_mm[1] * spacing_mm[2]))
-    lungs[box] = fill_cavities(filled) & (1 - chest.airways)
+    lungs[box] = fill_cavities(filled) & (1 - airways)
     return lungs
-
-
-@dataclass(frozen=True, eq=False)
-class _Chest:
-    """What was seen in the box around a mask; (D, H, W) uint8 each."""
-
-    lungs: np.ndarray  # without open air and airways
-    body: np.ndarray  # with lung that the picture cuts open
-    airways: np.ndarray  # tall ones
-    middle: float  # column in the box, of the whole body
 
 
 def _refuse_misfits(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> None:
     if mask.ndim != 3 or len(spacing_mm) != 3 or not min(spacing_mm) > 0:
         raise DataError(
-            f"shape {mask.shape} and spacing_mm {spacing_mm}. "
-            "Pass (D, H, W) and three values above 0, (z, y, x).",
-            where="mask",
+            f"mask: shape {mask.shape} and spacing_mm {spacing_mm}. "
+            "Pass (D, H, W) and three values above 0, (z, y, x)."
         )
     if hu.shape != mask.shape:
         raise GeometryError(
-            f"is {mask.shape}, its scan is {hu.shape}. Pass one value per voxel of the scan.",
-            where="mask",
+            f"mask: is {mask.shape}, its scan is {hu.shape}. Pass one value per voxel of the scan."
         )
 
 
 def _look_into(
     hu: np.ndarray, mask: np.ndarray, box: Box, spacing_mm: tuple[float, float, float]
-) -> _Chest:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Look at the box around a mask.
+
+    Returns
+    -------
+    lungs : (D, H, W) uint8, without open air and airways
+    body : (D, H, W) uint8, with lung that the picture cuts open
+    airways : (D, H, W) uint8, tall ones
+    middle : column in the box, of the whole body
+    """
     mm = float(np.sqrt(spacing_mm[1] * spacing_mm[2]))
     shape = mask[box].shape
     lungs, body, airways = (np.empty(shape, np.uint8) for _ in range(3))
@@ -114,7 +109,7 @@ def _look_into(
     middle = float((columns * np.arange(len(columns))).sum() / max(columns.sum(), 1))
     airways = _keep_tall(airways, spacing_mm[0])
     lungs &= 1 - airways
-    return _Chest(lungs, body, airways, middle - box[2].start)
+    return lungs, body, airways, middle - box[2].start
 
 
 def _keep_tall(airways: np.ndarray, slice_mm: float) -> np.ndarray:
@@ -126,20 +121,22 @@ def _keep_tall(airways: np.ndarray, slice_mm: float) -> np.ndarray:
     return look_up(tall.view(np.uint8), labels)
 
 
-def _keep_lungs(chest: _Chest, *, voxel_ml: float) -> np.ndarray:
+def _keep_lungs(
+    lungs: np.ndarray, body: np.ndarray, *, middle: float, voxel_ml: float
+) -> np.ndarray:
     """Clear the parts that are no lungs."""
-    labels, sizes = label_parts(chest.lungs)
+    labels, sizes = label_parts(lungs)
     inside, column_sums = np.zeros(len(sizes) + 1), np.zeros(len(sizes) + 1)
     columns = np.broadcast_to(np.arange(labels.shape[2]), labels.shape[1:]).ravel()
-    for numbers, plane in zip(labels, chest.body, strict=True):
+    for numbers, plane in zip(labels, body, strict=True):
         inside += np.bincount(numbers[plane > 0], minlength=len(inside))
         column_sums += np.bincount(numbers.ravel(), columns, minlength=len(inside))
     possible = sizes * (2 * inside[1:] >= sizes)
     if not possible.any():
-        return chest.lungs
+        return lungs
     largest = int(possible.argmax())
     kept = possible >= max(_PART_SHARE * possible[largest], 1)
-    right = column_sums[1:] < chest.middle * sizes
+    right = column_sums[1:] < middle * sizes
     beyond = np.where(right == right[largest], 0, possible)
     kept[beyond.argmax()] |= beyond.max() * voxel_ml >= _LUNG_ML
     return look_up(np.concatenate([[False], kept]).view(np.uint8), labels)

@@ -179,7 +179,5 @@ def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def as_bits(mask: np.ndarray) -> np.ndarray:
     """Return a mask as contiguous uint8 of 0 and 1."""
     if mask.ndim not in (2, 3) or not mask.size:
-        raise DataError(
-            f"shape {mask.shape}, pass (H, W) or (D, H, W) with sizes above 0.", where="mask"
-        )
+        raise DataError(f"mask: shape {mask.shape}, pass (H, W) or (D, H, W) with sizes above 0.")
     return np.ascontiguousarray(mask > 0).view(np.uint8)

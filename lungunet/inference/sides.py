@@ -53,9 +53,8 @@ def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     spacing = spacing_mm or (1.0,) * inside.ndim
     if len(spacing) != inside.ndim or not min(spacing) > 0:
         raise DataError(
-            f"spacing_mm {spacing_mm} for shape {mask.shape}. "
-            "Pass one value above 0 per axis, in the order of the array, or None.",
-            where="mask",
+            f"mask: spacing_mm {spacing_mm} for shape {mask.shape}. "
+            "Pass one value above 0 per axis, in the order of the array, or None."
         )
     sides = np.zeros_like(inside)
     box = box_of(inside)

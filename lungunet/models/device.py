@@ -25,21 +25,18 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = f"device '{name}'"
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise ConfigError(
-            "write auto, cpu, cuda, cuda:1 or mps.", where=f"device '{name}'"
-        ) from err
+        raise ConfigError("write auto, cpu, cuda, cuda:1 or mps.", where=where) from err
     present = {
         "cpu": True,
         "cuda": (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not present.get(device.type, False):
-        raise ConfigError(
-            "this machine has none. Leave it out, or use cpu.", where=f"device '{name}'"
-        )
+        raise ConfigError("this machine has none. Leave it out, or use cpu.", where=where)
     return device
 
 
@@ -49,16 +46,15 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
     ``auto`` is bf16 where the hardware multiplies it fast (CUDA from Ampere on, CPUs with AMX:
     twice the speed of fp32, the same IoU), fp16 on older CUDA, fp32 elsewhere.
     """
+    where = f"precision '{precision}'"
     if precision not in get_args(Precision):
-        raise ConfigError(
-            f"write {', '.join(get_args(Precision))}.", where=f"precision '{precision}'"
-        )
+        raise ConfigError(f"write {', '.join(get_args(Precision))}.", where=where)
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if _has_bf16(device) else torch.float16
         return torch.bfloat16 if device.type == "cpu" and _has_amx() else torch.float32
     if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("needs CUDA. Use bf16 or fp32.", where="precision 'fp16'")
+        raise ConfigError("needs CUDA. Use bf16 or fp32.", where=where)
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

@@ -20,9 +20,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill ``model`` from a file, or from the file in a model folder or run folder.
 
-    Parameters
-    ----------
-    path : the state dict of the whole model, or of its ``encoder`` alone
+    It holds the state dict of the whole model, or of its ``encoder`` alone.
     """
     file = _weights_file(path)
     state = _read_state(file)

@@ -117,10 +117,6 @@ def phantom_slices(
 
     Slice k of patient n does not depend on how many are made. A few hold no lung at all.
 
-    Parameters
-    ----------
-    size : side of the square slices in pixels, 32 or more
-
     Examples
     --------
     >>> [made.name for made in phantom_slices(patients=2, slices=1, size=64)]
@@ -155,17 +151,9 @@ def write_phantoms(
 
 
 def draw_chest(patient: Patient, z: float, *, cells: int) -> np.ndarray:
-    """Draw the slice at height ``z``, back to front: what is drawn later covers what was there.
+    """Draw the slice at height ``z`` in [0, 1], as (cells, cells) uint8, values of ``Tissue``.
 
-    Parameters
-    ----------
-    z : height in [0, 1]
-    cells : side of the map
-
-    Returns
-    -------
-    (cells, cells) uint8
-        Values of ``Tissue``.
+    From back to front: what is drawn later covers what was there.
 
     Examples
     --------

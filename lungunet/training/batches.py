@@ -18,11 +18,8 @@ from lungunet.training.learner import Batch
 class Batches:
     """Batches of a dataset on the device, those of this rank alone.
 
-    Slices travel as eight bits, and are normalised where they arrive.
-
-    Parameters
-    ----------
-    shuffle : True for training, see :func:`make_loader`
+    Slices travel as eight bits, and are normalised where they arrive. They are shuffled for
+    training, see :func:`make_loader`.
     """
 
     def __init__(

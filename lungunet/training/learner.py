@@ -24,13 +24,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Learner:
-    """What :class:`Trainer` trains with.
-
-    Parameters
-    ----------
-    model : as :class:`Trainer` takes it
-    loss : None means :class:`CrossEntropyDiceLoss`
-    """
+    """What :class:`Trainer` trains with; takes model and loss as that does."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, loss: Loss | None) -> None:
         self.ranks = Ranks.from_environment()
@@ -64,13 +58,7 @@ class Learner:
     def forward(
         self, net: nn.Module, image: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and the mask they are compared with, on the device.
-
-        Parameters
-        ----------
-        image : (N, 1, H, W) float32
-        mask : (N, H, W) int64
-        """
+        """Return logits of a :data:`Batch`, and the mask they are compared with, on the device."""
         logits = self.logits(net, image)
         mask = mask.to(self.device, non_blocking=True)
         return logits, crop_centre(mask, *logits.shape[-2:])

@@ -42,12 +42,7 @@ class LRRange:
 
 
 class RangeTest:
-    """Gives the rate of each step and takes its loss.
-
-    Parameters
-    ----------
-    lowest, highest : rates of the first and the last step
-    steps : from one to the other
+    """Gives the rate of each step, from the lowest to the highest, and takes its loss.
 
     References
     ----------

@@ -67,9 +67,7 @@ class PassMeter:
 class FiniteLosses:
     """Checks that the losses of one pass are numbers, some steps late so that nothing waits.
 
-    Parameters
-    ----------
-    explain : takes step, learning rate and loss; returns the error to raise
+    ``explain`` takes step, learning rate and loss, and returns the error to raise.
     """
 
     def __init__(self, explain: Callable[[int, float, float], Exception]) -> None:

@@ -10,12 +10,9 @@ from lungunet.training.config import TrainConfig
 
 
 class Stepper:
-    """Takes losses, moves weights.
+    """Takes losses, moves weights of a model on ``device``.
 
-    Parameters
-    ----------
-    model : on ``device``
-    dtype : of the forward pass; float16 has its loss scaled so that gradients do not vanish
+    Where the forward pass is of float16 losses are scaled, so that gradients do not vanish.
     """
 
     def __init__(

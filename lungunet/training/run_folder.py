@@ -44,12 +44,7 @@ _TORN = (".*.tmp", "best/.*.tmp")  # a kill leaves the temporary file that was b
 
 
 class RunFolder:
-    """What one training leaves behind.
-
-    Parameters
-    ----------
-    path : made when something is written
-    """
+    """What one training leaves behind; the folder is made when something is written."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -102,12 +97,7 @@ class RunFolder:
                 file.unlink()
 
     def save_environment(self, device: torch.device, notes: Mapping[str, Any]) -> None:
-        """Write environment.json: what the run is made with, so that it can be made again.
-
-        Parameters
-        ----------
-        notes : further facts, such as the hashes of the manifests
-        """
+        """Write environment.json: what the run is made with, so that it can be made again."""
         content = {
             "versions": {
                 "lungunet": __version__,
@@ -136,12 +126,7 @@ class RunFolder:
         result: EpochResult,
         slices: Mapping[str, int],
     ) -> None:
-        """Write best/, the model folder.
-
-        Parameters
-        ----------
-        slices : how many there are in train and in val
-        """
+        """Write best/, the model folder, with how many slices there are in train and in val."""
         counts = {f"{name}_slices": count for name, count in slices.items()}
         values = {f"val_{name}": plain(getattr(result.val, name)) for name in SCORES}
         scores = {"epoch": result.epoch, **counts, **values}

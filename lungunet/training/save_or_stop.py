@@ -10,13 +10,7 @@ _TALK = 20  # times between two questions of several ranks to each other, which 
 
 
 class SaveOrStop:
-    """Asked at every step; watches the clock and the wish to stop.
-
-    Parameters
-    ----------
-    config : has the minutes between two checkpoints; 0 leaves it at one per epoch
-    should_stop : True asks to stop at the next step
-    """
+    """Asked at every step; watches the clock, by ``save_every_minutes``, and the wish to stop."""
 
     def __init__(self, config: TrainConfig, should_stop: Callable[[], bool], ranks: Ranks) -> None:
         self._seconds = 60 * config.save_every_minutes
@@ -32,9 +26,7 @@ class SaveOrStop:
     def ask(self, *, last: bool) -> tuple[bool, bool]:
         """Return whether a checkpoint is due and whether to stop, the same on all ranks.
 
-        Parameters
-        ----------
-        last : whether this step ends the epoch: several ranks ask each other then at the latest
+        Several ranks ask each other in the last step of an epoch at the latest.
         """
         self._asked += 1
         if self._ranks.count > 1 and self._asked % _TALK and not last:

@@ -102,9 +102,7 @@ def val_pictures(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and overlay of the same few val slices, spread over the list.
 
-    Parameters
-    ----------
-    predict : takes (1, 1, H, W) float32, returns logits (1, C, h, w) of its centre
+    ``predict`` takes (1, 1, H, W) float32 and returns logits (1, C, h, w) of its centre.
     """
     count = min(_PICTURES, len(val))
     for index in np.linspace(0, len(val) - 1, count).round().astype(int):

@@ -216,14 +216,11 @@ class Trainer:
             When a file is wrong.
         """
         test = RangeTest(lowest=lowest, highest=highest, steps=steps)
-        endless = itertools.chain.from_iterable(
-            itertools.repeat(self._batches(train, shuffle=True))
-        )
-        batches = itertools.islice(endless, steps)
+        batches = self._batches(train, shuffle=True)
+        endless = itertools.chain.from_iterable(itertools.repeat(batches))
+        some = self._progress(itertools.islice(endless, steps), desc="range test", total=steps)
         with explain_memory(self.config, train), fast_products(self._learner.device):
-            return run_range_test(
-                test, self._learner, self._progress(batches, desc="range test", total=steps)
-            )
+            return run_range_test(test, self._learner, some)
 
     def _epochs(self, position: _Position) -> Iterator[EpochResult]:
         batches = self._batches(position.train, shuffle=True)
