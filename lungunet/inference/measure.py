@@ -73,8 +73,7 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; None for what is undefined."""
-        stored: dict[str, Any] = plain(asdict(self))
-        return stored
+        return dict(plain(asdict(self)))
 
 
 COLUMNS = tuple(field.name for field in fields(Measurement))
