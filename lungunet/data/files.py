@@ -1,6 +1,7 @@
 """The one way lungunet writes files, whole or not at all, and its tables and facts: CSV, JSON.
 
-Owns that promise, and how what is undefined or infinite is written. Knows what no file is about.
+Owns that promise, what is not written over, and how what is undefined or infinite is written. Knows
+what no file is about.
 """
 
 import csv
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lungunet.errors import DataError, LungUNetError
+from lungunet.errors import ConfigError, DataError, LungUNetError, listed
 
 
 @contextmanager
@@ -43,9 +44,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         fix = "Make room; what was there before is kept." if full else "Choose another place."
         raise DataError(f"cannot be written ({err.strerror or err}). {fix}", where=path) from err
     finally:
-        with suppress(
-            OSError
-        ):  # where the folder could not be made, nor can this name be looked up
+        with suppress(OSError):  # where no folder could be made, no name in it can be looked up
             temporary.unlink()
 
 
@@ -153,3 +152,24 @@ def write_csv(
 def _cell(value: Any) -> Any:
     value = plain(value)
     return "; ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Stop where output would replace what is read, whatever may be overwritten."""
+    read = {path.resolve() for path in inputs}
+    both = [str(path) for path in outputs if path.resolve() in read]
+    if both:
+        raise ConfigError(
+            "would be written over while it is read. Choose another output folder.",
+            where=listed(both, separator=", "),
+        )
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Stop before any work where output would replace files."""
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise ConfigError(
+            "already there. Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            where=listed(existing, separator=", "),
+        )

@@ -17,7 +17,7 @@ from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import write_text
+from lungunet.data.files import refuse_existing, refuse_inputs, write_text
 from lungunet.data.manifest import Pair, find_pairs, render_manifest
 from lungunet.data.split import (
     SPLITS,
@@ -32,15 +32,7 @@ from lungunet.data.split import (
     split_pairs,
 )
 from lungunet.data.twins import find_twins, fingerprint_pairs, guard_groups
-from lungunet.errors import (
-    ConfigError,
-    DataError,
-    LabelError,
-    SplitError,
-    listed,
-    refuse_existing,
-    refuse_inputs,
-)
+from lungunet.errors import ConfigError, DataError, LabelError, SplitError, listed
 from lungunet.progress import Progress, silent
 
 

@@ -20,12 +20,12 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import write_csv, write_json
+from lungunet.data.files import refuse_existing, write_csv, write_json
 from lungunet.data.manifest import Pair, read_manifest
 from lungunet.data.overlay import draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
-from lungunet.errors import ConfigError, DataError, SplitError, refuse_existing
+from lungunet.errors import ConfigError, DataError, SplitError
 from lungunet.evaluation.crossval import predict_out_of_fold
 from lungunet.evaluation.file_checks import (
     Finding,

@@ -11,7 +11,7 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import plain
+from lungunet.data.files import plain, refuse_existing
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients, read_split
@@ -21,7 +21,6 @@ from lungunet.errors import (
     GeometryError,
     LungUNetWarning,
     SplitError,
-    refuse_existing,
 )
 from lungunet.evaluation.masks import MaskFolder
 from lungunet.evaluation.report import write_report

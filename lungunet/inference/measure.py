@@ -14,16 +14,9 @@ import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import read_image, read_mask
-from lungunet.data.files import plain, write_csv
+from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.manifest import Pair, find_pairs
-from lungunet.errors import (
-    ConfigError,
-    DataError,
-    GeometryError,
-    LabelError,
-    refuse_existing,
-    refuse_inputs,
-)
+from lungunet.errors import ConfigError, DataError, GeometryError, LabelError
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
@@ -298,7 +291,8 @@ def measure_files(
     Raises
     ------
     ConfigError
-        When the codec has more than three classes, or output would replace files.
+        When the codec has more than three classes, a spacing is given for scans or a series for
+        slices, or output would replace files.
     DataError
         When files do not pair up.
     """
@@ -309,6 +303,10 @@ def measure_files(
             where=f"labels '{codec}'",
         )
     volumes = is_volume_source(images)
+    if volumes and spacing_mm is not None:
+        raise ConfigError("for slices, these are volumes. Leave it out.", where="spacing_mm")
+    if series is not None and not volumes:
+        raise ConfigError("for volumes, these are slices. Leave it out.", where="series")
     pairs = _pair_files(Path(images), Path(masks), volumes)
     if out is not None:
         read = [file for pair in pairs.values() for file in (pair.image, pair.require_mask())]

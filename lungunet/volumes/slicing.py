@@ -8,10 +8,10 @@ import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_image, write_mask
-from lungunet.data.files import write_csv
+from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.manifest import Pair, pair_by_name, write_manifest
 from lungunet.data.split import read_groups
-from lungunet.errors import ConfigError, DataError, counted, listed, refuse_existing
+from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes, unique_names
 from lungunet.volumes.volume import Volume, put_on_grid, read_volume, require_hu
