@@ -119,10 +119,7 @@ def pair_by_name(
 ) -> tuple[list[Pair], list[str]]:
     """Pair files that have one name, given as (name, path).
 
-    Returns
-    -------
-    pairs : sorted by name
-    problems : what has no partner, or too many, in words
+    Returns pairs, sorted by name, and in words what has no partner, or too many.
     """
     by_stem: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for side, named in enumerate((images, masks)):
@@ -262,12 +259,6 @@ def read_manifest(path: str | Path) -> list[Pair]:
 
 def _read_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the columns of each line that is not blank."""
-    for number, line in enumerate(_read_lines(path), start=1):
-        if line.strip():
-            yield number, [text.strip() for text in line.split("\t")]
-
-
-def _read_lines(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as err:
@@ -278,7 +269,9 @@ def _read_lines(path: Path) -> list[str]:
         raise DataError(
             f"byte {err.start} is not UTF-8. Save the list as UTF-8 text.", where=path
         ) from err
-    return re.split(r"\r\n|\n|\r", text)
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+        if line.strip():
+            yield number, [text.strip() for text in line.split("\t")]
 
 
 def _locate(text: str, folder: Path) -> Path | None:
