@@ -15,13 +15,14 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
+from lungunet.data.hu import require_hu
 from lungunet.data.manifest import Pair, find_pairs
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.slicing import find_volume_pairs
-from lungunet.volumes.volume import put_on_grid, read_volume, require_hu
+from lungunet.volumes.volume import put_on_grid, read_volume
 
 Region = Literal["lungs", "left lung", "right lung"]
 
@@ -391,7 +392,7 @@ def _measure_scan(
     name: str, pair: Pair, codec: LabelCodec, *, sides: bool, series: str | None
 ) -> list[Measurement]:
     scan, mask = read_volume(pair.image, series=series), pair.require_mask()
-    require_hu(scan)
+    require_hu(scan.array, scan.path)
     classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
     lungs = _tell_sides(classes, codec, sides, scan.spacing_mm)
     return measure_volume(

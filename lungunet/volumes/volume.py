@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.data import hu
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.formats import format_of, volume_name, written_suffixes
 from lungunet.volumes.grid import Grid
@@ -111,11 +110,6 @@ def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
             where=path,
         )
     write_values(path, like.grid.to_file(array), like.grid)
-
-
-def require_hu(scan: Volume) -> None:
-    """Refuse a scan without any value below 0: one stored with an offset, or a mask."""
-    hu.require_hu(scan.array, scan.path)
 
 
 def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:
