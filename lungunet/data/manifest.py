@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES, read_header
 from lungunet.data.files import write_text
-from lungunet.errors import DataError, counted, listed
+from lungunet.errors import DataError, GeometryError, counted, listed
 
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
@@ -150,6 +150,17 @@ def _header_problems(pair: Pair) -> list[str]:
             f"image is {image.height}x{image.width}"
         ]
     return []
+
+
+def require_same_size(image: tuple[int, ...], mask: tuple[int, ...], where: str) -> None:
+    """Refuse a mask of another shape than its image."""
+    if mask != image:
+        sizes = ["x".join(map(str, shape)) for shape in (mask, image)]
+        raise GeometryError(
+            f"mask is {sizes[0]}, image is {sizes[1]}. "
+            "A mask must be drawn on the image it labels: re-export it, or drop the pair.",
+            where=where,
+        )
 
 
 def write_manifest(path: str | Path, pairs: Iterable[Pair]) -> None:

@@ -16,8 +16,8 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import require_hu
-from lungunet.data.manifest import Pair, find_pairs
-from lungunet.errors import ConfigError, DataError, GeometryError, LabelError
+from lungunet.data.manifest import Pair, find_pairs, require_same_size
+from lungunet.errors import ConfigError, DataError, LabelError
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
@@ -429,13 +429,7 @@ def _require_measurable(
     axes = "(D, H, W)" if ndim == 3 else "(H, W)"
     if image.ndim != ndim or not image.size:
         raise DataError(f"shape {image.shape}. Pass {axes} with sizes above 0.", where=name)
-    if mask.shape != image.shape:
-        sizes = ["x".join(map(str, array.shape)) for array in (mask, image)]
-        raise GeometryError(
-            f"mask is {sizes[0]}, image is {sizes[1]}. "
-            "A mask must be drawn on the image it labels: re-export it, or drop the pair.",
-            where=name,
-        )
+    require_same_size(image.shape, mask.shape, name)
     if spacing_mm is not None and (len(spacing_mm) != ndim or not min(spacing_mm) > 0):
         raise DataError(
             f"spacing_mm {spacing_mm}. Pass {ndim} values above 0 for {axes}, or None.", where=name
