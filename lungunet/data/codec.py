@@ -199,11 +199,9 @@ class LabelCodec:
             if values.min() >= 0 and values.max() <= np.iinfo(dtype).max:
                 values = values.astype(dtype)
                 break
-        if values.dtype == np.uint8:
-            table = np.zeros(256, np.uint8)
-            table[: values.size] = values
-            return _look_up(indices.astype(np.uint8, copy=False), table)
-        return np.asarray(values[indices])
+        table = np.zeros(256, values.dtype)
+        table[: values.size] = values
+        return _look_up(indices.astype(np.uint8, copy=False), table)
 
     @cached_property
     def _table(self) -> np.ndarray | None:
@@ -334,9 +332,9 @@ def _integers(values: np.ndarray, where: str) -> np.ndarray:
 def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     # cv2.LUT is vectorised where numpy's take is not; it knows no arrays of 0 or over 2 axes.
     if not values.size:
-        return values.copy()
+        return np.empty(values.shape, table.dtype)
     flat = np.ascontiguousarray(values).reshape(1, -1)
-    return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(values.shape)
+    return np.asarray(cv2.LUT(flat, table)).reshape(values.shape)
 
 
 LUNG_CODEC = LabelCodec({0: 0, 255: 1})
