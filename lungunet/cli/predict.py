@@ -158,13 +158,7 @@ def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None
 
 
 def say_triage(path: Path, checked: "Mapping[str, Plausibility]") -> None:
-    """Print how many masks are red, amber and green, and why the most worrying are not green.
-
-    Parameters
-    ----------
-    path : the table with all of them
-    checked : name of a slice -> what its check said
-    """
+    """Print how many masks are red, amber and green, and why the most worrying are not green."""
     lights = Counter(trust.light for trust in checked.values())
     summary = ", ".join(f"{lights[light]} {light}" for light in ("red", "amber", "green"))
     console.say(f"{summary}: {path}")

@@ -25,11 +25,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The bytes are on disk before the name changes, so a kill at any instant leaves the old file or
     the new one. On an error the temporary file is removed and ``path`` is as it was.
-
-    Raises
-    ------
-    DataError
-        When the folder cannot be made or written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -84,9 +79,7 @@ def json_text(
 ) -> str:
     """Return facts as JSON: full precision, what is undefined or infinite as :func:`plain` says.
 
-    Parameters
-    ----------
-    default : makes something plain of what JSON does not know; None refuses it
+    ``default`` makes something plain of what JSON does not know; None refuses it.
     """
     text = json.dumps(
         plain(content), indent=2, sort_keys=sort_keys, default=default, allow_nan=False
@@ -102,18 +95,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 def read_json(
     path: str | Path, *, fix: str, error: type[LungUNetError] = DataError
 ) -> dict[str, Any]:
-    """Read the JSON object that a file holds.
-
-    Parameters
-    ----------
-    fix : what to do about a file that holds none, a sentence
-    error : to raise
-
-    Raises
-    ------
-    LungUNetError
-        When the file is missing, cannot be read, or holds no JSON object.
-    """
+    """Read the JSON object that a file holds; ``fix`` says in a sentence what to do without one."""
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as err:
@@ -128,10 +110,7 @@ def read_json(
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """Return a table as CSV: full precision, empty where undefined, ``inf`` where infinite.
 
-    Parameters
-    ----------
-    rows : column to value; lists are joined by "; "
-    columns : in order; None takes those of the first row
+    Lists are joined by "; ". Columns come in their order, by default that of the first row.
     """
     rows = [{name: _cell(value) for name, value in row.items()} for row in rows]
     text = io.StringIO()

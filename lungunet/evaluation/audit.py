@@ -369,9 +369,7 @@ def _second_opinions(
 def _draw_pair(suspect: Suspect, codec: LabelCodec, *, caption: str) -> np.ndarray:
     """Draw the slice, the mask in blue, and over it in orange what someone else sees.
 
-    Returns
-    -------
-    (422, 1200, 3) uint8, RGB
+    Comes as (422, 1200, 3) uint8, RGB.
     """
     image, classes = read_pair(suspect.pair, codec)
     grey = show_grey(image)
