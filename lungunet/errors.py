@@ -14,12 +14,8 @@
 
 ``LungUNetWarning(UserWarning)`` marks what the caller should know and may go on with.
 
-Errors read ``{where}: {what, with the value}. {how to fix}``. What every job refuses stands here
-too. This module imports nothing of lungunet.
+Errors read ``{where}: {what, with the value}. {how to fix}``. This module imports nothing.
 """
-
-from collections.abc import Iterable
-from pathlib import Path
 
 _LISTED = 8  # an error names this many offenders, then counts the rest
 
@@ -107,24 +103,3 @@ def listed(items: list[str], *, separator: str = "\n  ") -> str:
     """
     rest = len(items) - _LISTED
     return separator.join(items[:_LISTED] + ([f"and {rest} more"] if rest > 0 else []))
-
-
-def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Stop where output would replace what is read, whatever may be overwritten."""
-    read = {path.resolve() for path in inputs}
-    both = [str(path) for path in outputs if path.resolve() in read]
-    if both:
-        raise ConfigError(
-            "would be written over while it is read. Choose another output folder.",
-            where=listed(both, separator=", "),
-        )
-
-
-def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Stop before any work where output would replace files."""
-    existing = [str(path) for path in paths if path.exists()]
-    if existing and not overwrite:
-        raise ConfigError(
-            "already there. Add --overwrite to replace, or choose another folder.",
-            where=listed(existing, separator=", "),
-        )

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import warnings
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 # How often PyTorch's threads on Linux look whether they may go on before they sleep. By default 15
 # times as often, and meanwhile they keep the core from whatever they wait for: beside two busy
@@ -26,19 +26,18 @@ def main() -> None:
     try:
         app()
     except LungUNetError as err:
-        print(f"lungunet: {err}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        _stop(str(err))
     except OSError as err:
-        if err.errno == errno.ENOSPC and err.filename is None:  # what is printed goes to a file
-            print(f"lungunet: {err.strerror}. Make room.", file=sys.stderr)  # noqa: T201
-            sys.exit(1)
-        if err.filename is None:  # about no path of the user's
-            raise
-        print(  # noqa: T201
-            f"lungunet: {err.filename}: {err.strerror}. Check the path and who may use it.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        if err.filename is not None:
+            _stop(f"{err.filename}: {err.strerror}. Check the path and who may use it.")
+        if err.errno == errno.ENOSPC:  # what is printed goes to a file
+            _stop(f"{err.strerror}. Make room.")
+        raise  # about no path of the user's
+
+
+def _stop(text: str) -> NoReturn:
+    print(f"lungunet: {text}", file=sys.stderr)  # noqa: T201
+    sys.exit(1)
 
 
 def _show_warning(

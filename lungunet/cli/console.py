@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 import typer
 
+from lungunet.errors import DataError, counted
+
 T = TypeVar("T")
 
 
@@ -30,6 +32,12 @@ def going_on(results: Iterable[R], failed: list[str]) -> Iterator[R]:
             failed.append(str(result.error))
             warn(f"lungunet: skipped {result.error}")
         yield result
+
+
+def refuse_skipped(failed: int, total: int, noun: str) -> None:
+    """Let the verb end with 1 where a job skipped something."""
+    if failed:
+        raise DataError(f"{failed} of {counted(total, noun)} skipped. Mend or remove them.")
 
 
 def progress_bar(iterable: Iterable[T], *, desc: str, total: int) -> Iterator[T]:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console, evaluate, pairs, predict, train
-from lungunet.cli.options import Overwrite, refuse_existing
+from lungunet.cli.options import Overwrite
+from lungunet.errors import ConfigError, listed
 
 _PATIENTS, _SLICES, _SIZE_PX = 24, 5, 256
 _TRAIN_PX, _EPOCHS = 128, 18
@@ -25,7 +26,13 @@ def demo(
     """
     start = time.perf_counter()
     images, masks, data, run = out / "images", out / "masks", out / "data", out / "run"
-    _make_phantoms(out, overwrite)
+    existing = [str(path) for path in (images, masks, data, run) if path.exists()]
+    if existing and not overwrite:
+        raise ConfigError(
+            "already there. Add --overwrite to replace, or choose another folder.",
+            where=listed(existing, separator=", "),
+        )
+    _make_phantoms(out)
     _announce(
         *("split", images, masks, data, "--val", 0.15, "--test", 0.2, "--group", _ONE_PATIENT)
     )
@@ -46,14 +53,13 @@ def demo(
     console.say(f"curves:  tensorboard --logdir {run}")
 
 
-def _make_phantoms(out: Path, overwrite: bool) -> None:
+def _make_phantoms(out: Path) -> None:
     from lungunet import write_phantoms
 
     console.say(
         f"$ python -c \"import lungunet; lungunet.write_phantoms('{out.as_posix()}', "
         f'patients={_PATIENTS}, slices={_SLICES}, size={_SIZE_PX})"'
     )
-    refuse_existing([out / "images", out / "masks", out / "data", out / "run"], overwrite)
     write_phantoms(
         out, patients=_PATIENTS, slices=_SLICES, size=_SIZE_PX, progress=console.progress_bar
     )

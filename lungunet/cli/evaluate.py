@@ -147,15 +147,8 @@ def _show_baselines(card: "ScoreCard", model: str) -> None:
     rows: list[tuple[Any, ...]] = [(model, card.pooled.iou, card.pooled.accuracy, "", "")]
     for name, other in card.baselines.items():
         gain = card.difference(other, "iou")
-        rows.append(
-            (
-                name,
-                other.pooled.iou,
-                other.pooled.accuracy,
-                f"{gain.value:+.4f}",
-                _interval(gain.interval, "+"),
-            )
-        )
+        gained = (f"{gain.value:+.4f}", _interval(gain.interval, "+"))
+        rows.append((name, other.pooled.iou, other.pooled.accuracy, *gained))
     console.say()
     console.show_table(("", "lung IoU", "accuracy", "IoU gained", "interval"), rows)
     if verdict := card.verdict(model):

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Overwrite, refuse_existing
+from lungunet.cli.options import Overwrite
+from lungunet.errors import ConfigError
 
 
 def export(
@@ -30,7 +31,10 @@ def export(
     """
     from lungunet import export_onnx
 
-    refuse_existing([out], overwrite)
+    if out.exists() and not overwrite:
+        raise ConfigError(
+            "already there. Add --overwrite to replace, or choose another folder.", where=out
+        )
     parity = export_onnx(model, out, slices=check)
     console.say(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; compared with torch on "

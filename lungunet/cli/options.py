@@ -4,9 +4,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungunet.errors import refuse_existing as refuse_existing
-from lungunet.errors import refuse_inputs as refuse_inputs
-
 if TYPE_CHECKING:
     from lungunet import LabelCodec
 

@@ -10,7 +10,7 @@ import typer
 
 from lungunet.cli import console
 from lungunet.cli.options import Device, Overwrite, Precision, Series
-from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.errors import ConfigError, counted, listed
 
 if TYPE_CHECKING:
     from lungunet import Plausibility, ScanResult, SliceResult
@@ -133,7 +133,7 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
     checked = {each.name: each.checked for each in done if each.checked}
     if checked:
         say_triage(out / "triage.csv", checked)
-    _refuse_skipped(len(failed), len(done) + len(failed), "file")
+    console.refuse_skipped(len(failed), len(done) + len(failed), "file")
 
 
 def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None:
@@ -154,22 +154,11 @@ def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None
             "Predict the others into another folder, or all again with --overwrite."
         )
         raise typer.Exit(130)
-    _refuse_skipped(len(failed), done + len(failed), "scan")
-
-
-def _refuse_skipped(failed: int, total: int, noun: str) -> None:
-    if failed:
-        raise DataError(f"{failed} of {counted(total, noun)} skipped. Mend or remove them.")
+    console.refuse_skipped(len(failed), done + len(failed), "scan")
 
 
 def say_triage(path: Path, checked: "Mapping[str, Plausibility]") -> None:
-    """Print how many masks are red, amber and green, and why the most worrying are not green.
-
-    Parameters
-    ----------
-    path : the table with all of them
-    checked : name of a slice -> what its check said
-    """
+    """Print how many masks are red, amber and green, and why the most worrying are not green."""
     lights = Counter(trust.light for trust in checked.values())
     summary = ", ".join(f"{lights[light]} {light}" for light in ("red", "amber", "green"))
     console.say(f"{summary}: {path}")

@@ -7,7 +7,6 @@ import typer
 
 from lungunet.cli import console
 from lungunet.cli.options import Json, LabelThreshold, Overwrite, Series, parse_labels
-from lungunet.errors import DataError, counted
 
 
 def slices(
@@ -68,9 +67,7 @@ def slices(
     cut = list(console.going_on(results, failed))
     rows = [(scan.name, len(scan.pairs)) for scan in cut if scan.error is None]
     _report(folder, rows, failed, as_json)
-    if failed:
-        total = counted(len(cut), "scan")
-        raise DataError(f"{len(failed)} of {total} skipped. Mend or remove them.")
+    console.refuse_skipped(len(failed), len(cut), "scan")
 
 
 def _report(folder: Path, rows: list[tuple[str, int]], failed: list[str], as_json: bool) -> None:

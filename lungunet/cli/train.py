@@ -317,19 +317,8 @@ def _say_row(result: "EpochResult", *, first: bool = False) -> None:
     if first:
         _say_header()
     train, val = result.train, result.val
-    cells = [
-        str(result.epoch),
-        *(
-            console.short(value)
-            for pair in (
-                (train.loss, val.loss),
-                (train.accuracy, val.accuracy),
-                (train.iou, val.iou),
-            )
-            for value in pair
-        ),
-        f"{result.lr:.1e}",
-        f"{train.seconds + val.seconds:.1f}",
-    ]
+    scores = (train.loss, val.loss, train.accuracy, val.accuracy, train.iou, val.iou)
+    seconds = f"{train.seconds + val.seconds:.1f}"
+    cells = [str(result.epoch), *map(console.short, scores), f"{result.lr:.1e}", seconds]
     row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
     console.say(row + ("  best" if result.is_best else ""))

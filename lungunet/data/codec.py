@@ -58,8 +58,8 @@ class LabelCodec:
         for raw in classes:
             if not _RAW_RANGE.min <= raw <= _RAW_RANGE.max:
                 raise ConfigError(
-                    f"raw value {raw} does not fit 32 bits, no mask can hold it. Check the map.",
-                    where="label codec",
+                    f"label codec: raw value {raw} does not fit 32 bits, no mask can hold it. "
+                    "Check the map."
                 )
         n = self._count_classes(classes)
         raw_values = {int(index): int(raw) for index, raw in self.raw_values.items()}
@@ -67,27 +67,23 @@ class LabelCodec:
             raw_values = {index: raw for raw, index in classes.items()}
         if raw_values and sorted(raw_values) != list(range(n)):
             raise ConfigError(
-                f"{len(raw_values)} raw values are declared for {n} classes. "
-                "Declare one value per class.",
-                where="label codec",
+                f"label codec: {len(raw_values)} raw values are declared for {n} classes. "
+                "Declare one value per class."
             )
         for index, raw in raw_values.items():
             if classes.get(raw) != index:
                 raise ConfigError(
-                    f"class {index} is to be written as {raw}, but the map reads {raw}"
-                    f" as class {classes.get(raw)}. Declare a value that the map reads as {index}.",
-                    where="label codec",
+                    f"label codec: class {index} is to be written as {raw}, but the map reads "
+                    f"{raw} as class {classes.get(raw)}. Declare a value that the map reads as "
+                    f"{index}."
                 )
         names = tuple(self.names) or _default_names(n)
         if len(names) != n:
-            raise ConfigError(
-                f"{len(names)} names for {n} classes. Name each class.", where="label codec"
-            )
+            raise ConfigError(f"label codec: {len(names)} names for {n} classes. Name each class.")
         self._check_names(names)
         if self.threshold is not None and n != 2:
             raise ConfigError(
-                f"a threshold parts two classes, the map has {n}. Leave one out.",
-                where="label codec",
+                f"label codec: a threshold parts two classes, the map has {n}. Leave one out."
             )
         for name, value in (("classes", classes), ("raw_values", raw_values), ("names", names)):
             object.__setattr__(self, name, value)
@@ -98,14 +94,11 @@ class LabelCodec:
         for name in names:
             if not name.strip() or _NOT_IN_FILE_NAMES.search(name):
                 raise ConfigError(
-                    f"class name {name!r} is empty or cannot be part of a file name. "
-                    'Leave out slashes, control characters and any of : * ? " < > |.',
-                    where="label codec",
+                    f"label codec: class name {name!r} is empty or cannot be part of a file name. "
+                    'Leave out slashes, control characters and any of : * ? " < > |.'
                 )
             if names.count(name) > 1:
-                raise ConfigError(
-                    f"two classes are named {name!r}. Rename one.", where="label codec"
-                )
+                raise ConfigError(f"label codec: two classes are named {name!r}. Rename one.")
 
     @staticmethod
     def _count_classes(classes: dict[int, int]) -> int:
@@ -113,9 +106,8 @@ class LabelCodec:
         named = listed([str(index) for index in indices], separator=", ")
         if indices != list(range(len(indices))) or not 2 <= len(indices) <= _MAX_CLASSES:
             raise ConfigError(
-                f"class indices are {named}. "
-                f"Use every index from 0 upwards, 2 to {_MAX_CLASSES} of them.",
-                where="label codec",
+                f"label codec: class indices are {named}. "
+                f"Use every index from 0 upwards, 2 to {_MAX_CLASSES} of them."
             )
         return len(indices)
 
@@ -160,15 +152,12 @@ class LabelCodec:
             if raw.size and indices.max() == _UNKNOWN:
                 raise self._unknown(raw, where)
             return indices
-        return self._encode_wide(raw, where)
-
-    def _encode_wide(self, raw: np.ndarray, where: str) -> np.ndarray:
         keys = np.array(list(self.classes), np.int64)
-        indices = np.array(list(self.classes.values()), np.uint8)
+        values = np.array(list(self.classes.values()), np.uint8)
         at = np.searchsorted(keys, raw).clip(max=len(keys) - 1)
         if not np.array_equal(keys[at], raw):
             raise self._unknown(raw, where)
-        return np.asarray(indices[at])
+        return np.asarray(values[at])
 
     def decode(self, indices: np.ndarray, where: str = "prediction") -> np.ndarray:
         """Map class indices to raw values.
@@ -210,11 +199,9 @@ class LabelCodec:
             if values.min() >= 0 and values.max() <= np.iinfo(dtype).max:
                 values = values.astype(dtype)
                 break
-        if values.dtype == np.uint8:
-            table = np.zeros(256, np.uint8)
-            table[: values.size] = values
-            return _look_up(indices.astype(np.uint8, copy=False), table)
-        return np.asarray(values[indices])
+        table = np.zeros(256, values.dtype)
+        table[: values.size] = values
+        return _look_up(indices.astype(np.uint8, copy=False), table)
 
     @cached_property
     def _table(self) -> np.ndarray | None:
@@ -318,8 +305,7 @@ class LabelCodec:
             threshold = None if stored["threshold"] is None else int(stored["threshold"])
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
             raise ConfigError(
-                f"stored as {stored!r}, which is incomplete. Store what to_dict gives.",
-                where="label codec",
+                f"label codec: stored as {stored!r}, which is incomplete. Store what to_dict gives."
             ) from err
         return cls(classes, raw_values, names, threshold)
 
@@ -346,9 +332,9 @@ def _integers(values: np.ndarray, where: str) -> np.ndarray:
 def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     # cv2.LUT is vectorised where numpy's take is not; it knows no arrays of 0 or over 2 axes.
     if not values.size:
-        return values.copy()
+        return np.empty(values.shape, table.dtype)
     flat = np.ascontiguousarray(values).reshape(1, -1)
-    return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(values.shape)
+    return np.asarray(cv2.LUT(flat, table)).reshape(values.shape)
 
 
 LUNG_CODEC = LabelCodec({0: 0, 255: 1})

@@ -244,9 +244,8 @@ class InputContract:
 
         if grey.ndim != 3 or grey.dtype != torch.uint8:
             raise DataError(
-                f"{grey.dtype} {tuple(grey.shape)}; only (N, H, W) uint8 is still to be "
-                "normalised. Make the loader with eight_bit=True, or leave this call out.",
-                where="batch",
+                f"batch: {grey.dtype} {tuple(grey.shape)}; only (N, H, W) uint8 is still to be "
+                "normalised. Make the loader with eight_bit=True, or leave this call out."
             )
         # Tensors, since CUDA multiplies by the reciprocal of a number; filled on the device, since
         # a copy to it would wait.
@@ -329,8 +328,8 @@ class InputContract:
 
     def __str__(self) -> str:
         """Say it in one line, for tables and messages."""
-        seen = "8-bit grey" if self.window is None else f"window {self.window.level:g},"
-        seen += "" if self.window is None else f"{self.window.width:g}"
+        window = self.window
+        seen = f"window {window.level:g},{window.width:g}" if window else "8-bit grey"
         return f"{self.size}x{self.size}, {seen}"
 
 

@@ -16,7 +16,7 @@ from lungunet.data.cache import Sample, SliceCache
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header, read_image, read_mask
-from lungunet.data.manifest import Pair, read_manifest
+from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.split import choose_codec
 from lungunet.data.transforms import Transform, seed_transform
 from lungunet.data.window import Window
@@ -81,9 +81,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         for pair in self.pairs:
             if not isinstance(pair, Pair):
                 raise DataError(
-                    f"{pair!r} is no Pair. Give what find_pairs(images, masks) returns, "
-                    "or the path of a list.",
-                    where="pairs",
+                    f"pairs: {pair!r} is no Pair. Give what find_pairs(images, masks) returns, or "
+                    "the path of a list."
                 )
             if pair.mask is None:
                 raise DataError("no mask. A dataset needs one for every image.", where=pair.image)
@@ -279,11 +278,5 @@ def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:
     """
     mask = pair.require_mask()
     image, raw = read_image(pair.image), read_mask(mask)
-    if image.shape != raw.shape:
-        raise GeometryError(
-            f"mask is {raw.shape[0]}x{raw.shape[1]}, image is "
-            f"{image.shape[0]}x{image.shape[1]}. A mask must be drawn on the image it labels: "
-            "re-export it, or drop the pair.",
-            where=pair.name,
-        )
+    require_same_size(image.shape, raw.shape, pair.name)
     return image, codec.encode(raw, str(mask))

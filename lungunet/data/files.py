@@ -1,6 +1,7 @@
 """The one way lungunet writes files, whole or not at all, and its tables and facts: CSV, JSON.
 
-Owns that promise, and how what is undefined or infinite is written. Knows what no file is about.
+Owns that promise, what is not written over, and how what is undefined or infinite is written. Knows
+what no file is about.
 """
 
 import csv
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lungunet.errors import DataError, LungUNetError
+from lungunet.errors import ConfigError, DataError, LungUNetError, listed
 
 
 @contextmanager
@@ -24,11 +25,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The bytes are on disk before the name changes, so a kill at any instant leaves the old file or
     the new one. On an error the temporary file is removed and ``path`` is as it was.
-
-    Raises
-    ------
-    DataError
-        When the folder cannot be made or written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -43,9 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         fix = "Make room; what was there before is kept." if full else "Choose another place."
         raise DataError(f"cannot be written ({err.strerror or err}). {fix}", where=path) from err
     finally:
-        with suppress(
-            OSError
-        ):  # where the folder could not be made, nor can this name be looked up
+        with suppress(OSError):  # where no folder could be made, no name in it can be looked up
             temporary.unlink()
 
 
@@ -85,9 +79,7 @@ def json_text(
 ) -> str:
     """Return facts as JSON: full precision, what is undefined or infinite as :func:`plain` says.
 
-    Parameters
-    ----------
-    default : makes something plain of what JSON does not know; None refuses it
+    ``default`` makes something plain of what JSON does not know; None refuses it.
     """
     text = json.dumps(
         plain(content), indent=2, sort_keys=sort_keys, default=default, allow_nan=False
@@ -103,18 +95,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 def read_json(
     path: str | Path, *, fix: str, error: type[LungUNetError] = DataError
 ) -> dict[str, Any]:
-    """Read the JSON object that a file holds.
-
-    Parameters
-    ----------
-    fix : what to do about a file that holds none, a sentence
-    error : to raise
-
-    Raises
-    ------
-    LungUNetError
-        When the file is missing, cannot be read, or holds no JSON object.
-    """
+    """Read the JSON object that a file holds; ``fix`` says in a sentence what to do without one."""
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as err:
@@ -129,10 +110,7 @@ def read_json(
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """Return a table as CSV: full precision, empty where undefined, ``inf`` where infinite.
 
-    Parameters
-    ----------
-    rows : column to value; lists are joined by "; "
-    columns : in order; None takes those of the first row
+    Lists are joined by "; ". Columns come in their order, by default that of the first row.
     """
     rows = [{name: _cell(value) for name, value in row.items()} for row in rows]
     text = io.StringIO()
@@ -153,3 +131,24 @@ def write_csv(
 def _cell(value: Any) -> Any:
     value = plain(value)
     return "; ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Stop where output would replace what is read, whatever may be overwritten."""
+    read = {path.resolve() for path in inputs}
+    both = [str(path) for path in outputs if path.resolve() in read]
+    if both:
+        raise ConfigError(
+            "would be written over while it is read. Choose another output folder.",
+            where=listed(both, separator=", "),
+        )
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Stop before any work where output would replace files."""
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise ConfigError(
+            "already there. Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            where=listed(existing, separator=", "),
+        )

@@ -32,16 +32,7 @@ class HuFault:
 
 
 def judge_hu(image: np.ndarray) -> HuFault | None:
-    """Judge whether values can be Hounsfield units of a chest.
-
-    Parameters
-    ----------
-    image : (H, W) of a slice dtype
-
-    Returns
-    -------
-    HuFault
-        None where nothing speaks against it.
+    """Judge whether a slice, (H, W), can hold HU of a chest; None where nothing speaks against it.
 
     Examples
     --------
@@ -82,14 +73,8 @@ def judge_hu(image: np.ndarray) -> HuFault | None:
 def restore_hu(image: np.ndarray) -> np.ndarray:
     """Undo the two usual ways of storing HU wrongly: an unsigned wrap, an offset of 1024.
 
-    Parameters
-    ----------
-    image : (H, W) of a slice dtype; eight-bit pictures come back as they are
-
-    Returns
-    -------
-    (H, W)
-        HU as far as the values tell.
+    Takes and returns (H, W), HU as far as the values tell; eight-bit pictures come back as they
+    are.
     """
     if image.dtype == np.uint8:
         return image
@@ -101,13 +86,7 @@ def restore_hu(image: np.ndarray) -> np.ndarray:
 
 
 def require_hu(hu: np.ndarray, where: object) -> None:
-    """Refuse a scan without any value below 0: one stored with an offset, or a mask.
-
-    Parameters
-    ----------
-    hu : (D, H, W)
-    where : what a message calls it
-    """
+    """Refuse a scan, (D, H, W), without a value below 0: one stored with an offset, or a mask."""
     lowest, highest = hu.min(), hu.max()
     if lowest >= 0:
         raise DataError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES, read_header
 from lungunet.data.files import write_text
-from lungunet.errors import DataError, counted, listed
+from lungunet.errors import DataError, GeometryError, counted, listed
 
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
@@ -119,10 +119,7 @@ def pair_by_name(
 ) -> tuple[list[Pair], list[str]]:
     """Pair files that have one name, given as (name, path).
 
-    Returns
-    -------
-    pairs : sorted by name
-    problems : what has no partner, or too many, in words
+    Returns pairs, sorted by name, and in words what has no partner, or too many.
     """
     by_stem: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for side, named in enumerate((images, masks)):
@@ -153,6 +150,17 @@ def _header_problems(pair: Pair) -> list[str]:
             f"image is {image.height}x{image.width}"
         ]
     return []
+
+
+def require_same_size(image: tuple[int, ...], mask: tuple[int, ...], where: str) -> None:
+    """Refuse a mask of another shape than its image."""
+    if mask != image:
+        sizes = ["x".join(map(str, shape)) for shape in (mask, image)]
+        raise GeometryError(
+            f"mask is {sizes[0]}, image is {sizes[1]}. "
+            "A mask must be drawn on the image it labels: re-export it, or drop the pair.",
+            where=where,
+        )
 
 
 def write_manifest(path: str | Path, pairs: Iterable[Pair]) -> None:
@@ -262,12 +270,6 @@ def read_manifest(path: str | Path) -> list[Pair]:
 
 def _read_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the columns of each line that is not blank."""
-    for number, line in enumerate(_read_lines(path), start=1):
-        if line.strip():
-            yield number, [text.strip() for text in line.split("\t")]
-
-
-def _read_lines(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as err:
@@ -278,7 +280,9 @@ def _read_lines(path: Path) -> list[str]:
         raise DataError(
             f"byte {err.start} is not UTF-8. Save the list as UTF-8 text.", where=path
         ) from err
-    return re.split(r"\r\n|\n|\r", text)
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+        if line.strip():
+            yield number, [text.strip() for text in line.split("\t")]
 
 
 def _locate(text: str, folder: Path) -> Path | None:

@@ -5,7 +5,7 @@ Looks at every file before anything is written, and writes slices anew where tha
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import write_text
+from lungunet.data.files import refuse_existing, refuse_inputs, write_text
 from lungunet.data.manifest import Pair, find_pairs, render_manifest
 from lungunet.data.split import (
     SPLITS,
@@ -32,15 +32,7 @@ from lungunet.data.split import (
     split_pairs,
 )
 from lungunet.data.twins import find_twins, fingerprint_pairs, guard_groups
-from lungunet.errors import (
-    ConfigError,
-    DataError,
-    LabelError,
-    SplitError,
-    listed,
-    refuse_existing,
-    refuse_inputs,
-)
+from lungunet.errors import ConfigError, DataError, LabelError, SplitError, listed
 from lungunet.progress import Progress, silent
 
 
@@ -110,9 +102,9 @@ def write_data_folder(
         survey = survey_pairs(pairs, codec=codec, progress=progress)
     settings = asdict(config)
     folds = settings.pop("folds")
-    record = SplitRecord(
+    record = replace(
+        survey,
         **settings,
-        **asdict(survey),
         patients=number_patients(groups),
         labels=codec.to_dict(),
         prepared_size=size,
@@ -169,28 +161,10 @@ def _differs(path: Path, text: str) -> bool:
     return path.exists() and path.read_bytes() != text.encode()
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What the files of a set of pairs hold.
-
-    Parameters
-    ----------
-    dtypes : dtype of the slices -> how many
-    sizes : "512x512" -> how many
-    empty_masks : number of slices whose mask holds no lung
-    lung_share : mean share of lung pixels per slice, in [0, 1]
-    """
-
-    dtypes: dict[str, int]
-    sizes: dict[str, int]
-    empty_masks: int
-    lung_share: float
-
-
 def survey_pairs(
     pairs: Sequence[Pair], *, codec: LabelCodec, progress: Progress = silent
-) -> Survey:
-    """Read every pair once."""
+) -> SplitRecord:
+    """Read every pair once, and record what the files hold: dtypes, sizes, and how much lung."""
     if not pairs:
         raise SplitError("no pairs to read. Check the folders.")
     dtypes: Counter[str] = Counter()
@@ -220,8 +194,11 @@ def survey_pairs(
                 else ""
             )
         )
-    return Survey(
-        dict(sorted(dtypes.items())), dict(sorted(sizes.items())), empty, share / len(pairs)
+    return SplitRecord(
+        dtypes=dict(sorted(dtypes.items())),
+        sizes=dict(sorted(sizes.items())),
+        empty_masks=empty,
+        lung_share=share / len(pairs),
     )
 
 

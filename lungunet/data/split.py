@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from lungunet.errors import ConfigError, DataError, SplitError, listed
 
 SPLITS = ("train", "val", "test")
 """The names of the three lists."""
+
+_NAME = attrgetter("name")  # of a pair: the order of every list
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,7 @@ def split_pairs(
                 f"{total} pairs of {len(patients)} patients cannot fill train, val and test at "
                 f"val={val:g}, test={test:g}: {name} is empty. Add pairs or change the ratios."
             )
-    return Split(*(sorted(lists[name], key=lambda pair: pair.name) for name in SPLITS))
+    return Split(*(sorted(lists[name], key=_NAME) for name in SPLITS))
 
 
 def fold_pairs(
@@ -275,18 +278,11 @@ def fold_pairs(
     order = _shuffled(patients, seed)
     for patient in sorted(order, key=lambda name: -len(patients[name])):
         min(parts, key=len).extend(patients[patient])
-    by_name = [sorted(part, key=lambda pair: pair.name) for part in parts]
-    return [
-        Split(
-            train=sorted(
-                (pair for other in by_name if other is not part for pair in other),
-                key=lambda pair: pair.name,
-            ),
-            val=part,
-            test=[],
-        )
-        for part in by_name
-    ]
+    splits = []
+    for part in parts:
+        others = [pair for other in parts if other is not part for pair in other]
+        splits.append(Split(sorted(others, key=_NAME), sorted(part, key=_NAME), []))
+    return splits
 
 
 def _check_ratios(val: float, test: float) -> None:
@@ -302,7 +298,7 @@ def _check_ratios(val: float, test: float) -> None:
 
 def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict[str, list[Pair]]:
     patients: dict[str, list[Pair]] = defaultdict(list)
-    for pair in sorted(pairs, key=lambda pair: pair.name):
+    for pair in sorted(pairs, key=_NAME):
         if groups is not None and pair.name not in groups:
             raise SplitError("no patient in the groups. Name one for every pair.", where=pair.name)
         patients[pair.name if groups is None else groups[pair.name]].append(pair)

@@ -49,15 +49,11 @@ def train_transform(*, flip: bool = True) -> A.Compose:
 
 
 def seed_transform(transform: Transform, entropy: tuple[int, ...]) -> None:
-    """Make the next call of ``transform`` depend on ``entropy`` alone.
+    """Make the next call of ``transform`` depend on ``entropy``, as (seed, epoch, index), alone.
 
     Every step gets a generator of its own: albumentations' ``set_random_seed`` would hand all of
     them the same one, and their coins would fall alike. Callables that are not albumentations' are
-    left as they are.
-
-    Parameters
-    ----------
-    entropy : non-negative integers, such as (seed, epoch, index)
+    left as they are. Entropy is of non-negative integers.
     """
     if not isinstance(transform, A.BaseCompose | A.BasicTransform):
         return

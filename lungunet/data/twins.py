@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lungunet.data.ct import read_image
 from lungunet.data.hu import restore_hu
@@ -80,17 +82,9 @@ def fingerprint(image: np.ndarray) -> np.ndarray:
 
 
 def find_twins(fingerprints: Sequence[np.ndarray], *, at_least: float = TWIN) -> list[Twins]:
-    """Compare every fingerprint with every other.
+    """Compare every fingerprint with every other: which two correlate ``at_least`` so much.
 
-    Parameters
-    ----------
-    fingerprints : as :func:`fingerprint` makes them
-    at_least : correlation from which two count as twins
-
-    Returns
-    -------
-    list of Twins
-        In order of ``first``, then ``second``.
+    Comes in order of ``first``, then ``second``.
     """
     if not len(fingerprints):
         return []
@@ -132,24 +126,15 @@ def guard_groups(
     dict
         Stem to group; a group is called after its first stem.
     """
-    parents = list(range(len(pairs)))
-
-    def root(place: int) -> int:
-        while parents[place] != place:
-            parents[place] = parents[parents[place]]
-            place = parents[place]
-        return place
-
-    def join(first: int, second: int) -> None:
-        parents[root(second)] = root(first)
-
-    first_of: dict[str, int] = {}
-    for place, pair in enumerate(pairs):
-        if groups is not None:
-            join(first_of.setdefault(groups[pair.name], place), place)
-    for twin in twins:
-        join(twin.first, twin.second)
+    joined = [(twin.first, twin.second) for twin in twins]
+    if groups is not None:
+        first_of: dict[str, int] = {}
+        for place, pair in enumerate(pairs):
+            joined.append((first_of.setdefault(groups[pair.name], place), place))
+    ends = np.array(joined, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(joined)), tuple(ends)), shape=(len(pairs), len(pairs)))
+    _, parts = connected_components(graph, directed=False)
     members: dict[int, list[str]] = defaultdict(list)
-    for place, pair in enumerate(pairs):
-        members[root(place)].append(pair.name)
+    for part, pair in zip(parts, pairs, strict=True):
+        members[part].append(pair.name)
     return {name: min(names) for names in members.values() for name in names}

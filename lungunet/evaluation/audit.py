@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import write_csv, write_json
-from lungunet.data.manifest import Pair, read_manifest
+from lungunet.data.files import refuse_existing, write_csv, write_json
+from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.overlay import draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
-from lungunet.errors import ConfigError, DataError, SplitError, refuse_existing
+from lungunet.errors import ConfigError, DataError, GeometryError, SplitError
 from lungunet.evaluation.crossval import predict_out_of_fold
 from lungunet.evaluation.file_checks import (
     Finding,
@@ -292,41 +292,28 @@ def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
     image, verdicts = check_image(pair.image)
     classes, mask_verdicts = check_mask(pair.mask, codec)
     verdicts += mask_verdicts
-    doubt = None
+    facts, doubt = PairFacts(pair, list_name), None
+    if image is not None:
+        facts = replace(
+            facts,
+            dtype=image.dtype.name,
+            image_digest=_digest(image),
+            fingerprint=fingerprint(image),
+        )
+    if classes is not None:
+        share = float((classes > 0).mean())
+        facts = replace(facts, mask_digest=_digest(classes), lung_share=share)
     if image is not None and classes is not None:
-        if image.shape == classes.shape:
+        try:
+            require_same_size(image.shape, classes.shape, pair.name)
+        except GeometryError as err:
+            verdicts.append(Verdict("error", "size", str(err)))
+        else:
             view = LabelView(image, classes > 0)
             doubt = doubt_label(view)
-            inverted = check_inverted(view.lung, view.airy, codec, str(pair.mask))
-            verdicts += [inverted] if inverted else []
-        else:
-            verdicts.append(_size_verdict(pair, image, classes))
+            verdicts += check_inverted(view.lung, view.airy, codec, str(pair.mask))
     findings = tuple(Finding(pair, list_name, v.severity, v.kind, v.message) for v in verdicts)
-    return _Look(_facts(pair, list_name, image, classes), findings, doubt)
-
-
-def _facts(
-    pair: Pair, list_name: str, image: np.ndarray | None, classes: np.ndarray | None
-) -> PairFacts:
-    return PairFacts(
-        pair,
-        list_name,
-        dtype=None if image is None else image.dtype.name,
-        image_digest=None if image is None else _digest(image),
-        mask_digest=None if classes is None else _digest(classes),
-        fingerprint=None if image is None else fingerprint(image),
-        lung_share=None if classes is None else float((classes > 0).mean()),
-    )
-
-
-def _size_verdict(pair: Pair, image: np.ndarray, classes: np.ndarray) -> Verdict:
-    return Verdict(
-        "error",
-        "size",
-        f"{pair.name}: mask is {classes.shape[0]}x{classes.shape[1]}, image is "
-        f"{image.shape[0]}x{image.shape[1]}. A mask must be drawn on the image it labels: "
-        "re-export it, or drop the pair.",
-    )
+    return _Look(facts, findings, doubt)
 
 
 def _digest(pixels: np.ndarray) -> bytes:
@@ -382,9 +369,7 @@ def _second_opinions(
 def _draw_pair(suspect: Suspect, codec: LabelCodec, *, caption: str) -> np.ndarray:
     """Draw the slice, the mask in blue, and over it in orange what someone else sees.
 
-    Returns
-    -------
-    (422, 1200, 3) uint8, RGB
+    Comes as (422, 1200, 3) uint8, RGB.
     """
     image, classes = read_pair(suspect.pair, codec)
     grey = show_grey(image)

@@ -102,16 +102,13 @@ def curve_chart(
     best: tuple[int, float] | None = None,
     log: bool = False,
 ) -> CurveChart | None:
-    """Lay out curves over epochs; None where no value can be drawn.
+    """Lay out curves over epochs, by list as (epoch, value); None where no value can be drawn.
 
-    Parameters
-    ----------
-    curves : by list, (epoch, value)
-    best : the point to mark
-    log : for losses, which fall by powers of ten; values of 0 and below are then left out
+    ``best`` is the point to mark. ``log`` is for losses, which fall by powers of ten; values of 0
+    and below are then left out.
     """
     known = {
-        name: [(epoch, value) for epoch, value in points if _drawable(value, log)]
+        name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
         for name, points in curves.items()
     }
     every = [point for points in known.values() for point in points]
@@ -133,10 +130,6 @@ def curve_chart(
         best=(x(best[0]), y(best[1])) if best and low <= best[1] <= high else None,
         outside=sorted({epoch for epoch, value in every if not low <= value <= high}),
     )
-
-
-def _drawable(value: float, log: bool) -> bool:
-    return math.isfinite(value) and (value > 0 or not log)
 
 
 def _limits(points: Sequence[tuple[int, float]], log: bool) -> tuple[float, float]:
@@ -186,12 +179,10 @@ class DotChart:
 
 
 def dot_chart(series: Mapping[str, Sequence[tuple[str, float]]]) -> DotChart | None:
-    """Lay out sorted values; None where there is none.
+    """Lay out values sorted, by what was scored as (name of the case, value); None without any.
 
-    Parameters
-    ----------
-    series : by what was scored, (name of the case, value); NaN is left out. Of many cases, 300
-        evenly spread ones are drawn, the first and the last among them.
+    NaN is left out. Of many cases, 300 evenly spread ones are drawn, the first and the last among
+    them.
     """
     ranked = {
         name: sorted((pair for pair in pairs if math.isfinite(pair[1])), key=lambda pair: pair[1])
@@ -217,6 +208,5 @@ def dot_chart(series: Mapping[str, Sequence[tuple[str, float]]]) -> DotChart | N
 
 
 def _spread(count: int) -> list[int]:
-    if count <= _MOST_DOTS:
-        return list(range(count))
-    return [round(i * (count - 1) / (_MOST_DOTS - 1)) for i in range(_MOST_DOTS)]
+    shown = min(count, _MOST_DOTS)
+    return [round(i * (count - 1) / max(shown - 1, 1)) for i in range(shown)]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lungunet.data.codec import LabelCodec
+from lungunet.data.files import refuse_existing
 from lungunet.data.manifest import Pair
 from lungunet.data.split import Split, fold_pairs, read_patients, write_split
-from lungunet.errors import DataError, refuse_existing
+from lungunet.errors import DataError
 from lungunet.evaluation.evaluate import evaluate
 from lungunet.evaluation.scorecard import ScoreCard
 from lungunet.inference.predictor import Prediction, Predictor

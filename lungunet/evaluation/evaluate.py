@@ -1,8 +1,9 @@
 """Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import plain
+from lungunet.data.files import plain, refuse_existing
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients, read_split
@@ -21,7 +22,6 @@ from lungunet.errors import (
     GeometryError,
     LungUNetWarning,
     SplitError,
-    refuse_existing,
 )
 from lungunet.evaluation.masks import MaskFolder
 from lungunet.evaluation.report import write_report
@@ -94,9 +94,10 @@ def evaluate(
             f"{predictor.codec.n_classes}. Pass the labels that map one to the other."
         )
     owners = patients or {}
-    scored = _Scored(codec.n_classes)
-    if predictor.is_rule:
-        del scored.baselines["threshold"]  # nothing is a baseline to itself
+    cases: list[CaseScore] = []
+    rules = _baselines(predictor) if baselines else {}
+    scored: dict[str, list[CaseScore]] = {name: [] for name in rules}
+    remarks: list[str] = []
     predictions = predictor.predict_files([pair.image for pair in pairs])
     matched = zip(pairs, predictions, strict=True)
     for pair, prediction in progress(matched, desc="evaluate", total=len(pairs)):
@@ -108,10 +109,29 @@ def evaluate(
                 where=pair.name,
             )
         patient = str(owners.get(pair.name, pair.name))
-        scored.add(pair.name, patient, truth, prediction.classes)
-        if baselines:
-            scored.add_baselines(pair.name, patient, truth, image)
-    return scored.card(codec.names)
+        score = partial(score_case, pair.name, patient=patient)
+        cases.append(score(truth, prediction.classes, n_classes=codec.n_classes))
+        lung = (truth > 0).astype(np.uint8)  # baselines know lung and background alone
+        for name in list(scored):
+            try:
+                scored[name].append(score(lung, rules[name](image)))
+            except DataError as err:  # one that does not cover every slice is left out
+                remarks.append(f"no {name} baseline: {err}")
+                del scored[name]
+    others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
+    return ScoreCard(tuple(cases), codec.names, others, tuple(remarks))
+
+
+def _baselines(predictor: Predicts) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return what makes masks at no cost, by name."""
+    threshold = ThresholdSegmenter()
+    rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "threshold": lambda image: threshold([image])[0].classes,
+        "all background": lambda image: np.zeros(image.shape, np.uint8),
+    }
+    if predictor.is_rule:
+        del rules["threshold"]  # nothing is a baseline to itself
+    return rules
 
 
 def evaluate_list(
@@ -203,44 +223,6 @@ def _warn_of_trained(model: str | Path, pairs: Sequence[Pair]) -> None:
         )
 
 
-class _Scored:
-    """Cases of the model and of the baselines, as they come in."""
-
-    def __init__(self, n_classes: int) -> None:
-        self.n_classes = n_classes
-        self.cases: list[CaseScore] = []
-        self.baselines: dict[str, list[CaseScore]] = {"threshold": [], "all background": []}
-        self.threshold = ThresholdSegmenter()
-        self.remarks: list[str] = []
-
-    def add(self, name: str, patient: str, truth: np.ndarray, pred: np.ndarray) -> None:
-        """Score one slice of the model."""
-        self.cases.append(score_case(name, truth, pred, n_classes=self.n_classes, patient=patient))
-
-    def add_baselines(self, name: str, patient: str, truth: np.ndarray, image: np.ndarray) -> None:
-        """Score one slice of each baseline; they know lung and background alone."""
-        lung = (truth > 0).astype(np.uint8)
-        nothing = np.zeros_like(lung)
-        self.baselines["all background"].append(score_case(name, lung, nothing, patient=patient))
-        if self.remarks or "threshold" not in self.baselines:
-            return
-        try:
-            pred = self.threshold([image])[0].classes
-        except DataError as err:
-            self.remarks.append(f"no threshold baseline: {err}")
-            return
-        self.baselines["threshold"].append(score_case(name, lung, pred, patient=patient))
-
-    def card(self, class_names: tuple[str, ...]) -> ScoreCard:
-        """Return the score card; a baseline that does not cover every slice is left out."""
-        whole = {
-            name: ScoreCard(tuple(cases), ("background", "lung"))
-            for name, cases in self.baselines.items()
-            if len(cases) == len(self.cases)
-        }
-        return ScoreCard(tuple(self.cases), class_names, whole, tuple(self.remarks))
-
-
 def save_pictures(
     folder: str | Path,
     predictor: Predicts,
@@ -273,13 +255,9 @@ def save_pictures(
 
 
 def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha256: str) -> None:
-    """Add the scores of one list to ``lungunet.json`` and to the model card.
+    """Add the scores of one list to ``lungunet.json`` and to the card of a run or model folder.
 
-    Parameters
-    ----------
-    model : a run folder or a model folder
-    weights_sha256 : of the weights that were scored; nothing is written when the folder holds
-        others by now
+    Nothing is written when the folder holds other weights by now than those that were scored.
     """
     scores: dict[str, Any] = {"slices": len(card.cases), "patients": len(set(card.patients))}
     for metric, about in METRICS.items():

@@ -91,13 +91,7 @@ class Verdict:
 
 
 def check_image(path: Path) -> tuple[np.ndarray | None, list[Verdict]]:
-    """Read a slice and judge its values.
-
-    Returns
-    -------
-    image : (H, W), or None where it cannot be read
-    verdicts : empty where all is well
-    """
+    """Read a slice, (H, W) or None where it cannot be read, and judge its values."""
     try:
         image = read_image(path)
     except DataError as err:
@@ -107,13 +101,7 @@ def check_image(path: Path) -> tuple[np.ndarray | None, list[Verdict]]:
 
 
 def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[Verdict]]:
-    """Read a mask and judge its coding.
-
-    Returns
-    -------
-    classes : (H, W) uint8, or None where the mask cannot be read or decoded
-    verdicts : empty where all is well
-    """
+    """Read a mask as classes, (H, W) uint8 or None where that cannot be, and judge its coding."""
     try:
         raw = read_mask(path)
     except LabelError as err:
@@ -124,17 +112,11 @@ def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[V
         classes = codec.encode(raw, str(path))
     except LabelError:
         return None, [check_coding(raw, codec, str(path))]
-    verdict = _check_share(classes > 0, str(path))
-    return classes, [verdict] if verdict else []
+    return classes, _check_share(classes > 0, str(path))
 
 
 def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
-    """Say how a mask that ``codec`` refuses is coded, and which flag reads it.
-
-    Parameters
-    ----------
-    raw : (H, W) integer, holding at least one unknown value
-    """
+    """Say how a mask, (H, W), that ``codec`` refuses is coded, and which flag reads it."""
     values = [int(value) for value in np.unique(raw)]
     known = np.array(list(codec.classes))
     off = np.abs(np.array(values)[:, None] - known).min(axis=1)
@@ -160,21 +142,20 @@ def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
     )
 
 
-def _check_share(lung: np.ndarray, where: str) -> Verdict | None:
-    share = float(lung.mean())
-    if share == 0:
-        return Verdict("note", "mask-empty", f"{where}: no lung. Fine where the slice shows none.")
-    if share == 1:
-        return Verdict(
-            "error", "mask-full", f"{where}: every pixel is lung. Draw it again, or drop the pair."
-        )
-    return None
+def _check_share(lung: np.ndarray, where: str) -> list[Verdict]:
+    if not lung.any():
+        text = f"{where}: no lung. Fine where the slice shows none."
+        return [Verdict("note", "mask-empty", text)]
+    if lung.all():
+        text = f"{where}: every pixel is lung. Draw it again, or drop the pair."
+        return [Verdict("error", "mask-full", text)]
+    return []
 
 
 def check_inverted(
     lung: np.ndarray, airy: np.ndarray, codec: LabelCodec, where: str
-) -> Verdict | None:
-    """Tell whether a mask has lung and background swapped.
+) -> list[Verdict]:
+    """Find out whether a mask has lung and background swapped.
 
     Parameters
     ----------
@@ -183,14 +164,13 @@ def check_inverted(
     """
     ring = np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]])
     if lung.all() or float(ring.mean()) < 0.9 or float(airy[~lung].mean()) < 0.6:
-        return None
+        return []
     first, second, *_ = codec.classes
-    return Verdict(
-        "error",
-        "mask-inverted",
+    text = (
         f"{where}: lung is drawn as background, and background, up to the margin, as lung. "
-        f"Invert it; if all are so, pass --labels {second},{first}.",
+        f"Invert it; if all are so, pass --labels {second},{first}."
     )
+    return [Verdict("error", "mask-inverted", text)]
 
 
 def _colour_verdict(path: Path, err: LabelError) -> Verdict:
@@ -218,9 +198,7 @@ def _why_unread(path: Path, dtypes: tuple[str, ...]) -> Kind:
 def is_cut_off(content: bytes) -> bool:
     """Tell whether an image file ends before its format says it does.
 
-    Parameters
-    ----------
-    content : of the file; a format other than PNG, JPEG, BMP and TIFF is never cut off
+    A format other than PNG, JPEG, BMP and TIFF is never cut off.
     """
     if content.startswith(b"\x89PNG"):
         return b"IEND" not in content[-16:]

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from lungunet.data.files import write_text
-from lungunet.errors import refuse_existing
+from lungunet.data.files import refuse_existing, write_text
 from lungunet.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, Scale
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig

@@ -13,7 +13,7 @@ import math
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,39 +50,6 @@ _UNDEFINED = Markup('<span title="undefined">\N{EN DASH}</span>')
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """One overlay of a case.
-
-    Parameters
-    ----------
-    kind : worst or best
-    number : counts from 1, the most extreme case first
-    name : of the case, as the file says it
-    png : the bytes of the file
-    """
-
-    kind: str
-    number: int
-    name: str
-    png: bytes
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """What ``lungunet evaluate`` left for one list.
-
-    Parameters
-    ----------
-    scores : scores.json
-    pictures : of both kinds, most extreme first
-    """
-
-    split: str
-    scores: Mapping[str, Any]
-    pictures: tuple[_Picture, ...]
-
-
-@dataclass(frozen=True)
 class _RunFiles:
     """What a run folder holds.
 
@@ -92,7 +59,7 @@ class _RunFiles:
     config_text : the file as it is
     environment, about : environment.json and best/lungunet.json; empty where missing
     history : rows of history.csv, numbers as floats, NaN where empty
-    evaluations : test first
+    evaluations : as the template shows them, test first
     audit : audit/audit.json
     """
 
@@ -102,7 +69,7 @@ class _RunFiles:
     environment: Mapping[str, Any]
     about: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...]
-    evaluations: tuple[_Evaluation, ...]
+    evaluations: tuple[Mapping[str, Any], ...]
     audit: Mapping[str, Any] | None
 
     @property
@@ -170,7 +137,7 @@ def _render(files: _RunFiles) -> str:
         curves=_curves(files, best),
         metrics={column(name): metric for name, metric in METRICS.items()},
         names={"loss": "Loss", **{name: metric.heading for name, metric in METRICS.items()}},
-        evaluations=[_shown(evaluation) for evaluation in files.evaluations],
+        evaluations=files.evaluations,
         audit=_shown_audit(files.audit),
         version=__version__,
     )
@@ -280,36 +247,6 @@ def _curves(files: _RunFiles, best: int | None) -> dict[str, CurveChart]:
     return charts
 
 
-def _shown(evaluation: _Evaluation) -> dict[str, Any]:
-    """Arrange what the template shows of one list."""
-    scores = evaluation.scores
-    defined = [case for case in scores["cases"] if case["iou"] is not None]
-    ranked = sorted(defined, key=lambda case: (case["iou"], case["name"]))
-    threshold = scores["baselines"].get("threshold")
-    against = threshold and threshold["model_minus_baseline"]
-    pictures = {
-        kind: [
-            _shown_picture(picture, defined)
-            for picture in evaluation.pictures
-            if picture.kind == kind
-        ]
-        for kind in ("worst", "best")
-    }
-    return {
-        "split": evaluation.split,
-        "scores": scores,
-        "threshold": threshold,
-        "against": against,
-        "verdict": against and _verdict(against["pooled_iou"]),
-        "dots": _dots(scores),
-        "cases": {
-            "worst": ranked[: max(_CASES_LISTED, len(pictures["worst"]))],
-            "best": ranked[::-1][: max(_CASES_LISTED, len(pictures["best"]))],
-        },
-        "pictures": pictures,
-    }
-
-
 def _verdict(gain: Mapping[str, Any]) -> str:
     low, high = (math.nan if end is None else end for end in gain["interval"])
     text = verdict(Difference(gain["value"], Interval(low, high)))
@@ -326,14 +263,6 @@ def _dots(scores: Mapping[str, Any]) -> DotChart | None:
             if cases
         }
     )
-
-
-def _shown_picture(picture: _Picture, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "name": picture.name,
-        "base64": base64.b64encode(picture.png).decode(),
-        "iou": next((case["iou"] for case in cases if case["name"] == picture.name), None),
-    }
 
 
 def _shown_audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -406,30 +335,49 @@ def _history_row(row: Mapping[str, str]) -> dict[str, Any]:
     return {"epoch": int(row["epoch"]), "split": row["split"], **numbers}
 
 
-def _read_evaluations(folder: Path) -> tuple[_Evaluation, ...]:
+def _read_evaluations(folder: Path) -> tuple[Mapping[str, Any], ...]:
     scored = [file.parent for file in folder.glob("*/scores.json")]
     order = list(reversed(SPLITS))  # test first: that is what the run is judged by
     scored.sort(key=lambda path: (order.index(path.name) if path.name in order else 9, path.name))
     return tuple(_read_evaluation(path) for path in scored)
 
 
-def _read_evaluation(folder: Path) -> _Evaluation:
+def _read_evaluation(folder: Path) -> dict[str, Any]:
+    """Return what the template shows of what ``lungunet evaluate`` left for one list."""
     file = folder / "scores.json"
     scores = _read_facts(file, "Run 'lungunet evaluate' again.") or {}
     missing = [key for key in _ALWAYS if key not in scores]
     if missing:
         raise ModelError(f"no '{missing[0]}' in it. Run 'lungunet evaluate' again.", where=file)
-    pictures = [_read_picture(file) for file in folder.glob("pictures/*.png")]
-    known = [picture for picture in pictures if picture is not None]
-    known.sort(key=lambda picture: picture.number)
-    return _Evaluation(folder.name, scores, tuple(known))
+    defined = [case for case in scores["cases"] if case["iou"] is not None]
+    ranked = sorted(defined, key=lambda case: (case["iou"], case["name"]))
+    threshold = scores["baselines"].get("threshold")
+    against = threshold and threshold["model_minus_baseline"]
+    pictures = _read_pictures(folder / "pictures", {case["name"]: case["iou"] for case in defined})
+    return {
+        "split": folder.name,
+        "scores": scores,
+        "threshold": threshold,
+        "against": against,
+        "verdict": against and _verdict(against["pooled_iou"]),
+        "dots": _dots(scores),
+        "cases": {
+            "worst": ranked[: max(_CASES_LISTED, len(pictures["worst"]))],
+            "best": ranked[::-1][: max(_CASES_LISTED, len(pictures["best"]))],
+        },
+        "pictures": pictures,
+    }
 
 
-def _read_picture(file: Path) -> _Picture | None:
-    named = _PICTURE.fullmatch(file.stem)
-    if named is None:
-        return None
-    png = file.read_bytes()
-    if not png.startswith(_PNG):
-        raise ModelError("not a PNG. Run 'lungunet evaluate' again.", where=file)
-    return _Picture(named[1], int(named[2]), named[3], png)
+def _read_pictures(folder: Path, iou: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
+    """Return the overlays of cases by kind, the most extreme first, with the case's IoU."""
+    titles = [(_PICTURE.fullmatch(file.stem), file) for file in folder.glob("*.png")]
+    named = [(title, file) for title, file in titles if title]
+    pictures: dict[str, list[dict[str, Any]]] = {"worst": [], "best": []}
+    for title, file in sorted(named, key=lambda item: int(item[0][2])):
+        png = file.read_bytes()
+        if not png.startswith(_PNG):
+            raise ModelError("not a PNG. Run 'lungunet evaluate' again.", where=file)
+        picture = {"name": title[3], "base64": base64.b64encode(png).decode()}
+        pictures[title[1]].append({**picture, "iou": iou.get(title[3])})
+    return pictures

@@ -51,12 +51,7 @@ def twins_of(facts: Sequence[PairFacts]) -> list[Twins]:
 
 
 def check_set(facts: Sequence[PairFacts], twins: Sequence[Twins]) -> list[Finding]:
-    """Judge the pairs against each other.
-
-    Parameters
-    ----------
-    twins : as :func:`twins_of` finds them
-    """
+    """Judge the pairs against each other; ``twins`` is what :func:`twins_of` finds."""
     return [
         *_copies(facts),
         *_same_masks(facts),

@@ -11,16 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
+from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.data.manifest import list_images
 from lungunet.data.overlay import draw_overlay
-from lungunet.errors import (
-    ConfigError,
-    DataError,
-    counted,
-    listed,
-    refuse_existing,
-    refuse_inputs,
-)
+from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.inference.measure import (
     Measurement,
     VolumeMeasurement,

@@ -14,21 +14,15 @@ import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import read_image, read_mask
-from lungunet.data.files import plain, write_csv
-from lungunet.data.manifest import Pair, find_pairs
-from lungunet.errors import (
-    ConfigError,
-    DataError,
-    GeometryError,
-    LabelError,
-    refuse_existing,
-    refuse_inputs,
-)
+from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
+from lungunet.data.hu import require_hu
+from lungunet.data.manifest import Pair, find_pairs, require_same_size
+from lungunet.errors import ConfigError, DataError, LabelError
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.slicing import find_volume_pairs
-from lungunet.volumes.volume import put_on_grid, read_volume, require_hu
+from lungunet.volumes.volume import put_on_grid, read_volume
 
 Region = Literal["lungs", "left lung", "right lung"]
 
@@ -297,7 +291,8 @@ def measure_files(
     Raises
     ------
     ConfigError
-        When the codec has more than three classes, or output would replace files.
+        When the codec has more than three classes, a spacing is given for scans or a series for
+        slices, or output would replace files.
     DataError
         When files do not pair up.
     """
@@ -308,6 +303,10 @@ def measure_files(
             where=f"labels '{codec}'",
         )
     volumes = is_volume_source(images)
+    if volumes and spacing_mm is not None:
+        raise ConfigError("for slices, these are volumes. Leave it out.", where="spacing_mm")
+    if series is not None and not volumes:
+        raise ConfigError("for volumes, these are slices. Leave it out.", where="series")
     pairs = _pair_files(Path(images), Path(masks), volumes)
     if out is not None:
         read = [file for pair in pairs.values() for file in (pair.image, pair.require_mask())]
@@ -392,7 +391,7 @@ def _measure_scan(
     name: str, pair: Pair, codec: LabelCodec, *, sides: bool, series: str | None
 ) -> list[Measurement]:
     scan, mask = read_volume(pair.image, series=series), pair.require_mask()
-    require_hu(scan)
+    require_hu(scan.array, scan.path)
     classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
     lungs = _tell_sides(classes, codec, sides, scan.spacing_mm)
     return measure_volume(
@@ -429,13 +428,7 @@ def _require_measurable(
     axes = "(D, H, W)" if ndim == 3 else "(H, W)"
     if image.ndim != ndim or not image.size:
         raise DataError(f"shape {image.shape}. Pass {axes} with sizes above 0.", where=name)
-    if mask.shape != image.shape:
-        sizes = ["x".join(map(str, array.shape)) for array in (mask, image)]
-        raise GeometryError(
-            f"mask is {sizes[0]}, image is {sizes[1]}. "
-            "A mask must be drawn on the image it labels: re-export it, or drop the pair.",
-            where=name,
-        )
+    require_same_size(image.shape, mask.shape, name)
     if spacing_mm is not None and (len(spacing_mm) != ndim or not min(spacing_mm) > 0):
         raise DataError(
             f"spacing_mm {spacing_mm}. Pass {ndim} values above 0 for {axes}, or None.", where=name

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lungunet.data.hu import require_hu
 from lungunet.errors import ConfigError, LungUNetWarning
 from lungunet.inference.predictor import Predictor, disagree
 from lungunet.inference.refine import refine_volume
 from lungunet.progress import Progress, silent
-from lungunet.volumes.volume import Volume, require_hu
+from lungunet.volumes.volume import Volume
 
 _MOSTLY = 0.5  # of the lung that a network finds should stay
 _HARDLY = 0.1  # stays where the scan is cut so close that no body can be told from what is around
@@ -70,7 +71,7 @@ def predict_volume(
     if batch_size < 1:
         raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
     predictor.segmenter.prepare(volume.array[0], str(volume.path))
-    require_hu(volume)
+    require_hu(volume.array, volume.path)
     segment_volume = predictor.segmenter.segment_volume
     if segment_volume is not None:
         return _predict_whole(segment_volume, volume, tta=predictor.tta)

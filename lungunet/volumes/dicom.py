@@ -68,11 +68,6 @@ def read_dicom(path: Path, series: str | None) -> tuple[np.ndarray, Grid]:
     Parameters
     ----------
     series : short id or SeriesInstanceUID; None where there is one
-
-    Returns
-    -------
-    array : (k, j, i) int16 or float32, HU
-    grid : where it lies
     """
     files = sorted(filter(is_dicom, path.iterdir())) if path.is_dir() else [path]
     if not files:
@@ -116,28 +111,28 @@ def _is_slice(path: Path) -> bool:
 
 
 def _read_slice(path: Path) -> _Slice:
-    header = read_header(path, tags=_TAGS)
-    if header.components != 1:
-        raise DataError(f"{header.components} colours in a pixel. A CT slice is grey.", where=path)
-    if len(header.size) > 3 or (len(header.size) == 3 and header.size[2] != 1):
+    grid, components, tags = read_header(path, _TAGS)
+    if components != 1:
+        raise DataError(f"{components} colours in a pixel. A CT slice is grey.", where=path)
+    if len(grid.size) > 3 or (len(grid.size) == 3 and grid.size[2] != 1):
         raise DataError(
-            f"{header.size[-1]} frames in one file. Convert it to NIfTI or to one file per slice.",
+            f"{grid.size[-1]} frames in one file. Convert it to NIfTI or to one file per slice.",
             where=path,
         )
-    modality = header.tags.get(_MODALITY, "").strip()
+    modality = tags.get(_MODALITY, "").strip()
     if modality not in ("", "CT"):
         raise DataError(f"modality {modality}, HU come from CT. Leave it out.", where=path)
-    numbers = [_numbers(header.tags.get(tag, "")) for tag in (_POSITION, _ORIENTATION, _SPACING)]
+    numbers = [_numbers(tags.get(tag, "")) for tag in (_POSITION, _ORIENTATION, _SPACING)]
     if [len(values) for values in numbers] != [3, 6, 2]:
         raise GeometryError(
             "states no position, orientation or pixel spacing. Export it again with them.",
             where=path,
         )
-    thickness = _numbers(header.tags.get(_THICKNESS, ""))
+    thickness = _numbers(tags.get(_THICKNESS, ""))
     return _Slice(
         path,
-        header.tags.get(_SERIES, "").strip(),
-        header.size[:2],
+        tags.get(_SERIES, "").strip(),
+        grid.size[:2],
         # By rows, then columns; SimpleITK would put 1 mm for 0.
         (float(numbers[2][1]), float(numbers[2][0])),
         numbers[0],

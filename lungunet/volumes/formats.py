@@ -90,11 +90,6 @@ def format_of(path: Path) -> Format:
     return next((row for row in rows if row.holds(path)), _OTHER)
 
 
-def written_suffixes() -> tuple[str, ...]:
-    """Return the endings that volumes are written with."""
-    return tuple(suffix for row in FORMATS for suffix in row.written)
-
-
 def written_suffix(path: str | Path) -> str:
     """Return the ending that a mask of this scan gets: its own kind, NIfTI for DICOM."""
     row = next((row for row in FORMATS if row.names(Path(path))), _OTHER)

@@ -77,15 +77,8 @@ class Grid:
     def to_axial(self, array: np.ndarray) -> np.ndarray:
         """Turn the array to (z, y, x): feet to head, front to back, right to left.
 
-        An oblique volume gets the nearest turn by right angles; nothing is resampled.
-
-        Parameters
-        ----------
-        array : in the order of the file, its slowest axis first
-
-        Returns
-        -------
-        (D, H, W), contiguous
+        An oblique volume gets the nearest turn by right angles; nothing is resampled. Takes it in
+        the order of the file, its slowest axis first; what comes is contiguous.
         """
         turned = array.transpose([axis for axis, _ in self._turn])
         return np.ascontiguousarray(turned[self._flips])
@@ -108,9 +101,7 @@ class Grid:
     def matches(self, other: "Grid", *, within: float = 0.01) -> bool:
         """Whether each voxel lies where the other grid has it.
 
-        Parameters
-        ----------
-        within : share of the smallest spacing; files round
+        Files round: ``within`` is the share of the smallest spacing by which they may.
         """
         if self.size != other.size:
             return False

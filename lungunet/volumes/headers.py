@@ -39,32 +39,25 @@ _SPACES = (
 
 
 def read_checked(path: Path, series: str | None = None, *, check: Check) -> tuple[np.ndarray, Grid]:
-    """Read a file that holds one volume, through SimpleITK.
+    """Read a file that holds one volume, as :attr:`Format.read` does, through SimpleITK.
 
     Parameters
     ----------
     series : not looked at, there is but one
     check : is asked before any voxel is decoded
-
-    Returns
-    -------
-    array : (k, j, i) int16 or float32, in the order of the file
-    grid : where it lies
     """
-    header = read_header(path, tags=_NIFTI_TAGS)
-    if header.components != 1:
+    grid, components, tags = read_header(path, _NIFTI_TAGS)
+    if components != 1:
         raise DataError(
-            f"{header.components} values in each voxel, a CT volume has one. Convert it.",
-            where=path,
+            f"{components} values in each voxel, a CT volume has one. Convert it.", where=path
         )
-    if len(header.size) != 3:
+    if len(grid.size) != 3:
         raise DataError(
-            f"{len(header.size)} axes ({'x'.join(map(str, header.size))}), a volume has "
+            f"{len(grid.size)} axes ({'x'.join(map(str, grid.size))}), a volume has "
             "three. Save each time point, or the slice as an image, in a file of its own.",
             where=path,
         )
-    grid = Grid(header.size, header.spacing, header.origin, header.direction)
-    check(path, grid, header.tags)
+    check(path, grid, tags)
     grid.check(str(path))
     return read_values(path), grid
 

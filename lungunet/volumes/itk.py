@@ -3,9 +3,8 @@
 Asks a file for its geometry and for the tags that are named, never for the patient's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +15,30 @@ from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
 from lungunet.volumes.grid import Grid
 
 _INT16 = np.iinfo(np.int16)
-_UNREADABLE = (
-    "not a readable volume: damaged, truncated, or of another format. Copy or export it again."
-)
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says of itself before its voxels are decoded.
+def read_header(path: Path, tags: Iterable[str]) -> tuple[Grid, int, dict[str, str]]:
+    """Read what a file says of itself before its voxels are decoded.
 
-    Parameters
-    ----------
-    size, spacing, origin, direction : of every axis of the file, the fastest first
-    components : values in each voxel
-    tags : those asked for that the file has
+    Returns the grid of all its axes, three or not; how many values a voxel has; and those of the
+    tags that the file has.
     """
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-    components: int
-    tags: Mapping[str, str]
-
-
-def read_header(path: Path, *, tags: Iterable[str] = ()) -> Header:
-    """Read the geometry of a file, and the values of some tags."""
     with _opened(path) as reader:
         reader.ReadImageInformation()
         known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
-        return Header(
+        grid = Grid(
             tuple(reader.GetSize()),
             tuple(reader.GetSpacing()),
             tuple(reader.GetOrigin()),
             tuple(reader.GetDirection()),
-            reader.GetNumberOfComponents(),
-            known,
         )
+        return grid, reader.GetNumberOfComponents(), known
 
 
 def read_values(path: Path) -> np.ndarray:
-    """Read the voxels of a file, rescaled as it says.
+    """Read the voxels of a file, rescaled as it says: int16 where that is exact, else float32.
 
-    Returns
-    -------
-    (k, j, i) int16 where that is exact, else float32
-        In the order of the file, its slowest axis first.
+    They come as (k, j, i), in the order of the file, its slowest axis first.
     """
     with _opened(path) as reader:
         image = reader.Execute()
@@ -69,18 +46,16 @@ def read_values(path: Path) -> np.ndarray:
 
 
 def write_values(path: Path, array: np.ndarray, grid: Grid) -> None:
-    """Write voxels on a grid, compressed, atomically; nothing else goes into the file.
+    """Write voxels, (k, j, i) in the order of the file, on a grid; nothing else goes into it.
 
-    Parameters
-    ----------
-    path : its ending decides the format
-    array : (k, j, i), in the order of the file
+    Compressed, atomically; the ending of the path decides the format.
     """
     _refuse_name(path)
     image = _image(array, grid)
     with replacing(path) as temporary, _quiet() as sitk:
         # SimpleITK knows formats by their endings.
-        named = temporary.with_name(temporary.name + "".join(_endings(path)))
+        ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+        named = temporary.with_name(temporary.name + ending)
         try:
             sitk.WriteImage(image, str(named), useCompression=True)
             named.replace(temporary)
@@ -91,16 +66,10 @@ def write_values(path: Path, array: np.ndarray, grid: Grid) -> None:
 
 
 def resample_nearest(array: np.ndarray, grid: Grid, onto: Grid, *, outside: int) -> np.ndarray:
-    """Look up each voxel of another grid; the nearest one counts.
+    """Look up each voxel of the grid ``onto``; the nearest one counts.
 
-    Parameters
-    ----------
-    array : (k, j, i) int16, in the order of its file
-    outside : value where ``grid`` does not reach
-
-    Returns
-    -------
-    (k, j, i) int16, in the order of the file with the grid ``onto``
+    Takes and returns (k, j, i) int16, each in the order of the file with its grid; ``outside`` is
+    the value where ``grid`` does not reach.
     """
     with _quiet() as sitk:
         resampler = sitk.ResampleImageFilter()
@@ -154,7 +123,11 @@ def _opened(path: Path) -> Iterator[Any]:
                     "Resample it to a straight grid first.",
                     where=path,
                 ) from err
-            raise DataError(f"{_UNREADABLE}", where=path) from err
+            raise DataError(
+                "not a readable volume: damaged, truncated, or of another format. "
+                "Copy or export it again.",
+                where=path,
+            ) from err
 
 
 def _refuse_name(path: Path) -> None:
@@ -172,10 +145,6 @@ def _image(array: np.ndarray, grid: Grid) -> Any:
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
     return image
-
-
-def _endings(path: Path) -> list[str]:
-    return [".nii", ".gz"] if path.name.lower().endswith(".nii.gz") else [path.suffix.lower()]
 
 
 def _narrowed(values: np.ndarray, path: Path) -> np.ndarray:

@@ -8,13 +8,14 @@ import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_image, write_mask
-from lungunet.data.files import write_csv
+from lungunet.data.files import refuse_existing, write_csv
+from lungunet.data.hu import require_hu
 from lungunet.data.manifest import Pair, pair_by_name, write_manifest
 from lungunet.data.split import read_groups
-from lungunet.errors import ConfigError, DataError, counted, listed, refuse_existing
+from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes, unique_names
-from lungunet.volumes.volume import Volume, put_on_grid, read_volume, require_hu
+from lungunet.volumes.volume import Volume, put_on_grid, read_volume
 
 _INT16 = np.iinfo(np.int16)
 
@@ -189,7 +190,9 @@ def slice_files(
     """
     folder = Path(folder)
     pairs = find_volume_pairs(scans, masks)
-    patients = _find_patients(list(pairs), group)
+    patients = {name: name for name in pairs}
+    if group is not None:
+        patients = read_groups([Pair(Path(f"{name}.nii")) for name in pairs], group)
     manifest, groups_file = folder / "pairs.txt", folder / "groups.csv"
     old = [file for file in folder.glob("*/*_z-[0-9]*") if file.parent.name in ("images", "masks")]
     old += [path for path in (manifest, groups_file) if path.exists()]
@@ -217,19 +220,21 @@ def slice_files(
             write_groups(groups_file, groups)
 
 
-def _find_patients(names: list[str], rule: str | None) -> dict[str, str]:
-    if rule is None:
-        return {name: name for name in names}
-    return read_groups([Pair(Path(f"{name}.nii")) for name in names], rule)
-
-
 def _choose_slices(
     scan: Volume, mask: Volume, config: SliceConfig
 ) -> tuple[np.ndarray, Sequence[int]]:
     """Return classes on the scan's grid, (D, H, W) uint8, and which slices to write, in order."""
-    require_hu(scan)
+    require_hu(scan.array, scan.path)
     classes = config.codec.encode(put_on_grid(mask, scan), str(mask.path))
-    return classes, _choose(classes, every=config.every, max_empty=config.max_empty)
+    candidates = np.arange(0, len(classes), config.every)
+    has_lung = classes[candidates].any(axis=(1, 2))
+    empty = candidates[~has_lung]
+    if config.max_empty < 1:
+        share = config.max_empty / (1 - config.max_empty)
+        room = int(share * has_lung.sum() + 1e-9)  # 0.1 is a little less
+        if room < len(empty):
+            empty = empty[np.linspace(0, len(empty) - 1, room).round().astype(int)]
+    return classes, np.sort(np.concatenate([candidates[has_lung], empty])).tolist()
 
 
 def _write_slices(
@@ -243,36 +248,16 @@ def _write_slices(
     for index in indices:
         name = f"{scan.name}_z-{index:04d}"
         pair = Pair(Path(folder, "images", f"{name}.tif"), Path(folder, "masks", f"{name}.png"))
-        write_image(pair.image, _as_int16(scan.array[index]))
+        hu = scan.array[index]
+        if hu.dtype != np.int16:
+            hu = np.clip(np.rint(hu), _INT16.min, _INT16.max).astype(np.int16)
+        write_image(pair.image, hu)
         write_mask(pair.require_mask(), config.codec.for_prediction.decode(classes[index]))
         written.append(pair)
     return written
 
 
 def write_groups(path: str | Path, groups: Mapping[str, str]) -> None:
-    """Write who is whose as a CSV with the columns name and patient, for :func:`read_groups`.
-
-    Parameters
-    ----------
-    groups : file stem to patient
-    """
+    """Write the patient of each file stem as CSV, as :func:`read_groups` reads it."""
     rows = ({"name": name, "patient": patient} for name, patient in sorted(groups.items()))
     write_csv(path, rows, ("name", "patient"))
-
-
-def _choose(classes: np.ndarray, *, every: int, max_empty: float) -> Sequence[int]:
-    """Return the numbers of the slices to write, in order."""
-    candidates = np.arange(0, len(classes), every)
-    has_lung = classes[candidates].any(axis=(1, 2))
-    empty = candidates[~has_lung]
-    if max_empty < 1:
-        room = int(max_empty / (1 - max_empty) * has_lung.sum() + 1e-9)  # 0.1 is a little less
-        if room < len(empty):
-            empty = empty[np.linspace(0, len(empty) - 1, room).round().astype(int)]
-    return [int(index) for index in np.sort(np.concatenate([candidates[has_lung], empty]))]
-
-
-def _as_int16(hu: np.ndarray) -> np.ndarray:
-    if hu.dtype == np.int16:
-        return hu
-    return np.asarray(np.clip(np.rint(hu), _INT16.min, _INT16.max).astype(np.int16))

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.data import hu
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
-from lungunet.volumes.formats import format_of, volume_name, written_suffixes
+from lungunet.volumes.formats import FORMATS, format_of, volume_name
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
 
@@ -97,7 +96,7 @@ def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
         When ending or dtype do not fit, or the folder cannot be written.
     """
     path = Path(path)
-    suffixes = written_suffixes()
+    suffixes = tuple(suffix for row in FORMATS for suffix in row.written)
     if not path.name.lower().endswith(suffixes) or array.dtype.name not in _WRITTEN_DTYPES:
         raise DataError(
             f"volumes are written as {', '.join(suffixes)} of "
@@ -111,11 +110,6 @@ def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
             where=path,
         )
     write_values(path, like.grid.to_file(array), like.grid)
-
-
-def require_hu(scan: Volume) -> None:
-    """Refuse a scan without any value below 0: one stored with an offset, or a mask."""
-    hu.require_hu(scan.array, scan.path)
 
 
 def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:

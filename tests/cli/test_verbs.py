@@ -480,8 +480,21 @@ def test_demo_runs_the_whole_chain_and_prints_its_commands(
     assert typed == ["split", "train", "evaluate", "predict"]
     assert (out / "overlay.png").is_file()
     assert list((out / "predicted").glob("*.png"))
-    assert run_cli("demo", "--out", out).code == 1
+    again = run_cli("demo", "--out", out)
+    assert again.code == 1
+    assert f"{out / 'data'}, {out / 'run'}: already there. Add --overwrite to" in again.err
+    assert "made-up patients" not in again.out
     assert run_cli("demo", "--out", out, "--overwrite").code == 0
+
+
+def test_export_replaces_nothing_unasked(run_cli, tmp_path: Path) -> None:
+    (tmp_path / "lung.onnx").write_text("mine")
+    done = run_cli("export", tmp_path / "no-run", "--out", tmp_path / "lung.onnx")
+    assert (done.code, done.out) == (1, "")
+    assert f"{tmp_path / 'lung.onnx'}: already there. Add --overwrite to replace" in done.err
+    assert (tmp_path / "lung.onnx").read_text() == "mine"
+    done = run_cli("export", tmp_path / "no-run", "--out", tmp_path / "lung.onnx", "--overwrite")
+    assert "already there" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -311,3 +311,10 @@ class TestMeasureFiles:
             next(measure_files(*files, files[1], overwrite=True))
         with pytest.raises(ConfigError, match=r"^labels '0,1,2,3': 4 classes\. Name lung alone"):
             next(measure_files(*slices, codec=LabelCodec.parse("0,1,2,3")))
+
+    def test_what_is_for_the_other_kind_is_refused(self, slices, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"^series: for volumes, these are slices\. Leave"):
+            next(measure_files(*slices, series="x"))
+        (tmp_path / "scan.nii").touch()
+        with pytest.raises(ConfigError, match=r"^spacing_mm: for slices, these are volumes"):
+            next(measure_files(tmp_path / "scan.nii", tmp_path / "mask.nii", spacing_mm=(1, 1)))

@@ -196,13 +196,13 @@ def test_output_where_a_file_is(check, args: str, message: str) -> None:
             "split W/images W/masks W/data --seed 9",
             bool,
             "W/data/train.txt, W/data/val.txt, W/data/test.txt, W/data/split.json: already there. "
-            "Add --overwrite to replace, or choose another folder.",
+            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
         ),
         (
             "prepare W/images W/masks W/data",
             bool,
             "W/data/train.txt, W/data/val.txt, W/data/test.txt: already there. "
-            "Add --overwrite to replace, or choose another folder.",
+            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
         ),
         (
             "predict threshold W/images --out W/out",
@@ -210,19 +210,19 @@ def test_output_where_a_file_is(check, args: str, message: str) -> None:
                 w / "out" / "patient-001_slice-01.png", lungunet.read_mask(next(w.glob("masks/*")))
             ),
             "W/out/patient-001_slice-01.png: already there. "
-            "Add --overwrite to replace, or choose another folder.",
+            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
         ),
         (
             "evaluate threshold W/data --out W/data",
             file_at("data/scores.json"),
             "W/data/scores.json: already there. "
-            "Add --overwrite to replace, or choose another folder.",
+            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
         ),
         (
             "audit W/data --out W/data",
             file_at("data/ranking.csv"),
             "W/data/ranking.csv: already there. "
-            "Add --overwrite to replace, or choose another folder.",
+            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
         ),
     ],
 )

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import lungunet
+from lungunet.data.hu import require_hu
 from lungunet.errors import DataError, GeometryError, LungUNetWarning, MissingExtraError
 from lungunet.volumes import headers, itk
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.volume import put_on_grid, read_volume, require_hu, write_volume
+from lungunet.volumes.volume import put_on_grid, read_volume, write_volume
 
 SHAPE, SPACING = (5, 48, 64), (2.5, 0.8, 0.7)
 HU = np.random.default_rng(3).integers(-1024, 1500, SHAPE).astype(np.int16)
@@ -234,10 +235,10 @@ class TestValues:
     def test_a_scan_without_air_holds_no_hu(self, tmp_path):
         path = save_nifti(tmp_path / "a.nii", (HU + 1024).transpose(2, 1, 0), affine())
         with pytest.raises(DataError, match=r"a\.nii: values from 0 to 2523 are no HU, air is ne"):
-            require_hu(read_volume(path))
+            require_hu(read_volume(path).array, path)
 
     def test_a_scan_with_air(self, scan):
-        require_hu(scan)
+        require_hu(scan.array, scan.path)
 
 
 class TestRefusals:
