@@ -4,12 +4,19 @@ Owns the HU and the sizes by which they are told apart. Works on single slices o
 millimetres; knows no files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from lungunet.inference.shapes import fill_holes, grow, keep_largest, label_parts, look_up
+from lungunet.inference.shapes import (
+    close_gaps,
+    fill_holes,
+    grow,
+    keep_largest,
+    label_parts,
+    look_up,
+)
 
 LUNG_HU = -750.0
 """The usual lung, where no mask shows this patient's."""
@@ -17,6 +24,8 @@ PADDING_HU = -1100
 """What lies outside the scanner's circle is darker than any air, and would smear."""
 HOLE_MM2 = 200
 """The largest vessel cut across; the dome of the liver is larger."""
+VESSEL_MM = 6.5
+"""Radius of a notch where vessels enter the lung."""
 
 # Between lung (-850) and chest wall (50), nearer to the wall: annotators draw around the lung.
 _EDGE_HU = -300
@@ -31,18 +40,36 @@ _OPEN_AIR_HU = -950  # air around the body; lung that the edge of the picture cu
 _OPEN_AIR_QUANTILE = 0.25  # of what surrounds the body; the rest may be mattress and cloth
 _NEARLY_PADDING_HU = PADDING_HU + 10  # below is no air, in a slice that was clipped and smoothed
 _EDGE_PX = 2  # from where lung reaches it, as padding is blurred
+_PADDED = 0.99  # of what is beyond the circle is of one value
+_OVER_OPEN_AIR_HU = 40.0
+_WITHIN = 0.8  # of a lung lies within the outline of the body
 _CUT_MM2 = 100  # the smallest part that the edge may have cut open
 _AROUND = np.ones((3, 3), np.uint8)
 
-# The lower quartile of a lung lies above, even with emphysema, that of bowel gas below, even in
-# small parts that are mostly blurred edge.
+# The lower quartile of most lungs lies above, that of bowel gas below, even in small parts that are
+# mostly blurred edge; but lungs with emphysema, or in full breath, are as dark as gas.
 _GAS_HU, _GAS_QUANTILE = -930.0, 0.25
 _GAS_SHARE = 0.01  # of the largest lung is as dark as gas, where a scanner's HU are off
 _GAS_DEPTH_HU = 30  # and it is darker than the lung's median by more than this
+_OTHER_LUNG = 0.3  # of the larger one's size, at least
+# By which air is off: less is usual, and where it is more the values are no HU at all.
+_OFFSET_HU = (20.0, 150.0)
 _GAS_GRAIN_MM = 0.7
 # Of a part against the patient's lung: an airway or gas that a rule mistook is at least this much
 # darker, and this share of the way from lung to open air.
 _PART_DEPTH_HU, _PART_SHARE = 40.0, 0.4
+
+# What else tells a lung from gas: it is large and stands beside the spine, or has vessels. Gas
+# floats in front, in bowel and stomach, and its inside is as even as the air around the patient.
+_LUNG_MM2 = 3000
+_FRONT = 0.45  # of the body's depth
+_RIM_MM = 4  # of a part, which is blurred edge
+_INSIDE_PX = 20  # fewer pixels say nothing of vessels
+_BRIGHT_QUANTILE = 0.97
+_VESSELS_HU, _EVEN_HU = 120.0, 60.0  # by which that is brighter than the middle
+_BOWEL_MM2 = 800  # in a slice without lung gas is blurred and small
+# Air in a table, or under cloth: even, and a thin wall away from the outside.
+_SKIN_MM, _TABLE_MM = 6, 22
 
 _LUMEN_MM2 = (20, 700)  # from lobar bronchi to the trachea
 _WALL_MM = 3
@@ -60,6 +87,7 @@ class BodySlice:
     smoother : (H, W) float32, HU in which blurred edges do not look like gas
     body : (H, W) uint8; the largest piece of tissue with all that it surrounds
     air : (H, W) uint8; what in the body is as dark as lung or darker
+    edge : (H, W) bool; the margin of what the scanner saw, and what lies beyond
     mm : side of a pixel
     """
 
@@ -67,6 +95,7 @@ class BodySlice:
     smoother: np.ndarray
     body: np.ndarray
     air: np.ndarray
+    edge: np.ndarray
     mm: float
 
 
@@ -84,7 +113,20 @@ def look_into_body(hu: np.ndarray, mm: float | None) -> BodySlice:
     body = find_body(air)
     mm = mm or float(np.sqrt(_BODY_MM2 / max(int(body.sum()), 1)))
     smoother = cv2.GaussianBlur(smooth, (0, 0), _GAS_GRAIN_MM / mm)
-    return BodySlice(smooth, smoother, body, air & body, mm)
+    return BodySlice(smooth, smoother, body, air & body, _find_edge(hu, smooth), mm)
+
+
+def _find_edge(hu: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """Mark the margin of the picture, of its padding, or of the circle that is padded around."""
+    seen = np.zeros(hu.shape, np.uint8)
+    seen[1:-1, 1:-1] = smooth[1:-1, 1:-1] > _NEARLY_PADDING_HU
+    height, width = hu.shape
+    y, x = np.ogrid[:height, :width]
+    across = (2 * y + 1 - height) ** 2 + (2 * x + 1 - width) ** 2
+    beyond = across > min(height, width) ** 2
+    if beyond.any() and np.mean(hu[beyond] == hu[0, 0]) > _PADDED:
+        seen[beyond] = 0
+    return np.asarray(cv2.erode(seen, _AROUND, iterations=_EDGE_PX) == 0)
 
 
 def find_body(air: np.ndarray) -> np.ndarray:
@@ -114,27 +156,142 @@ def dark_level(hu: np.ndarray, outside: np.ndarray, *, lung_hu: float) -> float:
 
 
 def gas_level(seen: BodySlice, lungs: np.ndarray) -> float:
-    """Return the HU below which air holds no lung.
+    """Return the HU below which air may hold no lung.
 
     Parameters
     ----------
     lungs : (H, W) uint8, 0 or 1; lung but for a part of it
     """
-    core = cv2.erode(keep_largest(lungs, count=1), np.ones((5, 5), np.uint8)) > 0
-    inner = seen.smoother[core]
+    lowest = _GAS_HU + _offset(seen)
+    inner = _inside(seen, keep_largest(lungs, count=1))
     if not inner.size:
-        return _GAS_HU
+        return lowest
     darkest, median = np.quantile(inner, [_GAS_SHARE, 0.5])
-    return float(max(_GAS_HU, min(darkest, median - _GAS_DEPTH_HU)))
+    return float(max(lowest, min(darkest, median - _GAS_DEPTH_HU)))
 
 
-def clear_gas(lungs: np.ndarray, seen: BodySlice, gas_hu: float) -> np.ndarray:
-    """Clear the parts of a slice, (H, W) uint8, that are gas for the most part."""
+def lumen_level(seen: BodySlice, lungs: np.ndarray, gas_hu: float) -> float:
+    """Return the HU below which a part may be an airway: gas, and darker than either lung."""
     labels, sizes = label_parts(lungs)
-    kept = np.zeros(len(sizes) + 1, np.uint8)
-    for number in range(1, len(kept)):
-        kept[number] = np.quantile(seen.smooth[labels == number], _GAS_QUANTILE) > gas_hu
-    return look_up(kept, labels)
+    large = 1 + np.flatnonzero(sizes >= _OTHER_LUNG * sizes.max(initial=0))
+    insides = [_inside(seen, (labels == number).view(np.uint8)) for number in large]
+    return min([gas_hu, *(float(np.median(i)) - _GAS_DEPTH_HU for i in insides if i.size)])
+
+
+def _inside(seen: BodySlice, part: np.ndarray) -> np.ndarray:
+    return seen.smoother[cv2.erode(part, np.ones((5, 5), np.uint8)) > 0]
+
+
+def _offset(seen: BodySlice) -> float:
+    """Return by how many HU the air around the patient lies above -1000, as far as it is likely."""
+    open_air = seen.smoother[(seen.body == 0) & ~seen.edge]
+    above = float(np.median(open_air)) + 1000 if open_air.size else 0.0
+    low, high = _OFFSET_HU
+    return above if low < above < high else 0.0
+
+
+@dataclass(frozen=True)
+class AirPart:
+    """A part of the air in a body, by what tells lung from gas.
+
+    Parameters
+    ----------
+    bits : (h, w) uint8, in ``box``
+    box : the rows and columns that it spans
+    area_mm2 : of the part
+    quartile_hu : a quarter of it is darker
+    vessels_hu : how much brighter the brightest of its inside is than the middle; NaN where there
+        is no inside
+    inside_mm2 : what is not near its edge
+    centre, end : rows of its centre and of its last row, from 0 at the front of the body to 1
+    nearest_mm, deepest_mm : from the surface of the body
+    """
+
+    bits: np.ndarray
+    box: tuple[slice, slice]
+    area_mm2: float
+    quartile_hu: float
+    vessels_hu: float
+    inside_mm2: float
+    centre: float
+    end: float
+    nearest_mm: float
+    deepest_mm: float
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is of a lung's size and reaches beside the spine."""
+        return self.area_mm2 >= _LUNG_MM2 and self.end > 0.5
+
+    @property
+    def is_placed_as_lung(self) -> bool:
+        """Whether place, or size and vessels, speak for a lung: bowel gas lies in front."""
+        large = self.area_mm2 >= _LUNG_MM2 and (self.end > 0.5 or self.has_vessels)
+        return large or self.centre > _FRONT
+
+    @property
+    def has_vessels(self) -> bool:
+        """Whether its inside is as uneven as that of a lung."""
+        return self.vessels_hu >= _VESSELS_HU
+
+    @property
+    def is_of_a_table(self) -> bool:
+        """Whether it lies under a thin skin, even and flat."""
+        flat = self.nearest_mm < _SKIN_MM and self.deepest_mm < _TABLE_MM
+        return flat and not self.vessels_hu > _EVEN_HU
+
+    def is_gas(self, gas_hu: float) -> bool:
+        """Whether it is as dark as gas, and its size and place do not speak for a lung."""
+        behind = self.centre > _FRONT and self.area_mm2 >= _BOWEL_MM2
+        return self.quartile_hu <= gas_hu and not (self.is_large or behind)
+
+    @property
+    def is_blurred_bowel(self) -> bool:
+        """Whether it is bowel as far as one can tell in a slice where no part is large."""
+        thick = self.inside_mm2 > 0.1 * self.area_mm2  # lung that thins out is a sliver
+        return thick and self.area_mm2 < _BOWEL_MM2 and self.centre < _FRONT
+
+
+def part_air(air: np.ndarray, seen: BodySlice) -> list[AirPart]:
+    """Take the air of a slice, (H, W) uint8, apart, and describe each part."""
+    labels, sizes = label_parts(air)
+    if not len(sizes):
+        return []
+    depth_px = cv2.distanceTransform(np.pad(seen.body, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    depth = np.asarray(depth_px * seen.mm)
+    rows = np.flatnonzero(seen.body.any(axis=1))
+    top, height = int(rows[0]), len(rows)
+    return [
+        _describe(labels == number, seen, depth, top=top, height=height)
+        for number in range(1, len(sizes) + 1)
+    ]
+
+
+def _describe(
+    part: np.ndarray, seen: BodySlice, depth: np.ndarray, *, top: int, height: int
+) -> AirPart:
+    box = part_box(part.view(np.uint8), room=0)
+    bits = part[box]
+    rows = np.flatnonzero(part.any(axis=1))
+    across = bits.sum(axis=1)
+    closed = fill_holes(close_gaps(bits, VESSEL_MM / seen.mm), max_px=HOLE_MM2 / seen.mm**2)
+    rim = cv2.distanceTransform(np.pad(closed, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    inside = seen.smooth[box][rim > _RIM_MM / seen.mm]
+    vessels = np.nan
+    if inside.size >= _INSIDE_PX:
+        vessels = float(np.subtract(*np.quantile(inside, [_BRIGHT_QUANTILE, 0.5])))
+    return AirPart(
+        bits.view(np.uint8),
+        box,
+        area_mm2=float(across.sum()) * seen.mm**2,
+        quartile_hu=float(np.quantile(seen.smooth[box][bits], _GAS_QUANTILE)),
+        vessels_hu=vessels,
+        inside_mm2=inside.size * seen.mm**2,
+        centre=(float(np.average(np.arange(len(across)), weights=across)) + rows[0] - top) / height,
+        end=(int(rows[-1]) - top) / height,
+        nearest_mm=float(depth[box][bits].min()),
+        deepest_mm=float(depth[box][bits].max()),
+    )
 
 
 def clear_open_air(lungs: np.ndarray, seen: BodySlice) -> np.ndarray:
@@ -152,18 +309,49 @@ def find_cut_open(lungs: np.ndarray, seen: BodySlice) -> np.ndarray:
     -------
     (H, W) uint8
     """
-    inner = np.zeros_like(lungs)
-    inner[1:-1, 1:-1] = seen.smooth[1:-1, 1:-1] > _NEARLY_PADDING_HU
-    edge = cv2.erode(inner, _AROUND, iterations=_EDGE_PX) == 0
     labels, sizes = label_parts(lungs)
     large = np.concatenate([[False], sizes >= _CUT_MM2 / seen.mm**2])
     cut = np.zeros_like(lungs)
-    for number in np.unique(labels[edge & large[labels]]):
+    for number in np.unique(labels[seen.edge & large[labels]]):
         part = (labels == number).view(np.uint8)
-        wall = (cv2.dilate(part, _AROUND) > part) & ~edge
+        wall = (cv2.dilate(part, _AROUND) > part) & ~seen.edge
         if wall.any() and seen.body[wall].mean() >= 0.5:
             cut |= part
     return cut
+
+
+def close_cut_lungs(seen: BodySlice) -> BodySlice:
+    """Count lungs that the edge cuts open to the body.
+
+    They are told from the air around the patient by lying within the outline of the body, by the
+    body around them, by vessels, and by being brighter.
+    """
+    outside = ((seen.smooth < _EDGE_HU) & (seen.body == 0) & ~seen.edge).view(np.uint8)
+    labels, sizes = label_parts(outside)
+    within = np.bincount(labels[_fill_hull(seen.body) > 0], minlength=len(sizes) + 1)[1:]
+    large = (sizes >= _LUNG_MM2 / seen.mm**2) & (within >= _WITHIN * sizes)
+    if not large.any():
+        return seen
+    beside = look_up(np.concatenate([[False], large]).view(np.uint8), labels)
+    around = seen.smoother[outside > beside]
+    air_hu = float(np.quantile(around, _OPEN_AIR_QUANTILE)) if around.size > 50 else -1000.0
+    lungs = np.zeros_like(seen.air)
+    for part in part_air(find_cut_open(cv2.dilate(beside, _AROUND), seen), seen):
+        bright = part.quartile_hu > air_hu + _OVER_OPEN_AIR_HU
+        if part.is_large and part.has_vessels and bright:
+            lungs[part.box] |= part.bits
+    # Up to the edge itself, where it is blurred.
+    lungs = grow(lungs, _EDGE_PX) & (seen.smooth < _EDGE_HU).view(np.uint8)
+    return replace(seen, body=seen.body | lungs, air=seen.air | lungs)
+
+
+def _fill_hull(body: np.ndarray) -> np.ndarray:
+    """Fill the outline that a string around the body would have, (H, W) uint8."""
+    outlines, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    hull = np.zeros_like(body)
+    if outlines:
+        cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(outlines)), 1)
+    return hull
 
 
 def find_airways(seen: BodySlice, gas_hu: float) -> np.ndarray:

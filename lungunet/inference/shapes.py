@@ -14,7 +14,13 @@ Box = tuple[slice, ...]
 _FEW_PARTS = 12  # are counted faster one by one, which needs no 64-bit copy of the labels
 
 
-def keep_largest(mask: np.ndarray, *, count: int | None = 2, min_share: float = 0.0) -> np.ndarray:
+def keep_largest(
+    mask: np.ndarray,
+    *,
+    count: int | None = 2,
+    min_share: float = 0.0,
+    holding: int | None = None,
+) -> np.ndarray:
     """Keep the largest connected parts of a mask; pixels that touch at a corner are apart.
 
     Parameters
@@ -22,6 +28,7 @@ def keep_largest(mask: np.ndarray, *, count: int | None = 2, min_share: float = 
     mask : (H, W) or (D, H, W), bool or integer; above 0 is inside
     count : parts to keep at most, 2 for two lungs; None keeps all that are large enough
     min_share : in [0, 1]; parts smaller than this share of the largest one go
+    holding : where any part holds this value of the mask, those without it go
 
     Returns
     -------
@@ -38,7 +45,10 @@ def keep_largest(mask: np.ndarray, *, count: int | None = 2, min_share: float = 
     if box is None:
         return inside
     labels, sizes = label_parts(np.ascontiguousarray(inside[box]))
+    if holding is not None and (held := labels[mask[box] == holding]).size:
+        sizes = np.where(np.bincount(held, minlength=len(sizes) + 1)[1:] > 0, sizes, 0)
     order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
     order = order[sizes[order] >= min_share * sizes[order[0]]][:count]
     kept = np.zeros(len(sizes) + 1, np.uint8)
     kept[order + 1] = 1

@@ -13,19 +13,24 @@ from lungunet.data.contract import InputContract
 from lungunet.errors import DataError
 from lungunet.inference.body import (
     HOLE_MM2,
-    clear_gas,
+    VESSEL_MM,
+    AirPart,
+    close_cut_lungs,
     find_airways,
     gas_level,
     look_into_body,
+    lumen_level,
+    part_air,
     part_box,
 )
 from lungunet.inference.predictor import Segmented
-from lungunet.inference.shapes import close_gaps, fill_holes, keep_largest, label_parts
+from lungunet.inference.shapes import as_bits, close_gaps, fill_holes, keep_largest, label_parts
 
 _LUNG_MM2 = 250  # the smallest part in a single slice
 _STACKED_MM2 = 60  # in a volume, where the slices above and below bear witness
 _STACKED_SHARE = 0.05  # of the largest part's volume
-_VESSEL_MM = 6.5  # radius of a notch where vessels enter the lung
+_OVER_LUNG = 0.5  # of a dark part's pixels
+_PLACED = 2  # marks parts whose size or place speak for a lung; the others are 1
 
 _HU = InputContract(size=512)  # for its window and dtypes: nothing is resized here
 
@@ -33,10 +38,12 @@ _HU = InputContract(size=512)  # for its window and dtypes: nothing is resized h
 def segment_lungs(hu: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None) -> np.ndarray:
     """Find the lungs in a CT slice or volume by thresholds and shape.
 
-    The body is the largest piece of tissue with all that it surrounds. Air in it is lung unless it
-    is a small part, a lumen within a wall (trachea, bronchi), or as dark as gas (bowel, stomach).
-    Vessels are closed at the edge of the lung and filled within. In a volume, parts that are not
-    connected with a lung through the slices go too.
+    The body is the largest piece of tissue with all that it surrounds, and lungs that the edge of
+    the picture cuts open. Air in it is lung unless it is a small part, a lumen within a wall
+    (trachea, bronchi), or as dark as gas (bowel, stomach). Lungs may be as dark: a part that is
+    large and stands beside the spine is one, and a part over or under lung. Vessels are closed at
+    the edge of the lung and filled within. In a volume, parts that are not connected with a lung
+    through the slices go too.
 
     Parameters
     ----------
@@ -47,8 +54,7 @@ def segment_lungs(hu: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     Returns
     -------
     same shape, uint8, 0 or 1 (lung)
-        All 0 where there is no lung. A lung that the edge of the picture or of the scanner's
-        circle cuts open counts as outside; so does one without air (consolidation, effusion).
+        All 0 where there is no lung. Lung without air (consolidation, effusion) is left out.
 
     Raises
     ------
@@ -72,10 +78,11 @@ def segment_lungs(hu: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     _refuse_no_hu(hu, spacing_mm)
     mm = None if spacing_mm is None else float(np.sqrt(spacing_mm[-1] * spacing_mm[-2]))
     if hu.ndim == 2:
-        return _outline(_sort_air(hu, mm, smallest_mm2=_LUNG_MM2))
-    sorted_air = [_sort_air(plane, mm, smallest_mm2=_STACKED_MM2) for plane in hu]
+        return _outline(_sort_air(hu, mm, smallest_mm2=_LUNG_MM2, alone=True))
+    sorted_air = [_sort_air(plane, mm, smallest_mm2=_STACKED_MM2, alone=False) for plane in hu]
     parts = np.stack([air.lungs for air in sorted_air])
-    kept = keep_largest(parts, count=None, min_share=_STACKED_SHARE)
+    kept = keep_largest(parts, count=None, min_share=_STACKED_SHARE, holding=_PLACED)
+    _regain(kept, sorted_air)
     return np.stack(
         [_outline(replace(air, lungs=lungs)) for air, lungs in zip(sorted_air, kept, strict=True)]
     )
@@ -113,10 +120,19 @@ class ThresholdSegmenter:
 
 @dataclass(frozen=True)
 class _Air:
-    """The air within the body of a slice, (H, W) uint8 each, and the size of a pixel."""
+    """The air within the body of a slice.
+
+    Parameters
+    ----------
+    lungs : (H, W) uint8; 2 where size or place speak for a lung, else 1
+    airways : (H, W) uint8
+    dark : as dark as gas, but with vessels: lung where the next slice says so
+    mm : side of a pixel
+    """
 
     lungs: np.ndarray
     airways: np.ndarray
+    dark: list[AirPart]
     mm: float
 
 
@@ -134,23 +150,42 @@ def _refuse_no_hu(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
         )
 
 
-def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float) -> _Air:
-    seen = look_into_body(hu, mm)
+def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float, alone: bool) -> _Air:
+    seen = close_cut_lungs(look_into_body(hu, mm))
     smallest_px = smallest_mm2 / seen.mm**2
-    gas_hu = gas_level(seen, _large_parts(seen.air, smallest_px))
-    airways = find_airways(seen, gas_hu)
-    lungs = _large_parts(seen.air & (1 - airways), smallest_px)
-    return _Air(clear_gas(lungs, seen, gas_hu), airways, seen.mm)
+    large = _large_parts(seen.air, smallest_px)
+    gas_hu = gas_level(seen, large)
+    airways = find_airways(seen, lumen_level(seen, large, gas_hu))
+    parts = part_air(_large_parts(seen.air & (1 - airways), smallest_px), seen)
+    parts = [part for part in parts if not part.is_of_a_table]
+    if alone and not any(part.is_large for part in parts):
+        parts = [part for part in parts if not part.is_blurred_bowel]
+    lungs = np.zeros_like(seen.air)
+    for part in parts:
+        if not part.is_gas(gas_hu):
+            lungs[part.box] |= part.bits << int(part.is_placed_as_lung)
+    dark = [part for part in parts if part.has_vessels and part.is_gas(gas_hu)]
+    return _Air(lungs, airways, dark, seen.mm)
+
+
+def _regain(lungs: np.ndarray, sorted_air: Sequence[_Air]) -> None:
+    """Give dark parts back that lie mostly over or under lung, slice by slice, up and down."""
+    for places in (range(1, len(lungs)), range(len(lungs) - 2, -1, -1)):
+        for place in places:
+            for part in sorted_air[place].dark:
+                beside = lungs[place - places.step][part.box][part.bits > 0]
+                if beside.mean() > _OVER_LUNG:
+                    lungs[place][part.box] |= part.bits
 
 
 def _outline(air: _Air) -> np.ndarray:
     """Close vessels around each lung by itself, so that two lungs do not grow together."""
-    labels, sizes = label_parts(air.lungs)
+    labels, sizes = label_parts(as_bits(air.lungs))
     closed = np.zeros_like(air.lungs)
     for number in range(1, len(sizes) + 1):
         part = (labels == number).view(np.uint8)
         box = part_box(part, room=0)
-        closed[box] |= close_gaps(part[box], _VESSEL_MM / air.mm)
+        closed[box] |= close_gaps(part[box], VESSEL_MM / air.mm)
     filled = fill_holes(closed, max_px=HOLE_MM2 / air.mm**2)
     return np.asarray(filled & (1 - air.airways))
 
