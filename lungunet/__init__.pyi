@@ -13,6 +13,7 @@ from lungunet.data.ct import write_mask as write_mask
 from lungunet.data.ct import write_picture as write_picture
 from lungunet.data.dataset import LungCTDataset as LungCTDataset
 from lungunet.data.dataset import read_pair as read_pair
+from lungunet.data.disease import disease_slice as disease_slice
 from lungunet.data.loader import EpochSampler as EpochSampler
 from lungunet.data.loader import make_loader as make_loader
 from lungunet.data.manifest import Pair as Pair

@@ -84,6 +84,10 @@ def train(
             "--flip/--no-flip", help="Mirror left and right. [default: flip]", show_default=False
         ),
     ] = None,
+    disease: Annotated[
+        float | None,
+        _option("Share of the samples into whose lung a disease is painted. [default: 0]"),
+    ] = None,
     device: Annotated[
         str | None, _option("auto, cpu, cuda, cuda:N or mps. [default: auto]")
     ] = None,

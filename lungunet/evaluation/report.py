@@ -33,7 +33,7 @@ from lungunet.metrics.overlap import METRICS, column
 REPORT = "report.html"
 _SETTINGS = (
     *(("batch", "batch_size"), ("learning rate", "lr"), ("weight decay", "weight_decay")),
-    *(("precision", "precision"), ("flip", "flip")),
+    *(("precision", "precision"), ("flip", "flip"), ("disease", "painted disease")),
 )
 _WORDS = {"True": "yes", "False": "no"}
 _CURVES = ("loss", "accuracy", "iou")

@@ -190,6 +190,7 @@ class RunConfig(TrainConfig):
     labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it
     label_threshold : raw mask values from here on are lung, for smeared masks; -1 is off
     flip : mirror left and right at random; turn off for side-aware labels
+    disease : share of the samples into whose lung a disease is painted
     cache : folder that keeps slices as the model sees them for later epochs and runs, or off
     """
 
@@ -201,6 +202,7 @@ class RunConfig(TrainConfig):
     labels: str = "auto"
     label_threshold: int = -1
     flip: bool = True
+    disease: float = 0.0
     cache: str = "off"
 
     @classmethod
@@ -245,6 +247,10 @@ class RunConfig(TrainConfig):
         super().__post_init__()
         if not self.cache:
             raise ConfigError("must be a folder, or off.", where="cache=''")
+        if not 0 <= self.disease <= 1:
+            raise ConfigError(
+                f"disease={self.disease}: a share is in [0, 1]. 0.3 is usual.", where="config"
+            )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
     cache = None if config.cache == "off" else config.cache
     train = LungCTDataset(
         split.train,
-        transform=train_transform(flip=config.flip),
+        transform=train_transform(flip=config.flip, disease=config.disease),
         size=config.size,
         window=parse_window(config.window),
         codec=codec,
