@@ -78,14 +78,14 @@ from lungunet.inference.measure import measure_volume as measure_volume
 from lungunet.inference.measure import write_measurements as write_measurements
 from lungunet.inference.predictor import Prediction as Prediction
 from lungunet.inference.predictor import Predictor as Predictor
-from lungunet.inference.predictor import Segmented as Segmented
-from lungunet.inference.predictor import Segmenter as Segmenter
 from lungunet.inference.quality import Plausibility as Plausibility
 from lungunet.inference.quality import check_slice as check_slice
 from lungunet.inference.quality import check_volume as check_volume
 from lungunet.inference.refine import refine_volume as refine_volume
 from lungunet.inference.scans import VolumePrediction as VolumePrediction
 from lungunet.inference.scans import predict_volume as predict_volume
+from lungunet.inference.segmenter import Segmented as Segmented
+from lungunet.inference.segmenter import Segmenter as Segmenter
 from lungunet.inference.sides import split_sides as split_sides
 from lungunet.inference.threshold import segment_lungs as segment_lungs
 from lungunet.metrics.bootstrap import Interval as Interval

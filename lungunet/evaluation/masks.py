@@ -10,7 +10,8 @@ from lungunet.data.ct import read_mask
 from lungunet.data.manifest import find_images
 from lungunet.data.overlay import show_grey
 from lungunet.errors import DataError, listed
-from lungunet.inference.predictor import Prediction, Segmented
+from lungunet.inference.predictor import Prediction
+from lungunet.inference.segmenter import Segmented
 
 
 class MaskFolder:

@@ -12,7 +12,7 @@ import torch
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, counted
-from lungunet.inference.predictor import Segmented
+from lungunet.inference.segmenter import Segmented
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.original import padding
 from lungunet.models.torch_errors import explained

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.inference.predictor import Segmented
+from lungunet.inference.segmenter import Segmented
 from lungunet.models.onnx_file import open_onnx
 
 

@@ -6,15 +6,19 @@ Knows no file formats; memory beyond the scan is one batch of slices and a byte 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lungunet.data.hu import require_hu
 from lungunet.errors import ConfigError, LungUNetWarning
-from lungunet.inference.predictor import Predictor, disagree
 from lungunet.inference.refine import refine_volume
+from lungunet.inference.segmenter import disagree
 from lungunet.progress import Progress, silent
 from lungunet.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from lungunet.inference.predictor import Predictor
 
 _MOSTLY = 0.5  # of the lung that a network finds should stay
 _HARDLY = 0.1  # stays where the scan is cut so close that no body can be told from what is around
@@ -38,7 +42,7 @@ class VolumePrediction:
 
 
 def predict_volume(
-    predictor: Predictor,
+    predictor: "Predictor",
     volume: Volume,
     *,
     batch_size: int = 8,

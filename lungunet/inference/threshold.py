@@ -23,7 +23,7 @@ from lungunet.inference.body import (
     part_air,
     part_box,
 )
-from lungunet.inference.predictor import Segmented
+from lungunet.inference.segmenter import Segmented
 from lungunet.inference.shapes import as_bits, close_gaps, fill_holes, keep_largest, label_parts
 
 _LUNG_MM2 = 250  # the smallest part in a single slice

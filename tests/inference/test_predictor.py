@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import lungunet
 from lungunet import ConfigError, DataError, InputContract, LabelCodec, ModelError, Predictor
 from lungunet.inference.network import TorchSegmenter
-from lungunet.inference.predictor import Segmented
+from lungunet.inference.segmenter import Segmented
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 

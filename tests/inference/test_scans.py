@@ -8,8 +8,9 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.inference import scans, threshold
-from lungunet.inference.predictor import Predictor, Segmented
+from lungunet.inference.predictor import Predictor
 from lungunet.inference.scans import predict_volume
+from lungunet.inference.segmenter import Segmented
 from lungunet.inference.threshold import segment_lungs
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid

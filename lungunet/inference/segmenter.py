@@ -1,0 +1,104 @@
+"""What a model is to the rest: slices in, classes out, with probabilities where it has any.
+
+Knows no file and no model; networks, rules and whoever predicts with them agree on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import InputContract
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What a model says of one slice.
+
+    Parameters
+    ----------
+    classes : (H, W) uint8, class indices
+    probabilities : (C, H, W) float32, sum to 1 over C; None of a rule, and of masks from elsewhere
+    disagreement : in [0, 1]; 1 - IoU of the lung found in the slice and in its left-right mirror, 0
+        where there is none in both; None without ``tta``
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray | None = None
+    disagreement: float | None = None
+
+    @classmethod
+    def likeliest(
+        cls, probabilities: np.ndarray, *, disagreement: float | None = None
+    ) -> Segmented:
+        """Give each pixel its likeliest class; of equal ones the first."""
+        if len(probabilities) == 2:  # much faster than argmax along the first axis
+            classes: np.ndarray = (probabilities[1] > probabilities[0]).view(np.uint8)
+        else:
+            classes = probabilities.argmax(axis=0).astype(np.uint8)
+        return cls(classes, probabilities, disagreement)
+
+    def probability(self, index: int) -> np.ndarray:
+        """Return the probability of a class, (H, W) float32; 0 or 1 where classes are all."""
+        if self.probabilities is None:
+            return np.asarray(self.classes == index, np.float32)
+        return np.asarray(self.probabilities[index])
+
+
+class Segmenter(Protocol):
+    """Anything that turns slices into classes: a network, or a rule without weights.
+
+    Parameters
+    ----------
+    contract : what it expects of a slice, and how a slice should be looked at
+    codec : of the masks that it was made from
+    is_rule : it follows one fixed rule, so that a second opinion by rule would be its own
+    """
+
+    contract: InputContract
+    codec: LabelCodec
+    is_rule: bool
+
+    @property
+    def segment_volume(self) -> Callable[..., np.ndarray] | None:
+        """What sees a scan as a whole; None where slices are segmented one by one.
+
+        Called with HU, (D, H, W), and ``spacing_mm=(z, y, x)``; returns classes, (D, H, W) uint8.
+        """
+        ...
+
+    def prepare(self, image: np.ndarray, where: str = "slice") -> Any:
+        """Check a slice and make of it what the call takes; threads do this ahead of the model.
+
+        Parameters
+        ----------
+        image : (H, W), HU or what the file holds
+        where : what a message calls this slice
+
+        Raises
+        ------
+        DataError
+            When the slice is not of the kind that the model knows.
+        """
+        ...
+
+    def __call__(self, prepared: Sequence[Any], /) -> list[Segmented]:
+        """Segment what :meth:`prepare` returned for slices of any sizes, at least one.
+
+        Returns
+        -------
+        list of Segmented
+            At the size of each slice, in order.
+        """
+        ...
+
+
+def disagree(classes: np.ndarray, again: np.ndarray) -> float:
+    """Return 1 - IoU of the lung of two masks, 0 where there is none in both."""
+    either = int(np.count_nonzero(classes | again))
+    both = int(np.count_nonzero(classes & again))
+    return 1 - both / either if either else 0.0
