@@ -5,6 +5,7 @@ millimetres; knows no files.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -98,6 +99,12 @@ class BodySlice:
     edge: np.ndarray
     mm: float
 
+    @cached_property
+    def depth_mm(self) -> np.ndarray:
+        """(H, W) float32, distance from the surface of the body; 0 outside."""
+        depth_px = cv2.distanceTransform(np.pad(self.body, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        return np.asarray(depth_px * np.float32(self.mm))
+
 
 def look_into_body(hu: np.ndarray, mm: float | None) -> BodySlice:
     """Find the body of a slice and the air in it.
@@ -190,33 +197,42 @@ def _offset(seen: BodySlice) -> float:
     return above if low < above < high else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AirPart:
     """A part of the air in a body, by what tells lung from gas.
 
     Parameters
     ----------
-    bits : (h, w) uint8, in ``box``
+    bits : (h, w) bool, in ``box``
     box : the rows and columns that it spans
+    seen : the slice
     area_mm2 : of the part
     quartile_hu : a quarter of it is darker
-    vessels_hu : how much brighter the brightest of its inside is than the middle; NaN where there
-        is no inside
-    inside_mm2 : what is not near its edge
     centre, end : rows of its centre and of its last row, from 0 at the front of the body to 1
-    nearest_mm, deepest_mm : from the surface of the body
     """
 
     bits: np.ndarray
     box: tuple[slice, slice]
+    seen: BodySlice
     area_mm2: float
     quartile_hu: float
-    vessels_hu: float
-    inside_mm2: float
     centre: float
     end: float
-    nearest_mm: float
-    deepest_mm: float
+
+    @cached_property
+    def _inside(self) -> np.ndarray:
+        """HU of what is not near its edge, vessels included."""
+        mm = self.seen.mm
+        closed = fill_holes(close_gaps(self.bits, VESSEL_MM / mm), max_px=HOLE_MM2 / mm**2)
+        rim = cv2.distanceTransform(np.pad(closed, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        return np.asarray(self.seen.smooth[self.box][rim > _RIM_MM / mm])
+
+    @cached_property
+    def _vessels_hu(self) -> float:
+        """How much brighter the brightest of its inside is than the middle; NaN without inside."""
+        if self._inside.size < _INSIDE_PX:
+            return np.nan
+        return float(np.subtract(*np.quantile(self._inside, [_BRIGHT_QUANTILE, 0.5])))
 
     @property
     def is_large(self) -> bool:
@@ -232,13 +248,14 @@ class AirPart:
     @property
     def has_vessels(self) -> bool:
         """Whether its inside is as uneven as that of a lung."""
-        return self.vessels_hu >= _VESSELS_HU
+        return self._vessels_hu >= _VESSELS_HU
 
     @property
     def is_of_a_table(self) -> bool:
         """Whether it lies under a thin skin, even and flat."""
-        flat = self.nearest_mm < _SKIN_MM and self.deepest_mm < _TABLE_MM
-        return flat and not self.vessels_hu > _EVEN_HU
+        depth_mm = self.seen.depth_mm[self.box][self.bits]
+        flat = depth_mm.min() < _SKIN_MM and depth_mm.max() < _TABLE_MM
+        return bool(flat and not self._vessels_hu > _EVEN_HU)
 
     def is_gas(self, gas_hu: float) -> bool:
         """Whether it is as dark as gas, and its size and place do not speak for a lung."""
@@ -248,49 +265,35 @@ class AirPart:
     @property
     def is_blurred_bowel(self) -> bool:
         """Whether it is bowel as far as one can tell in a slice where no part is large."""
-        thick = self.inside_mm2 > 0.1 * self.area_mm2  # lung that thins out is a sliver
-        return thick and self.area_mm2 < _BOWEL_MM2 and self.centre < _FRONT
+        small = self.area_mm2 < _BOWEL_MM2 and self.centre < _FRONT
+        # Lung that thins out is a sliver, without an inside.
+        return small and self._inside.size * self.seen.mm**2 > 0.1 * self.area_mm2
 
 
 def part_air(air: np.ndarray, seen: BodySlice) -> list[AirPart]:
-    """Take the air of a slice, (H, W) uint8, apart, and describe each part."""
+    """Take the air of a slice, (H, W) uint8, apart."""
     labels, sizes = label_parts(air)
-    if not len(sizes):
-        return []
-    depth_px = cv2.distanceTransform(np.pad(seen.body, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    depth = np.asarray(depth_px * seen.mm)
     rows = np.flatnonzero(seen.body.any(axis=1))
-    top, height = int(rows[0]), len(rows)
     return [
-        _describe(labels == number, seen, depth, top=top, height=height)
+        _describe(labels == number, seen, top=int(rows[0]), height=len(rows))
         for number in range(1, len(sizes) + 1)
     ]
 
 
-def _describe(
-    part: np.ndarray, seen: BodySlice, depth: np.ndarray, *, top: int, height: int
-) -> AirPart:
+def _describe(part: np.ndarray, seen: BodySlice, *, top: int, height: int) -> AirPart:
     box = part_box(part.view(np.uint8), room=0)
     bits = part[box]
-    rows = np.flatnonzero(part.any(axis=1))
     across = bits.sum(axis=1)
-    closed = fill_holes(close_gaps(bits, VESSEL_MM / seen.mm), max_px=HOLE_MM2 / seen.mm**2)
-    rim = cv2.distanceTransform(np.pad(closed, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    inside = seen.smooth[box][rim > _RIM_MM / seen.mm]
-    vessels = np.nan
-    if inside.size >= _INSIDE_PX:
-        vessels = float(np.subtract(*np.quantile(inside, [_BRIGHT_QUANTILE, 0.5])))
+    first = box[0].start - top
+    centre = first + float(np.average(np.arange(len(across)), weights=across))
     return AirPart(
-        bits.view(np.uint8),
+        bits,
         box,
+        seen,
         area_mm2=float(across.sum()) * seen.mm**2,
         quartile_hu=float(np.quantile(seen.smooth[box][bits], _GAS_QUANTILE)),
-        vessels_hu=vessels,
-        inside_mm2=inside.size * seen.mm**2,
-        centre=(float(np.average(np.arange(len(across)), weights=across)) + rows[0] - top) / height,
-        end=(int(rows[-1]) - top) / height,
-        nearest_mm=float(depth[box][bits].min()),
-        deepest_mm=float(depth[box][bits].max()),
+        centre=centre / height,
+        end=(first + len(across) - 1) / height,
     )
 
 
@@ -326,6 +329,8 @@ def close_cut_lungs(seen: BodySlice) -> BodySlice:
     They are told from the air around the patient by lying within the outline of the body, by the
     body around them, by vessels, and by being brighter.
     """
+    if not seen.body[seen.edge].any():  # all of the patient is in the picture
+        return seen
     outside = ((seen.smooth < _EDGE_HU) & (seen.body == 0) & ~seen.edge).view(np.uint8)
     labels, sizes = label_parts(outside)
     within = np.bincount(labels[_fill_hull(seen.body) > 0], minlength=len(sizes) + 1)[1:]
@@ -339,7 +344,7 @@ def close_cut_lungs(seen: BodySlice) -> BodySlice:
     for part in part_air(find_cut_open(cv2.dilate(beside, _AROUND), seen), seen):
         bright = part.quartile_hu > air_hu + _OVER_OPEN_AIR_HU
         if part.is_large and part.has_vessels and bright:
-            lungs[part.box] |= part.bits
+            lungs[part.box] |= part.bits.view(np.uint8)
     # Up to the edge itself, where it is blurred.
     lungs = grow(lungs, _EDGE_PX) & (seen.smooth < _EDGE_HU).view(np.uint8)
     return replace(seen, body=seen.body | lungs, air=seen.air | lungs)

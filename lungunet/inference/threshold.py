@@ -163,8 +163,8 @@ def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float, alone: b
     lungs = np.zeros_like(seen.air)
     for part in parts:
         if not part.is_gas(gas_hu):
-            lungs[part.box] |= part.bits << int(part.is_placed_as_lung)
-    dark = [part for part in parts if part.has_vessels and part.is_gas(gas_hu)]
+            lungs[part.box] |= part.bits.view(np.uint8) << part.is_placed_as_lung
+    dark = [part for part in parts if not alone and part.is_gas(gas_hu) and part.has_vessels]
     return _Air(lungs, airways, dark, seen.mm)
 
 
@@ -173,9 +173,9 @@ def _regain(lungs: np.ndarray, sorted_air: Sequence[_Air]) -> None:
     for places in (range(1, len(lungs)), range(len(lungs) - 2, -1, -1)):
         for place in places:
             for part in sorted_air[place].dark:
-                beside = lungs[place - places.step][part.box][part.bits > 0]
+                beside = lungs[place - places.step][part.box][part.bits]
                 if beside.mean() > _OVER_LUNG:
-                    lungs[place][part.box] |= part.bits
+                    lungs[place][part.box] |= part.bits.view(np.uint8)
 
 
 def _outline(air: _Air) -> np.ndarray:

@@ -8,8 +8,6 @@ processes that predict ten times as many files. Prints tables; ``--out`` writes 
 """
 
 import argparse
-import contextlib
-import io
 import json
 import multiprocessing
 import os
@@ -21,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lungunet.cli.predict_slices import SliceOutput, predict_slices
 from peak import peak_mib
 
 import lungunet
@@ -63,14 +60,11 @@ def save_model(folder: Path, model: torch.nn.Module, size: int) -> Path:
 
 
 def predict(predictor: lungunet.Predictor, files: Path, out: Path, triage: bool) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        predict_slices(
-            predictor,
-            [str(files)],
-            SliceOutput(out, triage=triage),
-            batch_size=BATCH,
-            overwrite=True,
-        )
+    write = lungunet.SliceFiles(triage=triage)
+    for _ in lungunet.predict_slices(
+        predictor, files, out, write=write, batch_size=BATCH, overwrite=True
+    ):
+        pass
 
 
 def bare(predictor: lungunet.Predictor, files: Path) -> Callable[[], None]:
