@@ -1,18 +1,20 @@
 """From a data folder to a trained run: what ``lungunet train`` does, for any caller."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from lungunet.data.dataset import LungCTDataset
-from lungunet.data.split import choose_codec, read_split
+from lungunet.data.split import choose_codec, read_split, read_split_record
 from lungunet.data.transforms import train_transform
 from lungunet.data.window import parse_window
-from lungunet.errors import ConfigError, SplitError
+from lungunet.errors import ConfigError, LungUNetWarning, SplitError
 from lungunet.models.unet import build_unet
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
+from lungunet.training.distributed import Ranks
 from lungunet.training.tracking import EpochResult
 from lungunet.training.trainer import Trainer
 
@@ -43,7 +45,22 @@ def train_run(
     trainer, train, val = make_trainer(
         config, out, pretrained=not resume, progress=progress, should_stop=should_stop
     )
+    if not resume and Ranks.from_environment().is_first:
+        _warn_of_lung_everywhere(config)
     yield from trainer.epochs(train, val, resume=resume, overwrite=overwrite)
+
+
+def _warn_of_lung_everywhere(config: RunConfig) -> None:
+    """Say what comes of slices that all hold lung; split.json has counted them."""
+    if read_split_record(config.data).empty_masks == 0:
+        organs = ", and solid organs, since painted lung is solid" if config.disease else ""
+        warnings.warn(
+            f"{config.data}: no slice is without lung. A network that never saw one finds lung in "
+            f"the neck and the belly too: gas{organs}. Add such slices, with empty masks "
+            "('lungunet slices' keeps some), or predict chests alone.",
+            LungUNetWarning,
+            stacklevel=3,
+        )
 
 
 def make_trainer(

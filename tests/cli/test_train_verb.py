@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import lungunet
 from lungunet import LRRange, TrainConfig
 from lungunet.cli.stopping import StopSignal
 from lungunet.evaluation.lr_range import lr_chart_svg
@@ -143,3 +144,22 @@ def test_an_audit_in_the_run_folder_is_in_its_report_at_once(run_cli, own_run, d
     assert done.code == 0
     assert "Files and labels were not audited" in before
     assert "Files and labels were not audited" not in (own_run / "report.html").read_text()
+
+
+@pytest.mark.filterwarnings("default::lungunet.LungUNetWarning")  # what the verb shows
+class TestLungEverywhere:
+    SETTINGS = ("--epochs", 1, "--size", 32, "--batch-size", 2, "--workers", 0)
+
+    @pytest.mark.parametrize(("empty", "disease"), [(0, 0), (0, 0.5), (2, 0), (None, 0)])
+    def test_lists_without_an_empty_slice_are_named(
+        self, run_cli, split: lungunet.Split, tmp_path: Path, empty: int | None, disease: float
+    ) -> None:
+        data = tmp_path / "data"
+        lungunet.write_split(data, split, lungunet.SplitRecord(empty_masks=empty))
+        done = run_cli("train", data, "--out", tmp_path / "a", "--disease", disease, *self.SETTINGS)
+        assert done.code == 0
+        assert ("no slice is without lung" in done.err) == (empty == 0)
+        assert ("painted lung is solid" in done.err) == (empty == 0 and disease > 0)
+        again = run_cli("train", "--resume", tmp_path / "a", "--epochs", 2)
+        assert again.code == 0
+        assert "without lung" not in again.err
