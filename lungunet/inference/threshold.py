@@ -14,7 +14,6 @@ from lungunet.errors import DataError
 from lungunet.inference.body import (
     HOLE_MM2,
     VESSEL_MM,
-    AirPart,
     close_cut_lungs,
     find_airways,
     gas_level,
@@ -126,13 +125,14 @@ class _Air:
     ----------
     lungs : (H, W) uint8; 2 where size or place speak for a lung, else 1
     airways : (H, W) uint8
-    dark : as dark as gas, but with vessels: lung where the next slice says so
+    dark : box and (h, w) bool of parts as dark as gas, but with vessels: lung where the next slice
+        says so
     mm : side of a pixel
     """
 
     lungs: np.ndarray
     airways: np.ndarray
-    dark: list[AirPart]
+    dark: list[tuple[tuple[slice, slice], np.ndarray]]
     mm: float
 
 
@@ -164,7 +164,12 @@ def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float, alone: b
     for part in parts:
         if not part.is_gas(gas_hu):
             lungs[part.box] |= part.bits.view(np.uint8) << part.is_placed_as_lung
-    dark = [part for part in parts if not alone and part.is_gas(gas_hu) and part.has_vessels]
+    # Not the parts themselves, which hold on to their slice.
+    dark = [
+        (part.box, part.bits)
+        for part in parts
+        if not alone and part.is_gas(gas_hu) and part.has_vessels
+    ]
     return _Air(lungs, airways, dark, seen.mm)
 
 
@@ -172,10 +177,9 @@ def _regain(lungs: np.ndarray, sorted_air: Sequence[_Air]) -> None:
     """Give dark parts back that lie mostly over or under lung, slice by slice, up and down."""
     for places in (range(1, len(lungs)), range(len(lungs) - 2, -1, -1)):
         for place in places:
-            for part in sorted_air[place].dark:
-                beside = lungs[place - places.step][part.box][part.bits]
-                if beside.mean() > _OVER_LUNG:
-                    lungs[place][part.box] |= part.bits.view(np.uint8)
+            for box, bits in sorted_air[place].dark:
+                if lungs[place - places.step][box][bits].mean() > _OVER_LUNG:
+                    lungs[place][box] |= bits.view(np.uint8)
 
 
 def _outline(air: _Air) -> np.ndarray:
