@@ -45,8 +45,11 @@ def keep_largest(
     if box is None:
         return inside
     labels, sizes = label_parts(np.ascontiguousarray(inside[box]))
-    if holding is not None and (held := labels[mask[box] == holding]).size:
-        sizes = np.where(np.bincount(held, minlength=len(sizes) + 1)[1:] > 0, sizes, 0)
+    if holding is not None:
+        held = np.zeros(len(sizes) + 1, bool)
+        for part, value in zip(labels, mask[box], strict=True):  # all at once take much memory
+            held[part[value == holding]] = True
+        sizes = sizes * held[1:] if held.any() else sizes
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
     order = order[sizes[order] >= min_share * sizes[order[0]]][:count]

@@ -194,3 +194,13 @@ def test_a_slice_of_one_value_has_one_part_or_none(value: int) -> None:
     labels, sizes = label_parts(np.full((4, 5), value, np.uint8))
     assert sizes.tolist() == [20] * value
     assert (labels == value).all()
+
+
+def test_parts_that_hold_a_value_stay() -> None:
+    row = np.array([[1, 1, 1, 0, 1, 2, 0, 2, 0, 1]])
+    for mask in (row, np.stack([row, row])):
+        kept = keep_largest(mask, count=None, holding=2)
+        assert np.array_equal(kept, np.broadcast_to([0, 0, 0, 0, 1, 1, 0, 1, 0, 0], mask.shape))
+    # Where no part holds it, it decides nothing; shares are of those that stay.
+    assert np.array_equal(keep_largest(row, count=None, holding=3), row > 0)
+    assert keep_largest(row, count=None, min_share=0.6, holding=2).sum() == 2
