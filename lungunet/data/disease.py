@@ -34,7 +34,7 @@ def disease_slice(
 
     Consolidation has air bronchograms, ground glass keeps its vessels, effusion lies level with a
     rim that climbs, now and then of a patient who lies prone; masses, fibrosis with honeycombs,
-    emphysema with bullae, and lobes that have collapsed. About 2 ms at 256x256.
+    emphysema with bullae, and lobes that have collapsed. About 3 ms at 256x256.
 
     Parameters
     ----------
@@ -180,7 +180,8 @@ def _look(
     fine = np.abs(pixels - cv2.GaussianBlur(pixels, (0, 0), 1.0))
     spread = 1.3 * float(np.median(fine[wall])) if wall.any() else 0.0
     amount = 2.2 * min(spread, 0.06 * contrast) * rng.uniform(0.7, 1.3)
-    grain = cv2.GaussianBlur(rng.normal(0, amount, lung.shape).astype(np.float32), (0, 0), 0.7)
+    white = rng.standard_normal(lung.shape, dtype=np.float32)
+    grain = np.asarray(cv2.GaussianBlur(white, (0, 0), 0.7) * np.float32(amount))
     depth = cv2.distanceTransform(side.view(np.uint8), cv2.DIST_L2, 3) / np.float32(size)
     gas = healthy - _BELOW_LUNG * contrast
     return _Chest(pixels, lung, side, depth, size, tissue, healthy, gas, grain, rng)
