@@ -1,11 +1,13 @@
 """Painted disease: within the lung alone, from its seed alone, denser or darker as it should."""
 
+from functools import partial
 from typing import get_args
 
 import numpy as np
 import pytest
 
 import lungunet
+from lungunet.data import disease as disease_module
 from lungunet.data.disease import Disease, disease_slice
 from lungunet.data.transforms import seed_transform, train_transform
 from lungunet.errors import ConfigError, DataError, GeometryError
@@ -54,13 +56,15 @@ def test_what_is_solid_is_as_dense_as_tissue_and_no_denser(disease: Disease) -> 
     assert -120 < np.median(dense) < 120
 
 
-def test_all_diseases_are_drawn() -> None:
-    rng = np.random.default_rng(0)
-    drawn = [DISEASES[rng.integers(len(DISEASES))] for _ in range(100)]
-    assert set(drawn) == set(DISEASES)
-    drawn_one = disease_slice(MADE.image, MADE.mask, seed=0)
-    first = DISEASES[np.random.default_rng(0).integers(len(DISEASES))]
-    assert not np.array_equal(drawn_one, MADE.image), first
+def test_all_diseases_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    painted = []
+    for name, paint in disease_module._PAINTERS.items():
+        spy = partial(lambda name, paint, chest: painted.append(name) or paint(chest), name, paint)
+        monkeypatch.setitem(disease_module._PAINTERS, name, spy)
+    for seed in range(60):
+        disease_slice(GREY, MADE.mask, seed=seed)
+    assert set(painted) == set(DISEASES)
+    assert len(painted) == 60
 
 
 @pytest.mark.parametrize(
@@ -98,17 +102,26 @@ def test_what_cannot_be_painted_is_said() -> None:
 
 
 class TestTransform:
-    def test_the_mask_stays_and_the_seed_decides(self) -> None:
+    def test_the_seed_decides(self) -> None:
         transform = train_transform(disease=1.0)
         seed_transform(transform, (0, 3, 5))
         first = transform(image=GREY, mask=CLASSES)
         seed_transform(transform, (0, 3, 5))
         again = transform(image=GREY, mask=CLASSES)
-        plain = train_transform()
-        seed_transform(plain, (0, 3, 5))
+        seed_transform(transform, (0, 4, 5))
+        later = transform(image=GREY, mask=CLASSES)
         assert np.array_equal(first["image"], again["image"])
+        assert not np.array_equal(first["image"], later["image"])
         assert first["image"].dtype == np.uint8
-        assert first["mask"].sum() > 0.5 * CLASSES.sum()
+
+    def test_the_mask_stays_and_so_does_what_is_around(self) -> None:
+        step = train_transform(disease=1.0).transforms[0]
+        for index in range(10):
+            seed_transform(step, (0, 0, index))
+            ill = step(image=GREY, mask=CLASSES)
+            assert np.array_equal(ill["mask"], CLASSES)
+            assert np.array_equal(ill["image"][CLASSES == 0], GREY[CLASSES == 0])
+            assert not np.array_equal(ill["image"], GREY)
 
     @pytest.mark.parametrize("share", [0.0, 0.3])
     def test_so_many_fall_ill(self, share: float) -> None:
