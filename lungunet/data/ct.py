@@ -3,17 +3,18 @@
 Values come back in the dtype of the file and are never scaled. Knows no window and no label map.
 """
 
+import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lungunet.data import tiff
 from lungunet.data.files import write_bytes
 from lungunet.errors import DataError, LabelError, counted
 
@@ -29,6 +30,12 @@ _LOSSLESS = {
     ".png": ("uint8", "uint16"),
     ".bmp": ("uint8",),
 }
+
+
+_PNG = b"\x89PNG"
+_MAGIC = (_PNG, b"\xff\xd8", b"BM")  # of PNG, JPEG and BMP
+_DTYPE_OF_MODE = {"L": "uint8", "1": "uint8", "P": "uint8", "I;16": "uint16"}
+_EXIF_BY, _EXIF_ORIENTATION = 2**17, 274  # segments before the pixels of a JPEG; the tag
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def read_image(path: str | Path) -> np.ndarray:
         When the file is missing, empty, damaged, coloured, of another dtype, or holds NaN or inf.
     """
     path = Path(path)
-    return _checked_slice(_decode(path), path)
+    return _checked_slice(_decode_bytes(_content(path), path), path)
 
 
 def decode_image(content: bytes, name: str = "slice") -> np.ndarray:
@@ -114,7 +121,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         When the file is missing, empty, damaged, or holds floats.
     """
     path = Path(path)
-    mask = _one_channel(_decode(path), path, LabelError)
+    mask = _one_channel(_decode_bytes(_content(path), path), path, LabelError)
     if not np.issubdtype(mask.dtype, np.integer):
         raise DataError(
             f"dtype {mask.dtype}, labels are integers. Convert it to 8 bits.", where=path
@@ -125,14 +132,17 @@ def read_mask(path: str | Path) -> np.ndarray:
 def read_header(path: str | Path) -> Header:
     """Read size and dtype without decoding the pixels (about 0.2 ms)."""
     path = Path(path)
+    content = _content(path)
+    if content.startswith(tiff.MAGIC):
+        return Header(*tiff.tiff_header(content, path))
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            dtype = _header_dtype(image)
-            if dtype is not None:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
+            dtype = _DTYPE_OF_MODE.get(image.mode)
+            if dtype is not None and not _holds_exif(content):
                 return Header(image.height, image.width, dtype)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
         pass  # unusual or damaged: the decoder knows more formats, and says what is wrong
-    pixels = _decode(path)
+    pixels = _decode_bytes(content, path)
     return Header(pixels.shape[0], pixels.shape[1], pixels.dtype.name)
 
 
@@ -223,27 +233,30 @@ def _encode(path: Path, pixels: np.ndarray) -> bytes:
     return buffer.tobytes()
 
 
-def _decode(path: Path) -> np.ndarray:
+def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as err:
         raise DataError("no such file. Check the path or the manifest.", where=path) from err
     except OSError as err:
         raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
-    return _decode_bytes(content, path)
+    if not content:
+        raise DataError("the file is empty. Copy or export it again.", where=path)
+    return content
 
 
 def _decode_bytes(content: bytes, path: Path) -> np.ndarray:
     if not content:
         raise DataError("the file is empty. Copy or export it again.", where=path)
-    # imdecode, not imread: it refuses truncated files (imread returns half a JPEG) and opens
-    # names that are not ASCII on Windows. OpenCV's own log would say what our error says better.
-    with _opencv_log_silenced():
-        try:
+    if content.startswith(tiff.MAGIC):
+        return tiff.decode_tiff(content, path)
+    pages: Sequence[np.ndarray] = ()
+    if content.startswith(_MAGIC):  # OpenCV knows more formats, some of which it reads wrongly
+        # imdecode, not imread: it refuses truncated files (imread returns half a JPEG) and opens
+        # names that are not ASCII on Windows.
+        with tiff.opencv_log_silenced(), suppress(cv2.error):
             # Of several pages imdecode returns the first without a word.
             _, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            pages = ()
     if len(pages) > 1:
         raise DataError(f"{len(pages)} pages. Save each slice in a file of its own.", where=path)
     pixels = pages[0] if pages else None
@@ -253,19 +266,23 @@ def _decode_bytes(content: bytes, path: Path) -> np.ndarray:
             f"{', '.join(SUFFIXES)}. Export it again.",
             where=path,
         )
-    return np.asarray(pixels)
+    return tiff.turn(np.asarray(pixels), _orientation(content))
 
 
-@contextmanager
-def _opencv_log_silenced() -> Iterator[None]:
-    # Moved in OpenCV 5; level 0 is silent in both places.
-    home: Any = getattr(cv2.utils, "logging", cv2)
-    level = home.getLogLevel()
-    home.setLogLevel(0)
+def _orientation(content: bytes) -> int:
+    """Return how a PNG or JPEG is to be turned; 1 is as it is."""
+    if not _holds_exif(content):
+        return 1
     try:
-        yield
-    finally:
-        home.setLogLevel(level)
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
+            image.load()  # in a PNG it may stand behind the pixels
+            return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+        return 1
+
+
+def _holds_exif(content: bytes) -> bool:
+    return b"Exif" in content[:_EXIF_BY] or (content.startswith(_PNG) and b"eXIf" in content)
 
 
 def _one_channel(pixels: np.ndarray, path: Path, error: type[DataError]) -> np.ndarray:
@@ -285,16 +302,3 @@ def _one_channel(pixels: np.ndarray, path: Path, error: type[DataError]) -> np.n
         else "Convert it to one grey channel."
     )
     raise error(f"a {kind} with {pixels.shape[2]} channels that differ. {fix}", where=path)
-
-
-def _header_dtype(image: Image.Image) -> str | None:
-    """Return the dtype OpenCV would decode to, or None where the header does not tell."""
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        bits, kind = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
-        names = {(8, 1): "uint8", (16, 1): "uint16", (16, 2): "int16", (32, 2): "int32"}
-        names[32, 3] = "float32"
-        return names.get((bits.pop(), kind.pop())) if len(bits) == len(kind) == 1 else None
-    if image.format in ("PNG", "JPEG", "BMP"):
-        return {"L": "uint8", "1": "uint8", "P": "uint8", "I;16": "uint16"}.get(image.mode)
-    return None

@@ -4,13 +4,13 @@ Owns the verdicts (:class:`Finding`) and the checks of a single image or mask. K
 of the set, and not where lungs are.
 """
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from lungunet.data import tiff
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
 from lungunet.data.hu import judge_hu
@@ -206,30 +206,4 @@ def is_cut_off(content: bytes) -> bool:
         return b"\xff\xd9" not in content[-16:]
     if content.startswith(b"BM") and len(content) >= 6:
         return int.from_bytes(content[2:6], "little") > len(content)
-    if content[:4] in (b"II*\0", b"MM\0*"):
-        try:
-            return _tiff_end(content) > len(content)
-        except struct.error:  # the directory itself lies past the end
-            return True
-    return False
-
-
-_STRIPS = {273: "starts", 324: "starts", 279: "lengths", 325: "lengths"}  # strips and tiles
-_FORMATS = {3: "H", 4: "I"}  # TIFF's SHORT and LONG
-
-
-def _tiff_end(content: bytes) -> int:
-    """Return where the pixels of a TIFF end; raises struct.error where the directory is cut."""
-    order = "<" if content[:2] == b"II" else ">"
-    (at,) = struct.unpack_from(f"{order}I", content, 4)
-    (entries,) = struct.unpack_from(f"{order}H", content, at)
-    pixels: dict[str, tuple[int, ...]] = {"starts": (0,), "lengths": (0,)}
-    for number in range(entries):
-        entry = at + 2 + 12 * number
-        tag, kind, count = struct.unpack_from(f"{order}HHI", content, entry)
-        if tag in _STRIPS and kind in _FORMATS:
-            shape = f"{order}{count}{_FORMATS[kind]}"
-            inline = struct.calcsize(shape) <= 4
-            place = entry + 8 if inline else struct.unpack_from(f"{order}I", content, entry + 8)[0]
-            pixels[_STRIPS[tag]] = struct.unpack_from(shape, content, place)
-    return max(s + n for s, n in zip(pixels["starts"], pixels["lengths"], strict=False))
+    return content.startswith(tiff.MAGIC) and tiff.ends_early(content)

@@ -1,3 +1,4 @@
+import re
 import struct
 import zlib
 
@@ -146,7 +147,6 @@ FILES = {
     ),
     "one-bit png": lambda path: (_one_bit(path / "a.png"), LUNG),
     "one-bit tiff": lambda path: (_one_bit(path / "a.tif"), LUNG),
-    "one-bit fax tiff": lambda path: (_one_bit(path / "a.tif", compression="group4"), LUNG),
     "one-bit bmp": lambda path: (_one_bit(path / "a.bmp"), LUNG),
     **{
         f"{mode} of equal channels {end}": lambda path, m=mode, e=end: (
@@ -163,7 +163,7 @@ FILES = {
     ),
     **{
         f"grey palette {end}": lambda path, e=end: (_palette(path / f"a{e}", (255,) * 3), LUNG)
-        for end in (".png", ".tif", ".bmp")
+        for end in (".png", ".bmp")
     },
 }
 
@@ -237,7 +237,7 @@ class TestReading:
 
 
 class TestColour:
-    @pytest.mark.parametrize("end", [".png", ".tif", ".bmp"])
+    @pytest.mark.parametrize("end", [".png", ".bmp"])
     def test_a_coloured_palette_is_no_mask(self, tmp_path, end):
         path = _palette(tmp_path / f"a{end}", (0, 0, 255))
         with pytest.raises(LabelError) as caught:
@@ -271,6 +271,7 @@ class TestColour:
             read_mask(tmp_path / "a.png")
 
 
+TRUNCATED = r"truncated: a TIFF that ends before its pixels do\. Copy or export it again"
 DAMAGED = "not a readable image: damaged, truncated, or not one of .png, .tif, .tiff, .jpg, .jpeg"
 
 
@@ -311,7 +312,7 @@ class TestRefusals:
         try:
             image = read_image(path)
         except DataError as err:
-            assert DAMAGED in str(err)  # noqa: PT017 - the other way out is an exact image
+            assert re.search(f"{TRUNCATED}|{DAMAGED}", str(err))  # noqa: PT017 - the other way out is an exact image
         else:
             assert kept > 0.9
             assert np.array_equal(image, expected)
@@ -327,7 +328,7 @@ class TestRefusals:
     def test_the_header_of_half_a_tiff_warns_of_nothing(self, tmp_path, kept):
         path = save(tmp_path / "a.tif", pixels("float32"), compression="tiff_lzw")
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-        with pytest.raises(DataError, match=DAMAGED):
+        with pytest.raises(DataError, match=TRUNCATED):
             read_header(path)  # warnings are errors here
 
     def test_a_header_that_claims_a_huge_picture(self, tmp_path):

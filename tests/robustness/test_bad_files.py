@@ -22,6 +22,7 @@ UNREADABLE = (
     "not a readable image: damaged, truncated, or not one of .png, .tif, .tiff, .jpg, .jpeg, .bmp. "
     "Export it again."
 )
+TRUNCATED = "truncated: a TIFF that ends before its pixels do. Copy or export it again."
 NOT_FINITE = "NaN or infinity in 1 pixel. Replace them by -1000, the HU of air."
 COLOURED = (
     "a mask with 3 channels that differ. Convert it to one channel with one integer per class, "
@@ -70,7 +71,11 @@ def no_pixels(path: Path) -> None:
 # Found from the header: split names it among the files that do not pair up.
 BY_HEADER = {
     "empty": (lambda path: path.write_bytes(b""), "the file is empty. Copy or export it again."),
-    "truncated": (half, UNREADABLE),
+    "truncated": (half, TRUNCATED),
+    "three pages": (
+        as_tiff(np.zeros((3, 48, 48), np.int16)),
+        "3 pages. Save each slice in a file of its own.",
+    ),
     "0x0": (no_pixels, UNREADABLE),
     "text": (lambda path: path.write_text("HU\n" * 99), UNREADABLE),
 }
@@ -85,10 +90,6 @@ BY_PIXELS = {
     "float64": (
         as_tiff(one_pixel(-1000, "float64")),
         "dtype float64, a CT slice is one of uint8, int16, uint16, int32, float32. Convert it.",
-    ),
-    "three pages": (
-        as_tiff(np.zeros((3, 48, 48), np.int16)),
-        "3 pages. Save each slice in a file of its own.",
     ),
 }
 SLICES = {**BY_HEADER, **BY_PIXELS}
