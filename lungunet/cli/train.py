@@ -81,7 +81,9 @@ def train(
     flip: Annotated[
         bool | None,
         typer.Option(
-            "--flip/--no-flip", help="Mirror left and right. [default: flip]", show_default=False
+            "--flip/--no-flip",
+            help="Mirror left and right. [default: flip, where lung is the only class]",
+            show_default=False,
         ),
     ] = None,
     disease: Annotated[
@@ -255,7 +257,8 @@ def _say_end(
     best = next((result for result in reversed(results) if result.is_best), None)
     if best is not None:
         size = f"{config.size}x{config.size}"
-        console.say(f"\nbest val IoU {best.val.iou:.4f} in epoch {best.epoch}, pooled, at {size}")
+        scores = f"{best.val.iou:.4f}{_each_class(best)}"
+        console.say(f"\nbest val IoU {scores} in epoch {best.epoch}, pooled, at {size}")
     else:
         console.say("\nno epoch of these beats the best one before them, which stays in best/")
     done = len(results)
@@ -281,11 +284,12 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
 
     start = time.perf_counter()
     console.say(f"{config.encoder}, {config.size}x{config.size}, {config.epochs} epochs -> {out}\n")
-    _say_header()
     folds: list[FoldResult] = []
+    first = True
     for result in cross_validate(config, out, overwrite=overwrite, progress=console.progress_bar):
         if not isinstance(result, FoldResult):
-            _say_row(result)
+            _say_row(result, first=first)
+            first = False
             continue
         folds.append(result)
         console.say(f"{result.name}: lung IoU {result.card.pooled.iou:.4f}, last epoch\n")
@@ -313,16 +317,24 @@ def _say_spread(folds: "list[FoldResult]") -> None:
     console.show_table(header, rows)
 
 
-def _say_header() -> None:
-    console.say("  ".join(name.rjust(width) for name, width in _COLUMNS))
-
-
 def _say_row(result: "EpochResult", *, first: bool = False) -> None:
-    if first:
-        _say_header()
     train, val = result.train, result.val
+    # With two classes IoU is that of lung; with more it is that of all of them as one.
+    classes = val.class_iou[1:] if len(val.class_iou) > 2 else ()
+    columns = [*_COLUMNS, *((f"val {index}", 7) for index in range(1, len(classes) + 1))]
+    if first:
+        console.say("  ".join(name.rjust(width) for name, width in columns))
     scores = (train.loss, val.loss, train.accuracy, val.accuracy, train.iou, val.iou)
     seconds = f"{train.seconds + val.seconds:.1f}"
     cells = [str(result.epoch), *map(console.short, scores), f"{result.lr:.1e}", seconds]
-    row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
+    cells += map(console.short, classes)
+    row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, columns, strict=True))
     console.say(row + ("  best" if result.is_best else ""))
+
+
+def _each_class(result: "EpochResult") -> str:
+    """Say the IoU of each class, where there is more than lung."""
+    classes = list(enumerate(result.val.class_iou))[1:]
+    if len(classes) < 2:
+        return ""
+    return " (" + ", ".join(f"class {index} {console.short(iou)}" for index, iou in classes) + ")"

@@ -1,20 +1,29 @@
 """Can these values be Hounsfield units of a chest? Every rule about that, and what it counts with.
 
-Knows no files and no masks.
+One slice is judged by :func:`judge_hu`, a set of them (the slices of a scan, too) by
+:class:`HuSurvey`, once. Knows no files and no masks.
 """
 
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from lungunet.errors import DataError
+from lungunet.errors import DataError, LungUNetWarning, listed
 
 _WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
 _DARKER_THAN_TISSUE_HU = -64
+_PADDING_HU = -1200  # outside the scanner's circle, darker than air with its noise
+_LUNG_HU = (-1100, -300)
 _OFFSET = 1024  # what scanners add to store HU unsigned
 _WATER_STORED = (_OFFSET - 200, _OFFSET + 200)
 _SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
+_PLANES = 32  # so many slices tell what a scan or a list holds
+
+Severity = Literal["error", "warning", "note"]
+HuKind = Literal["hu-8bit", "hu-offset", "hu-wrap", "hu-scaled", "hu-range"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +32,24 @@ class HuFault:
 
     Parameters
     ----------
+    severity : error: they cannot be; warning: doubtful; note: good to know
     text : what is wrong, with the value, and how to fix it
     """
 
-    severity: Literal["error", "warning", "note"]
-    kind: Literal["hu-8bit", "hu-offset", "hu-wrap", "hu-range"]
+    severity: Severity
+    kind: HuKind
     text: str
+
+    @property
+    def for_training(self) -> str:
+        """The text, with the other way out that training has: a window of the stored values."""
+        other = " Or train with the window 424,1500 (--window)."
+        return self.text + (other if self.kind == "hu-offset" else "")
+
+
+def can_hold_hu(dtype: np.dtype[np.generic]) -> bool:
+    """Whether values of a dtype can be HU: those that go below 0, in more than 8 bits."""
+    return dtype.kind in "if" and dtype.itemsize > 1
 
 
 def judge_hu(image: np.ndarray) -> HuFault | None:
@@ -42,32 +63,98 @@ def judge_hu(image: np.ndarray) -> HuFault | None:
     if image.dtype == np.uint8:
         text = "8-bit grey, so HU are lost. Fine where all slices were exported alike."
         return HuFault("note", "hu-8bit", text)
-    seen = image[::_SAMPLED, ::_SAMPLED]
-    if image.dtype.name != "int16" and (share := float((seen > _WRAPPED).mean())) > 0.001:
+    seen = _sampled(image)
+    wrapped = (seen > _WRAPPED) & (seen < 2**16) if image.dtype.name != "int16" else np.False_
+    if (share := float(wrapped.mean())) > 0.001:
         return HuFault(
             "error",
             "hu-wrap",
-            f"{share:.0%} of the values lie near {int(seen.max())}: negative HU read as "
+            f"{share:.0%} of the values lie near {int(seen[wrapped].max())}: negative HU read as "
             "unsigned. Save it anew as int16 (image.astype('int16')).",
         )
-    span = f"values {seen.min():g} to {seen.max():g}"
-    if float(seen.min()) < _DARKER_THAN_TISSUE_HU:
-        if float((seen > -200).mean()) > 0.005:
-            return None
-        text = f"{span}, nothing as dense as tissue. Export it in HU."
-        return HuFault("warning", "hu-range", text)
-    low, high = _WATER_STORED
-    if float(((seen >= low) & (seen <= high)).mean()) > 0.05:
+    lowest, highest = float(seen.min()), float(seen.max())
+    span = f"values {lowest:g} to {highest:g}"
+    if _has_offset(seen):
         # uint16 is refused until a window is named; signed values would be taken for HU.
         return HuFault(
             "warning" if image.dtype == np.uint16 else "error",
             "hu-offset",
-            f"smallest value {seen.min():g}, tissue near {_OFFSET}: stored without the rescale "
-            f"intercept. Subtract {_OFFSET}, or pass --window 424,1500.",
+            f"smallest value {lowest:g}, tissue near {_OFFSET}: stored without the rescale "
+            f"intercept. Subtract {_OFFSET}.",
         )
+    if _is_scaled(seen, lowest, highest):
+        text = f"{span}: scaled or standardised values, no HU. Use what they were made from."
+        return HuFault("error", "hu-scaled", text)
+    if lowest < _DARKER_THAN_TISSUE_HU:
+        if float((seen > -200).mean()) > 0.005:
+            return None
+        text = f"{span}, nothing as dense as tissue. Export it in HU."
+        return HuFault("warning", "hu-range", text)
     return HuFault(
         "warning", "hu-range", f"{span}, nothing as dark as air or lung. Export it in HU."
     )
+
+
+def _sampled(image: np.ndarray) -> np.ndarray:
+    step = _SAMPLED if min(image.shape) >= _SAMPLED * _SAMPLED else 1
+    return image[::step, ::step]
+
+
+def _has_offset(seen: np.ndarray) -> bool:
+    """Whether tissue lies where an offset puts it, and nothing where lung and air lie in HU."""
+    low, high = _WATER_STORED
+    inside = seen[seen >= _PADDING_HU]
+    if not inside.size or float(((inside >= low) & (inside <= high)).mean()) <= 0.05:
+        return False
+    darkest, lightest = _LUNG_HU
+    return float(((inside > darkest) & (inside < lightest)).mean()) < 0.005
+
+
+def _is_scaled(seen: np.ndarray, lowest: float, highest: float) -> bool:
+    """Whether fractions fill a range narrower than the one of any tissue."""
+    narrow = lowest < highest and max(-lowest, highest) <= -_DARKER_THAN_TISSUE_HU
+    return narrow and seen.dtype.kind == "f" and bool((seen != np.rint(seen)).any())
+
+
+class HuSurvey:
+    """Judges many slices as one set: :meth:`look` at each, then ask for the :attr:`fault`."""
+
+    def __init__(self) -> None:
+        self._looked = 0
+        self._faults: Counter[tuple[str, str]] = Counter()  # severity and kind
+        self._first: dict[tuple[str, str], HuFault] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}
+
+    def look(self, image: np.ndarray, name: str = "") -> HuFault | None:
+        """Judge one slice, (H, W), and keep that for the set."""
+        fault = judge_hu(image)
+        self._looked += 1
+        if fault is not None and fault.severity != "note":
+            key = (fault.severity, fault.kind)
+            self._faults[key] += 1
+            self._first.setdefault(key, fault)
+            self._names.setdefault(key, []).append(name)
+        return fault
+
+    @property
+    def fault(self) -> HuFault | None:
+        """What is wrong with the set; None where nothing is, or little.
+
+        An error where half of it cannot be HU. A warning where some of it cannot be, or none of it
+        holds what a chest does: single slices of neck and belly do not.
+        """
+        errors = {key: count for key, count in self._faults.items() if key[0] == "error"}
+        worst = max(errors or self._faults, key=self._faults.__getitem__, default=None)
+        if worst is None or (not errors and self._faults.total() < self._looked):
+            return None
+        fault, count = self._first[worst], self._faults[worst]
+        severity: Severity = "error" if errors and 2 * sum(errors.values()) >= self._looked else "warning"
+        if count == self._looked:
+            return replace(fault, severity=severity)
+        names = [name for name in self._names[worst] if name]
+        shown = f" ({listed(names, separator=', ')})" if names else ""
+        text = f"{count} of {self._looked} slices{shown}: {fault.text}"
+        return replace(fault, severity=severity, text=text)
 
 
 def restore_hu(image: np.ndarray) -> np.ndarray:
@@ -80,13 +167,20 @@ def restore_hu(image: np.ndarray) -> np.ndarray:
         return image
     if image.dtype == np.uint16 and image.max(initial=0) > _WRAPPED:
         return image.view(np.int16)
-    if image.min(initial=0) >= _DARKER_THAN_TISSUE_HU:
+    if image.min(initial=0) >= _DARKER_THAN_TISSUE_HU or _has_offset(_sampled(image)):
         return image.astype(np.int32) - _OFFSET
     return image
 
 
 def require_hu(hu: np.ndarray, where: object) -> None:
-    """Refuse a scan, (D, H, W), without a value below 0: one stored with an offset, or a mask."""
+    """Refuse a scan, (D, H, W), that cannot hold HU, and warn of one that hardly can.
+
+    Raises
+    ------
+    DataError
+        Without a value below 0 (stored with an offset, or a mask), with an offset and padding, or
+        scaled.
+    """
     lowest, highest = hu.min(), hu.max()
     if lowest >= 0:
         raise DataError(
@@ -94,3 +188,12 @@ def require_hu(hu: np.ndarray, where: object) -> None:
             "Export the scan with its rescale intercept; a mask is no scan.",
             where=where,
         )
+    survey = HuSurvey()
+    for index in np.linspace(0, len(hu) - 1, min(len(hu), _PLANES)).astype(int):
+        survey.look(hu[index])
+    fault = survey.fault
+    if fault is None:
+        return
+    if fault.severity == "error":
+        raise DataError(fault.text, where=where)
+    warnings.warn(f"{where}: {fault.text}", LungUNetWarning, stacklevel=3)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lungunet.errors import ConfigError
 
+_HIGHEST_LEVEL_HU = 300  # bone is seen at; with the offset of 1024 the lung is at 424
 _FARTHEST = 1e9  # what int32 can hold, and float32 can still be divided by
 
 
@@ -32,6 +33,22 @@ class Window:
                 f"window {self.level:g},{self.width:g}: the width must be above 0, and neither "
                 f"beyond {_FARTHEST:g}. Lungs are seen at -600,1500."
             )
+
+    @property
+    def is_of_hu(self) -> bool:
+        """Whether it shows values as HU, and not those of files stored with an offset."""
+        return self.level <= _HIGHEST_LEVEL_HU
+
+    @property
+    def meant(self) -> str:
+        """Say what was probably meant by a window that shows nothing."""
+        if self.level < self.width and self.level < 0:  # as darkest and brightest would be
+            level, width = (self.level + self.width) / 2, self.width - self.level
+            return (
+                f"It is LEVEL,WIDTH; for all from {self.level:g} to {self.width:g} HU write "
+                f"{level:g},{width:g}."
+            )
+        return "It is LEVEL,WIDTH in the values of the files; lungs are seen at -600,1500 HU."
 
     def apply(self, hu: np.ndarray) -> np.ndarray:
         """Map Hounsfield units to [0, 1], clipping outside the window.

@@ -35,6 +35,7 @@ Kind = Literal[
     "hu-8bit",  # grey values, HU are lost
     "hu-offset",  # HU + 1024, stored without the rescale
     "hu-wrap",  # negative HU stored as unsigned
+    "hu-scaled",  # standardised, or scaled to -1 to 1
     "hu-range",  # values that no chest has
     "duplicate",  # the same pixels twice
     "near-duplicate",
@@ -97,7 +98,9 @@ def check_image(path: Path) -> tuple[np.ndarray | None, list[Verdict]]:
     except DataError as err:
         return None, [Verdict("error", _why_unread(path, SLICE_DTYPES), str(err))]
     fault = judge_hu(image)
-    return image, [Verdict(fault.severity, fault.kind, f"{path}: {fault.text}")] if fault else []
+    if fault is None:
+        return image, []
+    return image, [Verdict(fault.severity, fault.kind, f"{path}: {fault.for_training}")]
 
 
 def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[Verdict]]:

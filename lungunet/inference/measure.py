@@ -4,6 +4,7 @@ Pure functions of arrays, and the job that measures files into a CSV table.
 """
 
 import math
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -15,9 +16,9 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
-from lungunet.data.hu import require_hu
+from lungunet.data.hu import HuSurvey, can_hold_hu, require_hu
 from lungunet.data.manifest import Pair, find_pairs, require_same_size
-from lungunet.errors import ConfigError, DataError, LabelError
+from lungunet.errors import ConfigError, DataError, LabelError, LungUNetWarning
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
@@ -26,7 +27,6 @@ from lungunet.volumes.volume import put_on_grid, read_volume
 
 Region = Literal["lungs", "left lung", "right lung"]
 
-_HU_DTYPES = ("int16", "int32", "float32")
 _EMPHYSEMA_HU = -950
 _MM3_PER_ML = 1000
 
@@ -108,7 +108,7 @@ def measure_slice(
 
     Parameters
     ----------
-    image : (H, W); HU where it is int16, int32 or float32. Other dtypes have none.
+    image : (H, W); HU where it is signed integers or floats. Other dtypes have none
     mask : (H, W), bool or integer; above 0 is inside
     spacing_mm : (y, x); None leaves mm2 undefined
     region : what the mask is of
@@ -313,10 +313,11 @@ def measure_files(
         refuse_inputs([Path(out)], read)
         refuse_existing([Path(out)], overwrite)
     codec = codec or _guess_codec(pairs.values(), volumes, progress)
+    judged = HuSurvey()
     measured = (
         partial(_measure_scan, series=series)
         if volumes
-        else partial(_measure_image, spacing_mm=spacing_mm)
+        else partial(_measure_image, spacing_mm=spacing_mm, judged=judged)
     )
     rows: list[Measurement] = []
     try:
@@ -331,6 +332,8 @@ def measure_files(
     finally:
         if rows and out is not None:
             write_measurements(out, rows)
+    if (fault := judged.fault) is not None and fault.severity == "warning":
+        warnings.warn(f"{images}: {fault.text}", LungUNetWarning, stacklevel=2)
 
 
 def _pair_files(images: Path, masks: Path, volumes: bool) -> dict[str, Pair]:
@@ -374,10 +377,19 @@ def _tell_sides(
 
 
 def _measure_image(
-    name: str, pair: Pair, codec: LabelCodec, *, sides: bool, spacing_mm: tuple[float, float] | None
+    name: str,
+    pair: Pair,
+    codec: LabelCodec,
+    *,
+    sides: bool,
+    spacing_mm: tuple[float, float] | None,
+    judged: HuSurvey,
 ) -> list[Measurement]:
     mask = pair.require_mask()
     image, classes = read_image(pair.image), codec.encode(read_mask(mask), str(mask))
+    fault = judged.look(image, name)
+    if fault is not None and fault.severity == "error":
+        raise DataError(fault.text, where=pair.image)
     measured = partial(measure_slice, image, name=name, spacing_mm=spacing_mm)
     rows = [measured(classes)]
     lungs = _tell_sides(classes, codec, sides, spacing_mm)
@@ -405,7 +417,7 @@ def _measure_scan(
 
 def _measure_hu(values: np.ndarray) -> dict[str, Any]:
     """Return the fields of a measurement that are about HU."""
-    if not values.size or values.dtype.name not in _HU_DTYPES:
+    if not values.size or not can_hold_hu(values.dtype):
         return dict.fromkeys(("mean_hu", "hu_p05", "hu_p95", "emphysema_index"), math.nan)
     values = np.sort(values)  # much faster than the selection of np.percentile
     low, high = np.percentile(values, [5, 95])

@@ -4,17 +4,22 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+import numpy as np
 import torch
 from torch import nn
 
+from lungunet.data.ct import read_image
 from lungunet.data.dataset import LungCTDataset
-from lungunet.errors import ConfigError, LungUNetWarning, SplitError
+from lungunet.data.hu import HuSurvey
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 from lungunet.models.torch_errors import explained, first_line, is_of_the_gpu, is_out_of_memory
 from lungunet.training.config import TrainConfig
 from lungunet.training.learner import Learner
 from lungunet.training.tracking import EpochResult
 
 _STUCK = 5  # epochs without any lung found
+_LOOKED_AT = 24  # slices, to know what values a list holds
+_ONE_GREY = 0.97  # of the pixels; a chest fills a tenth of the smallest picture of it
 
 
 def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
@@ -38,6 +43,35 @@ def check_has_lung(name: str, dataset: LungCTDataset) -> None:
             "Split again so that it gets slices with lung, or look at the label coding (--labels).",
             where=name,
         )
+
+
+def check_values(dataset: LungCTDataset) -> None:
+    """Refuse slices that cannot be what the window is for, or of which it leaves one grey.
+
+    Looks at some of the slices, spread over the list.
+    """
+    window = dataset.contract.window
+    if window is None:
+        return
+    survey, seen = HuSurvey(), np.zeros(256, np.int64)
+    places = np.linspace(0, len(dataset) - 1, min(len(dataset), _LOOKED_AT)).astype(int)
+    for pair in (dataset.pairs[place] for place in places):
+        image = read_image(pair.image)
+        survey.look(image, pair.name)
+        seen += np.bincount(dataset.contract.to_grey(image, str(pair.image)).ravel(), minlength=256)
+    fault = survey.fault if window.is_of_hu else None
+    if fault is not None and fault.severity == "error":
+        raise DataError(fault.for_training, where="train")
+    share = float(seen.max() / seen.sum())
+    if share > _ONE_GREY:
+        shown = {0: "black", 255: "white"}.get(int(seen.argmax()), "of one grey")
+        raise ConfigError(
+            f"{share:.0%} of the pixels are {shown}: nothing can be learnt from that. "
+            f"{window.meant}",
+            where=f"window {window.level:g},{window.width:g}",
+        )
+    if fault is not None:
+        warnings.warn(f"train: {fault.for_training}", LungUNetWarning, stacklevel=3)
 
 
 def warn_if_stuck(history: Sequence[EpochResult]) -> None:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tomli_w
 
@@ -189,7 +189,8 @@ class RunConfig(TrainConfig):
     window : auto, or LEVEL,WIDTH in HU
     labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it
     label_threshold : raw mask values from here on are lung, for smeared masks; -1 is off
-    flip : mirror left and right at random; turn off for side-aware labels
+    flip : mirror left and right at random; auto does so where lung is the only class beside the
+        background, since more classes may tell left from right, and mirrored they would lie
     disease : share of the samples into whose lung a disease is painted
     cache : folder that keeps slices as the model sees them for later epochs and runs, or off
     """
@@ -201,7 +202,7 @@ class RunConfig(TrainConfig):
     window: str = "auto"
     labels: str = "auto"
     label_threshold: int = -1
-    flip: bool = True
+    flip: bool | Literal["auto"] = "auto"
     disease: float = 0.0
     cache: str = "off"
 
@@ -269,6 +270,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _fits(value: object, hint: Any) -> bool:
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Union:
+        return any(_fits(value, part) for part in typing.get_args(hint))
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -277,5 +280,7 @@ def _fits(value: object, hint: Any) -> bool:
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(f'"{choice}"' for choice in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Union:
+        return " or ".join(_describe(part) for part in typing.get_args(hint))
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
     return names.get(hint, "text in quotes")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from lungunet.data.codec import LabelCodec
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.split import choose_codec, read_split, read_split_record
 from lungunet.data.transforms import train_transform
@@ -47,6 +48,7 @@ def train_run(
     )
     if not resume and Ranks.from_environment().is_first:
         _warn_of_lung_everywhere(config)
+        _warn_of_no_mirror(config, train.codec)
     yield from trainer.epochs(train, val, resume=resume, overwrite=overwrite)
 
 
@@ -58,6 +60,23 @@ def _warn_of_lung_everywhere(config: RunConfig) -> None:
             f"{config.data}: no slice is without lung. A network that never saw one finds lung in "
             f"the neck and the belly too: gas{organs}. Add such slices, with empty masks "
             "('lungunet slices' keeps some), or predict chests alone.",
+            LungUNetWarning,
+            stacklevel=3,
+        )
+
+
+def _mirrors(config: RunConfig, codec: LabelCodec) -> bool:
+    """Whether slices are mirrored; a mirrored left lung would be labelled as a left lung still."""
+    return codec.n_classes == 2 if config.flip == "auto" else config.flip
+
+
+def _warn_of_no_mirror(config: RunConfig, codec: LabelCodec) -> None:
+    """Say that the recipe leaves something out, where that is for the user to judge."""
+    if config.flip == "auto" and not _mirrors(config, codec):
+        warnings.warn(
+            f"{codec.n_classes} classes, which may tell left from right, so slices are not "
+            "mirrored. Where a mirrored mask is right as well, pass flip=True (--flip); "
+            "flip=False (--no-flip) leaves this line out.",
             LungUNetWarning,
             stacklevel=3,
         )
@@ -115,7 +134,7 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
     cache = None if config.cache == "off" else config.cache
     train = LungCTDataset(
         split.train,
-        transform=train_transform(flip=config.flip, disease=config.disease),
+        transform=train_transform(flip=_mirrors(config, codec), disease=config.disease),
         size=config.size,
         window=parse_window(config.window),
         codec=codec,

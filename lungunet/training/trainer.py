@@ -32,6 +32,7 @@ from lungunet.training.checks import (
     all_finite,
     check_has_lung,
     check_same_contract,
+    check_values,
     explain_memory,
     try_out,
     warn_if_stuck,
@@ -169,6 +170,8 @@ class Trainer:
             When a file is wrong, or the disk is full.
         SplitError
             When train or val holds no lung.
+        DataError, ConfigError
+            When slices cannot be HU, or the window leaves one grey of them.
         """
         check_same_contract(train, val)
         position, ranks, device = _Position(train, val), self._learner.ranks, self._learner.device
@@ -183,6 +186,8 @@ class Trainer:
                 "model, for a new run.",
                 where=self.folder.path,
             )
+        if not resume:
+            check_values(train)
         check_has_lung("train", train)
         check_has_lung("val", val)
         with ExitStack() as stack:
@@ -216,6 +221,7 @@ class Trainer:
             When a file is wrong.
         """
         test = RangeTest(lowest=lowest, highest=highest, steps=steps)
+        check_values(train)
         batches = self._batches(train, shuffle=True)
         endless = itertools.chain.from_iterable(itertools.repeat(batches))
         some = self._progress(itertools.islice(endless, steps), desc="range test", total=steps)

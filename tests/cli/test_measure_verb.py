@@ -41,6 +41,8 @@ def scan(chest: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
     write_volume(tmp_path / "sides" / "x.nii.gz", sides, like=volume)
     return tmp_path / "scans"
 
+HU = np.array([-1000, 40], np.int16)
+
 
 class TestSlices:
     def test_one_row_per_slice_as_measured_by_itself(self, run_cli, phantoms, tmp_path) -> None:
@@ -85,7 +87,7 @@ class TestSlices:
 
     def test_the_table_is_short(self, run_cli, tmp_path) -> None:
         for number in range(23):
-            lungunet.write_image(tmp_path / f"i/{number:02}.tif", np.zeros((4, 5), np.int16))
+            lungunet.write_image(tmp_path / f"i/{number:02}.tif", np.resize(HU, (4, 5)))
             lungunet.write_mask(tmp_path / f"m/{number:02}.png", np.zeros((4, 5), np.uint8))
         folders = tmp_path / "i", tmp_path / "m"
         done = run_cli("measure", *folders, "--out", tmp_path / "m.csv")
@@ -97,7 +99,7 @@ class TestSlices:
 
     def test_a_bad_file_is_skipped_and_named(self, run_cli, tmp_path) -> None:
         for name, value in (("a", 255), ("b", 7)):
-            lungunet.write_image(tmp_path / f"i/{name}.tif", np.zeros((4, 5), np.int16))
+            lungunet.write_image(tmp_path / f"i/{name}.tif", np.resize(HU, (4, 5)))
             lungunet.write_mask(tmp_path / f"m/{name}.png", np.full((4, 5), value, np.uint8))
         out = tmp_path / "m.csv"
         done = run_cli("measure", tmp_path / "i", tmp_path / "m", "--out", out)
@@ -122,7 +124,7 @@ class TestSlices:
         mask = np.zeros((6, 9), np.uint8)
         mask[2:4, 1:4], mask[2:4, 6] = 2, 1
         lungunet.write_mask(tmp_path / "m.png", mask)
-        lungunet.write_image(tmp_path / "i.tif", np.zeros((6, 9), np.int16))
+        lungunet.write_image(tmp_path / "i.tif", np.resize(HU, (6, 9)))
         out = tmp_path / "m.csv"
         files = tmp_path / "i.tif", tmp_path / "m.png"
         done = run_cli("measure", *files, "--out", out, "--labels", labels)
@@ -148,7 +150,7 @@ class TestSlices:
     )
     def test_one_coding_for_all_masks(self, run_cli, tmp_path, values, coded, wrong) -> None:
         for name, value in zip("abc", values, strict=True):
-            lungunet.write_image(tmp_path / f"i/{name}.tif", np.zeros((4, 5), np.int16))
+            lungunet.write_image(tmp_path / f"i/{name}.tif", np.resize(HU, (4, 5)))
             mask = np.eye(4, 5, dtype=np.uint8) * np.uint8(value)
             lungunet.write_mask(tmp_path / f"m/{name}.png", mask)
         words = ("measure", tmp_path / "i", tmp_path / "m", "--out", tmp_path / "m.csv")
@@ -167,7 +169,7 @@ class TestSlices:
 
     def test_a_mask_that_cannot_be_read_has_no_say(self, run_cli, tmp_path) -> None:
         for name in "ab":
-            lungunet.write_image(tmp_path / f"i/{name}.tif", np.zeros((4, 5), np.int16))
+            lungunet.write_image(tmp_path / f"i/{name}.tif", np.resize(HU, (4, 5)))
             lungunet.write_mask(tmp_path / f"m/{name}.png", np.eye(4, 5, dtype=np.uint8))
         coloured = np.zeros((4, 5, 3), np.uint8)
         coloured[1, 2, 0] = 255
@@ -180,14 +182,14 @@ class TestSlices:
 
     def test_explicit_labels_tell_sides_where_a_lung_is_absent(self, run_cli, tmp_path) -> None:
         lungunet.write_mask(tmp_path / "m.png", np.eye(5, dtype=np.uint8))
-        lungunet.write_image(tmp_path / "i.tif", np.zeros((5, 5), np.int16))
+        lungunet.write_image(tmp_path / "i.tif", np.resize(HU, (5, 5)))
         files = tmp_path / "i.tif", tmp_path / "m.png"
         run_cli("measure", *files, "--out", tmp_path / "m.csv", "--labels", "0,1,2")
         assert [row["area_px"] for row in rows_of(tmp_path / "m.csv")] == ["5", "5", "0"]
 
     def test_smeared_masks(self, run_cli, tmp_path) -> None:
         lungunet.write_mask(tmp_path / "m.png", np.arange(0, 250, 10, np.uint8).reshape(5, 5))
-        lungunet.write_image(tmp_path / "i.tif", np.zeros((5, 5), np.int16))
+        lungunet.write_image(tmp_path / "i.tif", np.resize(HU, (5, 5)))
         files = tmp_path / "i.tif", tmp_path / "m.png"
         run_cli("measure", *files, "--out", tmp_path / "m.csv", "--label-threshold", 128)
         assert [row["area_px"] for row in rows_of(tmp_path / "m.csv")] == ["12"]
@@ -289,7 +291,7 @@ class TestRefusals:
 
     def test_files_of_two_sizes(self, run_cli, tmp_path) -> None:
         lungunet.write_mask(tmp_path / "m.png", np.eye(5, dtype=np.uint8))
-        lungunet.write_image(tmp_path / "i.tif", np.zeros((5, 6), np.int16))
+        lungunet.write_image(tmp_path / "i.tif", np.resize(HU, (5, 6)))
         files = tmp_path / "i.tif", tmp_path / "m.png"
         done = run_cli("measure", *files, "--out", tmp_path / "m.csv")
         assert done.code == 1

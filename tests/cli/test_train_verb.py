@@ -1,6 +1,7 @@
 """Stopping, going on, extending, and the learning rate test, from the command line."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import lungunet
 from lungunet import LRRange, TrainConfig
 from lungunet.cli.stopping import StopSignal
 from lungunet.evaluation.lr_range import lr_chart_svg
+from lungunet.training.run import load_datasets
 
 QUICK = ("--size", 32, "--batch-size", 2, "--workers", 0, "--device", "cpu")
 
@@ -163,3 +165,52 @@ class TestLungEverywhere:
         again = run_cli("train", "--resume", tmp_path / "a", "--epochs", 2)
         assert again.code == 0
         assert "without lung" not in again.err
+
+
+class TestSidesInTheMirror:
+    """A left lung that is mirrored is a right one, and its label says left."""
+
+    @pytest.fixture
+    def sided(self, data: Path, tmp_path: Path) -> Path:
+        pairs = {}
+        for name in ("train", "val"):
+            pairs[name] = []
+            for pair in lungunet.read_manifest(data / f"{name}.txt"):
+                mask = tmp_path / "masks" / f"{pair.name}.png"
+                lungunet.write_mask(mask, lungunet.split_sides(lungunet.read_mask(pair.mask)))
+                pairs[name].append(lungunet.Pair(pair.image, mask))
+        folder = tmp_path / "sided"
+        lists = lungunet.Split(**pairs, test=[])
+        codec = lungunet.LabelCodec.parse("0,1,2")
+        lungunet.write_split(folder, lists, {"labels": codec.to_dict()})
+        return folder
+
+    def test_is_not_done_and_said(self, run_cli, sided: Path, tmp_path: Path) -> None:
+        done = run_cli("train", sided, "--out", tmp_path / "run", *QUICK, "--epochs", 1)
+        assert done.code == 0
+        assert "3 classes, which may tell left from right, so slices are not mirrored" in done.err
+        header, row = done.out.splitlines()[2:4]
+        assert header.endswith("val 1    val 2")
+        assert len(row.split("best")[0].split()) == 11
+        assert re.search(r"best val IoU \S+ \(class 1 \S+, class 2 \S+\) in epoch 1", done.out)
+
+    @pytest.mark.parametrize(
+        ("option", "labels", "mirrored"),
+        [
+            ("auto", "0,255", True),
+            ("auto", "0,1,2", False),
+            (True, "0,1,2", True),
+            (False, "0,255", False),
+        ],
+    )
+    def test_the_recipe(self, sided: Path, data: Path, option, labels, mirrored) -> None:
+        folder = sided if labels == "0,1,2" else data
+        config = lungunet.RunConfig(data=str(folder), flip=option, size=32)
+        train, _ = load_datasets(config)
+        steps = [type(step).__name__ for step in train.transform.transforms]
+        assert ("HorizontalFlip" in steps) is mirrored
+
+    def test_no_word_where_it_was_asked_for(self, run_cli, sided: Path, tmp_path: Path) -> None:
+        for option in ("--flip", "--no-flip"):
+            words = ("train", sided, "--out", tmp_path / option, *QUICK, "--epochs", 1, option)
+            assert "mirrored" not in run_cli(*words).err

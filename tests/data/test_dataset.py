@@ -358,7 +358,7 @@ class TestWorkers:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert "dddd.tif: not a readable image" in done.stdout
+        assert "dddd.tif: truncated" in done.stdout
 
 
 class TestSampler:
@@ -501,5 +501,5 @@ class TestRefusals:
 
     def test_a_file_that_is_no_image(self, pairs):
         pairs[2].image.write_text("hello")
-        with pytest.raises(DataError, match=r"ccc\.tif: not a readable image"):
+        with pytest.raises(DataError, match=r"ccc\.tif: truncated"):
             LungCTDataset(pairs)

@@ -157,12 +157,19 @@ FAULTS: dict[str, tuple[Spoil, str, str, str]] = {
     ),
     "offset, unsigned": (
         rewrite_image(lambda i: (i + 1024).clip(0).astype(np.uint16)),
-        "warning", "hu-offset", "--window 424,1500",
+        "warning", "hu-offset", "the window 424,1500 (--window)",
     ),
     "wrap": (rewrite_image(lambda i: i.view(np.uint16)), "error", "hu-wrap", "astype('int16')"),
     "scaled": (
         rewrite_image(lambda i: (i / 3000).clip(0, 1).astype(np.float32)),
-        "warning", "hu-range", "nothing as dark",
+        "error", "hu-scaled", "scaled or standardised values, no HU",
+    ),
+    "of one half": (
+        rewrite_image(lambda i: i.clip(0, 900)), "warning", "hu-range", "nothing as dark",
+    ),
+    "offset, padded": (
+        rewrite_image(lambda i: np.where(i < -990, -2000, i + 1024).astype(np.int16)),
+        "error", "hu-offset", "Subtract 1024",
     ),
     "no tissue": (
         rewrite_image(lambda i: (i // 8 - 900).astype(np.int16)),

@@ -193,6 +193,7 @@ class TestThreshold:
             assert value == pytest.approx(1 - (one & other).sum() / (one | other).sum())
             assert value > 0
 
+    @pytest.mark.filterwarnings("ignore:.*nothing as dense as tissue")
     def test_mirrored_without_lung(self, chest):
         empty = volume(np.full_like(chest.array, -1000))
         found = predict_volume(Predictor.load("threshold", tta=True), empty)
