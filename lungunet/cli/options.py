@@ -15,6 +15,13 @@ LabelThreshold = Annotated[
     int,
     typer.Option(help="For smeared masks: raw values from here on are lung. -1 is off."),
 ]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        help="How masks are called beside their images: *=*_mask where a.tif has a_mask.png. "
+        "Default: alike, or by a usual ending, which is said."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Series = Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, Labels, LabelThreshold, Overwrite, parse_labels
+from lungunet.cli.options import Json, Labels, LabelThreshold, Names, Overwrite, parse_labels
 
 if TYPE_CHECKING:
     from lungunet import SplitRecord
@@ -49,6 +49,7 @@ def split(
     folds: Folds = 0,
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
+    names: Names = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -66,6 +67,7 @@ def split(
         data,
         config=SplitConfig(val, test, seed, group, guard, folds),
         codec=parse_labels(labels, label_threshold),
+        names=names,
         overwrite=overwrite,
         progress=console.progress_bar,
     )
@@ -88,6 +90,7 @@ def prepare(
     folds: Folds = 0,
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
+    names: Names = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -105,6 +108,7 @@ def prepare(
         data,
         config=SplitConfig(val, test, seed, group, guard, folds),
         codec=parse_labels(labels, label_threshold),
+        names=names,
         size=size,
         raw=raw,
         overwrite=overwrite,

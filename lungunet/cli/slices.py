@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, Series, parse_labels
+from lungunet.cli.options import Json, LabelThreshold, Names, Overwrite, Series, parse_labels
 
 
 def slices(
@@ -39,6 +39,7 @@ def slices(
         str, typer.Option(help="Mask values in class order: 0,1 or 0,255 or 0,3=1,4=1.")
     ] = "0,1",
     label_threshold: LabelThreshold = -1,
+    names: Names = None,
     series: Series = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -59,6 +60,7 @@ def slices(
         folder,
         config=SliceConfig(parse_labels(labels, label_threshold), every, max_empty),
         group=group,
+        names=names,
         series=series,
         overwrite=overwrite,
         progress=console.progress_bar,

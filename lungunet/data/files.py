@@ -18,6 +18,8 @@ from typing import Any
 
 from lungunet.errors import ConfigError, DataError, LungUNetError, listed
 
+_NAME_BYTES = 200
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -27,7 +29,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     the new one. On an error the temporary file is removed and ``path`` is as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Of a long name the start: file systems take 255 bytes, and the name itself has most of them.
+    start = path.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
+    temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

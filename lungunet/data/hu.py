@@ -148,7 +148,9 @@ class HuSurvey:
         if worst is None or (not errors and self._faults.total() < self._looked):
             return None
         fault, count = self._first[worst], self._faults[worst]
-        severity: Severity = "error" if errors and 2 * sum(errors.values()) >= self._looked else "warning"
+        severity: Severity = (
+            "error" if errors and 2 * sum(errors.values()) >= self._looked else "warning"
+        )
         if count == self._looked:
             return replace(fault, severity=severity)
         names = [name for name in self._names[worst] if name]

@@ -6,14 +6,17 @@ Owns file names and lists; reads headers, never pixels. Knows nothing of splits.
 import glob
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES, read_header
 from lungunet.data.files import write_text
-from lungunet.errors import DataError, GeometryError, counted, listed
+from lungunet.data.names import NameRule, find_rule, match_names, usual_rules
+from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, listed
 
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
@@ -49,26 +52,52 @@ class Pair:
         return self.mask
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """List the image files of a folder (not of its subfolders), sorted by name."""
+def find_images(folder: str | Path, *, but: Path | None = None) -> list[Path]:
+    """List the image files of a folder and of the folders in it, sorted.
+
+    Links are followed, hidden files and folders left out.
+
+    Parameters
+    ----------
+    but : a folder in it that holds something else
+
+    Raises
+    ------
+    DataError
+        When there is no such folder, or no image in it.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such folder. Check the path.", where=folder)
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    found = sorted(path for path in _walk(folder, but) if path.suffix.lower() in SUFFIXES)
     if not found:
         raise DataError(f"holds no image ({', '.join(SUFFIXES)}). Check the path.", where=folder)
     return found
 
 
-def list_images(source: str | Path) -> list[Path]:
-    """List the images that a person means by a file, a folder, a glob or a manifest (.txt)."""
+def _walk(folder: Path, but: Path | None) -> Iterator[Path]:
+    """Yield the files at any depth; a folder that links lead to again is gone into once."""
+    left_out = None if but is None else but.resolve()
+    seen: set[Path] = set()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen or (real == left_out and Path(place) != folder):
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        paths = (Path(place, name) for name in files if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
+
+
+def list_images(source: str | Path, *, but: Path | None = None) -> list[Path]:
+    """List the images that a person means by a file, a folder, a glob or a manifest (.txt).
+
+    ``but`` is a folder that holds something else, as for :func:`find_images`.
+    """
     path = Path(source)
     if path.is_dir():
-        return find_images(path)
+        return find_images(path, but=but)
     if path.suffix.lower() == ".txt":
         found = list_named(path)
         if not found:
@@ -77,19 +106,24 @@ def list_images(source: str | Path) -> list[Path]:
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
     # glob.glob takes absolute patterns, Path.glob does not.
-    found = sorted(Path(name) for name in glob.glob(str(source), recursive=True))  # noqa: PTH207
-    found = [file for file in found if file.suffix.lower() in SUFFIXES]
+    matched = sorted(Path(name) for name in glob.glob(str(source), recursive=True))  # noqa: PTH207
+    files = chain(*(_walk(path, but) if path.is_dir() else [path] for path in matched))
+    found = [file for file in dict.fromkeys(files) if file.suffix.lower() in SUFFIXES]
     if not found:
         raise DataError("no image matches. Check the pattern; quote it in the shell.", where=source)
     return found
 
 
-def find_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
+def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = None) -> list[Pair]:
     """Pair the images of one folder with the masks of another by file stem.
 
     Parameters
     ----------
-    images, masks : folders; extensions may differ, ``a.tif`` pairs with ``a.png``
+    images, masks : folders, with folders in them as may be; extensions may differ, ``a.tif`` pairs
+        with ``a.png``. One folder for both needs a rule for names
+    names : how the stems differ, as ``*=*_mask`` where ``a.tif`` has ``a_mask.png``. None takes
+        them alike, else by one of the usual endings and beginnings that fits all, with a warning
+        that says which
 
     Returns
     -------
@@ -100,43 +134,97 @@ def find_pairs(images: str | Path, masks: str | Path) -> list[Pair]:
     ------
     DataError
         One error that lists every unpaired, ambiguous, unreadable or mis-sized file.
+    ConfigError
+        When the rule for names is none.
     """
-    named = ([(path.stem, path) for path in find_images(folder)] for folder in (images, masks))
-    pairs, problems = pair_by_name(*named)
+    images, masks = Path(images), Path(masks)
+    rule = None if names is None else NameRule.parse(names)
+    named = (_named(images, but=masks), _named(masks, but=images))
+    if images.samefile(masks):
+        named = _part(named[0], rule, images)
+    pairs, problems = pair_by_name(*named, names=names)
     for pair in pairs:
         problems += _header_problems(pair)
     if problems:
         raise DataError(
             f"{images} and {masks} do not pair up, "
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
-            "Rename, re-export or remove them; nothing was written."
+            f"Rename, re-export or remove them; nothing was written.{_hint(pairs, names)}"
         )
     return pairs
 
 
+def _named(folder: Path, *, but: Path) -> list[tuple[str, Path]]:
+    """List the images of a folder with their names: stems, with folders before them."""
+    files = find_images(folder, but=but)
+    return [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in files]
+
+
+def _part(
+    named: list[tuple[str, Path]], rule: NameRule | None, folder: Path
+) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    """Part the files of one folder into images and masks."""
+    for each in [rule] if rule else usual_rules():
+        if not each.tells_masks:
+            continue
+        masks = [item for item in named if each.common(item[0], each.mask)]
+        images = [item for item in named if not each.common(item[0], each.mask)]
+        if rule or (images and masks and not match_names(images, masks, each)[1]):
+            return images, masks
+    raise DataError(
+        "is the folder of the images and that of the masks. Give two; where both lie in it, say "
+        "how masks are called, as names='*=*_mask' (--names).",
+        where=folder,
+    )
+
+
+def _hint(pairs: Sequence[Pair], names: str | None) -> str:
+    if pairs or names is not None:
+        return ""
+    return (
+        " If masks are called otherwise than images, say how: names='*=*_mask' (--names) where "
+        "a.tif has a_mask.png."
+    )
+
+
 def pair_by_name(
-    images: Iterable[tuple[str, Path]], masks: Iterable[tuple[str, Path]]
+    images: Iterable[tuple[str, Path]],
+    masks: Iterable[tuple[str, Path]],
+    *,
+    names: str | None = None,
 ) -> tuple[list[Pair], list[str]]:
-    """Pair files that have one name, given as (name, path).
+    """Pair files by their names, given as (name, path); see :func:`find_pairs`.
 
     Returns pairs, sorted by name, and in words what has no partner, or too many.
     """
-    by_stem: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
-    for side, named in enumerate((images, masks)):
-        for name, path in named:
-            by_stem[name][side].append(path)
-    problems: list[str] = []
-    pairs: list[Pair] = []
-    for stem, (image_files, mask_files) in sorted(by_stem.items()):
-        if len(image_files) == 1 and len(mask_files) == 1:
-            pairs.append(Pair(image_files[0], mask_files[0]))
-            continue
-        problems += [f"{path}: no mask of that stem" for path in image_files if not mask_files]
-        problems += [f"{path}: no image of that stem" for path in mask_files if not image_files]
-        for files in (image_files, mask_files):
-            if len(files) > 1:
-                problems.append(f"{stem}: {' and '.join(str(path) for path in files)} share a stem")
-    return pairs, problems
+    found, problems = _match(list(images), list(masks), names)
+    return [Pair(image, mask) for _, image, mask in found], problems
+
+
+def image_names(
+    images: Iterable[str], masks: Iterable[str], *, names: str | None = None
+) -> dict[str, str]:
+    """Return for the name of each mask that of its image, where a rule pairs them.
+
+    See :func:`find_pairs` for the rule; here some may be left alone.
+    """
+    of_images, of_masks = ([(name, Path(name)) for name in side] for side in (images, masks))
+    return {str(mask): name for name, _, mask in _match(of_images, of_masks, names)[0]}
+
+
+def _match(
+    images: list[tuple[str, Path]], masks: list[tuple[str, Path]], names: str | None
+) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    if names is not None:
+        return match_names(images, masks, NameRule.parse(names))
+    found, problems, rule = find_rule(images, masks)
+    if found and rule != NameRule():
+        warnings.warn(
+            f"masks pair with images as {rule}; names says otherwise (--names).",
+            LungUNetWarning,
+            stacklevel=4,
+        )
+    return found, problems
 
 
 def _header_problems(pair: Pair) -> list[str]:
@@ -288,7 +376,9 @@ def _read_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _locate(text: str, folder: Path) -> Path | None:
     if not text or "\0" in text:
         return None
-    for name in dict.fromkeys((text, text.replace("\\", "/"))):
+    slashed = text.replace("\\", "/")
+    spelt = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
+    for name in dict.fromkeys((text, slashed, *spelt)):
         for base in (folder, Path()):
             candidate = base / name
             try:

@@ -43,6 +43,7 @@ def write_data_folder(
     *,
     config: SplitConfig = SplitConfig(),  # noqa: B008 - frozen
     codec: LabelCodec = LUNG_CODEC,
+    names: str | None = None,
     size: int | None = None,
     raw: bool = False,
     overwrite: bool = False,
@@ -60,6 +61,7 @@ def write_data_folder(
     config : how to split. With folds, ``folder/fold-1`` and so on become data folders of their own,
         with the same test list: what :func:`cross_validate` trains on
     codec : of the masks
+    names : how masks are called beside their images, as for :func:`find_pairs`
     size : writes slices and masks anew into ``folder``, their longer side so many px, as
         :func:`prepare_pairs` does, and lists these. None lists the files where they are
     raw : with a size: keep raw mask values instead of class indices
@@ -83,7 +85,7 @@ def write_data_folder(
     folder = Path(folder)
     if raw and size is None:
         raise ConfigError("nothing is written anew. Give a size too.", where="raw")
-    pairs = find_pairs(images, masks)
+    pairs = find_pairs(images, masks, names=names)
     if size is not None:
         made = [folder / "images", folder / "masks"]
         refuse_inputs(made, [Path(images), Path(masks)])

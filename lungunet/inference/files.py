@@ -280,7 +280,7 @@ def _list_slices(inputs: list[str], out: Path) -> list[Path]:
             where=out,
         )
     # A file named twice is one; two links to it are two slices.
-    listing = {file.absolute(): file for source in inputs for file in list_images(source)}
+    listing = {file.absolute(): file for source in inputs for file in list_images(source, but=out)}
     by_stem = defaultdict(list)
     for file in listing.values():
         by_stem[file.stem].append(str(file))

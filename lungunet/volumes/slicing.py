@@ -10,7 +10,7 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
-from lungunet.data.manifest import Pair, pair_by_name, write_manifest
+from lungunet.data.manifest import Pair, image_names, pair_by_name, write_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.progress import Progress, silent
@@ -69,13 +69,16 @@ class SlicedScan:
     error: DataError | ConfigError | None = None
 
 
-def find_volume_pairs(scans: str | Path, masks: str | Path) -> dict[str, Pair]:
+def find_volume_pairs(
+    scans: str | Path, masks: str | Path, *, names: str | None = None
+) -> dict[str, Pair]:
     """Pair scans with masks by name, as :func:`find_pairs` does slices; one with one in any case.
 
     Parameters
     ----------
     scans : a volume file, a DICOM folder, or a folder of these
     masks : a volume file, or a folder of them
+    names : how masks are called beside their scans, as for :func:`find_pairs`
 
     Returns
     -------
@@ -88,11 +91,15 @@ def find_volume_pairs(scans: str | Path, masks: str | Path) -> dict[str, Pair]:
         When a folder holds no volume, or one error that lists all that do not pair up.
     """
     images, labels = find_volumes([scans]), find_volumes([masks])
-    names = unique_names(images)
+    called = unique_names(images)
     if len(images) == len(labels) == 1:
-        return {names[0]: Pair(images[0], labels[0])}
+        return {called[0]: Pair(images[0], labels[0])}
+    of_masks = unique_names(labels)
+    belongs = image_names(called, of_masks, names=names)
     pairs, problems = pair_by_name(
-        zip(names, images, strict=True), zip(unique_names(labels), labels, strict=True)
+        zip(called, images, strict=True),
+        zip((belongs.get(name, name) for name in of_masks), labels, strict=True),
+        names="*=*",
     )
     if problems:
         raise DataError(
@@ -100,7 +107,7 @@ def find_volume_pairs(scans: str | Path, masks: str | Path) -> dict[str, Pair]:
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
             "Rename or remove them; nothing was written."
         )
-    name_of = dict(zip(images, names, strict=True))
+    name_of = dict(zip(images, called, strict=True))
     return {name_of[pair.image]: pair for pair in pairs}
 
 
@@ -154,6 +161,7 @@ def slice_files(
     *,
     config: SliceConfig = SliceConfig(),
     group: str | None = None,
+    names: str | None = None,
     series: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -170,6 +178,7 @@ def slice_files(
     config : which slices
     group : which scans are of one patient, a rule for their names as :func:`read_groups` takes it;
         None: each scan is a patient
+    names : how masks are called beside their scans, as for :func:`find_pairs`
     series : which one where a folder of DICOM holds several
     overwrite : replace slices of an earlier call. They go when the first new one comes, for beside
         new ones they would be trained on
@@ -189,7 +198,7 @@ def slice_files(
         When a scan has no patient.
     """
     folder = Path(folder)
-    pairs = find_volume_pairs(scans, masks)
+    pairs = find_volume_pairs(scans, masks, names=names)
     patients = {name: name for name in pairs}
     if group is not None:
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in pairs], group)

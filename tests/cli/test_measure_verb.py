@@ -41,6 +41,7 @@ def scan(chest: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
     write_volume(tmp_path / "sides" / "x.nii.gz", sides, like=volume)
     return tmp_path / "scans"
 
+
 HU = np.array([-1000, 40], np.int16)
 
 

@@ -167,6 +167,7 @@ class TestLungEverywhere:
         assert "without lung" not in again.err
 
 
+@pytest.mark.filterwarnings("default::lungunet.LungUNetWarning")
 class TestSidesInTheMirror:
     """A left lung that is mirrored is a right one, and its label says left."""
 

@@ -64,6 +64,29 @@ def test_the_defaults_in_the_help_are_those_of_the_config() -> None:
 
 
 class TestSplit:
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    def test_masks_of_other_names(self, run_cli, phantoms, tmp_path: Path) -> None:
+        masks = tmp_path / "masks"
+        masks.mkdir()
+        for mask in phantoms[1].iterdir():
+            shutil.copy(mask, masks / f"{mask.stem}_mask.png")
+        done = run_cli("split", phantoms[0], masks, tmp_path / "told")
+        assert done.code == 0
+        assert done.err == (
+            "lungunet: masks pair with images as *=*_mask; names says otherwise (--names).\n"
+        )
+        done = run_cli("split", phantoms[0], masks, tmp_path / "said", "--names", "*=*_mask")
+        assert (done.code, done.err) == (0, "")
+        done = run_cli("split", phantoms[0], masks, tmp_path / "wrong", "--names", "*=*_seg")
+        assert done.code == 1
+        assert "_mask.png: not called *_seg" in done.err
+
+    def test_one_folder_twice(self, run_cli, phantoms, tmp_path: Path) -> None:
+        done = run_cli("split", phantoms[1], phantoms[1], tmp_path / "data")
+        assert done.code == 1
+        assert "is the folder of the images and that of the masks" in done.err
+        assert not (tmp_path / "data").exists()
+
     def test_writes_lists_and_says_what_is_in_them(self, run_cli, phantoms, tmp_path: Path) -> None:
         out = tmp_path / "data"
         done = run_cli("split", *phantoms, out, "--val", 0.25, "--test", 0.25)

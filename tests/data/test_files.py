@@ -101,3 +101,9 @@ class TestRefusals:
         assert caught.value.__cause__ is full
         assert (tmp_path / "a.txt").read_text() == "old"
         assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["n" * 240 + ".png", "ü" * 120 + ".png"])
+def test_a_name_as_long_as_file_systems_take(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "a")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

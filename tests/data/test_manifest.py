@@ -1,4 +1,6 @@
 import os
+import unicodedata
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,12 +14,14 @@ from lungunet.data.manifest import (
     Pair,
     find_images,
     find_pairs,
+    image_names,
     list_images,
     list_named,
     read_manifest,
     write_manifest,
 )
-from lungunet.errors import DataError, counted
+from lungunet.data.names import NameRule
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted
 
 
 def touch(folder, *names):
@@ -44,7 +48,9 @@ class TestFindImages:
     def test_sorted_and_only_images(self, tmp_path):
         touch(tmp_path, "b.TIF", "a.png", "c.jpeg", "notes.txt", ".hidden.png", "in/d.png")
         (tmp_path / "folder.png").mkdir()
-        assert [path.name for path in find_images(str(tmp_path))] == ["a.png", "b.TIF", "c.jpeg"]
+        assert [path.name for path in find_images(str(tmp_path))] == [
+            *("a.png", "b.TIF", "c.jpeg", "d.png")
+        ]
 
     def test_no_folder(self, tmp_path):
         with pytest.raises(DataError, match=r"gone: no such folder\. Check the path"):
@@ -294,8 +300,10 @@ class TestListImages:
         touch(tmp_path, "notes.md")
         (tmp_path / "list.txt").write_text("b.tif\nsub/c.png\ta.png\n")
         assert list_images(a) == [a]
-        assert list_images(str(tmp_path)) == [a, b]
-        assert list_images(tmp_path / "*") == [a, b]
+        assert list_images(str(tmp_path)) == [a, b, c]
+        assert list_images(tmp_path / "*") == [a, b, c]
+        assert list_images(tmp_path / "s*") == [c]
+        assert list_images(tmp_path, but=tmp_path / "sub") == [a, b]
         assert list_images(tmp_path / "*.png") == [a]
         assert list_images(f"{tmp_path}/**/*.png") == [a, c]
         assert list_images(tmp_path / "list.txt") == [b, c]
@@ -318,3 +326,136 @@ class TestListImages:
         (tmp_path / "a.txt").write_text("\n")
         with pytest.raises(DataError, match=r"a\.txt: names no image\. Give a list that does"):
             list_images(tmp_path / "a.txt")
+
+
+def both(folder, *pairs):
+    """Draw images and masks: images/A.tif and masks/B.png for each (A, B)."""
+    for image, mask in pairs:
+        draw(folder / "images" / f"{image}.tif")
+        draw(folder / "masks" / f"{mask}.png")
+    return folder / "images", folder / "masks"
+
+
+class TestFolders:
+    def test_images_at_any_depth_pair_with_masks_laid_out_alike(self, tmp_path):
+        folders = both(tmp_path, *[(name, name) for name in ("a", "p1/b", "p2/deep/c", "p2/d")])
+        assert [pair.name for pair in find_pairs(*folders)] == ["a", "b", "d", "c"]
+
+    def test_or_with_masks_in_one_folder(self, tmp_path):
+        folders = both(tmp_path, ("p1/a", "a"), ("p2/b", "b"))
+        assert [pair.mask.name for pair in find_pairs(*folders)] == ["a.png", "b.png"]
+
+    def test_one_name_in_two_folders_are_two_slices(self, tmp_path):
+        folders = both(tmp_path, ("p1/1", "p1/1"), ("p2/1", "p2/1"))
+        pairs = find_pairs(*folders)
+        assert [pair.image.parent.name for pair in pairs] == ["p1", "p2"]
+        assert [pair.mask.parent.name for pair in pairs] == ["p1", "p2"]
+
+    def test_a_folder_of_masks_in_that_of_the_images(self, tmp_path):
+        draw(tmp_path / "a.tif")
+        draw(tmp_path / "masks" / "a.png")
+        assert len(find_pairs(tmp_path, tmp_path / "masks")) == 1
+        assert len(find_pairs(tmp_path / "masks", tmp_path)) == 1
+
+    def test_links_are_followed_and_a_circle_ends(self, tmp_path):
+        draw(tmp_path / "far" / "a.tif")
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "p1").symlink_to(tmp_path / "far")
+        (tmp_path / "far" / "again").symlink_to(tmp_path / "in")
+        assert [path.name for path in find_images(tmp_path / "in")] == ["a.tif"]
+
+    def test_what_is_hidden_stays_so(self, tmp_path):
+        draw(tmp_path / "a.tif")
+        draw(tmp_path / ".trash" / "b.tif")
+        draw(tmp_path / "._a.tif")
+        assert [path.name for path in find_images(tmp_path)] == ["a.tif"]
+
+
+USUAL = [
+    ("a b", "a b_mask", "*=*_mask"),
+    ("7", "7-seg", "*=*-seg"),
+    ("case_1_0000", "case_1", "*_0000=*"),
+    ("p_0000", "p_seg", "*_0000=*_seg"),
+    ("img_3", "mask_3", "img_*=mask_*"),
+    ("3", "mask3", "*=mask*"),
+    ("x_image", "x_mask", "*_image=*_mask"),
+    ("scan", "scan.seg", "*=*.seg"),
+    ("slice", "slice_MASK", "*=*_mask"),
+]
+
+
+class TestNames:
+    @pytest.mark.parametrize(("image", "mask", "rule"), USUAL)
+    def test_usual_endings_are_told_and_said(self, tmp_path, image, mask, rule):
+        folders = both(tmp_path, (f"1{image}", f"1{mask}"), (f"2{image}", f"2{mask}"))
+        if rule in ("img_*=mask_*", "*=mask*"):
+            folders = both(tmp_path / "b", (image, mask), (f"{image}0", f"{mask}0"))
+        with pytest.warns(LungUNetWarning) as caught:
+            pairs = find_pairs(*folders)
+        assert len(pairs) == 2
+        assert str(caught[0].message) == (
+            f"masks pair with images as {rule}; names says otherwise (--names)."
+        )
+        with warnings.catch_warnings():  # said by the user, it needs no word
+            warnings.simplefilter("error")
+            assert find_pairs(*folders, names=rule) == pairs
+
+    def test_alike_comes_first(self, tmp_path):
+        folders = both(tmp_path, ("a", "a"), ("a_mask", "a_mask"))
+        assert [pair.mask.stem for pair in find_pairs(*folders)] == ["a", "a_mask"]
+
+    def test_an_own_rule(self, tmp_path):
+        folders = both(tmp_path, ("ct7q", "7lung!"), ("ct8q", "8lung!"))
+        with pytest.raises(DataError, match=r"4 problems.*say how: names='\*=\*_mask' \(--names\)"):
+            _no_newlines(find_pairs, *folders)
+        pairs = find_pairs(*folders, names="ct*q=*lung!")
+        assert [pair.name for pair in pairs] == ["ct7q", "ct8q"]
+
+    def test_what_a_rule_leaves_alone_is_named(self, tmp_path):
+        folders = both(tmp_path, ("a", "a_mask"), ("b", "b_mask"), ("c", "other"))
+        with pytest.raises(DataError) as caught:
+            find_pairs(*folders, names="*=*_mask")
+        assert "other.png: not called *_mask" in str(caught.value)
+        assert "c.tif: no mask of that stem" in str(caught.value)
+        with pytest.raises(DataError, match="2 problems"), pytest.warns(LungUNetWarning):
+            find_pairs(*folders)
+
+    @pytest.mark.parametrize("text", ["", "*", "a=b", "*_a", "**=*", "*=*=*"])
+    def test_no_rule(self, text):
+        with pytest.raises(ConfigError, match=r"names '.*': write IMAGE=MASK with a star"):
+            NameRule.parse(text)
+
+    def test_one_folder_for_both(self, tmp_path):
+        for name in ("a.tif", "b.tif"):
+            draw(tmp_path / name)
+        with pytest.raises(DataError, match="is the folder of the images and that of the masks"):
+            find_pairs(tmp_path, tmp_path)
+        for name in ("a_mask.png", "b_mask.png"):
+            draw(tmp_path / name)
+        with pytest.warns(LungUNetWarning, match=r"\*=\*_mask"):
+            assert [pair.name for pair in find_pairs(tmp_path, tmp_path)] == ["a", "b"]
+        assert len(find_pairs(tmp_path, tmp_path, names="*=*_mask")) == 2
+
+    def test_accents_written_in_two_ways_are_one_name(self, tmp_path):
+        one, two = (unicodedata.normalize(form, "Müller é") for form in ("NFC", "NFD"))
+        assert one != two
+        (pair,) = find_pairs(*both(tmp_path, (one, two)))
+        write_manifest(tmp_path / "list.txt", [pair])
+        text = (tmp_path / "list.txt").read_text()
+        for form in ("NFC", "NFD"):  # an editor, a copy from another system
+            (tmp_path / "list.txt").write_text(unicodedata.normalize(form, text))
+            assert same_files(read_manifest(tmp_path / "list.txt"), [pair])
+
+    def test_of_scans_some_may_be_left_alone(self):
+        images, masks = ("a_0000", "b_0000", "c_0000"), ("a", "b")
+        assert image_names(images, masks, names="*_0000=*") == {"a": "a_0000", "b": "b_0000"}
+        with pytest.warns(LungUNetWarning):
+            assert image_names(images, masks) == {"a": "a_0000", "b": "b_0000"}
+        assert image_names(("a", "b"), ("b",)) == {"b": "b"}
+
+
+def _no_newlines(function, *args):
+    try:
+        function(*args)
+    except DataError as err:
+        raise DataError(str(err).replace("\n", " ")) from err
