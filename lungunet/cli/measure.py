@@ -83,8 +83,10 @@ def measure(
     codec = measured[0].codec
     if as_json:
         shown = [row.to_dict() for row in rows]
-        console.say_json({"labels": str(codec), "measurements": shown, "failed": failed})
-    elif given is None:
+        swapped = [one.name for one in measured if one.swapped]
+        facts = {"labels": str(codec), "measurements": shown, "failed": failed}
+        console.say_json({**facts, "swapped_sides": swapped})
+    elif given is None and rows:  # else there is no coding that fits
         _say_codec(codec)
     if rows and not as_json:
         _show(rows, out, volumes)

@@ -4,7 +4,7 @@ Owns the label map and nothing else: no files, no tensors.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from lungunet.errors import ConfigError, LabelError, counted, listed
 
 _UNKNOWN = 255  # in the lookup table; class indices end at 254
 _MAX_CLASSES = 255
+_FEW = 7  # values that can all be lung, as lobes are
 _NOT_IN_FILE_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
 _RAW_RANGE = np.iinfo(np.int32)  # what the integer formats that OpenCV reads can hold
 
@@ -32,6 +33,8 @@ class LabelCodec:
     names : one name per class, for messages and tables
     threshold : for masks with smeared values (JPEG, anti-aliasing): raw values from here on are
         class 1, smaller ones class 0. Two classes only.
+    other : class of every raw value that the map does not name, as of all organs but the lung; None
+        refuses such values
 
     Raises
     ------
@@ -51,6 +54,7 @@ class LabelCodec:
     raw_values: Mapping[int, int] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     threshold: int | None = None
+    other: int | None = None
 
     def __post_init__(self) -> None:
         """Complete what follows from the map, and refuse what contradicts it."""
@@ -61,7 +65,7 @@ class LabelCodec:
                     f"label codec: raw value {raw} does not fit 32 bits, no mask can hold it. "
                     "Check the map."
                 )
-        n = self._count_classes(classes)
+        n = self._count_classes(classes, self.other)
         raw_values = {int(index): int(raw) for index, raw in self.raw_values.items()}
         if not raw_values and len(classes) == n:
             raw_values = {index: raw for raw, index in classes.items()}
@@ -81,9 +85,10 @@ class LabelCodec:
         if len(names) != n:
             raise ConfigError(f"label codec: {len(names)} names for {n} classes. Name each class.")
         self._check_names(names)
-        if self.threshold is not None and n != 2:
+        if self.threshold is not None and (n != 2 or self.other is not None):
             raise ConfigError(
-                f"label codec: a threshold parts two classes, the map has {n}. Leave one out."
+                f"label codec: a threshold parts two classes, the map has {n}"
+                f"{'' if self.other is None else ' and a class for other values'}. Leave one out."
             )
         for name, value in (("classes", classes), ("raw_values", raw_values), ("names", names)):
             object.__setattr__(self, name, value)
@@ -101,8 +106,8 @@ class LabelCodec:
                 raise ConfigError(f"label codec: two classes are named {name!r}. Rename one.")
 
     @staticmethod
-    def _count_classes(classes: dict[int, int]) -> int:
-        indices = sorted(set(classes.values()))
+    def _count_classes(classes: dict[int, int], other: int | None) -> int:
+        indices = sorted({*classes.values()} | ({other} if other is not None else set()))
         named = listed([str(index) for index in indices], separator=", ")
         if indices != list(range(len(indices))) or not 2 <= len(indices) <= _MAX_CLASSES:
             raise ConfigError(
@@ -149,13 +154,16 @@ class LabelCodec:
         if raw.dtype == np.uint8 and self._table is not None:
             indices = _look_up(raw, self._table)
             # One pass over uint8 costs a tenth of the look-up: being strict is nearly free.
-            if raw.size and indices.max() == _UNKNOWN:
+            if self.other is None and raw.size and indices.max() == _UNKNOWN:
                 raise self._unknown(raw, where)
             return indices
         keys = np.array(list(self.classes), np.int64)
         values = np.array(list(self.classes.values()), np.uint8)
         at = np.searchsorted(keys, raw).clip(max=len(keys) - 1)
-        if not np.array_equal(keys[at], raw):
+        known = keys[at] == raw
+        if self.other is not None:
+            return np.where(known, values[at], np.uint8(self.other))
+        if not known.all():
             raise self._unknown(raw, where)
         return np.asarray(values[at])
 
@@ -207,7 +215,7 @@ class LabelCodec:
     def _table(self) -> np.ndarray | None:
         if min(self.classes) < 0 or max(self.classes) > 255:
             return None
-        table = np.full(256, _UNKNOWN, np.uint8)
+        table = np.full(256, _UNKNOWN if self.other is None else self.other, np.uint8)
         table[list(self.classes)] = list(self.classes.values())
         return table
 
@@ -224,8 +232,15 @@ class LabelCodec:
         return LabelError(
             f"{where}: mask value {value} ({counted(len(unknown) - others, 'pixel')}, first at {at}"
             + (f"; other unknown values in {counted(others, 'pixel')}" if others else "")
-            + f") is not one of {known}. Pass a codec that maps it, or fix the file."
+            + f") is not one of {known}. Pass a codec that maps it "
+            f"(--labels {self._suggest_labels(raw)}), or fix the file."
         )
+
+    def _suggest_labels(self, raw: np.ndarray) -> str:
+        if len(self.classes) == 2:
+            return suggest_labels(np.unique(raw).tolist())
+        head, colon, tail = str(self).partition(":")  # what is named stays, the rest is not lung
+        return f"{head},*=0{colon}{tail}"
 
     def _suggest_values(self) -> str:
         return ",".join(
@@ -238,7 +253,8 @@ class LabelCodec:
         """Read the notation of ``--labels``.
 
         ``0,255`` numbers the raw values in order; ``0,3=1,4=1`` names the class where it is not
-        the next one; ``0,3=1,4=1,5=2:0,3,5`` adds the raw value that each class is written as.
+        the next one; ``0,10=1,11=1,*=0`` says what all other values are;
+        ``0,3=1,4=1,5=2:0,3,5`` adds the raw value that each class is written as.
 
         Examples
         --------
@@ -253,9 +269,13 @@ class LabelCodec:
         text = text.strip()
         head, _, tail = text.partition(":")
         classes: dict[int, int] = {}
+        other = None
         try:
             for item in head.split(","):
                 raw, _, index = item.partition("=")
+                if raw.strip() == "*" and other is None:
+                    other = int(index)
+                    continue
                 if int(raw) in classes:
                     raise ConfigError(
                         f"{int(raw)} appears twice. Name it once.", where=f"labels '{text}'"
@@ -267,16 +287,17 @@ class LabelCodec:
         except ValueError as err:
             raise ConfigError(
                 "not a list of whole numbers. "
-                "Write raw values in class order, as in 0,255 or 0,3=1,4=1.",
+                "Write raw values in class order, as in 0,255 or 0,3=1,4=1 or 0,10=1,*=0.",
                 where=f"labels '{text}'",
             ) from err
-        return cls(classes, raw_values, threshold=threshold)
+        return cls(classes, raw_values, threshold=threshold, other=other)
 
     def __str__(self) -> str:
         """Return the notation that :meth:`parse` reads (without the threshold)."""
-        head = ",".join(f"{raw}={index}" for raw, index in self.classes.items())
+        others = [] if self.other is None else [f"*={self.other}"]
+        head = ",".join([*(f"{raw}={index}" for raw, index in self.classes.items()), *others])
         if list(self.classes.values()) == list(range(self.n_classes)):
-            return ",".join(str(raw) for raw in self.classes)
+            return ",".join([*(str(raw) for raw in self.classes), *others])
         tail = ",".join(str(self.raw_values[i]) for i in sorted(self.raw_values))
         return f"{head}:{tail}" if tail else head
 
@@ -287,6 +308,7 @@ class LabelCodec:
             "raw_values": {str(index): raw for index, raw in self.raw_values.items()},
             "names": list(self.names),
             "threshold": self.threshold,
+            **({} if self.other is None else {"other": self.other}),
         }
 
     @classmethod
@@ -303,11 +325,29 @@ class LabelCodec:
             raw_values = {int(index): int(raw) for index, raw in stored["raw_values"].items()}
             names = tuple(str(name) for name in stored["names"])
             threshold = None if stored["threshold"] is None else int(stored["threshold"])
+            other = None if stored.get("other") is None else int(stored["other"])
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
             raise ConfigError(
                 f"label codec: stored as {stored!r}, which is incomplete. Store what to_dict gives."
             ) from err
-        return cls(classes, raw_values, names, threshold)
+        return cls(classes, raw_values, names, threshold, other)
+
+
+def suggest_labels(values: Sequence[int]) -> str:
+    """Return what ``--labels`` may be for masks of these raw values, the first one background.
+
+    Examples
+    --------
+    >>> suggest_labels([0, 1]), suggest_labels([0, 3, 4]), suggest_labels(range(118))
+    ('0,1', '0,3=1,4=1', '0,1=1,2=1,*=0, with each value that is lung')
+    """
+    first, *others = values
+    if len(others) < 2:
+        return ",".join(map(str, values)) if others else f"0,{first}"
+    if len(others) > _FEW:
+        named = ",".join(f"{value}=1" for value in others[:2])
+        return f"{first},{named},*=0, with each value that is lung"
+    return ",".join([str(first), *(f"{value}=1" for value in others)])
 
 
 def _default_names(n: int) -> tuple[str, ...]:

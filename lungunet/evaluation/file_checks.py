@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lungunet.data import tiff
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import LabelCodec, suggest_labels
 from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
 from lungunet.data.hu import judge_hu
 from lungunet.data.manifest import Pair
@@ -134,9 +134,7 @@ def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
             f"smoothing. Pass --label-threshold {middle}, or export it again without loss.",
         )
     shown = listed([str(value) for value in values], separator=", ")
-    merged = ",".join([str(values[0]), *(f"{value}=1" for value in values[1:])])
-    flag = f"{values[0]},{values[1]}" if len(values) == 2 else merged
-    fix = f"Pass --labels {flag}" if len(values) > 1 else "Pass the --labels that know it"
+    fix = f"Pass --labels {suggest_labels(values)}"
     expected = listed([str(value) for value in codec.classes], separator=", ")
     return Verdict(
         "error",

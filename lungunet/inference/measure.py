@@ -18,7 +18,14 @@ from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, require_hu
 from lungunet.data.manifest import Pair, find_pairs, require_same_size
-from lungunet.errors import ConfigError, DataError, LabelError, LungUNetWarning
+from lungunet.errors import (
+    ConfigError,
+    DataError,
+    LabelError,
+    LungUNetWarning,
+    counted,
+    listed,
+)
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
@@ -246,12 +253,15 @@ class MeasuredFile:
     name : of the image file or the scan
     codec : how masks are read
     rows : of the table, a scan's as :attr:`VolumeMeasurement.rows` has them
+    swapped : whether what the codec has for the left lung lies on the patient's right, and what it
+        has for the right one on the left
     error : why it could not be measured; None where it could
     """
 
     name: str
     codec: LabelCodec
     rows: tuple[Measurement, ...] = ()
+    swapped: bool = False
     error: DataError | ConfigError | None = None
 
 
@@ -320,18 +330,22 @@ def measure_files(
         else partial(_measure_image, spacing_mm=spacing_mm, judged=judged)
     )
     rows: list[Measurement] = []
+    swapped: list[str] = []
     try:
         for name, pair in progress(pairs.items(), desc="measure", total=len(pairs)):
             try:
-                new = measured(name, pair, codec, sides=sides)
+                new, is_swapped = measured(name, pair, codec, sides=sides)
             except (DataError, ConfigError) as err:
                 yield MeasuredFile(name, codec, error=err)
                 continue
             rows += new
-            yield MeasuredFile(name, codec, tuple(new))
+            swapped += [name] * is_swapped
+            yield MeasuredFile(name, codec, tuple(new), is_swapped)
     finally:
         if rows and out is not None:
             write_measurements(out, rows)
+    if swapped:
+        _warn_of_swapped(swapped, len(pairs), codec)
     if (fault := judged.fault) is not None and fault.severity == "warning":
         warnings.warn(f"{images}: {fault.text}", LungUNetWarning, stacklevel=2)
 
@@ -384,7 +398,7 @@ def _measure_image(
     sides: bool,
     spacing_mm: tuple[float, float] | None,
     judged: HuSurvey,
-) -> list[Measurement]:
+) -> tuple[list[Measurement], bool]:
     mask = pair.require_mask()
     image, classes = read_image(pair.image), codec.encode(read_mask(mask), str(mask))
     fault = judged.look(image, name)
@@ -393,26 +407,50 @@ def _measure_image(
     measured = partial(measure_slice, image, name=name, spacing_mm=spacing_mm)
     rows = [measured(classes)]
     lungs = _tell_sides(classes, codec, sides, spacing_mm)
+    is_swapped = codec.n_classes == 3 and _lie_swapped(classes)
     if lungs is not None:
         rows.append(measured(lungs == LEFT, region="left lung"))
         rows.append(measured(lungs == RIGHT, region="right lung"))
-    return rows
+    return rows, is_swapped
 
 
 def _measure_scan(
     name: str, pair: Pair, codec: LabelCodec, *, sides: bool, series: str | None
-) -> list[Measurement]:
+) -> tuple[list[Measurement], bool]:
     scan, mask = read_volume(pair.image, series=series), pair.require_mask()
     require_hu(scan.array, scan.path)
     classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
     lungs = _tell_sides(classes, codec, sides, scan.spacing_mm)
-    return measure_volume(
+    measured = measure_volume(
         scan.array,
         classes if lungs is None else lungs,
         name=name,
         spacing_mm=scan.spacing_mm,
         sides=lungs is not None,
-    ).rows
+    )
+    return measured.rows, codec.n_classes == 3 and _lie_swapped(classes)
+
+
+def _lie_swapped(classes: np.ndarray) -> bool:
+    """Whether the left lung lies on the patient's right of the right one: at smaller columns."""
+    columns = np.arange(classes.shape[-1])
+    across = tuple(range(classes.ndim - 1))
+    left, right = ((classes == side).sum(axis=across) for side in (LEFT, RIGHT))
+    if not (left.any() and right.any()):
+        return False  # a lung that stands alone may lie anywhere
+    return bool(np.average(columns, weights=left) < np.average(columns, weights=right))
+
+
+def _warn_of_swapped(names: list[str], total: int, codec: LabelCodec) -> None:
+    background, left, right = (codec.raw_values.get(index, index) for index in range(3))
+    warnings.warn(
+        f"{listed(names, separator=', ')}: {left} lies on the patient's right and {right} on the "
+        f"left in {len(names)} of {counted(total, 'mask')}, so left and right are swapped in the "
+        f"table. If {left} is the right lung, read it so: "
+        f"LabelCodec.parse('{background},{right},{left}') (--labels {background},{right},{left}).",
+        LungUNetWarning,
+        stacklevel=3,
+    )
 
 
 def _measure_hu(values: np.ndarray) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class TestSlices:
         ("labels", "regions"),
         [("0,255", 0), ("0,1", 0), ("auto", 3), ("0,1,2", 3), ("0,2=1,1=2", 3), ("0,1,2=1", 1)],
     )
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
     def test_labels(self, run_cli, tmp_path, labels: str, regions: int) -> None:
         mask = np.zeros((6, 9), np.uint8)
         mask[2:4, 1:4], mask[2:4, 6] = 2, 1
@@ -136,6 +137,15 @@ class TestSlices:
         if regions == 3:
             left, right = (2, 6) if labels != "0,2=1,1=2" else (6, 2)
             assert [int(row["area_px"]) for row in rows] == [8, left, right]
+        swapped = "lies on the patient's right" in done.err
+        assert swapped is (labels == "0,2=1,1=2")  # 1 stands on the right of the picture
+        if swapped:
+            assert "i: 2 lies on the patient's right and 1 on the left in 1 of 1 mask" in done.err
+            assert "(--labels 0,1,2)" in done.err
+            again = run_cli(
+                "measure", *files, "--out", out, "--labels", labels, "--json", "--overwrite"
+            )
+            assert json.loads(again.out)["swapped_sides"] == ["i"]
 
     @pytest.mark.parametrize(
         ("values", "coded", "wrong"),
@@ -211,6 +221,24 @@ class TestScans:
             assert float(row["area_mm2"]) == pytest.approx(one.area_mm2)
         assert f"{expected.lungs.volume_ml:.1f}" in done.out
         assert "mm2 are not known" not in done.out
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    def test_masks_of_a_program_that_has_the_right_lung_first(
+        self, run_cli, scan, tmp_path, chest
+    ) -> None:
+        lungs = lungunet.split_sides(chest[1], spacing_mm=SPACING)
+        theirs = np.array([0, 2, 1], np.uint8)[lungs]
+        volume = lungunet.read_volume(scan / "x.nii.gz")
+        write_volume(tmp_path / "theirs.nii.gz", theirs, like=volume)
+        out = tmp_path / "m.csv"
+        done = run_cli("measure", scan, tmp_path / "theirs.nii.gz", "--out", out)
+        assert "--labels 0,2,1" in done.err
+        words = ("measure", scan, tmp_path / "theirs.nii.gz", "--out", out, "--overwrite")
+        done = run_cli(*words, "--labels", "0,2,1", "--json")
+        assert done.err == ""
+        assert json.loads(done.out)["swapped_sides"] == []
+        areas = [int(row["area_px"]) for row in rows_of(out)[1:3]]
+        assert areas == [(lungs == 1).sum(), (lungs == 2).sum()]
 
     @pytest.mark.parametrize(("masks", "flags"), [("sides", ()), ("ones", ("--sides",))])
     def test_each_lung(self, run_cli, scan, chest, tmp_path, masks: str, flags: tuple) -> None:

@@ -68,7 +68,7 @@ class TestStrictness:
             LUNG_CODEC.encode(raw, "ID_0012.tif")
         assert str(caught.value) == (
             "ID_0012.tif: mask value 7 (31 pixels, first at row 40, column 212) is not one of "
-            "0 (background), 255 (lung). Pass a codec that maps it, or fix the file."
+            "0 (background), 255 (lung). Pass a codec that maps it (--labels 0,7), or fix the file."
         )
 
     @pytest.mark.parametrize("value", [1, 254, 256, -1, 511, 65535 - 256, 2**31 - 1, -(2**31)])
@@ -294,3 +294,52 @@ class TestRefusals:
     def test_a_stored_codec_that_contradicts_itself_says_how(self):
         with pytest.raises(ConfigError, match="1 names for 3 classes"):
             LabelCodec.from_dict({**MERGED.to_dict(), "names": ["a"]})
+
+
+class TestOtherValues:
+    """Masks of 117 structures, of which five are lung: the rest is background."""
+
+    LOBES = LabelCodec.parse("0,10=1,11=1,12=1,13=1,14=1,*=0")
+
+    @given(views(st.integers(0, 255), dtypes=("uint8", "int16", "int64")))
+    def test_is_the_pixel_loop(self, raw):
+        expected = [1 if 10 <= value <= 14 else 0 for value in raw.ravel().tolist()]
+        assert self.LOBES.encode(raw).ravel().tolist() == expected
+
+    def test_far_values_too(self):
+        raw = np.array([-7, 10, 300, 70_000, 2**31 - 1, 14])
+        assert self.LOBES.encode(raw).tolist() == [0, 1, 0, 0, 0, 1]
+        assert self.LOBES.encode(raw).dtype == np.uint8
+
+    def test_they_may_all_be_lung(self):
+        codec = LabelCodec.parse("0,*=1")
+        assert codec.encode(np.array([[0, 1, 5, 255]])).tolist() == [[0, 1, 1, 1]]
+        assert (codec.n_classes, codec.names) == (2, ("background", "lung"))
+        assert codec.for_prediction == LUNG_CODEC
+
+    @pytest.mark.parametrize("text", ["0,10=1,11=1,*=0", "10=1,*=0", "0=0,*=1", "0,1,2,*=0"])
+    def test_is_written_and_read_back(self, text):
+        codec = LabelCodec.parse(text)
+        assert codec.other in (0, 1)
+        assert LabelCodec.parse(str(codec)) == codec
+        assert LabelCodec.from_dict(codec.to_dict()) == codec
+
+    def test_is_left_out_where_there_is_none(self):
+        assert "other" not in LUNG_CODEC.to_dict()
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [("0,1,*", "not a list"), ("*=0,1=1,*=1", "not a list"), ("0,1,*=5", "are 0, 1, 5. Use")],
+    )
+    def test_refuses_what_says_nothing(self, text, says):
+        with pytest.raises(ConfigError, match=says):
+            LabelCodec.parse(text)
+
+    def test_is_what_a_message_proposes(self):
+        raw = np.array([[0, 10, 90, 117]])
+        with pytest.raises(LabelError, match=r"\(--labels 0=0,10=1,11=1,\*=0\), or fix the file"):
+            LabelCodec.parse("0,10=1,11=1").encode(raw)
+
+    def test_knows_no_threshold(self):
+        with pytest.raises(ConfigError, match=r"and a class for other values\. Leave one out"):
+            LabelCodec.parse("0,1,*=0", threshold=3)

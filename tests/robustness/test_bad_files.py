@@ -145,7 +145,7 @@ MASKS = {
     "value 7": (
         as_png(one_pixel(7, "uint8")),
         "mask value 7 (1 pixel, first at row 3, column 4) is not one of 0 (background), 255 (lung)."
-        " Pass a codec that maps it, or fix the file.",
+        " Pass a codec that maps it (--labels 0,7), or fix the file.",
     ),
 }
 
