@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _HU_DTYPES = ("int16", "int32", "float32")
 
+# What arrays often come as, and what holds the same values.
+_PLAIN = {"float64": "float32", "float16": "float32", "int64": "int32", "int8": "int16"}
+
 # One grey channel into a stem that was trained on RGB: smp sums the stem's weights over RGB, so
 # grey gets the mean of the ImageNet figures.
 _IMAGENET_MEAN = 0.449
@@ -158,6 +161,13 @@ class InputContract:
             Says what was expected.
         """
         if dtype not in self.dtypes:
+            plain = _PLAIN.get(dtype)
+            if plain in self.dtypes:
+                raise DataError(
+                    f"a slice of {dtype}, slices are {self._wanted()}. If it holds HU, pass "
+                    f"image.astype('{plain}').",
+                    where=where,
+                )
             raise DataError(
                 f"a slice of {dtype}, the model expects {self._wanted()}. Use the files "
                 f"that the slices were exported from, or a model trained on {dtype}.",

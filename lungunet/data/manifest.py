@@ -18,6 +18,7 @@ from lungunet.data.files import write_text
 from lungunet.data.names import NameRule, find_rule, match_names, usual_rules
 from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, listed
 
+_OF_SCANS = (".dcm", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
 
@@ -69,9 +70,16 @@ def find_images(folder: str | Path, *, but: Path | None = None) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such folder. Check the path.", where=folder)
-    found = sorted(path for path in _walk(folder, but) if path.suffix.lower() in SUFFIXES)
+    files = sorted(_walk(folder, but))
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not found:
-        raise DataError(f"holds no image ({', '.join(SUFFIXES)}). Check the path.", where=folder)
+        scan = next((path for path in files if path.name.lower().endswith(_OF_SCANS)), None)
+        fix = (
+            "Check the path."
+            if scan is None
+            else f"It holds scans ({scan.name}): 'lungunet slices' cuts slices from them."
+        )
+        raise DataError(f"holds no image ({', '.join(SUFFIXES)}). {fix}", where=folder)
     return found
 
 

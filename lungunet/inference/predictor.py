@@ -5,6 +5,7 @@ Imports no torch: a network is fetched with what it needs when it is loaded.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +17,8 @@ import numpy as np
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
-from lungunet.errors import ConfigError, DataError
+from lungunet.data.hu import HuSurvey
+from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
 from lungunet.volumes.formats import is_volume_source
@@ -253,7 +255,8 @@ class Predictor:
     def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
         """Segment files, in order; a bad file becomes a :class:`Prediction` with an error.
 
-        Files are read ahead in threads; memory does not grow with their number.
+        Files are read ahead in threads; memory does not grow with their number. Where the model
+        sees HU and the slices can hardly be, a warning says so in the end.
 
         Raises
         ------
@@ -263,10 +266,16 @@ class Predictor:
         if batch_size < 1:
             raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
         reads = map_ahead(self._read, paths, depth=2 * batch_size)
+        judged = HuSurvey()
         while batch := list(islice(reads, batch_size)):
             masks = iter(self._segment([views for read, views in batch if not read.error]))
             for read, _ in batch:
+                if read.image is not None and not read.error:
+                    judged.look(read.image, read.path.stem)
                 yield read if read.error else replace(read, segmented=next(masks))
+        window = self.segmenter.contract.window
+        if window is not None and window.is_of_hu and (fault := judged.fault):
+            warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=2)
 
     def _read(self, path: Path) -> tuple[Prediction, list[Any]]:
         """Return a file without its mask yet, and what the segmenter takes; runs in a thread."""

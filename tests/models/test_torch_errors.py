@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, LabelError
 from lungunet.models.torch_errors import explained
 
 NO_MEMORY = [
@@ -19,6 +19,18 @@ NO_GPU = [
     RuntimeError("CUDA error: no kernel image is available for execution on the device\nMore."),
     RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
     RuntimeError("NCCL Error 2: unhandled system error"),
+]
+
+
+NO_WORKER = [
+    RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left (28)"),
+    RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+    RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"),
+    RuntimeError(
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        "last):\n  File ...\nRuntimeError: unable to write to file </torch_1>: No space left"
+    ),
+    RuntimeError("received 0 items of ancdata"),
 ]
 
 
@@ -39,6 +51,40 @@ def test_no_memory(error: Exception) -> None:
 def test_a_gpu_that_fails(error: Exception) -> None:
     with pytest.raises(ConfigError, match=r"^the GPU failed \([^\n]+\)\. .*Use --device cpu"):
         explain(error)
+
+
+@pytest.mark.parametrize("error", NO_WORKER)
+def test_a_lost_worker(error: Exception) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"^a process that reads ahead was lost, or had no room \([^\n]+\)\. .*dev/shm",
+    ) as caught:
+        explain(error)
+    assert "Caught" not in str(caught.value)
+    assert "--workers 0" in str(caught.value)
+
+
+def test_no_room_for_the_locks_of_workers() -> None:
+    words = "raise OSError(28, 'No space left on device')"
+    of_locks = compile(words, "/lib/multiprocessing/synchronize.py", "exec")
+    with pytest.raises(ConfigError, match="was lost, or had no room"), explained("8", "Fewer."):
+        exec(of_locks)
+    with pytest.raises(OSError, match="No space"), explained("8", "Fewer."):
+        exec(compile(words, "/lib/of_a_disk.py", "exec"))
+
+
+def test_what_a_worker_says_of_a_file_is_said_without_its_traceback() -> None:
+    """Torch builds the error anew, with a traceback for its message."""
+    inner = "a.png: mask value 9\n  on two lines."
+    text = "Caught LabelError in DataLoader worker process 0.\nOriginal Traceback (most recent"
+    text += f" call last):\n  File ...\nlungunet.errors.LabelError: {inner}\n"
+    with pytest.raises(LabelError) as caught:
+        explain(LabelError(text))
+    assert str(caught.value) == inner
+    plain = LabelError("a.png: mask value 9")
+    with pytest.raises(LabelError) as caught:
+        explain(plain)
+    assert caught.value is plain
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug\nwith CUDA below"), ValueError("CUDA")])
