@@ -148,6 +148,7 @@ def test_tables_are_written_before_anything_is_said(phantoms, tmp_path: Path, st
         assert "lungunet: No space left on device" in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:these masks mean little")
 def test_tta_is_refused_where_sides_would_swap(run_cli, tmp_path: Path) -> None:
     model = lungunet.build_unet("unet2015", width=1, classes=3, seed=0)
     contract = lungunet.InputContract(32)

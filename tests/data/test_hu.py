@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lungunet.data.hu import judge_hu, require_hu, restore_hu
-from lungunet.errors import DataError
+from lungunet.data.hu import HuSurvey, judge_hu, require_hu, restore_hu
+from lungunet.errors import DataError, LungUNetWarning
 
 
 class TestRestoreHu:
@@ -34,6 +34,7 @@ class TestOneRule:
             (TRUTH.view(np.uint16), "hu-wrap"),
             ((TRUTH + 1024).astype(np.uint16), "hu-offset"),
             (TRUTH + np.int16(1024), "hu-offset"),
+            ((TRUTH + 1024).astype(np.float32), "hu-offset"),
         ],
     )
     def test_what_is_wrong_is_restored(self, stored: np.ndarray, kind: str) -> None:
@@ -43,7 +44,74 @@ class TestOneRule:
         assert np.array_equal(restore_hu(stored), self.TRUTH)
         assert judge_hu(restore_hu(stored)) is None
 
+    def test_padding_does_not_hide_the_offset(self) -> None:
+        stored = np.where(np.arange(16) < 3, -2000, self.TRUTH + 1024).astype(np.int16)
+        fault = judge_hu(stored)
+        assert fault is not None
+        assert (fault.severity, fault.kind) == ("error", "hu-offset")
+        assert np.array_equal(restore_hu(stored)[:, 3:], self.TRUTH[:, 3:])
+
     def test_a_scan_with_the_offset_is_refused(self) -> None:
         require_hu(self.TRUTH[None], "a.nii")
         with pytest.raises(DataError, match=r"^a\.nii: values from 24 to 1084 are no HU, air"):
             require_hu(self.TRUTH[None] + 1024, "a.nii")
+
+
+def chest(count: int = 9) -> np.ndarray:
+    """(count, 32, 40) HU: air, a body of 40 HU, lung of -850."""
+    hu = np.full((count, 32, 40), -1000, np.float32)
+    hu[:, 4:28, 4:36] = 40
+    hu[:, 8:24, 8:17] = hu[:, 8:24, 22:32] = -850
+    return hu + np.random.default_rng(0).normal(0, 12, hu.shape).astype(np.float32)
+
+
+WRONG = {
+    "offset": (lambda hu: hu + 1024, "hu-offset"),
+    "offset, padded": (lambda hu: np.where(hu < -900, -2000, hu + 1024), "hu-offset"),
+    "z-score": (lambda hu: (hu - hu.mean()) / hu.std(), "hu-scaled"),
+    "-1 to 1": (lambda hu: np.clip((hu + 1000) / 1400, 0, 1) * 2 - 1, "hu-scaled"),
+}
+
+
+class TestASet:
+    @pytest.mark.parametrize("wrong", WRONG)
+    def test_what_cannot_be_hu_is_an_error_for_slices_and_scans(self, wrong: str) -> None:
+        spoil, kind = WRONG[wrong]
+        hu = spoil(chest()).astype(np.float32)
+        survey = HuSurvey()
+        for plane in hu:
+            survey.look(plane)
+        assert survey.fault is not None
+        assert (survey.fault.severity, survey.fault.kind) == ("error", kind)
+        with pytest.raises(DataError, match=r"^scan: "):
+            require_hu(hu, "scan")
+
+    def test_what_is_hu_passes(self) -> None:
+        require_hu(chest(), "scan")
+        require_hu(chest().astype(np.int16), "scan")
+        padded = chest()
+        padded[:, :4] = -3024
+        require_hu(padded, "scan")
+
+    def test_some_wrong_slices_are_named_in_a_warning(self) -> None:
+        survey = HuSurvey()
+        for index, plane in enumerate(chest()):
+            survey.look(plane + 1024 * (index < 2), f"s{index}")
+        assert survey.fault is not None
+        assert survey.fault.severity == "warning"
+        assert survey.fault.text.startswith("2 of 9 slices (s0, s1): smallest value")
+
+    def test_slices_of_the_neck_and_the_belly_are_no_fault_of_the_set(self) -> None:
+        survey = HuSurvey()
+        for plane in (*chest(2), np.full((32, 40), 30, np.int16), np.full((32, 40), 30, np.int16)):
+            survey.look(plane)
+        assert survey.fault is None
+
+    def test_a_scan_without_tissue_is_doubtful(self) -> None:
+        with pytest.warns(LungUNetWarning, match=r"^scan: values .* nothing as dense as tissue"):
+            require_hu(np.minimum(chest(), -700), "scan")
+
+    def test_eight_bits_are_no_fault_of_a_set(self) -> None:
+        survey = HuSurvey()
+        survey.look(np.zeros((8, 8), np.uint8))
+        assert survey.fault is None

@@ -29,6 +29,8 @@ from lungunet.evaluation.evaluate import save_pictures
 from lungunet.evaluation.scorecard import Difference, score_case, verdict
 from lungunet.metrics.overlap import ratios, share
 
+pytestmark = pytest.mark.filterwarnings("ignore:these masks mean little")  # slices of 0 and 1
+
 
 class Fixed:
     """Predicts what it is told to, slice after slice."""

@@ -379,3 +379,19 @@ def test_the_module_needs_no_torch() -> None:
     code = "import sys, lungunet.inference.files as _; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_masks_of_what_is_no_hu_come_with_a_warning(tmp_path):
+    hu = np.full((3, 40, 40), -1000, np.int16)
+    hu[:, 4:36, 4:36] = 40
+    hu[:, 8:30, 8:18] = -850
+    paths = [tmp_path / f"{index}.tif" for index in range(3)]
+    for path, plane in zip(paths, hu, strict=True):
+        lungunet.write_image(path, plane + np.int16(1024))
+    with pytest.warns(lungunet.LungUNetWarning, match=r"^these masks mean little: smallest value"):
+        assert len(list(lungunet.Predictor.load("threshold").predict_files(paths))) == 3
+
+
+def test_an_array_of_doubles_is_told_what_to_become():
+    with pytest.raises(lungunet.DataError, match=r"pass image\.astype\('float32'\)"):
+        lungunet.Predictor.load("threshold").predict(np.zeros((40, 40)))
