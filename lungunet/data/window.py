@@ -34,22 +34,6 @@ class Window:
                 f"beyond {_FARTHEST:g}. Lungs are seen at -600,1500."
             )
 
-    @property
-    def is_of_hu(self) -> bool:
-        """Whether it shows values as HU, and not those of files stored with an offset."""
-        return self.level <= _HIGHEST_LEVEL_HU
-
-    @property
-    def meant(self) -> str:
-        """Say what was probably meant by a window that shows nothing."""
-        if self.level < self.width and self.level < 0:  # as darkest and brightest would be
-            level, width = (self.level + self.width) / 2, self.width - self.level
-            return (
-                f"It is LEVEL,WIDTH; for all from {self.level:g} to {self.width:g} HU write "
-                f"{level:g},{width:g}."
-            )
-        return "It is LEVEL,WIDTH in the values of the files; lungs are seen at -600,1500 HU."
-
     def apply(self, hu: np.ndarray) -> np.ndarray:
         """Map Hounsfield units to [0, 1], clipping outside the window.
 
@@ -90,6 +74,11 @@ class Window:
 
 LUNG_WINDOW = Window(level=-600, width=1500)
 """What radiologists read lungs at, and what ``--window auto`` means for HU."""
+
+
+def shows_hu(window: Window | None) -> bool:
+    """Whether a window is of HU, and neither of grey nor of values stored with an offset."""
+    return window is not None and window.level <= _HIGHEST_LEVEL_HU
 
 
 def parse_window(text: str) -> Window | None:

@@ -253,16 +253,16 @@ class MeasuredFile:
     name : of the image file or the scan
     codec : how masks are read
     rows : of the table, a scan's as :attr:`VolumeMeasurement.rows` has them
+    error : why it could not be measured; None where it could
     swapped : whether what the codec has for the left lung lies on the patient's right, and what it
         has for the right one on the left
-    error : why it could not be measured; None where it could
     """
 
     name: str
     codec: LabelCodec
     rows: tuple[Measurement, ...] = ()
-    swapped: bool = False
     error: DataError | ConfigError | None = None
+    swapped: bool = False
 
 
 def measure_files(
@@ -340,7 +340,7 @@ def measure_files(
                 continue
             rows += new
             swapped += [name] * is_swapped
-            yield MeasuredFile(name, codec, tuple(new), is_swapped)
+            yield MeasuredFile(name, codec, tuple(new), swapped=is_swapped)
     finally:
         if rows and out is not None:
             write_measurements(out, rows)

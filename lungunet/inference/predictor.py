@@ -18,6 +18,7 @@ from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
 from lungunet.data.hu import HuSurvey
+from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
@@ -273,8 +274,7 @@ class Predictor:
                 if read.image is not None and not read.error:
                     judged.look(read.image, read.path.stem)
                 yield read if read.error else replace(read, segmented=next(masks))
-        window = self.segmenter.contract.window
-        if window is not None and window.is_of_hu and (fault := judged.fault):
+        if shows_hu(self.segmenter.contract.window) and (fault := judged.fault):
             warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=2)
 
     def _read(self, path: Path) -> tuple[Prediction, list[Any]]:

@@ -11,6 +11,7 @@ from torch import nn
 from lungunet.data.ct import read_image
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.hu import HuSurvey
+from lungunet.data.window import Window, shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 from lungunet.models.torch_errors import explained, first_line, is_of_the_gpu, is_out_of_memory
 from lungunet.training.config import TrainConfig
@@ -59,7 +60,7 @@ def check_values(dataset: LungCTDataset) -> None:
         image = read_image(pair.image)
         survey.look(image, pair.name)
         seen += np.bincount(dataset.contract.to_grey(image, str(pair.image)).ravel(), minlength=256)
-    fault = survey.fault if window.is_of_hu else None
+    fault = survey.fault if shows_hu(window) else None
     if fault is not None and fault.severity == "error":
         raise DataError(fault.for_training, where="train")
     share = float(seen.max() / seen.sum())
@@ -67,11 +68,22 @@ def check_values(dataset: LungCTDataset) -> None:
         shown = {0: "black", 255: "white"}.get(int(seen.argmax()), "of one grey")
         raise ConfigError(
             f"{share:.0%} of the pixels are {shown}: nothing can be learnt from that. "
-            f"{window.meant}",
+            f"{_meant(window)}",
             where=f"window {window.level:g},{window.width:g}",
         )
     if fault is not None:
         warnings.warn(f"train: {fault.for_training}", LungUNetWarning, stacklevel=3)
+
+
+def _meant(window: Window) -> str:
+    """Say what was probably meant by a window that shows nothing."""
+    if window.level < min(window.width, 0):  # as darkest and brightest value would be
+        level, width = (window.level + window.width) / 2, window.width - window.level
+        return (
+            f"It is LEVEL,WIDTH; for all from {window.level:g} to {window.width:g} HU write "
+            f"{level:g},{width:g}."
+        )
+    return "It is LEVEL,WIDTH in the values of the files; lungs are seen at -600,1500 HU."
 
 
 def warn_if_stuck(history: Sequence[EpochResult]) -> None:
