@@ -34,6 +34,16 @@ _LOSSLESS = {
 
 _PNG = b"\x89PNG"
 _MAGIC = (_PNG, b"\xff\xd8", b"BM")  # of PNG, JPEG and BMP
+_OTHERS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file. Run 'git lfs pull'.",
+    b"GIF8": "a GIF. Save it as .png.",
+    b"RIFF": "a WebP. Save it as .png.",
+    b"\0\0\0\x0cjP": "a JPEG 2000. Save it as .png, or as .tif where it holds HU.",
+    b"\x93NUMPY": "a numpy array. Save it with write_image, as .tif where it holds HU.",
+    b"\x1f\x8b": "packed by gzip. Unpack it.",
+    b"PK\3\4": "a zip archive. Unpack it.",
+    b"<": "a web page, as comes where a download failed. Download it again.",
+}
 _DTYPE_OF_MODE = {"L": "uint8", "1": "uint8", "P": "uint8", "I;16": "uint16"}
 _EXIF_BY, _EXIF_ORIENTATION = 2**17, 274  # segments before the pixels of a JPEG; the tag
 
@@ -261,12 +271,23 @@ def _decode_bytes(content: bytes, path: Path) -> np.ndarray:
         raise DataError(f"{len(pages)} pages. Save each slice in a file of its own.", where=path)
     pixels = pages[0] if pages else None
     if pixels is None or not pixels.size:
-        raise DataError(
+        raise _known(content, path) or DataError(
             f"not a readable image: damaged, truncated, or not one of "
             f"{', '.join(SUFFIXES)}. Export it again.",
             where=path,
         )
     return tiff.turn(np.asarray(pixels), _orientation(content))
+
+
+def _known(content: bytes, path: Path) -> DataError | None:
+    """Name what is often found in the place of an image, and what to do with it."""
+    if content[128:132] == b"DICM":
+        fix = "a DICOM file. Give its folder as a scan: 'predict' and 'slices' take scans"
+        return DataError(f"{fix}.", where=path)
+    for start, text in _OTHERS.items():
+        if content.startswith(start):
+            return DataError(text, where=path)
+    return None
 
 
 def _orientation(content: bytes) -> int:

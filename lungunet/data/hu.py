@@ -15,7 +15,6 @@ from lungunet.errors import DataError, LungUNetWarning, listed
 
 _WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
 _DARKER_THAN_TISSUE_HU = -64
-_PADDING_HU = -1200  # outside the scanner's circle, darker than air with its noise
 _LUNG_HU = (-1100, -300)
 _OFFSET = 1024  # what scanners add to store HU unsigned
 _WATER_STORED = (_OFFSET - 200, _OFFSET + 200)
@@ -103,11 +102,10 @@ def _sampled(image: np.ndarray) -> np.ndarray:
 def _has_offset(seen: np.ndarray) -> bool:
     """Whether tissue lies where an offset puts it, and nothing where lung and air lie in HU."""
     low, high = _WATER_STORED
-    inside = seen[seen >= _PADDING_HU]
-    if not inside.size or float(((inside >= low) & (inside <= high)).mean()) <= 0.05:
+    if float(((seen >= low) & (seen <= high)).mean()) <= 0.05:
         return False
-    darkest, lightest = _LUNG_HU
-    return float(((inside > darkest) & (inside < lightest)).mean()) < 0.005
+    darkest, lightest = _LUNG_HU  # padding is darker
+    return float(((seen > darkest) & (seen < lightest)).mean()) < 0.005
 
 
 def _is_scaled(seen: np.ndarray, lowest: float, highest: float) -> bool:

@@ -226,6 +226,22 @@ class TestDamage:
         with pytest.raises(DataError, match="a damaged TIFF"):
             decode_tiff(bytes(content), HERE)
 
+    def test_more_bytes_than_pixels(self):
+        """A run made longer by a bit that fell over shifts all that follows, to behind the end."""
+        content = bytearray(by_pillow(MASK, compression="packbits"))
+        page = tifffile.TiffFile(io.BytesIO(bytes(content))).pages[0]
+        at, size = page.dataoffsets[0], page.databytecounts[0]
+        packed = content[at : at + size]
+        whole = bytes(packed) + bytes([1, 7, 7])
+        moved = content + whole
+        offset, count = (
+            page.tags[name].valueoffset for name in ("StripOffsets", "StripByteCounts")
+        )
+        for place, value in ((offset, len(content)), (count, len(whole))):
+            moved[place : place + 2] = value.to_bytes(2, "little")
+        with pytest.raises(DataError, match="a damaged TIFF"):
+            decode_tiff(bytes(moved), HERE)
+
     def test_never_pixels_that_no_other_reader_sees(self):
         """Bits over, zeros, cuts and insertions: what is read, tifffile or Pillow reads alike."""
         draw = random.Random(3)
@@ -296,10 +312,29 @@ def test_exif_turns_a_picture_as_the_tag_of_a_tiff_does(ending, tmp_path):
         assert (header.height, header.width) == found.shape
 
 
-def test_other_formats_under_our_names_are_refused():
-    """OpenCV reads JPEG 2000, WebP and more, some of them wrongly."""
-    for kind in ("WEBP", "GIF", "PPM"):
-        buffer = io.BytesIO()
-        Image.fromarray(MASK).save(buffer, kind)
-        with pytest.raises(DataError, match="not a readable image"):
-            decode_image(buffer.getvalue(), "a.png")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (bytes(128) + b"DICM" + bytes(99), "a DICOM file. Give its folder as a scan"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Run 'git lfs pull'"),
+        (b"\x93NUMPY\1\0", "a numpy array"),
+        (b"<!DOCTYPE html>", "Download it again"),
+        (b"PK\3\4 and more", "a zip archive"),
+        (b"\x1f\x8b and more", "packed by gzip"),
+        (b"\0\0\0\x0cjP  and more", "a JPEG 2000"),
+        (b"P5 3 3 255 \n123456789", "not a readable image"),  # which OpenCV would read
+    ],
+)
+def test_what_lies_in_the_place_of_an_image_is_named(content: bytes, says: str):
+    with pytest.raises(DataError) as caught:
+        decode_image(content, "a.png")
+    assert str(caught.value).startswith("a.png: ")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "says"), [("WEBP", "a WebP"), ("GIF", "a GIF")])
+def test_other_formats_under_our_names_are_refused(kind: str, says: str):
+    buffer = io.BytesIO()
+    Image.fromarray(MASK).save(buffer, kind)
+    with pytest.raises(DataError, match=says):
+        decode_image(buffer.getvalue(), "a.png")
