@@ -501,5 +501,5 @@ class TestRefusals:
 
     def test_a_file_that_is_no_image(self, pairs):
         pairs[2].image.write_text("hello")
-        with pytest.raises(DataError, match=r"ccc\.tif: truncated"):
+        with pytest.raises(DataError, match=r"ccc\.tif: not a readable image"):
             LungCTDataset(pairs)
