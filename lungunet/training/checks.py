@@ -20,7 +20,7 @@ from lungunet.training.tracking import EpochResult
 
 _STUCK = 5  # epochs without any lung found
 _LOOKED_AT = 24  # slices, to know what values a list holds
-_ONE_GREY = 0.97  # of the pixels; a chest fills a tenth of the smallest picture of it
+_ONE_GREY = 0.97  # of the pixels; soft tissue alone fills a tenth of a picture of a chest
 
 
 def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
@@ -63,14 +63,13 @@ def check_values(dataset: LungCTDataset) -> None:
     fault = survey.fault if shows_hu(window) else None
     if fault is not None and fault.severity == "error":
         raise DataError(fault.for_training, where="train")
-    share = float(seen.max() / seen.sum())
-    if share > _ONE_GREY:
-        shown = {0: "black", 255: "white"}.get(int(seen.argmax()), "of one grey")
-        raise ConfigError(
-            f"{share:.0%} of the pixels are {shown}: nothing can be learnt from that. "
-            f"{_meant(window)}",
-            where=f"window {window.level:g},{window.width:g}",
-        )
+    for shown, count in (("black or white", seen[[0, -1]].sum()), ("of one grey", seen.max())):
+        if (share := float(count / seen.sum())) > _ONE_GREY:
+            raise ConfigError(
+                f"{share:.1%} of the pixels are {shown}: little can be learnt from that. "
+                f"{_meant(window)}",
+                where=f"window {window.level:g},{window.width:g}",
+            )
     if fault is not None:
         warnings.warn(f"train: {fault.for_training}", LungUNetWarning, stacklevel=3)
 

@@ -53,7 +53,7 @@ def test_some_slices_that_are_no_hu_are_named(make) -> None:
 @pytest.mark.parametrize(
     ("window", "shown", "meant"),
     [
-        (Window(-1350, 150), "white", "It is LEVEL,WIDTH; for all from -1350 to 150 HU"),
+        (Window(-1350, 150), "black or white", "It is LEVEL,WIDTH; for all from -1350 to 150 HU"),
         (
             Window(5000, 100),
             "black",
@@ -66,7 +66,16 @@ def test_a_window_that_leaves_one_grey(make, window: Window, shown: str, meant: 
         check_values(make(lambda hu: hu, window=window))
     text = str(caught.value)
     assert text.startswith(f"window {window.level:g},{window.width:g}: ")
-    assert f"% of the pixels are {shown}: nothing can be learnt from that. {meant}" in text
+    assert f"% of the pixels are {shown}: little can be learnt from that. {meant}" in text
+
+
+def test_padding_is_no_contrast(make) -> None:
+    def padded(hu: np.ndarray) -> np.ndarray:
+        hu[:20] = -2470
+        return hu
+
+    with pytest.raises(ConfigError, match="are black or white"):
+        check_values(make(padded, window=Window(-1350, 150)))
 
 
 @pytest.mark.parametrize("window", [Window(-600, 1500), Window(40, 400), Window(-500, 1000)])
