@@ -56,7 +56,7 @@ def test_some_slices_that_are_no_hu_are_named(make) -> None:
         (Window(-1350, 150), "black or white", "It is LEVEL,WIDTH; for all from -1350 to 150 HU"),
         (
             Window(5000, 100),
-            "black",
+            "black or white",
             "It is LEVEL,WIDTH in the values of the files",
         ),
     ],
