@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, Series, parse_labels
+from lungunet.cli.options import Json, LabelThreshold, Overwrite, Resample, Series, parse_labels
 
 
 def slices(
@@ -40,6 +40,7 @@ def slices(
     ] = "0,1",
     label_threshold: LabelThreshold = -1,
     series: Series = None,
+    resample: Resample = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -60,6 +61,7 @@ def slices(
         config=SliceConfig(parse_labels(labels, label_threshold), every, max_empty),
         group=group,
         series=series,
+        resample=resample,
         overwrite=overwrite,
         progress=console.progress_bar,
     )

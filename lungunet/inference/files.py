@@ -28,7 +28,7 @@ from lungunet.inference.quality import Plausibility, check_slice, check_volume, 
 from lungunet.inference.scans import VolumePrediction, predict_volume
 from lungunet.inference.sides import split_sides
 from lungunet.progress import Progress, silent
-from lungunet.volumes.formats import find_volumes, unique_names, written_suffix
+from lungunet.volumes.formats import find_volumes, written_suffix
 from lungunet.volumes.montage import draw_montage
 from lungunet.volumes.volume import read_volume, write_volume
 
@@ -199,6 +199,7 @@ def predict_scans(
     write: ScanFiles = ScanFiles(),
     refine: bool = True,
     series: str | None = None,
+    resample: bool = False,
     batch_size: int = 8,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -215,7 +216,8 @@ def predict_scans(
     out : folder for the masks
     write : what else is written
     refine : see :func:`predict_volume`
-    series : see :func:`read_volume`
+    series : of DICOM this one alone, see :func:`find_volumes`
+    resample : see :func:`read_volume`; the mask lies on the straight grid
     batch_size : slices at once
     overwrite : replace what is there
     progress : counts the batches of each scan
@@ -240,29 +242,26 @@ def predict_scans(
             "against background. Leave it out."
         )
     out = Path(out)
-    scans = find_volumes(_as_list(inputs))
-    named = dict(zip(unique_names(scans), scans, strict=True))
-    planned = [
-        out / path for name, scan in named.items() for path in _scan_paths(scan, name, write)
-    ]
-    refuse_inputs(planned, scans)
+    scans = find_volumes(_as_list(inputs), series=series)
+    planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
+    refuse_inputs(planned, [scan.path for scan in scans])
     refuse_existing([*planned, out / _TRIAGE, out / _MEASUREMENTS], overwrite)
     finished: list[ScanResult] = []
     try:
-        for name, scan in named.items():
+        for scan in scans:
             try:
-                volume = replace(read_volume(scan, series=series), name=name)
+                volume = replace(read_volume(scan, resample=resample), name=scan.name)
                 prediction = predict_volume(
                     predictor, volume, batch_size=batch_size, refine=refine, progress=progress
                 )
                 result = _write_scan(prediction, out, write, second_opinion=not predictor.is_rule)
             except (DataError, ConfigError) as err:
-                yield ScanResult(scan, name, error=str(err))
+                yield ScanResult(scan.path, scan.name, error=str(err))
                 continue
             finished.append(result)
             yield result
     except KeyboardInterrupt:
-        done = f"{len(finished)} of {counted(len(named), 'scan')} done"
+        done = f"{len(finished)} of {counted(len(scans), 'scan')} done"
         raise KeyboardInterrupt(done) from None
     finally:
         rows = [row for result in finished if result.measured for row in result.measured.rows]

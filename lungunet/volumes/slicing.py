@@ -10,11 +10,13 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
-from lungunet.data.manifest import Pair, pair_by_name, write_manifest
+from lungunet.data.manifest import Pair, write_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.progress import Progress, silent
-from lungunet.volumes.formats import find_volumes, unique_names
+from lungunet.volumes.formats import find_volumes
+from lungunet.volumes.scan import Scan
+from lungunet.volumes.series import several
 from lungunet.volumes.volume import Volume, put_on_grid, read_volume
 
 _INT16 = np.iinfo(np.int16)
@@ -69,39 +71,76 @@ class SlicedScan:
     error: DataError | ConfigError | None = None
 
 
-def find_volume_pairs(scans: str | Path, masks: str | Path) -> dict[str, Pair]:
+@dataclass(frozen=True)
+class ScanPair:
+    """A scan and its mask; the mask is None where there is none of its name."""
+
+    image: Scan
+    mask: Scan | None = None
+
+    def require_mask(self) -> Scan:
+        """Return the mask, where there must be one.
+
+        Raises
+        ------
+        DataError
+            When there is none.
+        """
+        if self.mask is None:
+            raise DataError(
+                f"no mask is called {self.image.name}. Add it, or leave out the scan.",
+                where=self.image,
+            )
+        return self.mask
+
+
+def find_volume_pairs(
+    scans: str | Path, masks: str | Path, *, series: str | None = None
+) -> dict[str, ScanPair]:
     """Pair scans with masks by name, as :func:`find_pairs` does slices; one with one in any case.
 
     Parameters
     ----------
-    scans : a volume file, a DICOM folder, or a folder of these
+    scans : a volume file, or a folder as :func:`find_volumes` takes it
     masks : a volume file, or a folder of them
+    series : of DICOM this one alone, see :func:`find_volumes`
 
     Returns
     -------
     dict
-        Name of each scan to the paths of scan and mask, sorted.
+        Name of each scan to scan and mask, sorted. A scan without a mask is there too: so are those
+        for which :func:`predict_scans` could write none.
 
     Raises
     ------
     DataError
-        When a folder holds no volume, or one error that lists all that do not pair up.
+        When a folder holds no volume, a mask has no scan, or no scan a mask.
     """
-    images, labels = find_volumes([scans]), find_volumes([masks])
-    names = unique_names(images)
+    images, labels = find_volumes([scans], series=series), find_volumes([masks])
     if len(images) == len(labels) == 1:
-        return {names[0]: Pair(images[0], labels[0])}
-    pairs, problems = pair_by_name(
-        zip(names, images, strict=True), zip(unique_names(labels), labels, strict=True)
-    )
+        return {images[0].name: ScanPair(images[0], labels[0])}
+    by_name = {mask.name: mask for mask in labels}
+    pairs: dict[str, ScanPair] = {}
+    for image in images:
+        # Without the others of its folder a series has a shorter name, or they have longer ones.
+        short, long = image.name.removesuffix(f"_{image.id}"), f"{image.name}_{image.id}"
+        if image.name not in by_name and long not in by_name and short in by_name:
+            members = [scan for scan in images if scan.path == image.path]
+            pairs[short] = ScanPair(several(members, image.path, short), by_name[short])
+        else:
+            pairs[image.name] = ScanPair(image, by_name.get(image.name, by_name.get(long)))
+    used = [pair.mask for pair in pairs.values()]
+    spare = [mask for mask in labels if mask not in used] if series is None else []
+    problems = [f"{mask}: no scan is called {mask.name}" for mask in spare]
+    if not any(used):
+        problems = [f"{pair.image}: no mask is called {name}" for name, pair in pairs.items()]
     if problems:
         raise DataError(
             f"{scans} and {masks} do not pair up, "
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
             "Rename or remove them; nothing was written."
         )
-    name_of = dict(zip(images, names, strict=True))
-    return {name_of[pair.image]: pair for pair in pairs}
+    return dict(sorted(pairs.items()))
 
 
 def slice_volume(
@@ -155,6 +194,7 @@ def slice_files(
     config: SliceConfig = SliceConfig(),
     group: str | None = None,
     series: str | None = None,
+    resample: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Iterator[SlicedScan]:
@@ -170,7 +210,8 @@ def slice_files(
     config : which slices
     group : which scans are of one patient, a rule for their names as :func:`read_groups` takes it;
         None: each scan is a patient
-    series : which one where a folder of DICOM holds several
+    series : of DICOM this one alone, see :func:`find_volumes`
+    resample : see :func:`read_volume`
     overwrite : replace slices of an earlier call. They go when the first new one comes, for beside
         new ones they would be trained on
 
@@ -189,7 +230,7 @@ def slice_files(
         When a scan has no patient.
     """
     folder = Path(folder)
-    pairs = find_volume_pairs(scans, masks)
+    pairs = find_volume_pairs(scans, masks, series=series)
     patients = {name: name for name in pairs}
     if group is not None:
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in pairs], group)
@@ -202,8 +243,9 @@ def slice_files(
     try:
         for name, pair in progress(pairs.items(), desc="slices", total=len(pairs)):
             try:
-                scan = replace(read_volume(pair.image, series=series), name=name)
-                mask = read_volume(pair.require_mask())
+                labels = pair.require_mask()
+                scan = replace(read_volume(pair.image, resample=resample), name=name)
+                mask = read_volume(labels)
                 classes, indices = _choose_slices(scan, mask, config)
                 while indices and old:
                     old.pop().unlink()
