@@ -89,8 +89,10 @@ def predict(
 
     scans = [source for source in inputs if is_volume_source(source)]
     if scans and len(scans) < len(inputs):
+        others = [source for source in inputs if source not in scans]
         raise ConfigError(
-            "scans among slices. Predict them one after the other, into different folders.",
+            f"scans, others are none ({listed(others, separator=', ')}). Predict slices and scans "
+            "one after the other, into different folders; of a DICOM series name the folder.",
             where=listed(scans, separator=", "),
         )
     of_slices = {"--overlay": overlay, "--probabilities": probabilities, "--no-triage": not triage}

@@ -4,6 +4,7 @@ Owns what is written and where, and that what is finished is never lost. Prints 
 """
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.data.manifest import list_images
 from lungunet.data.overlay import draw_overlay
-from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.inference.measure import (
     Measurement,
     VolumeMeasurement,
@@ -30,6 +31,7 @@ from lungunet.inference.sides import split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes, written_suffix
 from lungunet.volumes.montage import draw_montage
+from lungunet.volumes.scan import Scan
 from lungunet.volumes.volume import read_volume, write_volume
 
 _BEHIND = 8  # slices that may wait to be written before the model waits too
@@ -246,6 +248,7 @@ def predict_scans(
     planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
     refuse_inputs(planned, [scan.path for scan in scans])
     refuse_existing([*planned, out / _TRIAGE, out / _MEASUREMENTS], overwrite)
+    _tell_series_apart(scans)
     finished: list[ScanResult] = []
     try:
         for scan in scans:
@@ -266,6 +269,21 @@ def predict_scans(
     finally:
         rows = [row for result in finished if result.measured for row in result.measured.rows]
         _write_tables(out, rows, {one.name: one.checked for one in finished if one.checked})
+
+
+def _tell_series_apart(scans: Sequence[Scan]) -> None:
+    """Say what is what where one folder holds several scans, whose names do not."""
+    by_path = defaultdict(list)
+    for scan in scans:
+        by_path[scan.path].append(scan)
+    for path, members in by_path.items():
+        if len(members) > 1:
+            warnings.warn(
+                f"{path}: {len(members)} series, a mask for each:\n  "
+                f"{listed([member.describe() for member in members])}",
+                LungUNetWarning,
+                stacklevel=3,
+            )
 
 
 def _as_list(inputs: str | Path | Iterable[str | Path]) -> list[str]:

@@ -299,17 +299,6 @@ def _look_at_files(files: Iterable[Path], found: _Found) -> None:
 
 def _find_series(found: _Found, series: str | None) -> list[Scan]:
     scans = find_series(found.folders, series=series) if found.folders else []
-    together = defaultdict(list)
-    for scan in scans:
-        together[scan.path].append(scan)
-    for path, members in together.items():
-        if len(members) > 1:
-            rows = [member.describe() for member in members]
-            warnings.warn(
-                f"{path}: {len(members)} series, each a scan by itself:\n  {listed(rows)}",
-                LungUNetWarning,
-                stacklevel=3,
-            )
     named = []
     for scan in scans:
         files = {item.path for item in scan.slices} or set(found.folders[scan.path])

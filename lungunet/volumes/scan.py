@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from lungunet.errors import ConfigError, DataError
+from lungunet.errors import ConfigError, DataError, counted
 from lungunet.volumes.dicom import Slice
 
 
@@ -45,7 +45,7 @@ class Scan(os.PathLike[str]):
         across = "x".join(f"{mm:g}" for mm in first.spacing[::-1])
         step_mm = (max(heights) - min(heights)) / max(1, len(heights) - 1)
         parts = [
-            f"{len(self.slices)} slices of {first.size[1]}x{first.size[0]}",
+            f"{counted(len(self.slices), 'slice')} of {first.size[1]}x{first.size[0]}",
             f"pixels of {across} mm",
             *([f"{step_mm:.4g} mm apart"] if step_mm else []),
             *([f"{first.thickness_mm:g} mm thick"] if first.thickness_mm else []),

@@ -71,7 +71,8 @@ def find_series(folders: Mapping[Path, Sequence[Path]], *, series: str | None = 
     clusters = [cluster for slices in groups.values() for cluster in _join(slices)]
     scans = [_scan(cluster) for cluster in clusters]
     scans = _with_damage(scans, found.damaged)
-    _warn_of(found.others)
+    if scans:  # else whoever asked says what there is
+        _warn_of(found.others)
     order = {folder: index for index, folder in enumerate(folders)}
     return sorted(scans, key=lambda scan: min(order[folder] for folder in _folders(scan)))
 
@@ -318,12 +319,8 @@ def _with_damage(scans: list[Scan], damaged: list[Damaged]) -> list[Scan]:
 
 
 def _error(damaged: list[Damaged]) -> DataError:
-    first = damaged[0].error
-    more = (
-        f" {counted(len(damaged) - 1, 'file')} more beside it cannot be used."
-        if len(damaged) > 1
-        else ""
-    )
+    first, others = damaged[0].error, len(damaged) - 1
+    more = f" {counted(others, 'file')} beside it cannot be used either." if others else ""
     return type(first)(f"{first.message}{more}", where=first.where)
 
 

@@ -131,10 +131,10 @@ def find_volume_pairs(
             pairs[image.name] = ScanPair(image, by_name.get(image.name, by_name.get(long)))
     used = [pair.mask for pair in pairs.values()]
     spare = [mask for mask in labels if mask not in used] if series is None else []
-    problems = [f"{mask}: no scan is called {mask.name}" for mask in spare]
-    if not any(used):
-        problems = [f"{pair.image}: no mask is called {name}" for name, pair in pairs.items()]
-    if problems:
+    if spare or not any(used):
+        lone = [pair.image for pair in pairs.values() if pair.mask is None]
+        problems = [f"{image}: no mask is called {image.name}" for image in lone]
+        problems += [f"{mask}: no scan is called {mask.name}" for mask in spare]
         raise DataError(
             f"{scans} and {masks} do not pair up, "
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.errors import DataError, GeometryError, LungUNetWarning, listed
+from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, listed
 from lungunet.volumes.dicom import Slice, read_planes
 from lungunet.volumes.grid import Grid
 
@@ -158,7 +158,7 @@ def _check_steps(stack: _Stack, where: Path, resample: bool) -> str:
             gaps.append(f"{names}: {below:.2f} mm and {below + step:.2f} mm, {step:.2f} apart")
     if doubled:
         raise GeometryError(
-            f"{len(doubled)} slices lie where another one does:\n  {listed(doubled)}\n"
+            f"{counted(len(doubled), 'slice')} at the place of another one:\n  {listed(doubled)}\n"
             "Keep one reconstruction and one time point.",
             where=where,
         )
@@ -170,7 +170,7 @@ def _check_steps(stack: _Stack, where: Path, resample: bool) -> str:
             "Slices are missing: copy the series again, or leave out the part beyond the gap.",
             where=where,
         )
-    runs = [f"{step:g} mm ({count} times)" for step, count in _runs(steps)]
+    runs = [f"{step:g} mm ({counted(count, 'time')})" for step, count in _runs(steps)]
     said = f"slices are unevenly spaced: {listed(runs, separator=', then ')}"
     if not resample:
         raise GeometryError(
