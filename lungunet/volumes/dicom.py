@@ -4,6 +4,8 @@ The only door to pydicom, which reads headers; voxels are read by ``itk``. Of th
 looks at the name alone, to keep it out of what is written.
 """
 
+import math
+import operator
 import re
 import sys
 import tempfile
@@ -109,14 +111,15 @@ class Slice:
         return f"{self.path.name} (frame {self.frame + 1})" if self.frame else self.path.name
 
     @property
-    def normal(self) -> np.ndarray:
-        """(3,) float64: direction from slice to slice."""
-        return np.cross(self.axes[:3], self.axes[3:])
+    def normal(self) -> tuple[float, float, float]:
+        """Direction from slice to slice."""
+        a, b, c, d, e, f = self.axes  # a thousand slices: faster than numpy
+        return b * f - c * e, c * d - a * f, a * e - b * d
 
     @property
     def height_mm(self) -> float:
         """Where it lies along its normal."""
-        return float(np.asarray(self.position) @ self.normal)
+        return float(sum(map(operator.mul, self.position, self.normal)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +262,7 @@ def _slice(header: "_Header", frame: "_Header", index: int) -> Slice | None:
     position, axes, spacing = map(frame.numbers, (_POSITION, _ORIENTATION, _SPACING))
     if [len(position), len(axes), len(spacing)] != [3, 6, 2]:
         return None
-    if not np.isfinite([*position, *axes, *spacing]).all():
+    if not all(map(math.isfinite, (*position, *axes, *spacing))):
         return None
     thickness = frame.numbers(_THICKNESS)
     words = re.split(r"[\\ _]", f"{header.text(_IMAGE_TYPE)}\\{frame.text(_FRAME_TYPE)}")
@@ -284,7 +287,8 @@ class _Header:
 
     def __init__(self, path: Path, dataset: Any = None) -> None:
         self.path = path
-        self._dataset = _read(path, _TAGS) if dataset is None else dataset
+        dataset = _read(path, _TAGS) if dataset is None else dataset
+        self._elements = {int(tag): dataset.get_item(tag) for tag in dataset.keys()}  # noqa: SIM118
 
     @property
     def kind(self) -> str:
@@ -313,7 +317,8 @@ class _Header:
             text = raw.decode()
         except UnicodeDecodeError:
             text = raw.decode("latin-1")
-        return "".join(filter(str.isprintable, text)).strip()
+        text = text.strip("\0 ")
+        return text if text.isprintable() else "".join(filter(str.isprintable, text)).strip()
 
     def shared(self, tag: int) -> str:
         """Return a text that many slices have, once for all."""
@@ -329,8 +334,7 @@ class _Header:
         raw = self._raw(tag)
         if tag == _FRAMES:  # of the integers the one that is text
             return int(raw) if raw.strip().isdigit() else default
-        element = self._dataset.get_item(tag)
-        order = "little" if getattr(element, "is_little_endian", True) else "big"
+        order = "little" if getattr(self._elements.get(tag), "is_little_endian", True) else "big"
         return int.from_bytes(raw[:2], order) if raw else default  # type: ignore[arg-type]
 
     def frames(self) -> list["_Header"]:
@@ -348,7 +352,8 @@ class _Header:
         return frames
 
     def _raw(self, tag: int) -> bytes:
-        value = self._dataset.get_item(tag).value if tag in self._dataset else b""
+        element = self._elements.get(tag)  # as read, and not made to what its type wants
+        value = None if element is None else element.value
         return value if isinstance(value, bytes) else str(value or "").encode()
 
 
