@@ -42,6 +42,7 @@ def dose_report():
 
 
 def save(ds, path):
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.save_as(path, enforce_file_format=True)
     return path
 

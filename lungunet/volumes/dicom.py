@@ -26,6 +26,7 @@ SUFFIXES = (".dcm", ".ima")
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _FRAMED = {_STORAGE + "2.1", _STORAGE + "2.2"}  # CT of many frames; the same, converted
+_STANDARD = "1.2.840.10008."
 _CT = {_STORAGE + "2"} | _FRAMED
 _CAPTURE = _STORAGE + "7"  # and longer: what was on a screen
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -66,6 +67,7 @@ _GROUPS = {  # where what a slice says of itself is in a file of frames
 }
 _FRAME_TYPE = 0x00089007
 
+_COLOURS = ("RGB", "YBR", "PALETTE", "ARGB", "CMYK", "HSV")
 _INVERTED, _PLAIN = b"MONOCHROME1", b"MONOCHROME2"
 
 
@@ -218,26 +220,40 @@ def _judge(header: "_Header") -> list[Slice] | Other | Damaged:
     """Modality first: what is no CT has other tags."""
     path, series = header.path, header.text(_SERIES)
     modality, kind = header.text(_MODALITY), header.kind
+    if kind.startswith(_STANDARD) and not _is_registered(kind):  # a bit flipped, or text was cut
+        return _damaged(path, series)
     if kind == _DIRECTORY:
         return Other(path, "an index")
-    if modality not in ("", "CT"):
-        said = f"{_KINDS[modality]} ({modality})" if modality in _KINDS else f"modality {modality}"
-        return Other(path, said, series)
+    if modality not in ("", "CT") and kind not in _CT:
+        return Other(path, _said_of(modality), series)
     if kind and not kind.startswith((_STORAGE + "2", _CAPTURE)) and not header.has(_ROWS):
         return Other(path, "no picture", series)
     if kind and not modality and kind not in _CT and not kind.startswith(_CAPTURE):
         return Other(path, "no CT", series)
-    if header.integer(_SAMPLES, 1) > 1:
+    if header.text(_PHOTOMETRIC).startswith(_COLOURS):
         return Other(path, "a picture in colour", series)
-    if header.text(_PHOTOMETRIC) not in ("", "MONOCHROME1", "MONOCHROME2"):
-        return Other(path, f"a picture in {header.text(_PHOTOMETRIC)}", series)
     if "LOCALIZER" in header.text(_IMAGE_TYPE):
         return Other(path, "a localizer", series)
     if kind.startswith(_CAPTURE) and not header.has(_POSITION, _ORIENTATION):
         return Other(path, "a secondary capture", series)
-    if not header.has(_ROWS, _COLUMNS):
+    is_whole = header.has(_ROWS, _COLUMNS) and header.integer(_SAMPLES, 1) == 1
+    is_grey = header.text(_PHOTOMETRIC) in ("", "MONOCHROME1", "MONOCHROME2")
+    if not is_whole or not is_grey or modality not in ("", "CT"):  # for a CT image
         return _damaged(path, series)
     return _slices(header)
+
+
+def _is_registered(kind: str) -> bool:
+    from pydicom.uid import UID
+
+    return UID(kind).name != kind  # the name of what is not known is itself
+
+
+def _said_of(modality: str) -> str:
+    """Call what has another modality; what is no code of one may be anything, a name too."""
+    if modality in _KINDS:
+        return f"{_KINDS[modality]} ({modality})"
+    return f"modality {modality}" if re.fullmatch("[A-Z]{2,8}", modality) else "no CT"
 
 
 def _slices(header: "_Header") -> list[Slice] | Other | Damaged:

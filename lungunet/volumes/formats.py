@@ -301,7 +301,7 @@ def _find_series(found: _Found, series: str | None) -> list[Scan]:
     scans = find_series(found.folders, series=series) if found.folders else []
     named = []
     for scan in scans:
-        files = {item.path for item in scan.slices} or set(found.folders[scan.path])
+        files = {item.path for item in scan.slices} or set(found.folders.get(scan.path, ()))
         given = files & found.given if len(files) == 1 else set()
         named.append(replace(scan, path=given.pop()) if given else scan)
     for folder, reason in found.unread.items() if series is None else ():

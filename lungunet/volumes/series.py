@@ -74,7 +74,7 @@ def find_series(folders: Mapping[Path, Sequence[Path]], *, series: str | None = 
     if scans:  # else whoever asked says what there is
         _warn_of(found.others)
     order = {folder: index for index, folder in enumerate(folders)}
-    return sorted(scans, key=lambda scan: min(order[folder] for folder in _folders(scan)))
+    return sorted(scans, key=lambda scan: min(order[at] for at in _folders(scan) & order.keys()))
 
 
 def read_dicom(
@@ -293,7 +293,7 @@ def _scan(slices: list[Slice]) -> Scan:
 
 
 def _folders(scan: Scan) -> set[Path]:
-    return {item.path.parent for item in scan.slices} or {scan.path}
+    return {item.path.parent for item in scan.slices} or {scan.path, scan.path.parent}
 
 
 def _with_damage(scans: list[Scan], damaged: list[Damaged]) -> list[Scan]:
@@ -315,7 +315,11 @@ def _with_damage(scans: list[Scan], damaged: list[Damaged]) -> list[Scan]:
         replace(scan, error=_error(by_scan[index])) if index in by_scan else scan
         for index, scan in enumerate(scans)
     ]
-    return done + [Scan(folder, "", (), _error(items)) for folder, items in alone.items()]
+    taken = {scan.path for scan in scans}
+    for folder, items in alone.items():
+        path = items[0].path if folder in taken else folder
+        done.append(Scan(path, "", (), _error(items)))
+    return done
 
 
 def _error(damaged: list[Damaged]) -> DataError:

@@ -13,6 +13,7 @@ from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.volume import read_volume
 
 SPACING = (15.0, 5.5, 5.5)
+CLASSES = {"CT": "2", "PT": "128", "SEG": "66.4"}
 
 # What is left out is said, and warnings are errors elsewhere.
 pytestmark = pytest.mark.filterwarnings("always::lungunet.errors.LungUNetWarning")
@@ -29,6 +30,7 @@ def put(folder, hu, uid, *, names="IM{}", of=range(12), **tags):
     tags |= {"SeriesInstanceUID": uid, "StudyInstanceUID": uid[:3]}
     for i in of:
         plane = dicom_slice(hu[i], (0, 0, i * SPACING[0]), **tags)
+        plane.SOPClassUID = f"1.2.840.10008.5.1.4.1.1.{CLASSES[plane.Modality]}"
         save(plane, folder / names.format(f"{i:03d}"))
     return folder
 

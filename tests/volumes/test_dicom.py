@@ -276,7 +276,9 @@ class TestRefusals:
             read_volume(path)
 
     def test_another_modality(self, tmp_path):
-        path = save(dicom_slice(HU[0], (0, 0, 0), Modality="MR"), tmp_path / "a.dcm")
+        ds = dicom_slice(HU[0], (0, 0, 0), Modality="MR")
+        ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+        path = save(ds, tmp_path / "a.dcm")
         with pytest.raises(DataError, match=r"a\.dcm: is modality MR, no slice of CT"):
             read_volume(path)
 

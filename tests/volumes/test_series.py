@@ -16,6 +16,7 @@ from lungunet.volumes.volume import read_volume
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 BARE = dict.fromkeys((*GEOMETRY, "RescaleSlope", "RescaleIntercept"))
 EIGHT = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}
+CLASSES = {"PT": "128", "SEG": "66.4", "RTDOSE": "481.2", "MR": "4"}
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -56,7 +57,8 @@ def scout(path, **tags):
 
 def of_modality(modality):
     def make(path):
-        return save(dicom_slice(HU[0], (0, 0, 0), Modality=modality, SeriesInstanceUID="9"), path)
+        ds = dicom_slice(HU[0], (0, 0, 0), Modality=modality, SeriesInstanceUID="9")
+        return stored(ds, path, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{CLASSES[modality]}")
 
     return make
 
@@ -172,6 +174,22 @@ class TestEndSlices:
             with pytest.raises(DataError, match=rf"ct/IM{at:04d}: .*{why}"):
                 read_volume(what)
 
+    @pytest.mark.parametrize(
+        "tags",
+        [
+            {"Modality": "XX"},
+            {"PhotometricInterpretation": "MONOCHRON"},
+            {"SamplesPerPixel": 3},
+            {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.92"},
+        ],
+    )
+    def test_that_contradicts_itself_is_refused(self, tmp_path, tags):
+        """A CT image by its class: a bit that flipped does not make another kind of it."""
+        folder = without_ending(tmp_path / "ct")
+        edit(folder / "IM0004", **tags)
+        with pytest.raises(DataError, match=r"IM0004: not a readable"):
+            read_volume(folder)
+
     def test_pixels_that_are_cut_are_refused(self, tmp_path):
         folder = without_ending(tmp_path / "ct")
         path = folder / "IM0004"
@@ -204,6 +222,16 @@ class TestEndSlices:
             "IM0000: empty (0 bytes). Copy it again, or remove it. "
             "4 files beside it cannot be used either."
         )
+
+    def test_the_only_one_of_its_series_is_said(self, tmp_path):
+        folder = without_ending(tmp_path / "ct")
+        path = save(dicom_slice(HU[0], (0, 0, 0), SeriesInstanceUID="9"), folder / "other.1")
+        edit(path, ImagePositionPatient=None)
+        scans, _ = found(folder)
+        assert [scan.name for scan in scans] == ["ct", "other.1"]
+        assert np.array_equal(read_volume(scans[0]).array, HU)
+        with pytest.raises(GeometryError, match=r"other\.1: states no position"):
+            read_volume(scans[1])
 
     def test_of_another_series_does_not_stop_this_one(self, tmp_path):
         folder = without_ending(tmp_path / "ct")
