@@ -44,6 +44,7 @@ _KINDS = {
     "PT": "PET",
 }
 
+_ANNOUNCED = 0x00020002  # the class, before the data set
 _IMAGE_TYPE, _CLASS, _INSTANCE, _MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
 _DESCRIPTION, _KERNEL, _THICKNESS = 0x0008103E, 0x00181210, 0x00180050
 _PATIENT, _PATIENT_ID, _STUDY, _SERIES = 0x00100010, 0x00100020, 0x0020000D, 0x0020000E
@@ -220,7 +221,8 @@ def _judge(header: "_Header") -> list[Slice] | Other | Damaged:
     """Modality first: what is no CT has other tags."""
     path, series = header.path, header.text(_SERIES)
     modality, kind = header.text(_MODALITY), header.kind
-    if kind.startswith(_STANDARD) and not _is_registered(kind):  # a bit flipped, or text was cut
+    # A bit flipped, or text was cut.
+    if (kind.startswith(_STANDARD) and not _is_registered(kind)) or header.announces_ct:
         return _damaged(path, series)
     if kind == _DIRECTORY:
         return Other(path, "an index")
@@ -304,12 +306,20 @@ class _Header:
     def __init__(self, path: Path, dataset: Any = None) -> None:
         self.path = path
         dataset = _read(path, _TAGS) if dataset is None else dataset
+        meta: Any = getattr(dataset, "file_meta", {})
+        element = meta.get_item(_ANNOUNCED) if _ANNOUNCED in meta else None
+        self._announced = "" if element is None else _text(element.value)
         self._elements = {int(tag): dataset.get_item(tag) for tag in dataset.keys()}  # noqa: SIM118
 
     @property
     def kind(self) -> str:
         """SOP class UID."""
         return self.text(_CLASS)
+
+    @property
+    def announces_ct(self) -> bool:
+        """Whether the file begins as one of CT and then is another."""
+        return self._announced in _CT and self.kind not in ("", self._announced)
 
     @property
     def rescale(self) -> tuple[float, float] | None:
@@ -328,13 +338,7 @@ class _Header:
         return all(self._raw(tag) for tag in tags)
 
     def text(self, tag: int) -> str:
-        raw = self._raw(tag)
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError:
-            text = raw.decode("latin-1")
-        text = text.strip("\0 ")
-        return text if text.isprintable() else "".join(filter(str.isprintable, text)).strip()
+        return _text(self._raw(tag))
 
     def shared(self, tag: int) -> str:
         """Return a text that many slices have, once for all."""
@@ -371,6 +375,15 @@ class _Header:
         element = self._elements.get(tag)  # as read, and not made to what its type wants
         value = None if element is None else element.value
         return value if isinstance(value, bytes) else str(value or "").encode()
+
+
+def _text(raw: Any) -> str:
+    try:
+        text = raw.decode() if isinstance(raw, bytes) else str(raw)
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    text = text.strip("\0 ")
+    return text if text.isprintable() else "".join(filter(str.isprintable, text)).strip()
 
 
 def _items(dataset: Any, tag: int) -> list[Any]:
