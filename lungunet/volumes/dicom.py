@@ -56,6 +56,7 @@ _TAGS = [
     *(_PATIENT_ID, _STUDY, _SERIES, _POSITION, _ORIENTATION, _SPACING, _SAMPLES, _PHOTOMETRIC),
     *(_FRAMES, _ROWS, _COLUMNS, _INTERCEPT, _SLOPE),
 ]
+_PIXELS = 0x7FE00010
 _SHARED_GROUPS, _FRAME_GROUPS = 0x52009229, 0x52009230
 _GROUPS = {  # where what a slice says of itself is in a file of frames
     _POSITION: 0x00209113,
@@ -437,11 +438,11 @@ def read_planes(slices: list[Slice]) -> Iterator[np.ndarray]:
 
 def same_pixels(one: Slice, other: Slice) -> bool:
     """Whether two files hold the same pixels, as stored, whatever else they say."""
-    pydicom = _pydicom()
-    pixels = [
-        pydicom.dcmread(item.path, force=True, specific_tags=[0x7FE00010]).get_item(0x7FE00010)
-        for item in (one, other)
-    ]
+    with reading_headers():
+        pixels = [
+            _pydicom().dcmread(item.path, force=True, specific_tags=[_PIXELS]).get_item(_PIXELS)
+            for item in (one, other)
+        ]
     return all(pixels) and pixels[0].value == pixels[1].value
 
 

@@ -282,6 +282,8 @@ def _look_into(folder: Path, found: _Found) -> None:
         found.add_volume(volume)
     for where, members in slices.items():
         found.add_slices(where, members)
+    if slices and folder not in slices:  # beside folders of slices, to be named
+        found.add_slices(folder, filter(_is_image, files))
 
 
 def _look_at_files(files: Iterable[Path], found: _Found) -> None:

@@ -64,11 +64,11 @@ def find_series(folders: Mapping[Path, Sequence[Path]], *, series: str | None = 
     if series is not None:
         found = _only(found, series)
     groups = defaultdict(list)
-    for item in _without_copies(found):
+    for item in found.slices:
         groups[item.study, item.series].append(item)
     if series is None:
         _leave_out(groups, found.others)
-    clusters = [cluster for slices in groups.values() for cluster in _join(slices)]
+    clusters = [cluster for slices in groups.values() for cluster in _join(slices, found.others)]
     scans = [_scan(cluster) for cluster in clusters]
     scans = _with_damage(scans, found.damaged)
     if scans:  # else whoever asked says what there is
@@ -213,25 +213,8 @@ def _only(found: _Found, series: str) -> _Found:
     return _Found(slices, [], damaged)
 
 
-def _without_copies(found: _Found) -> list[Slice]:
-    """Leave out what is there twice: the same object at the same place with the same pixels."""
-    first: dict[tuple[str, int], Slice] = {}
-    kept: list[Slice] = []
-    copies: dict[Path, Slice] = {}
-    with reading_headers():
-        for item in found.slices:
-            if item.path in copies:
-                continue
-            before = first.setdefault((item.instance or str(item.path), item.frame), item)
-            if before is item or not _is_copy(item, before):
-                kept.append(item)
-            else:
-                copies[item.path] = item
-    found.others += [Other(path, "a copy", item.series) for path, item in copies.items()]
-    return kept
-
-
 def _is_copy(item: Slice, of: Slice) -> bool:
+    """Whether two files are one object: at the same place, with the same pixels."""
     same = (of.position, of.axes, of.size) == (item.position, item.axes, item.size)
     return same and same_pixels(of, item)
 
@@ -259,19 +242,53 @@ def _is_second(slices: list[Slice]) -> str:
     return ""
 
 
-def _join(slices: list[Slice]) -> list[list[Slice]]:
-    """Join the parts of one series that lie in several folders, where they fit together."""
+def _join(slices: list[Slice], others: list[Other]) -> list[list[Slice]]:
+    """Join the parts of one series that lie in several folders, where they fit together.
+
+    What is there twice is left out, but never a slice of a part that is a scan by itself.
+    """
     by_folder = defaultdict(list)
     for item in slices:
         by_folder[item.path.parent].append(item)
-    clusters: list[list[Slice]] = []
-    for part in by_folder.values():
-        into = next((cluster for cluster in clusters if _fits(cluster, part)), None)
-        if into is None:
-            clusters.append(list(part))
+    clusters: list[_Cluster] = []
+    for members in by_folder.values():
+        part = _Cluster()
+        others += part.add(members)
+        for cluster in clusters:
+            fresh = cluster.without_copies(part.slices)
+            if not fresh or _fits(cluster.slices, fresh):
+                others += cluster.add(part.slices)
+                break
         else:
-            into += part
-    return clusters
+            clusters.append(part)
+    return [cluster.slices for cluster in clusters]
+
+
+class _Cluster:
+    """Slices of one scan, each once."""
+
+    def __init__(self) -> None:
+        self.slices: list[Slice] = []
+        self._known: dict[tuple[str, int], Slice] = {}
+
+    def add(self, slices: list[Slice]) -> list[Other]:
+        """Take slices; return the files that are copies of what is there, or of each other."""
+        copies = {}
+        for item in slices:
+            before = self._known.setdefault((item.instance or str(item.path), item.frame), item)
+            if before is item or not _is_copy(item, before):
+                self.slices.append(item)
+            else:
+                copies[item.path] = Other(item.path, "a copy", item.series)
+        return list(copies.values())
+
+    def without_copies(self, slices: list[Slice]) -> list[Slice]:
+        """Return the slices that are not there."""
+        return [item for item in slices if not self._has(item)]
+
+    def _has(self, item: Slice) -> bool:
+        before = self._known.get((item.instance, item.frame))
+        return before is not None and _is_copy(item, before)
 
 
 def _fits(one: list[Slice], other: list[Slice]) -> bool:

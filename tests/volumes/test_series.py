@@ -143,6 +143,10 @@ class TestForeignFiles:
         for name in "abcd":
             (folder / f"{name}.png").write_bytes(b"")
         assert is_volume_source(folder)
+        assert found(folder)[1] == [f"{folder}: a.png, b.png, c.png, d.png left out: no DICOM."]
+        (tmp_path / "logo.png").write_bytes(b"")
+        assert is_volume_source(tmp_path)
+        assert f"{tmp_path}: logo.png left out: no DICOM." in found(tmp_path)[1]
         (folder / "e.png").write_bytes(b"")
         with pytest.raises(ConfigError, match=r"holds slices \(a\.png\) and scans \(DICOM\)"):
             is_volume_source(folder)
@@ -330,6 +334,18 @@ class TestJoining:
         assert [scan.name for scan in scans] == ["a"]
         assert len(said) == 1
         assert "b: IM0000, " in said[0]
+
+    def test_a_slice_that_another_scan_has_too_stays(self, tmp_path):
+        """One UID for two scans that share an object: neither loses its end."""
+        root = tmp_path / "all"
+        root.mkdir()
+        without_ending(root / "a")
+        without_ending(root / "b", HU[::-1])
+        shutil.copy(root / "a" / "IM0000", root / "b" / "IM0000")
+        scans, said = found(root)
+        assert (len(scans), said) == (2, [])
+        assert np.array_equal(read_volume(scans[0]).array, HU)
+        assert np.array_equal(read_volume(scans[1]).array[1:], HU[::-1][1:])
 
     def test_one_object_uid_for_all_is_no_copy(self, tmp_path):
         folder = without_ending(tmp_path / "ct")
