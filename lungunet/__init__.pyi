@@ -120,6 +120,8 @@ from lungunet.training.trainer import Trainer as Trainer
 from lungunet.volumes.formats import find_volumes as find_volumes
 from lungunet.volumes.formats import is_volume_source as is_volume_source
 from lungunet.volumes.montage import draw_montage as draw_montage
+from lungunet.volumes.scan import Scan as Scan
+from lungunet.volumes.slicing import ScanPair as ScanPair
 from lungunet.volumes.slicing import SliceConfig as SliceConfig
 from lungunet.volumes.slicing import SlicedScan as SlicedScan
 from lungunet.volumes.slicing import find_volume_pairs as find_volume_pairs

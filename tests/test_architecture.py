@@ -33,6 +33,7 @@ DOORS = {
     "albumentations": ("data/transforms.py",),
     "PIL": ("data/ct.py", "data/tiff.py"),
     "SimpleITK": ("volumes/itk.py",),
+    "pydicom": ("volumes/dicom.py",),
     "torch.utils.tensorboard": ("training/tracking.py",),
     "tensorboard": ("training/tracking.py",),
     "onnxruntime": ("models/onnx_file.py",),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, Series, parse_codec
+from lungunet.cli.options import Json, LabelThreshold, Overwrite, Resample, Series, parse_codec
 from lungunet.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def measure(
     ] = "auto",
     label_threshold: LabelThreshold = -1,
     series: Series = None,
+    resample: Resample = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -63,8 +64,9 @@ def measure(
     volumes = is_volume_source(images)
     if volumes and spacing_mm is not None:
         raise ConfigError("for slices, these are volumes. Leave it out.", where="--spacing-mm")
-    if series is not None and not volumes:
-        raise ConfigError("for volumes, these are slices. Leave it out.", where="--series")
+    for option, is_given in {"--series": series is not None, "--resample": resample}.items():
+        if is_given and not volumes:
+            raise ConfigError("for volumes, these are slices. Leave it out.", where=option)
     given = parse_codec(labels, label_threshold)
     results = measure_files(
         images,
@@ -74,6 +76,7 @@ def measure(
         spacing_mm=_parse_spacing(spacing_mm),
         sides=sides,
         series=series,
+        resample=resample,
         overwrite=overwrite,
         progress=console.progress_bar,
     )

@@ -26,7 +26,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Series = Annotated[
     str | None,
-    typer.Option(help="Which series of a DICOM folder, where it holds several."),
+    typer.Option(help="Of DICOM this series alone: its short id, or SeriesInstanceUID."),
+]
+Resample = Annotated[
+    bool,
+    typer.Option(
+        "--resample",
+        help="Put DICOM slices of uneven steps, or tilted by the gantry, on a straight grid.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]

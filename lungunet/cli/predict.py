@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Overwrite, Precision, Series
+from lungunet.cli.options import Device, Overwrite, Precision, Resample, Series
 from lungunet.errors import ConfigError, counted, listed
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def predict(
         bool, typer.Option("--raw", help="Scans: what the model says, not mended in 3-D.")
     ] = False,
     series: Series = None,
+    resample: Resample = False,
     tta: Annotated[
         bool,
         typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
@@ -88,14 +89,16 @@ def predict(
 
     scans = [source for source in inputs if is_volume_source(source)]
     if scans and len(scans) < len(inputs):
+        others = [source for source in inputs if source not in scans]
         raise ConfigError(
-            "scans among slices. Predict them one after the other, into different folders.",
+            f"scans, others are none ({listed(others, separator=', ')}). Predict slices and scans "
+            "one after the other, into different folders; of a DICOM series name the folder.",
             where=listed(scans, separator=", "),
         )
     of_slices = {"--overlay": overlay, "--probabilities": probabilities, "--no-triage": not triage}
     of_scans = {
         **{"--sides": sides, "--preview": preview, "--raw": raw},
-        "--series": series is not None,
+        **{"--series": series is not None, "--resample": resample},
     }
     for option, given in (of_slices if scans else of_scans).items():
         if given:
@@ -111,7 +114,14 @@ def predict(
         scan_files = ScanFiles(sides=sides, preview=preview)
         _show_scans(
             predict_scans(
-                predictor, inputs, out, write=scan_files, refine=not raw, series=series, **common
+                predictor,
+                inputs,
+                out,
+                write=scan_files,
+                refine=not raw,
+                series=series,
+                resample=resample,
+                **common,
             ),
             out,
         )

@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Names, Overwrite, Series, parse_labels
+from lungunet.cli.options import (
+    Json,
+    LabelThreshold,
+    Names,
+    Overwrite,
+    Resample,
+    Series,
+    parse_labels,
+)
 
 
 def slices(
@@ -41,6 +49,7 @@ def slices(
     label_threshold: LabelThreshold = -1,
     names: Names = None,
     series: Series = None,
+    resample: Resample = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -62,6 +71,7 @@ def slices(
         group=group,
         names=names,
         series=series,
+        resample=resample,
         overwrite=overwrite,
         progress=console.progress_bar,
     )

@@ -4,6 +4,7 @@ Owns what is written and where, and that what is finished is never lost. Prints 
 """
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.data.manifest import list_images
 from lungunet.data.overlay import draw_overlay
-from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.inference.measure import (
     Measurement,
     VolumeMeasurement,
@@ -28,8 +29,9 @@ from lungunet.inference.quality import Plausibility, check_slice, check_volume, 
 from lungunet.inference.scans import VolumePrediction, predict_volume
 from lungunet.inference.sides import split_sides
 from lungunet.progress import Progress, silent
-from lungunet.volumes.formats import find_volumes, unique_names, written_suffix
+from lungunet.volumes.formats import find_volumes, written_suffix
 from lungunet.volumes.montage import draw_montage
+from lungunet.volumes.scan import Scan
 from lungunet.volumes.volume import read_volume, write_volume
 
 _BEHIND = 8  # slices that may wait to be written before the model waits too
@@ -199,6 +201,7 @@ def predict_scans(
     write: ScanFiles = ScanFiles(),
     refine: bool = True,
     series: str | None = None,
+    resample: bool = False,
     batch_size: int = 8,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -215,7 +218,8 @@ def predict_scans(
     out : folder for the masks
     write : what else is written
     refine : see :func:`predict_volume`
-    series : see :func:`read_volume`
+    series : of DICOM this one alone, see :func:`find_volumes`
+    resample : see :func:`read_volume`; the mask lies on the straight grid
     batch_size : slices at once
     overwrite : replace what is there
     progress : counts the batches of each scan
@@ -240,33 +244,46 @@ def predict_scans(
             "against background. Leave it out."
         )
     out = Path(out)
-    scans = find_volumes(_as_list(inputs))
-    named = dict(zip(unique_names(scans), scans, strict=True))
-    planned = [
-        out / path for name, scan in named.items() for path in _scan_paths(scan, name, write)
-    ]
-    refuse_inputs(planned, scans)
+    scans = find_volumes(_as_list(inputs), series=series)
+    planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
+    refuse_inputs(planned, [scan.path for scan in scans])
     refuse_existing([*planned, out / _TRIAGE, out / _MEASUREMENTS], overwrite)
+    _tell_series_apart(scans)
     finished: list[ScanResult] = []
     try:
-        for name, scan in named.items():
+        for scan in scans:
             try:
-                volume = replace(read_volume(scan, series=series), name=name)
+                volume = replace(read_volume(scan, resample=resample), name=scan.name)
                 prediction = predict_volume(
                     predictor, volume, batch_size=batch_size, refine=refine, progress=progress
                 )
                 result = _write_scan(prediction, out, write, second_opinion=not predictor.is_rule)
             except (DataError, ConfigError) as err:
-                yield ScanResult(scan, name, error=str(err))
+                yield ScanResult(scan.path, scan.name, error=str(err))
                 continue
             finished.append(result)
             yield result
     except KeyboardInterrupt:
-        done = f"{len(finished)} of {counted(len(named), 'scan')} done"
+        done = f"{len(finished)} of {counted(len(scans), 'scan')} done"
         raise KeyboardInterrupt(done) from None
     finally:
         rows = [row for result in finished if result.measured for row in result.measured.rows]
         _write_tables(out, rows, {one.name: one.checked for one in finished if one.checked})
+
+
+def _tell_series_apart(scans: Sequence[Scan]) -> None:
+    """Say what is what where one folder holds several scans, whose names do not."""
+    by_path = defaultdict(list)
+    for scan in scans:
+        by_path[scan.path].append(scan)
+    for path, members in by_path.items():
+        if len(members) > 1:
+            warnings.warn(
+                f"{path}: {len(members)} series, a mask for each:\n  "
+                f"{listed([member.describe() for member in members])}",
+                LungUNetWarning,
+                stacklevel=3,
+            )
 
 
 def _as_list(inputs: str | Path | Iterable[str | Path]) -> list[str]:

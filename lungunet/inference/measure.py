@@ -5,7 +5,7 @@ Pure functions of arrays, and the job that measures files into a CSV table.
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from lungunet.errors import (
 from lungunet.inference.sides import LEFT, RIGHT, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
-from lungunet.volumes.slicing import find_volume_pairs
+from lungunet.volumes.slicing import ScanPair, find_volume_pairs
 from lungunet.volumes.volume import put_on_grid, read_volume
 
 Region = Literal["lungs", "left lung", "right lung"]
@@ -274,6 +274,7 @@ def measure_files(
     spacing_mm: tuple[float, float] | None = None,
     sides: bool = False,
     series: str | None = None,
+    resample: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Iterator[MeasuredFile]:
@@ -291,7 +292,8 @@ def measure_files(
         one of 0,255 and 0,1 and 0,1,2 that most masks fit
     spacing_mm : (y, x) of slices; None leaves mm2 undefined. Scans know theirs
     sides : measure each lung by itself too, told apart by shape where masks do not
-    series : which one where a folder of DICOM holds several
+    series : of DICOM this one alone, see :func:`find_volumes`
+    resample : see :func:`read_volume`; masks made so need it again
 
     Yields
     ------
@@ -315,17 +317,22 @@ def measure_files(
     volumes = is_volume_source(images)
     if volumes and spacing_mm is not None:
         raise ConfigError("for slices, these are volumes. Leave it out.", where="spacing_mm")
-    if series is not None and not volumes:
-        raise ConfigError("for volumes, these are slices. Leave it out.", where="series")
-    pairs = _pair_files(Path(images), Path(masks), volumes)
+    for name, given in {"series": series is not None, "resample": resample}.items():
+        if given and not volumes:
+            raise ConfigError("for volumes, these are slices. Leave it out.", where=name)
+    pairs: Mapping[str, Pair | ScanPair] = (
+        find_volume_pairs(images, masks, series=series)
+        if volumes
+        else _pair_slices(Path(images), Path(masks))
+    )
     if out is not None:
-        read = [file for pair in pairs.values() for file in (pair.image, pair.require_mask())]
-        refuse_inputs([Path(out)], read)
+        read = [file for pair in pairs.values() for file in (pair.image, pair.mask) if file]
+        refuse_inputs([Path(out)], [Path(file) for file in read])
         refuse_existing([Path(out)], overwrite)
     codec = codec or _guess_codec(pairs.values(), volumes, progress)
     judged = HuSurvey()
     measured = (
-        partial(_measure_scan, series=series)
+        partial(_measure_scan, resample=resample)
         if volumes
         else partial(_measure_image, spacing_mm=spacing_mm, judged=judged)
     )
@@ -350,22 +357,22 @@ def measure_files(
         warnings.warn(f"{images}: {fault.text}", LungUNetWarning, stacklevel=2)
 
 
-def _pair_files(images: Path, masks: Path, volumes: bool) -> dict[str, Pair]:
-    if volumes:
-        return find_volume_pairs(images, masks)
+def _pair_slices(images: Path, masks: Path) -> dict[str, Pair]:
     if images.is_dir() or masks.is_dir():
         return {pair.name: pair for pair in find_pairs(images, masks)}
     return {images.stem: Pair(images, masks)}
 
 
-def _guess_codec(pairs: Collection[Pair], volumes: bool, progress: Progress) -> LabelCodec:
+def _guess_codec(
+    pairs: Collection[Pair | ScanPair], volumes: bool, progress: Progress
+) -> LabelCodec:
     """Return the one of three codecs that most masks fit: no mask by itself decides."""
     codecs = [LabelCodec.parse(labels) for labels in ("0,255", "0,1", "0,1,2")]
     fitting = [0, 0, 0]
     for pair in progress(pairs, desc="labels", total=len(pairs)):
-        mask = pair.require_mask()
         try:
-            raw = read_volume(mask).array if volumes else read_mask(mask)
+            mask = pair.require_mask()
+            raw = read_volume(mask).array if volumes else read_mask(Path(mask))
         except (DataError, ConfigError):
             continue  # said where it is measured
         for place, codec in enumerate(codecs):
@@ -415,9 +422,10 @@ def _measure_image(
 
 
 def _measure_scan(
-    name: str, pair: Pair, codec: LabelCodec, *, sides: bool, series: str | None
+    name: str, pair: ScanPair, codec: LabelCodec, *, sides: bool, resample: bool
 ) -> tuple[list[Measurement], bool]:
-    scan, mask = read_volume(pair.image, series=series), pair.require_mask()
+    mask = pair.require_mask()
+    scan = read_volume(pair.image, resample=resample)
     require_hu(scan.array, scan.path)
     classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
     lungs = _tell_sides(classes, codec, sides, scan.spacing_mm)

@@ -7,20 +7,23 @@ needs no SimpleITK.
 import glob
 import os
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
-from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.volumes import dicom
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.headers import check_metaimage, check_nifti, check_nrrd, read_checked
+from lungunet.volumes.scan import Scan
+from lungunet.volumes.series import describe_others, find_series, read_dicom
+from lungunet.volumes.tree import Tree, is_slice, walk
 
 _MASKS = ".nii.gz"  # what masks of scans are written as whose own format is not written
 
@@ -71,7 +74,7 @@ FORMATS = (
         partial(read_checked, check=check_metaimage),
         written=(".mha",),
     ),
-    Format("DICOM", dicom.SUFFIXES, dicom.read_dicom, tells=dicom.is_dicom, is_folder=True),
+    Format("DICOM", dicom.SUFFIXES, read_dicom, tells=dicom.is_dicom, is_folder=True),
 )
 """Every format that is read."""
 
@@ -113,7 +116,8 @@ def volume_name(path: str | Path) -> str:
 def is_volume_source(source: str | Path) -> bool:
     """Whether a file, folder or glob means volumes and not slices.
 
-    A folder does when it holds volume or DICOM files, itself or deeper. Hidden files do not count.
+    A folder does when it holds volume or DICOM files, itself or deeper. Hidden files do not count,
+    nor do images in a folder where there are more slices of DICOM than these.
 
     Raises
     ------
@@ -122,116 +126,266 @@ def is_volume_source(source: str | Path) -> bool:
     """
     path = Path(source)
     if path.is_dir():
-        volume = next(_volumes_of(path), None)
-        image = next((file for file in sorted(path.iterdir()) if _is_image(file)), None)
-        volume = next(_deeper_files(path), None) if volume is None and image is None else volume
+        files = sorted(path.iterdir())
+        images = [file for file in files if _is_image(file)]
+        volume = next((file for file in files if _is_named(file) and _is_visible_file(file)), None)
+        slices = list(islice(_slices_below(path), len(images) + 1))
+        if volume is None and not images and not slices:
+            volume = next(_deeper_files(Tree.of(path), path), None)
     elif glob.has_magic(str(source)) and not path.exists():
         matches = [Path(match) for match in _matches(source)]
-        volume = next((match for match in matches if is_volume_source(match)), None)
-        image = next((match for match in matches if _is_image(match)), None)
+        images = [match for match in matches if _is_image(match)]
+        slices = [match for match in matches if not match.is_dir() and is_slice(match)]
+        others = (match for match in matches if match not in slices and match not in images)
+        volume = next(filter(is_volume_source, others), None)
     else:
         return any(row.holds(path) for row in FORMATS)
-    if volume is not None and image is not None:
-        scan = format_of(volume).name if volume.is_dir() else volume.name
+    if images and (volume is not None or 0 < len(slices) <= len(images)):
+        scan = volume or slices[0].parent
+        called = format_of(scan).name if scan.is_dir() else scan.name
         raise ConfigError(
-            f"holds slices ({image.name}) and scans ({scan}). Put them into different "
-            f"folders, or name those that are meant, as in '{image.parent / '*'}{image.suffix}'.",
+            f"holds slices ({images[0].name}) and scans ({called}). Put them into different "
+            "folders, or name those that are meant, as in "
+            f"'{images[0].parent / '*'}{images[0].suffix}'.",
             where=source,
         )
-    return volume is not None
+    return volume is not None or bool(slices)
 
 
-def find_volumes(sources: Iterable[str | Path]) -> list[Path]:
-    """List the scans that a person means: each a volume file, a DICOM file or a DICOM folder.
+def _slices_below(folder: Path) -> Iterator[Path]:
+    for _, files in walk(folder, {}):
+        yield from filter(is_slice, files)
+
+
+@dataclass
+class _Found:
+    """What sources mean: volume files, and folders with those of their files that may be slices.
 
     Parameters
     ----------
-    sources : files, globs, and folders: of volume files, or of one DICOM series, or with folders of
-        DICOM series at any depth
+    deeper : volume files that lie deeper in a source, with the source
+    given : files that were named one by one
+    unknown : of these the ones that are nothing by themselves
+    """
+
+    volumes: dict[Path, Path] = field(default_factory=dict)
+    folders: dict[Path, list[Path]] = field(default_factory=dict)
+    unread: dict[Path, str] = field(default_factory=dict)
+    deeper: list[tuple[Path, Path]] = field(default_factory=list)
+    given: set[Path] = field(default_factory=set)
+    unknown: list[Path] = field(default_factory=list)
+    order: dict[Path, int] = field(default_factory=dict)
+
+    def add_volume(self, path: Path) -> None:
+        self.order.setdefault(self.volumes.setdefault(path.resolve(), path), len(self.order))
+
+    def add_slices(self, folder: Path, files: Iterable[Path]) -> None:
+        known = dict.fromkeys(self.folders.get(folder, ()))
+        known |= dict.fromkeys(file for file in files if not _is_named(file))
+        self.folders[folder] = list(known)
+        self.order.setdefault(folder, len(self.order))
+
+    def place(self, scan: Scan) -> int:
+        """Say where a scan comes in the order of the sources."""
+        folders = {item.path.parent for item in scan.slices} or {scan.path, scan.path.parent}
+        return min(self.order[path] for path in folders if path in self.order)
+
+
+def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) -> list[Scan]:
+    """List the scans that a person means: volume files, and series of DICOM.
+
+    A DICOM series is one scan whether it lies in one folder or in several, by itself or beside
+    others, whether a folder or its files are named. What is no axial CT is left out, and so are
+    copies; a warning names each. Links are followed.
+
+    Parameters
+    ----------
+    sources : files, globs, and folders: of volume files, or with DICOM at any depth
+    series : short id or SeriesInstanceUID: of DICOM this one alone
 
     Returns
     -------
-    list of Path
-        Each once, in order. Volume files that lie deeper in a folder are left out, with a warning,
-        for beside a scan there are often masks; a glob such as ``scans/*/ct.nii.gz`` says which
-        are meant.
+    list of Scan
+        Each once, in order, with names of their own. One that a damaged file may belong to has an
+        error. Volume files that lie deeper in a folder are left out, with a warning, for beside a
+        scan there are often masks; a glob such as ``scans/*/ct.nii.gz`` says which are meant.
 
     Raises
     ------
     DataError
-        When a source holds no volume.
+        When a source holds no volume, or all of them no CT.
+    ConfigError
+        When there is no such series.
     """
-    found: dict[Path, Path] = {}
-    deeper: list[tuple[Path, Path]] = []
-    for source in sources:
-        volumes, below = list(_volumes_of(source)), list(_deeper_files(Path(source)))
-        if below and not volumes:
-            raise DataError(
-                f"its scans lie deeper ({below[0]}). "
-                f"Say which are meant, as '{_like(below[0], source)}'.",
-                where=source,
-            )
-        if not volumes:
-            rows = (row.suffixes if not row.is_folder else (row.name,) for row in FORMATS)
-            known = ", ".join(chain(*rows))
-            raise DataError(f"holds no CT volume ({known}). Check the path.", where=source)
-        for path in volumes:
-            found.setdefault(path.resolve(), path)
-        deeper += [(Path(source), path) for path in below]
-    left_out = [(source, path) for source, path in deeper if path.resolve() not in found]
+    named, found = [str(source) for source in sources], _Found()
+    for source in named:
+        _look_at(source, found)
+    for path in found.unknown:  # among files of DICOM one that does not look like it
+        if path.parent not in found.folders:
+            raise _holds_none(path)
+        found.add_slices(path.parent, [path])
+    scans = [Scan(path, "") for path in found.volumes.values()] + _find_series(found, series)
+    if not scans:
+        raise DataError(
+            f"holds no slice of CT, only: {describe_others(found.folders)}. Check the path.",
+            where=listed(named, separator=", "),
+        )
+    _warn_of_deeper(found)
+    scans.sort(key=found.place)
+    return [replace(scan, name=name) for scan, name in zip(scans, unique_names(scans), strict=True)]
+
+
+def _look_at(source: str, found: _Found) -> None:
+    """Add what one source means."""
+    path, before = Path(source), len(found.order)
+    if path.is_dir():
+        _look_into(path, found)
+    elif glob.has_magic(source) and not path.exists():
+        matches = [Path(match) for match in _matches(source)]
+        for folder in filter(Path.is_dir, matches):
+            _look_into(folder, found)
+        _look_at_files([match for match in matches if not match.is_dir()], found)
+    elif any(row.holds(path) for row in FORMATS):
+        found.given.add(path)
+        _look_at_files([path], found)
+    elif path.is_file():
+        found.unknown.append(path)
+        return
+    if len(found.order) == before and not _is_known(path, found):
+        raise _holds_none(source)
+
+
+def _is_known(path: Path, found: _Found) -> bool:
+    """Whether a source brings nothing new because all of it was there before."""
+    places = [*found.folders, *found.volumes]
+    return any(place.resolve().is_relative_to(path.resolve()) for place in places) or (
+        path.parent in found.folders
+    )
+
+
+def _look_into(folder: Path, found: _Found) -> None:
+    tree = Tree.of(folder)
+    files = tree.files.get(folder, [])
+    volumes = [file for file in files if _is_named(file) and _is_visible_file(file)]
+    slices = tree.slice_folders()
+    deeper = list(_deeper_files(tree, folder))
+    if deeper and not volumes and not slices:
+        raise DataError(
+            f"its scans lie deeper ({deeper[0]}). "
+            f"Say which are meant, as '{_like(deeper[0], folder)}'.",
+            where=folder,
+        )
+    found.deeper += [(folder, file) for file in deeper]
+    if volumes or slices:
+        found.unread |= tree.unread
+    for volume in volumes:
+        found.add_volume(volume)
+    for where, members in slices.items():
+        found.add_slices(where, members)
+    if slices and folder not in slices:  # beside folders of slices, to be named
+        found.add_slices(folder, filter(_is_image, files))
+
+
+def _look_at_files(files: Iterable[Path], found: _Found) -> None:
+    """Add files that were named; where one of a folder is a slice, all that were may be."""
+    by_folder = defaultdict(list)
+    for file in files:
+        if _is_named(file):
+            found.add_volume(file)
+        elif not file.name.startswith("."):
+            by_folder[file.parent].append(file)
+    for folder, members in by_folder.items():
+        if any(map(is_slice, members)):
+            found.add_slices(folder, members)
+
+
+def _find_series(found: _Found, series: str | None) -> list[Scan]:
+    scans = find_series(found.folders, series=series) if found.folders else []
+    named = []
+    for scan in scans:
+        files = {item.path for item in scan.slices} or set(found.folders.get(scan.path, ()))
+        given = files & found.given if len(files) == 1 else set()
+        named.append(replace(scan, path=given.pop()) if given else scan)
+    for folder, reason in found.unread.items() if series is None else ():
+        error = DataError(f"cannot be opened ({reason}). Mend it, or remove it.", where=folder)
+        named.append(Scan(folder, "", (), error))
+        found.order.setdefault(folder, len(found.order))
+    return named
+
+
+def _warn_of_deeper(found: _Found) -> None:
+    left_out = [
+        (source, path) for source, path in found.deeper if path.resolve() not in found.volumes
+    ]
     if left_out:
         source, path = left_out[0]
         warnings.warn(
             f"{source}: {counted(len(left_out), 'volume file')} deeper in it left out ({path}). "
             f"To have them too, add '{_like(path, source)}'.",
             LungUNetWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return list(found.values())
 
 
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Name volumes apart: where names collide, folders go before them.
+def _holds_none(source: str | Path) -> DataError:
+    rows = (row.suffixes if not row.is_folder else (row.name,) for row in FORMATS)
+    known = ", ".join(chain(*rows))
+    return DataError(f"holds no CT volume ({known}). Check the path.", where=source)
+
+
+def unique_names(scans: Sequence[Scan]) -> list[str]:
+    """Name scans apart: series of one folder by their ids, others by the folders before them.
+
+    Only folders below the one that holds them all count, for above it patients may have their
+    names; instead of one that is called as its patient stands the id of the series.
 
     Examples
     --------
-    >>> unique_names([Path("a/ct.nii.gz"), Path("b/ct.nii.gz"), Path("b/other.mha")])
+    >>> paths = [Path("a/ct.nii.gz"), Path("b/ct.nii.gz"), Path("b/other.mha")]
+    >>> unique_names([Scan(path, "") for path in paths])
     ['a_ct', 'b_ct', 'other']
     """
-    names = [volume_name(path) for path in paths]
-    folders = [path.resolve().parts[1:-1] for path in paths]  # the first is the root
+    shared = Counter(scan.path for scan in scans)
+    own = [
+        f"{volume_name(scan.path)}_{scan.id}" if shared[scan.path] > 1 else volume_name(scan.path)
+        for scan in scans
+    ]
+    folders = _folders_apart(scans)
+    names = own
     for depth in range(1, 1 + max(map(len, folders), default=0)):
         often = Counter(names)
         names = [
-            "_".join([*above[-depth:], volume_name(path)]) if often[name] > 1 else name
-            for path, above, name in zip(paths, folders, names, strict=True)
+            "_".join([*above[-depth:], last]) if often[name] > 1 else name
+            for last, above, name in zip(own, folders, names, strict=True)
         ]
     doubled = next((name for name, count in Counter(names).items() if count > 1), None)
     if doubled is not None:
-        both = [str(path) for path, name in zip(paths, names, strict=True) if name == doubled]
+        both = [str(scan) for scan, name in zip(scans, names, strict=True) if name == doubled]
         raise DataError("have one name. Rename one of them.", where=" and ".join(both))
     return names
 
 
-def _volumes_of(source: str | Path) -> Iterator[Path]:
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(path.iterdir())
-        yield from (file for file in files if _is_named(file) and _is_visible_file(file))
-        yield from _series_folders(path)
-    elif glob.has_magic(str(source)) and not path.exists():
-        for match in _matches(source):
-            yield from _volumes_of(match)
-    elif any(row.holds(path) for row in FORMATS):
-        yield path
+def _folders_apart(scans: Sequence[Scan]) -> list[tuple[str, ...]]:
+    """Return the folders of each scan, from below the one that holds all of them."""
+    parents = [Path(os.path.abspath(scan.path)).parent for scan in scans]  # noqa: PTH100 - links stay
+    if len({parent.anchor for parent in parents}) != 1:  # on drives of their own, or none
+        return [parent.parts[1:] for parent in parents]
+    top = len(Path(os.path.commonpath(parents)).parts)
+    return [
+        tuple(scan.id if _is_called_as_patient(part, scan) else part for part in parent.parts[top:])
+        for scan, parent in zip(scans, parents, strict=True)
+    ]
 
 
-def _deeper_files(folder: Path) -> Iterator[Path]:
+def _is_called_as_patient(folder: str, scan: Scan) -> bool:
+    return bool(scan.slices) and bool(dicom.words_of(folder) & scan.slices[0].patient)
+
+
+def _deeper_files(tree: Tree, folder: Path) -> Iterator[Path]:
     """Yield volume files of folders in a folder."""
-    for where, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        paths = [Path(where, name) for name in sorted(files) if Path(where) != folder]
-        yield from (path for path in paths if _is_named(path) and _is_visible_file(path))
+    for where, files in tree.files.items():
+        if where != folder:
+            yield from (path for path in files if _is_named(path) and _is_visible_file(path))
 
 
 def _like(file: Path, folder: str | Path) -> Path:
@@ -251,17 +405,6 @@ def _is_image(path: Path) -> bool:
 
 def _is_visible_file(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
-
-
-def _series_folders(folder: Path) -> Iterator[Path]:
-    series = [row for row in FORMATS if row.is_folder]
-    for where, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        paths = [Path(where, name) for name in files]
-        # Images are not opened: there may be thousands.
-        others = [path for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES]
-        if any(row.holds(path) for path in others for row in series):
-            yield Path(where)
 
 
 def _matches(pattern: str | Path) -> list[str]:

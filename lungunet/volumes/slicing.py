@@ -10,11 +10,13 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
-from lungunet.data.manifest import Pair, image_names, pair_by_name, write_manifest
+from lungunet.data.manifest import Pair, image_names, write_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.progress import Progress, silent
-from lungunet.volumes.formats import find_volumes, unique_names
+from lungunet.volumes.formats import find_volumes
+from lungunet.volumes.scan import Scan
+from lungunet.volumes.series import several
 from lungunet.volumes.volume import Volume, put_on_grid, read_volume
 
 _INT16 = np.iinfo(np.int16)
@@ -69,46 +71,80 @@ class SlicedScan:
     error: DataError | ConfigError | None = None
 
 
+@dataclass(frozen=True)
+class ScanPair:
+    """A scan and its mask; the mask is None where there is none of its name."""
+
+    image: Scan
+    mask: Scan | None = None
+
+    def require_mask(self) -> Scan:
+        """Return the mask, where there must be one.
+
+        Raises
+        ------
+        DataError
+            When there is none.
+        """
+        if self.mask is None:
+            raise DataError(
+                f"no mask is called {self.image.name}. Add it, or leave out the scan.",
+                where=self.image,
+            )
+        return self.mask
+
+
 def find_volume_pairs(
-    scans: str | Path, masks: str | Path, *, names: str | None = None
-) -> dict[str, Pair]:
+    scans: str | Path, masks: str | Path, *, names: str | None = None, series: str | None = None
+) -> dict[str, ScanPair]:
     """Pair scans with masks by name, as :func:`find_pairs` does slices; one with one in any case.
 
     Parameters
     ----------
-    scans : a volume file, a DICOM folder, or a folder of these
+    scans : a volume file, or a folder as :func:`find_volumes` takes it
     masks : a volume file, or a folder of them
     names : how masks are called beside their scans, as for :func:`find_pairs`
+    series : of DICOM this one alone, see :func:`find_volumes`
 
     Returns
     -------
     dict
-        Name of each scan to the paths of scan and mask, sorted.
+        Name of each scan to scan and mask, sorted. A scan without a mask is there too: so are those
+        for which :func:`predict_scans` could write none.
 
     Raises
     ------
     DataError
-        When a folder holds no volume, or one error that lists all that do not pair up.
+        When a folder holds no volume, a mask has no scan, or no scan a mask.
     """
-    images, labels = find_volumes([scans]), find_volumes([masks])
-    called = unique_names(images)
+    images, labels = find_volumes([scans], series=series), find_volumes([masks])
     if len(images) == len(labels) == 1:
-        return {called[0]: Pair(images[0], labels[0])}
-    of_masks = unique_names(labels)
-    belongs = image_names(called, of_masks, names=names)
-    pairs, problems = pair_by_name(
-        zip(called, images, strict=True),
-        zip((belongs.get(name, name) for name in of_masks), labels, strict=True),
-        names="*=*",
+        return {images[0].name: ScanPair(images[0], labels[0])}
+    called = image_names(
+        [image.name for image in images], [mask.name for mask in labels], names=names
     )
-    if problems:
+    by_name = {called.get(mask.name, mask.name): mask for mask in labels}
+    pairs: dict[str, ScanPair] = {}
+    for image in images:
+        # Without the others of its folder a series has a shorter name, or they have longer ones.
+        short, long = image.name.removesuffix(f"_{image.id}"), f"{image.name}_{image.id}"
+        if image.name not in by_name and long not in by_name and short in by_name:
+            members = [scan for scan in images if scan.path == image.path]
+            pairs[short] = ScanPair(several(members, image.path, short), by_name[short])
+        else:
+            pairs[image.name] = ScanPair(image, by_name.get(image.name, by_name.get(long)))
+    used = [pair.mask for pair in pairs.values()]
+    spare = [mask for mask in labels if mask not in used] if series is None else []
+    if spare or not any(used):
+        lone = [pair.image for pair in pairs.values() if pair.mask is None]
+        problems = [f"{image}: no mask is called {image.name}" for image in lone]
+        problems += [f"{mask}: no scan is called {mask.name}" for mask in spare]
         raise DataError(
             f"{scans} and {masks} do not pair up, "
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
             "Rename or remove them; nothing was written."
         )
-    name_of = dict(zip(images, called, strict=True))
-    return {name_of[pair.image]: pair for pair in pairs}
+    return dict(sorted(pairs.items()))
 
 
 def slice_volume(
@@ -163,6 +199,7 @@ def slice_files(
     group: str | None = None,
     names: str | None = None,
     series: str | None = None,
+    resample: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Iterator[SlicedScan]:
@@ -179,7 +216,8 @@ def slice_files(
     group : which scans are of one patient, a rule for their names as :func:`read_groups` takes it;
         None: each scan is a patient
     names : how masks are called beside their scans, as for :func:`find_pairs`
-    series : which one where a folder of DICOM holds several
+    series : of DICOM this one alone, see :func:`find_volumes`
+    resample : see :func:`read_volume`
     overwrite : replace slices of an earlier call. They go when the first new one comes, for beside
         new ones they would be trained on
 
@@ -198,7 +236,7 @@ def slice_files(
         When a scan has no patient.
     """
     folder = Path(folder)
-    pairs = find_volume_pairs(scans, masks, names=names)
+    pairs = find_volume_pairs(scans, masks, names=names, series=series)
     patients = {name: name for name in pairs}
     if group is not None:
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in pairs], group)
@@ -211,8 +249,9 @@ def slice_files(
     try:
         for name, pair in progress(pairs.items(), desc="slices", total=len(pairs)):
             try:
-                scan = replace(read_volume(pair.image, series=series), name=name)
-                mask = read_volume(pair.require_mask())
+                labels = pair.require_mask()
+                scan = replace(read_volume(pair.image, resample=resample), name=name)
+                mask = read_volume(labels)
                 classes, indices = _choose_slices(scan, mask, config)
                 while indices and old:
                     old.pop().unlink()

@@ -13,6 +13,8 @@ from lungunet.errors import DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.formats import FORMATS, format_of, volume_name
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
+from lungunet.volumes.scan import Scan
+from lungunet.volumes.series import read_dicom, read_scan
 
 _WRITTEN_DTYPES = ("uint8", "int16", "float32")
 _OUTSIDE = int(np.iinfo(np.int16).min)
@@ -43,14 +45,19 @@ class Volume:
         return self.grid.spacing_mm
 
 
-def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
+def read_volume(
+    path: str | Path | Scan, *, series: str | None = None, resample: bool = False
+) -> Volume:
     """Read a CT scan, or a mask in the same formats.
 
     Parameters
     ----------
-    path : .nii, .nii.gz, .nrrd, .mha, .mhd; one DICOM file; or the folder of a DICOM series
+    path : .nii, .nii.gz, .nrrd, .mha, .mhd; one DICOM file; a folder that holds a DICOM series; or
+        what :func:`find_volumes` found
     series : which one where a folder holds several: the short id that the error lists, or the
         SeriesInstanceUID
+    resample : put DICOM slices that are unevenly spaced, or sheared by a gantry tilt, on a straight
+        grid, linearly; a warning says so. Without it they are refused
 
     Returns
     -------
@@ -63,19 +70,26 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     DataError
         When the file is missing, damaged, in colour, of other than three axes, or holds NaN.
     GeometryError
-        When slices are missing, doubled or unevenly spaced, axes are not at right angles (gantry
-        tilt), or a file contradicts itself about its orientation, or does not state spacing and
-        orientation (where a MetaImage states none, its format does).
+        When slices are missing, doubled, unevenly spaced or more than 30 mm apart, axes are not at
+        right angles (gantry tilt), or a file contradicts itself about its orientation, or does not
+        state spacing and orientation (where a MetaImage states none, its format does).
     ConfigError
         When there are several series to choose from.
     MissingExtraError
-        When SimpleITK is not installed.
+        When SimpleITK or pydicom is not installed.
     """
-    path = Path(path)
     simpleitk()  # before any complaint about a file
+    if isinstance(path, Scan) and (path.slices or path.error):
+        array, grid = read_scan(path, resample=resample)
+        return Volume(grid.to_axial(array), path.path, path.name, grid)
+    path = Path(path)
     if not path.exists():
         raise DataError("no such file. Check the path.", where=path)
-    array, grid = format_of(path).read(path, series)
+    row = format_of(path)
+    if row.is_folder:
+        array, grid = read_dicom(path, series, resample=resample)
+    else:
+        array, grid = row.read(path, series)
     return Volume(grid.to_axial(array), path, volume_name(path), grid)
 
 

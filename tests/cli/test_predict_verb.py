@@ -195,7 +195,7 @@ class TestKinds:
         self, run_cli, scan: Path, phantoms: tuple[Path, Path], tmp_path: Path
     ) -> None:
         done = run_cli("predict", "threshold", scan, phantoms[0], "--out", tmp_path / "o")
-        assert (done.code, f"{scan}: scans among slices" in done.err) == (1, True)
+        assert (done.code, f"{scan}: scans, others are none (" in done.err) == (1, True)
 
     @pytest.mark.parametrize("option", ["--overlay", "--probabilities", "--no-triage"])
     def test_options_of_slices(self, run_cli, scan: Path, option: str, tmp_path: Path) -> None:
@@ -203,7 +203,9 @@ class TestKinds:
         assert done.code == 1
         assert f"{option}: for slices, these are scans. Leave it out." in done.err
 
-    @pytest.mark.parametrize("option", ["--sides", "--preview", "--raw", "--series=1.2"])
+    @pytest.mark.parametrize(
+        "option", ["--sides", "--preview", "--raw", "--series=1.2", "--resample"]
+    )
     def test_options_of_scans(
         self, run_cli, phantoms: tuple[Path, Path], option: str, tmp_path: Path
     ) -> None:

@@ -16,6 +16,9 @@ from lungunet.volumes.formats import (
     written_suffix,
 )
 from lungunet.volumes.grid import Grid
+from lungunet.volumes.scan import Scan
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*DICOMDIR left out")
 
 MAGIC = b"\0" * 128 + b"DICM" + b"\0" * 20
 
@@ -62,8 +65,8 @@ def tree(tmp_path):
 
 
 def found(tree, *sources):
-    paths = find_volumes([tree / source for source in sources])
-    return [path.relative_to(tree).as_posix() for path in paths]
+    scans = find_volumes([tree / source for source in sources])
+    return [scan.path.relative_to(tree).as_posix() for scan in scans]
 
 
 class TestFinding:
@@ -187,11 +190,11 @@ class TestNames:
         ],
     )
     def test_collisions_take_their_folders(self, paths, names):
-        assert unique_names([Path(path) for path in paths]) == names
+        assert unique_names([Scan(Path(path), "") for path in paths]) == names
 
     def test_one_folder_one_name(self):
         with pytest.raises(DataError, match=r"ct\.nii and .*ct\.mha: have one name\. Rename one"):
-            unique_names([Path("/s/ct.nii"), Path("/s/ct.mha"), Path("/s/b.mha")])
+            unique_names([Scan(Path("/s", name), "") for name in ("ct.nii", "ct.mha", "b.mha")])
 
     @pytest.mark.parametrize(
         ("scan", "suffix"),

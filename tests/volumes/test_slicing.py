@@ -134,6 +134,10 @@ class TestSlices:
         assert not list(tmp_path.iterdir())
 
 
+def paths_of(pairs):
+    return {name: (pair.image.path, pair.mask and pair.mask.path) for name, pair in pairs.items()}
+
+
 class TestPairs:
     def save(self, *paths):
         for path in paths:
@@ -142,23 +146,38 @@ class TestPairs:
     def test_by_name_whatever_the_ending(self, tmp_path):
         scans, masks = tmp_path / "s", tmp_path / "m"
         self.save(scans / "b.nii.gz", scans / "a.1.mha", masks / "a.1.nii", masks / "b.nrrd")
-        assert find_volume_pairs(scans, masks) == {
-            "a.1": Pair(scans / "a.1.mha", masks / "a.1.nii"),
-            "b": Pair(scans / "b.nii.gz", masks / "b.nrrd"),
+        assert paths_of(find_volume_pairs(scans, masks)) == {
+            "a.1": (scans / "a.1.mha", masks / "a.1.nii"),
+            "b": (scans / "b.nii.gz", masks / "b.nrrd"),
         }
 
     def test_one_with_one(self, tmp_path):
         self.save(tmp_path / "ct.nii", tmp_path / "lungs.mha")
         pairs = find_volume_pairs(tmp_path / "ct.nii", tmp_path / "lungs.mha")
-        assert pairs == {"ct": Pair(tmp_path / "ct.nii", tmp_path / "lungs.mha")}
+        assert paths_of(pairs) == {"ct": (tmp_path / "ct.nii", tmp_path / "lungs.mha")}
 
     def test_what_does_not_pair_up_is_listed(self, tmp_path):
         scans, masks = tmp_path / "s", tmp_path / "m"
         self.save(scans / "a.nii", scans / "b.nii", masks / "a.nii", masks / "c.nii")
         with pytest.raises(DataError, match="do not pair up, 2 problems") as caught:
             find_volume_pairs(scans, masks)
-        assert f"{scans / 'b.nii'}: no mask of that stem" in str(caught.value)
-        assert f"{masks / 'c.nii'}: no image of that stem" in str(caught.value)
+        assert f"{scans / 'b.nii'}: no mask is called b" in str(caught.value)
+        assert f"{masks / 'c.nii'}: no scan is called c" in str(caught.value)
+
+    def test_scans_without_a_mask_are_there_where_others_have_one(self, tmp_path):
+        """As after a prediction that could not use every scan."""
+        scans, masks = tmp_path / "s", tmp_path / "m"
+        self.save(scans / "a.nii", scans / "b.nii", masks / "a.nii")
+        pairs = find_volume_pairs(scans, masks)
+        assert paths_of(pairs) == {
+            "a": (scans / "a.nii", masks / "a.nii"),
+            "b": (scans / "b.nii", None),
+        }
+        with pytest.raises(DataError, match=r"b\.nii: no mask is called b\. Add it, or leave out"):
+            pairs["b"].require_mask()
+        (masks / "a.nii").rename(masks / "z.nii")
+        with pytest.raises(DataError, match="do not pair up, 3 problems"):
+            find_volume_pairs(scans, masks)
 
 
 def test_groups_are_read_back(tmp_path):

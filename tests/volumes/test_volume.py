@@ -366,7 +366,7 @@ class TestRefusals:
             read_volume(path)
         for content in (b"", b"junk" * 300):
             path.write_bytes(content)
-            with pytest.raises(DataError, match=r"volume: damaged, truncated|empty \(0 bytes\)"):
+            with pytest.raises(DataError, match=r"damaged, truncated|empty|not begin as"):
                 read_volume(path)
         assert capfd.readouterr() == ("", "")
 

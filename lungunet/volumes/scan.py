@@ -1,0 +1,60 @@
+"""What a scan is on disk: a file that holds it whole, or the slices of a DICOM series."""
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from lungunet.errors import ConfigError, DataError, counted
+from lungunet.volumes.dicom import Slice
+
+
+@dataclass(frozen=True)
+class Scan(os.PathLike[str]):
+    """One scan, as :func:`find_volumes` finds it and :func:`read_volume` reads it.
+
+    Parameters
+    ----------
+    path : the volume file; of a DICOM series the folder that holds its slices, or a single slice
+    name : what tables and output files call it
+    slices : of a DICOM series; none of a file that is a whole volume
+    error : why it cannot be used, where that is known before it is read
+    """
+
+    path: Path
+    name: str
+    slices: tuple[Slice, ...] = ()
+    error: DataError | ConfigError | None = None
+
+    @property
+    def id(self) -> str:
+        """Of a DICOM series: eight letters that say nothing of the patient, always the same."""
+        return short_id(self.slices[0].series) if self.slices else ""
+
+    def __fspath__(self) -> str:
+        """Return the path, for whoever wants one."""
+        return str(self.path)
+
+    def __str__(self) -> str:
+        """Return the path: what messages call it."""
+        return str(self.path)
+
+    def describe(self) -> str:
+        """Say in one line what tells a series from others."""
+        first, heights = self.slices[0], [item.height_mm for item in self.slices]
+        across = "x".join(f"{mm:g}" for mm in first.spacing[::-1])
+        step_mm = (max(heights) - min(heights)) / max(1, len(heights) - 1)
+        parts = [
+            f"{counted(len(self.slices), 'slice')} of {first.size[1]}x{first.size[0]}",
+            f"pixels of {across} mm",
+            *([f"{step_mm:.4g} mm apart"] if step_mm else []),
+            *([f"{first.thickness_mm:g} mm thick"] if first.thickness_mm else []),
+            *([f"kernel {first.kernel}"] if first.kernel else []),
+            *([f"'{first.description}'"] if first.description else []),
+        ]
+        return f"{self.id}: {', '.join(parts)}"
+
+
+def short_id(series: str) -> str:
+    """Return an id that says nothing of the patient and is the same every time."""
+    return sha256(series.encode()).hexdigest()[:8]
