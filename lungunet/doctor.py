@@ -31,6 +31,7 @@ _TORCHVISION = (
 _ANOTHER_DEVICE = f"If '--device cpu' trains, it is the GPU or its driver. If not: {_ANEW}"
 _STEP_PX = 64
 _STEP_SLICES = 2
+_RIGHT_IOU = 0.8
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Health:
     memory_bytes, memory_free_bytes : of the computer, or of the container; None where not known
     disk_free_bytes : where the current folder lies
     weights_cached : encoder -> whether ``weights="imagenet"`` needs no network
+    builtin_s : of one made-up slice through the built-in model, after a first one; None where it
+        fails
     step_s : of one small training step, after a first one; None where it fails
     problems : what is broken, each with its advice
     """
@@ -68,6 +71,7 @@ class Health:
     memory_free_bytes: int | None
     disk_free_bytes: int
     weights_cached: dict[str, bool]
+    builtin_s: float | None
     step_s: float | None
     problems: tuple[str, ...]
 
@@ -77,7 +81,7 @@ class Health:
 
 
 def check_installation() -> Health:
-    """Look at packages, machine and cache without network, and train one small step."""
+    """Look at packages, machine and cache without network; segment a slice, train a small step."""
     problems = _package_problems()
 
     def attempt(work: Callable[[], T], what: str, advice: str) -> T | None:
@@ -88,8 +92,9 @@ def check_installation() -> Health:
             return None
 
     choices, threads, cores = attempt(_choose, "torch does not start", _ANEW) or ({}, None, None)
-    cached = step_s = None
+    cached = builtin_s = step_s = None
     if choices:
+        builtin_s = attempt(_time_builtin, "the built-in model fails", _ANEW)
         cached = attempt(_weights_cached, "the encoders do not load", _TORCHVISION)
         step_s = attempt(_time_step, "one training step fails", _ANOTHER_DEVICE)
     total, free = _memory()
@@ -107,6 +112,7 @@ def check_installation() -> Health:
         memory_free_bytes=free,
         disk_free_bytes=shutil.disk_usage(".").free,
         weights_cached=cached or {},
+        builtin_s=builtin_s,
         step_s=step_s,
         problems=tuple(problems),
     )
@@ -200,6 +206,23 @@ def _weights_cached() -> dict[str, bool]:
     from lungunet.models.encoders import is_cached
 
     return {encoder: is_cached(encoder) for encoder in _PRETRAINED}
+
+
+def _time_builtin() -> float:
+    """Segment a phantom twice with the built-in model; return the seconds of the second time."""
+    from lungunet.inference.predictor import Predictor
+    from lungunet.phantom.phantom import phantom_slice
+
+    predictor, made, start = Predictor.load("lungs"), phantom_slice(0, 0.5), 0.0
+    truth = pred = made.mask > 0
+    for _ in range(2):
+        start = time.perf_counter()
+        pred = predictor(made.image) > 0
+    spent = time.perf_counter() - start
+    iou = float((truth & pred).sum() / (truth | pred).sum())
+    if not iou > _RIGHT_IOU:
+        raise ArithmeticError(f"lung IoU {iou:.2f} on a made-up slice")
+    return spent
 
 
 def _time_step() -> float:

@@ -35,6 +35,7 @@ class TestHere:
         assert here.versions["torch"] in (torch.__version__, torch.__version__.split("+")[0])
         assert here.missing_extras == {}
         assert 0 < (here.step_s or 0) < 600
+        assert 0 < (here.builtin_s or 0) < 600
 
     def test_what_it_would_choose(self, here: health.Health) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -152,7 +153,9 @@ class TestBroken:
 
         monkeypatch.setattr("lungunet.models.encoders.is_cached", fail)
         monkeypatch.setattr("lungunet.models.unet.build_unet", fail)
-        encoders, step = check_installation().problems
+        builtin, encoders, step = check_installation().problems
+        assert builtin.startswith("the built-in model fails: ")
+        assert "torchvision::nms does not exist" in builtin
         assert encoders.startswith("the encoders do not load: RuntimeError: operator torchvision::")
         assert "'pip install --force-reinstall torch torchvision' brings two that fit" in encoders
         assert step.startswith("one training step fails: RuntimeError: operator torchvision::nms")

@@ -12,6 +12,7 @@ from lungunet.cli.options import Overwrite
 from lungunet.errors import ConfigError, listed
 
 _PATIENTS, _SLICES, _SIZE_PX = 24, 5, 256
+_ILL = 0.5  # of the patients
 _TRAIN_PX, _EPOCHS = 128, 18
 _ONE_PATIENT = r"^(patient-\d+)"  # the group of --group
 
@@ -41,6 +42,10 @@ def demo(
     train.train(data, out=run, size=_TRAIN_PX, epochs=_EPOCHS, overwrite=overwrite)
     _announce("evaluate", run, data)
     evaluate.evaluate(str(run), data)
+    console.say(
+        "\nHalf of these patients have lungs that are dense in places. A threshold sees air alone "
+        "and loses them; a network that was shown such lungs does not."
+    )
     predicted = out / "predicted"
     _announce("predict", run, data / "test.txt", "--out", predicted, "--overlay")
     predict.predict(
@@ -58,12 +63,15 @@ def _make_phantoms(out: Path) -> None:
 
     console.say(
         f"$ python -c \"import lungunet; lungunet.write_phantoms('{out.as_posix()}', "
-        f'patients={_PATIENTS}, slices={_SLICES}, size={_SIZE_PX})"'
+        f'patients={_PATIENTS}, slices={_SLICES}, size={_SIZE_PX}, disease={_ILL})"'
     )
     write_phantoms(
-        out, patients=_PATIENTS, slices=_SLICES, size=_SIZE_PX, progress=console.progress_bar
+        out, patients=_PATIENTS, slices=_SLICES, size=_SIZE_PX, disease=_ILL,
+        progress=console.progress_bar,
+    )  # fmt: skip
+    console.say(
+        f"{_PATIENTS * _SLICES} slices of {_PATIENTS} made-up patients in {out}, half of them ill"
     )
-    console.say(f"{_PATIENTS * _SLICES} slices of {_PATIENTS} made-up patients in {out}")
 
 
 def _announce(*words: object) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Look at the installation and this machine, and train one small step.
+    """Look at the installation and this machine; segment a slice and train one small step.
 
     Uses no network and writes nothing. Exits with 1 when something is broken, with advice. Names no
     user, host or folder, so that its output can go into a report of a fault.
@@ -65,6 +65,8 @@ def _training(health: "Health") -> "Iterator[tuple[str, str]]":
     for encoder, cached in health.weights_cached.items():
         where = "in the cache" if cached else "not in the cache, --weights imagenet downloads them"
         yield "pretrained", f"{encoder}: {where}"
+    if health.builtin_s is not None:
+        yield "built-in", f"{health.builtin_s:.3f} s for a slice of 256x256"
     if health.step_s is not None:
         yield "one step", f"{health.step_s:.3f} s, 2 slices of 64x64"
 

@@ -17,7 +17,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, the word threshold, or a folder of masks.",
+            help="Run folder, model folder, .onnx file, a word (lungs, threshold), or a folder of "
+            "masks.",
             metavar="MODEL",
         ),
     ],
@@ -32,7 +33,9 @@ def evaluate(
     ] = None,
     baselines: Annotated[
         bool,
-        typer.Option("--baselines/--no-baselines", help="Score threshold and all background too."),
+        typer.Option(
+            "--baselines/--no-baselines", help="Score threshold, lungs and all background too."
+        ),
     ] = True,
     labels: Annotated[
         str,
@@ -48,7 +51,8 @@ def evaluate(
 ) -> None:
     """Score masks on one list at the size of the files: pooled, slice by slice, by patient.
 
-    Beside the model stand a threshold without weights and all background, on the same slices.
+    Beside the model stand a threshold without weights, the built-in model and all background, on
+    the same slices.
 
     Examples: `lungunet evaluate runs/001 data` | `lungunet evaluate threshold data` |
     `lungunet evaluate masks_of_another_tool/ data`

@@ -11,7 +11,9 @@ from lungunet.errors import ConfigError
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Run folder or model folder.", metavar="MODEL")],
+    model: Annotated[
+        str, typer.Argument(help="Run folder, model folder, or the word lungs.", metavar="MODEL")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, ends with .onnx.")],
     check: Annotated[
         str | None,
@@ -26,8 +28,8 @@ def export(
     It is compared with torch first, and written only when masks agree wherever the probability is
     more than 0.0001 from a half.
 
-    Examples: `lungunet export runs/001 --out lung.onnx` |
-    `lungunet predict lung.onnx slices/ --out masks`
+    Examples: `lungunet export lungs --out lungs.onnx` |
+    `lungunet predict lungs.onnx slices/ --out masks`
     """
     from lungunet import export_onnx
 

@@ -22,7 +22,8 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, or the word threshold.", metavar="MODEL"
+            help="Run folder, model folder, .onnx file, or a word: lungs (built in), threshold.",
+            metavar="MODEL",
         ),
     ],
     inputs: Annotated[
@@ -75,8 +76,8 @@ def predict(
     1, on the grid of the scan. triage.csv says which masks to look at first. A file that cannot be
     read is named and skipped, and the exit code is 1 in the end.
 
-    Examples: `lungunet predict runs/001 slices/ --out masks --overlay` |
-    `lungunet predict threshold scan.nii.gz --out masks`
+    Examples: `lungunet predict lungs study/ --out masks` |
+    `lungunet predict runs/001 slices/ --out masks --overlay`
     """
     from lungunet import (
         Predictor,

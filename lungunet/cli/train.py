@@ -48,7 +48,10 @@ def train(
         str | None, _option("Name from 'lungunet encoders'. [default: tu-mobilenetv3_small_100]")
     ] = None,
     weights: Annotated[
-        str | None, _option("none, imagenet (downloads), another tag, or a path. [default: none]")
+        str | None,
+        _option(
+            "none, lungs (built in), imagenet (downloads), another tag, a path. [default: none]"
+        ),
     ] = None,
     size: Annotated[
         int | None, _option("Slices are fitted to this square, px. [default: 256]")

@@ -27,9 +27,9 @@ from lungunet.evaluation.masks import MaskFolder
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
 from lungunet.inference.predictor import Prediction, Predictor
-from lungunet.inference.threshold import ThresholdSegmenter
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import METRICS
+from lungunet.models.builtin import named_folder
 from lungunet.models.folder import add_scores, is_model_folder, weights_hash
 from lungunet.progress import Progress, silent
 from lungunet.training.config import read_toml
@@ -46,8 +46,8 @@ class Predicts(Protocol):
         ...
 
     @property
-    def is_rule(self) -> bool:
-        """Whether it is the threshold rule, which is no baseline to itself."""
+    def word(self) -> str:
+        """Which baseline it is itself; empty where it is none."""
         ...
 
     def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
@@ -76,7 +76,8 @@ def evaluate(
     codec : of the truth; None means 0/255, or for more classes that of the predictor
     patients : stem -> patient; None takes every slice as a patient of its own, which makes
         intervals too narrow where that is not so
-    baselines : also score the threshold (where slices hold HU) and all background
+    baselines : also score the threshold and the built-in model (where slices hold HU), and all
+        background
 
     Raises
     ------
@@ -124,14 +125,14 @@ def evaluate(
 
 def _baselines(predictor: Predicts) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what makes masks at no cost, by name."""
-    threshold = ThresholdSegmenter()
-    rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "threshold": lambda image: threshold([image])[0].classes,
-        "all background": lambda image: np.zeros(image.shape, np.uint8),
-    }
-    if predictor.is_rule:
-        del rules["threshold"]  # nothing is a baseline to itself
-    return rules
+    words = [word for word in ("threshold", "lungs") if word != predictor.word]
+    rules = {word: partial(_segment_one, Predictor.load(word)) for word in words}
+    return {**rules, "all background": lambda image: np.zeros(image.shape, np.uint8)}
+
+
+def _segment_one(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    (segmented,) = predictor.segment([image])
+    return segmented.classes
 
 
 def evaluate_list(
@@ -160,7 +161,8 @@ def evaluate_list(
     out : folder for scores.json, cases.csv and pictures; None: for a run its own, else none
     codec : of the truth; None means what split.json says, else 0 and 255
     mask_codec : of a folder of masks; None means as lungunet writes them
-    baselines : also score the threshold (where slices hold HU) and all background
+    baselines : also score the threshold and the built-in model (where slices hold HU), and all
+        background
     device : of a network
     overwrite : replace the scores that ``out`` holds; those of a run's own are always the latest
 
@@ -177,13 +179,14 @@ def evaluate_list(
         raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
     if out is not None:
         refuse_existing([Path(out) / name for name in ("scores.json", "cases.csv")], overwrite)
-    own = out is None and (Path(model) / "best").is_dir()
+    own = out is None and (named_folder(model) / "best").is_dir()
     # Before the model is read: where a training goes on meanwhile, the scores are of older weights.
     scored = weights_hash(model) if own else ""
     pairs = read_list(data, split)
     codec = codec or choose_codec(data)
     predictor: Predicts
-    if Path(model).is_dir() and not is_model_folder(model):
+    place = named_folder(model)
+    if place.is_dir() and not is_model_folder(place) and model != "threshold":
         predictor = MaskFolder(model, mask_codec or codec.for_prediction)
     else:
         predictor = Predictor.load(model, device=device)

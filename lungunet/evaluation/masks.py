@@ -28,7 +28,7 @@ class MaskFolder:
         When the folder is missing or empty, or two masks share a stem.
     """
 
-    is_rule = False
+    word = ""
 
     def __init__(self, folder: str | Path, codec: LabelCodec = LUNG_CODEC) -> None:
         self.folder = Path(folder)

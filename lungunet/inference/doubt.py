@@ -4,8 +4,9 @@ Serves masks that were drawn and masks that were predicted. Owns the measures of
 what each weighs. Knows no files and no other pair.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import cv2
@@ -13,9 +14,16 @@ import numpy as np
 
 from lungunet.data.hu import restore_hu
 from lungunet.data.window import LUNG_WINDOW
-from lungunet.inference.body import LUNG_HU, dark_level, find_airy, find_body
+from lungunet.inference.body import (
+    LUNG_HU,
+    close_cut_lungs,
+    dark_level,
+    find_airy,
+    find_body,
+    look_into_body,
+)
+from lungunet.inference.predictor import Predictor
 from lungunet.inference.shapes import as_bits
-from lungunet.inference.threshold import segment_lungs
 
 DoubtKind = Literal[
     "unreadable", "outside", "one-lung", "missing", "extra", "shifted", "mirrored", "ragged",
@@ -87,6 +95,12 @@ class _Reason:
     text: str
 
 
+@cache
+def load_opinion(word: str) -> Predictor:
+    """Return the threshold rule or the built-in model, read once."""
+    return Predictor.load(word)
+
+
 class LabelView:
     """A slice and the lung drawn on it, small enough to be judged in a blink.
 
@@ -94,12 +108,16 @@ class LabelView:
     ----------
     image : (H, W) of a slice dtype
     lung : (H, W) bool, what the label calls lung
-    baseline : (h, w) bool, the rule's lung where the slices around it had a say; None asks the rule
-        about this slice alone
+    opinions : word of a model -> (h, w) bool, its lung where the slices around it had a say; who is
+        not among them is asked about this slice alone
     """
 
     def __init__(
-        self, image: np.ndarray, lung: np.ndarray, *, baseline: np.ndarray | None = None
+        self,
+        image: np.ndarray,
+        lung: np.ndarray,
+        *,
+        opinions: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         hu = restore_hu(image).astype(np.float32)
         if image.dtype == np.uint8:  # the usual window, for want of a better guess
@@ -108,7 +126,7 @@ class LabelView:
         self.scale = max(1.0, max(image.shape) / _SIDE)
         self.hu = self._fit(hu)
         self.lung = self.shrink(lung)
-        self._baseline = baseline
+        self._opinions = dict(opinions or {})
 
     def shrink(self, mask: np.ndarray) -> np.ndarray:
         """Bring a (H, W) bool mask of the slice to the size of the view."""
@@ -118,10 +136,16 @@ class LabelView:
         height, width = (max(1, round(n / self.scale)) for n in plane.shape)
         return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA))
 
-    @cached_property
+    def opinion(self, word: str) -> np.ndarray:
+        """Return what the threshold rule or the built-in model calls lung, (h, w) bool."""
+        if word not in self._opinions:
+            self._opinions[word] = load_opinion(word)(self.hu) > 0
+        return self._opinions[word]
+
+    @property
     def baseline(self) -> np.ndarray:
         """(h, w) bool: what the threshold rule calls lung."""
-        return segment_lungs(self.hu) > 0 if self._baseline is None else self._baseline
+        return self.opinion("threshold")
 
     @cached_property
     def smooth(self) -> np.ndarray:
@@ -149,7 +173,10 @@ class LabelView:
         """(h, w) bool: what is connected to the margin around the body; tables count as outside."""
         if self.airy.all():  # without tissue there is no body
             return np.zeros_like(self.airy)
-        around = 1 - find_body(as_bits(self.airy))
+        body = find_body(as_bits(self.airy))
+        if body[0].any() or body[-1].any() or body[:, 0].any() or body[:, -1].any():
+            body |= close_cut_lungs(look_into_body(self.hu, None)).body  # the picture may cut lungs
+        around = 1 - body
         return cv2.erode(around, _disk(1), borderValue=1) > 0
 
     @cached_property

@@ -257,7 +257,7 @@ def predict_scans(
                 prediction = predict_volume(
                     predictor, volume, batch_size=batch_size, refine=refine, progress=progress
                 )
-                result = _write_scan(prediction, out, write, second_opinion=not predictor.is_rule)
+                result = _write_scan(prediction, out, write, by=predictor.word)
             except (DataError, ConfigError) as err:
                 yield ScanResult(scan.path, scan.name, error=str(err))
                 continue
@@ -348,13 +348,13 @@ def _write_slice(
             classes,
             probabilities=segmented.probabilities,
             disagreement=segmented.disagreement,
-            second_opinion=not predictor.is_rule,
+            by=predictor.word,
         )
     return SliceResult(path, mask, measure_slice(image, classes, name=path.stem), checked)
 
 
 def _write_scan(
-    prediction: VolumePrediction, out: Path, write: ScanFiles, *, second_opinion: bool
+    prediction: VolumePrediction, out: Path, write: ScanFiles, *, by: str
 ) -> ScanResult:
     """Check and measure the mask of one scan, and write its files."""
     scan, classes, spacing_mm = prediction.volume, prediction.classes, prediction.volume.spacing_mm
@@ -363,7 +363,7 @@ def _write_scan(
         classes,
         spacing_mm=spacing_mm,
         disagreement=prediction.disagreement,
-        second_opinion=second_opinion,
+        by=by,
     )
     if write.sides:
         classes = split_sides(classes, spacing_mm=spacing_mm)

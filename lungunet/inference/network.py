@@ -48,7 +48,7 @@ class TorchSegmenter:
     device, precision : see :func:`pick_device` and :func:`pick_precision`
     """
 
-    is_rule = False
+    word = ""
     segment_volume = None
 
     def __init__(

@@ -18,7 +18,7 @@ class OnnxSegmenter:
     path : the file
     """
 
-    is_rule = False
+    word = ""
     segment_volume = None
 
     def __init__(self, path: str | Path) -> None:

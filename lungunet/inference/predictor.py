@@ -22,6 +22,7 @@ from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
+from lungunet.models.builtin import BUILTIN
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.volume import Volume, read_volume
 
@@ -125,9 +126,9 @@ class Predictor:
         Parameters
         ----------
         model : a run folder, a model folder, what :func:`load_model` returned, an ``.onnx`` file
-            that :func:`export_onnx` wrote, or the word ``"threshold"`` for the baseline by HU,
-            which needs no weights; a folder of that name is ``"./threshold"`` or a Path. The last
-            two need no torch
+            that :func:`export_onnx` wrote, or a word: ``"lungs"`` for the built-in model,
+            ``"threshold"`` for the baseline by HU, which needs no weights. A folder of that name
+            is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch
         device, precision : of a network; the others compute on the CPU in fp32
         tta : see :class:`Predictor`
 
@@ -153,15 +154,20 @@ class Predictor:
                 return cls(OnnxSegmenter(model), tta=tta)
             from lungunet.models.folder import load_model
 
-            model = load_model(model)
-        return cls(
-            model.model, model.contract, model.codec, device=device, precision=precision, tta=tta
+            saved = load_model(model)
+        else:
+            saved = model
+        predictor = cls(
+            saved.model, saved.contract, saved.codec, device=device, precision=precision, tta=tta
         )
+        if isinstance(model, str) and model in BUILTIN:
+            predictor.segmenter.word = model
+        return predictor
 
     def __repr__(self) -> str:
         """Say which model, what it sees and what its masks hold."""
         name = type(self.segmenter).__name__
-        sees = "HU" if self.is_rule else self.segmenter.contract
+        sees = "HU" if self.word == "threshold" else self.segmenter.contract
         return f"<Predictor: {name}, sees {sees}, gives {self.codec}, tta={self.tta}>"
 
     @property
@@ -170,9 +176,9 @@ class Predictor:
         return self.segmenter.codec.for_prediction
 
     @property
-    def is_rule(self) -> bool:
-        """Whether the model is a fixed rule without weights."""
-        return self.segmenter.is_rule
+    def word(self) -> str:
+        """What :meth:`load` knows the model by: threshold or lungs; empty for any other."""
+        return self.segmenter.word
 
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8, the way the model's window shows it.

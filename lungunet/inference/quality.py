@@ -8,6 +8,7 @@ of a triage.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,16 +17,21 @@ import numpy as np
 from lungunet.data.files import write_csv
 from lungunet.data.hu import judge_hu
 from lungunet.errors import DataError, counted
-from lungunet.inference.doubt import LabelView, doubt_label
+from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
+from lungunet.inference.predictor import Predictor
+from lungunet.inference.refine import refine_volume
 from lungunet.inference.shapes import as_bits, label_parts
-from lungunet.inference.threshold import ThresholdSegmenter
 
 Light = Literal["red", "amber", "green"]
 """red: look at it; amber: something is unusual; green: all is usual."""
 
+_BATCH = 8
+_OPINIONS = ("threshold", "lungs")  # who is asked
 _SMALLEST = 0.05  # of the slice: shares are taken of no less, or the tips of lungs rank first
+_SMALLEST_DISPUTE = 0.01  # likewise; where two others agree, less is worth a look
 _RED = 3.0  # times the usual limit, by one measure alone
 _MOST = 9.0  # no measure counts for more
+_TOLD_ONLY = 1.2  # makes a mask amber, and no number of such ones red
 _FAULTY = 0.5  # the worry where values are no HU of a chest
 _HU_FROM = 0.01  # of the slice: smaller lungs are mostly blurred edge
 _EVERY = 2  # every other pixel of every other row tells how sure the model is
@@ -44,6 +50,7 @@ class _Usual:
     ideal : where nothing is to be said
     form : of the numbers in the words
     usual : what to say of the limits; empty says them
+    most : strain that it counts for at most; below 3 it makes no mask red by itself
     """
 
     high: float
@@ -52,26 +59,36 @@ class _Usual:
     ideal: float = 0.0
     form: str = ".1%"
     usual: str = ""
+    most: float = _MOST
 
     def strain(self, value: float) -> float:
         """Return how far a value is from the ideal; at the limit it is 1."""
         if math.isnan(value):  # as of a model that says NaN
             return math.inf
         limit = self.high if value > self.ideal else self.low
-        return (value - self.ideal) / (limit - self.ideal) if value != self.ideal else 0.0
+        strain = (value - self.ideal) / (limit - self.ideal) if value != self.ideal else 0.0
+        return min(strain, self.most)
 
     def describe(self, value: float) -> str:
         """Say the value, and what is usual."""
         low, high = (format(limit, self.form) for limit in (self.low, self.high))
         limits = f"up to {high}" if self.low == self.ideal else f"{low} to {high}"
         usual = self.usual or f"usually {limits}"
-        return f"{self.words.format(format(value, self.form))} ({usual})"
+        # Shares are of no less than a small lung, which a wrong mask may exceed many times.
+        said = "more than 100%" if "%" in self.form and value > 1 else format(value, self.form)
+        return f"{self.words.format(said)} ({usual})"
 
 
 # Up to 5 % of the lung in dispute is an IoU of 0.95. The other limits lie at or above the 98th
 # percentile of good masks of 200 real slices, and above those of stacked phantoms.
 _USUAL = {
-    "rule_difference": _Usual(0.05, "{} of the lung differs from the threshold rule"),
+    "disputed": _Usual(0.05, "{} of the lung is disputed: nobody else sees it so"),
+    "rule_difference": _Usual(
+        0.1, "{} of the lung differs from the threshold rule", most=_TOLD_ONLY
+    ),
+    "builtin_difference": _Usual(
+        0.1, "{} of the lung differs from the built-in model", most=_TOLD_ONLY
+    ),
     "mirror_difference": _Usual(0.05, "{} of the lung changes when the slice is mirrored"),
     "expected_error": _Usual(0.05, "{} of the lung is wrong by the model's own probabilities"),
     "outside_body": _Usual(0.01, "{} of the lung lies outside the body"),
@@ -130,6 +147,7 @@ def check_slice(
     probabilities: np.ndarray | None = None,
     disagreement: float | None = None,
     second_opinion: bool = True,
+    by: str = "",
 ) -> Plausibility:
     """Judge a predicted mask by its slice, without the truth.
 
@@ -140,7 +158,9 @@ def check_slice(
     probabilities : (C, H, W) float that ``classes`` are the likeliest of; None leaves them out
     disagreement : in [0, 1]; 1 - IoU of the lung found in the slice and in its mirror, as ``tta``
         tells it; None leaves it out
-    second_opinion : ask the threshold rule, :func:`segment_lungs`; says nothing of its own masks
+    second_opinion : ask the threshold rule, :func:`segment_lungs`, and the built-in model where
+        torch is there
+    by : word of who made the mask, threshold or lungs, who is not asked about its own
 
     Returns
     -------
@@ -163,7 +183,8 @@ def check_slice(
     """
     _refuse_other_slices(image, classes, probabilities)
     view = LabelView(image, classes > 0)
-    counts = _count_slice(view, classes, disagreement=disagreement, second_opinion=second_opinion)
+    asked = _others(by) if second_opinion else ()
+    counts = _count_slice(view, classes, disagreement=disagreement, asked=asked)
     if image.dtype != np.uint8:
         counts["hu"] = float(view.hu[view.lung].sum())
     if probabilities is not None:
@@ -178,6 +199,7 @@ def check_volume(
     spacing_mm: tuple[float, float, float],
     disagreement: Sequence[float] | np.ndarray | None = None,
     second_opinion: bool = True,
+    by: str = "",
 ) -> Plausibility:
     """Judge a predicted mask by its scan, without the truth.
 
@@ -187,7 +209,9 @@ def check_volume(
     classes : (D, H, W) integer; above 0 is lung
     spacing_mm : (z, y, x)
     disagreement : (D,) in [0, 1], of each slice; see :func:`check_slice`
-    second_opinion : ask the threshold rule, :func:`segment_lungs`, about the whole scan
+    second_opinion : ask the threshold rule, :func:`segment_lungs`, and the built-in model about
+        the whole scan
+    by : word of who made the mask, threshold or lungs, who is not asked about its own
 
     Returns
     -------
@@ -204,17 +228,20 @@ def check_volume(
         When the shapes do not fit, or the spacing is not above 0.
     """
     _refuse_other_scans(hu, classes, spacing_mm, disagreement)
-    rule = _ask_rule(hu, spacing_mm) if second_opinion else None
+    asked = _others(by) if second_opinion else ()
+    opinions = _ask(asked, hu, spacing_mm)
     areas = np.count_nonzero(classes, axis=(1, 2))
     jumps = _area_jumps(areas, least=_SMALLEST * hu[0].size)
     small, counts, slices = [], [], []
     for index, (plane, mask) in enumerate(zip(hu, classes, strict=True)):
-        view = LabelView(plane, mask > 0, baseline=None if rule is None else rule[index])
+        view = LabelView(
+            plane, mask > 0, opinions={word: lung[index] for word, lung in opinions.items()}
+        )
         count = _count_slice(
             view,
             mask,
             disagreement=None if disagreement is None else float(disagreement[index]),
-            second_opinion=second_opinion,
+            asked=asked,
         )
         count["hu"] = float(view.hu[view.lung].sum())
         slices.append(_judge_slice(plane, view, _measure(count) | {"area_jump": jumps[index]}))
@@ -243,7 +270,7 @@ def _count_slice(
     classes: np.ndarray,
     *,
     disagreement: float | None = None,
-    second_opinion: bool = True,
+    asked: Sequence[str] = (),
 ) -> dict[str, float]:
     """Count what the measures are made of, in pixels of the view; counts of slices add up."""
     lung, body, count = view.lung, ~view.outside, np.count_nonzero  # much faster than sum
@@ -266,9 +293,16 @@ def _count_slice(
     }
     if disagreement is not None:
         counts["mirrored"] = disagreement * count(lung)
-    if second_opinion:
-        counts["differing"] = count(lung ^ view.baseline)
-        counts["either"] = count(lung | view.baseline)
+    others = {word: view.opinion(word) for word in asked}
+    for word, other in others.items():
+        counts[f"{word} differs"] = count(lung ^ other)
+        counts[f"{word} or mask"] = count(lung | other)
+    if others:
+        # Who errs, errs in a way of his own: what none of the others says is in dispute.
+        all_say = np.logical_and.reduce(list(others.values()))
+        any_says = np.logical_or.reduce(list(others.values()))
+        counts["disputed"] = count((lung & ~any_says) | (all_say & ~lung))
+        counts["agreed or mask"] = count(lung | all_say)
     return {name: float(counted) for name, counted in counts.items()}
 
 
@@ -277,11 +311,13 @@ def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
     whole, lung = counts["whole"], counts["lung"]
     least = _SMALLEST * whole
 
-    def share(part: str, of: str = "lung") -> float | None:
+    def share(part: str, of: str = "lung", least: float = least) -> float | None:
         return counts[part] / max(counts[of], least) if part in counts else None
 
     return {
-        "rule_difference": share("differing", of="either"),
+        "disputed": share("disputed", of="agreed or mask", least=_SMALLEST_DISPUTE * whole),
+        "rule_difference": share("threshold differs", of="threshold or mask"),
+        "builtin_difference": share("lungs differs", of="lungs or mask"),
         "mirror_difference": share("mirrored"),
         "expected_error": share("wrong"),
         "outside_body": share("outside"),
@@ -375,14 +411,42 @@ def _refuse_other_scans(
         )
 
 
-def _ask_rule(hu: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Return what the threshold rule calls lung, (D, h, w) bool at the size of the views."""
+def _others(by: str) -> tuple[str, ...]:
+    """Return who can be asked: without torch the rule alone."""
+    return tuple(w for w in _OPINIONS if w != by and (w != "lungs" or _torch_starts()))
+
+
+@cache
+def _torch_starts() -> bool:
+    try:
+        import torch  # noqa: F401 - an .onnx file and the threshold predict without it
+    except (ImportError, OSError):  # not there, or a library of its own is not
+        return False
+    return True
+
+
+def _ask(
+    words: Sequence[str], hu: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> dict[str, np.ndarray]:
+    """Return what each calls lung in a scan, (D, h, w) bool at the size of the views."""
+    if not words:
+        return {}
     nothing = np.zeros(hu.shape[1:], bool)
-    small = np.stack([LabelView(plane, nothing).hu for plane in hu])
+    views = [LabelView(plane, nothing) for plane in hu]
     z, y, x = spacing_mm
-    scale = LabelView(hu[0], nothing).scale
-    spacing = (z, y * scale, x * scale)
-    return ThresholdSegmenter().segment_volume(small, spacing_mm=spacing) > 0
+    spacing = (z, y * views[0].scale, x * views[0].scale)
+    small = np.stack([view.hu for view in views])
+    return {word: _see(load_opinion(word), small, spacing) for word in words}
+
+
+def _see(
+    predictor: Predictor, hu: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    if segment_volume := predictor.segmenter.segment_volume:
+        return segment_volume(hu, spacing_mm=spacing_mm) > 0
+    batches = (hu[start : start + _BATCH] for start in range(0, len(hu), _BATCH))
+    classes = [each.classes for batch in batches for each in predictor.segment(batch)]
+    return refine_volume(hu, np.stack(classes), spacing_mm=spacing_mm) > 0
 
 
 def _area_jumps(areas: np.ndarray, *, least: float) -> list[float]:

@@ -56,12 +56,13 @@ class Segmenter(Protocol):
     ----------
     contract : what it expects of a slice, and how a slice should be looked at
     codec : of the masks that it was made from
-    is_rule : it follows one fixed rule, so that a second opinion by rule would be its own
+    word : what :meth:`Predictor.load` knows it by, threshold or lungs; empty for any other. A
+        second opinion by the same word would be its own
     """
 
     contract: InputContract
     codec: LabelCodec
-    is_rule: bool
+    word: str
 
     @property
     def segment_volume(self) -> Callable[..., np.ndarray] | None:

@@ -96,7 +96,7 @@ class ThresholdSegmenter:
 
     codec = LUNG_CODEC
     contract = _HU
-    is_rule = True
+    word = "threshold"
 
     def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
         """Return the slice as it is, once it is known to hold HU."""

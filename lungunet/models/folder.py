@@ -20,6 +20,7 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, read_json, write_bytes, write_text
 from lungunet.errors import ModelError
+from lungunet.models.builtin import named_folder
 from lungunet.models.card import model_card
 from lungunet.models.unet import Architecture, architecture_of, build_from
 from lungunet.models.weights import load_weights
@@ -150,14 +151,14 @@ def is_model_folder(path: str | Path) -> bool:
 
 def find_model_folder(path: str | Path) -> Path:
     """Find the model folder behind a path: the folder itself, or ``best`` in a run folder."""
-    path = Path(path)
+    path = named_folder(path)
     for folder in (path, path / "best"):
         if (folder / _ABOUT).is_file():
             return folder
     if not path.exists():
         raise ModelError(
-            "no such folder. Give a run folder, a model folder, an .onnx file, or the "
-            "word threshold.",
+            "no such folder. Give a run folder, a model folder, an .onnx file, or a word: "
+            "lungs (built in) or threshold.",
             where=path,
         )
     for folder in (path, path / "best"):
@@ -179,7 +180,7 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
 
     Parameters
     ----------
-    path : a run folder or a model folder
+    path : a run folder, a model folder, or the word ``"lungs"`` for the built-in model
     model : a module to load the weights into, for models that :func:`build_unet` did not make
 
     Raises

@@ -67,7 +67,7 @@ def export_onnx(
 
     Parameters
     ----------
-    model : a run folder, a model folder, or what :func:`load_model` returned
+    model : as :func:`load_model` takes it, or what that returned
     path : ends with .onnx; replaced where it exists
     slices : to compare on, (H, W) each and as the model expects them, or the file, folder, glob or
         list (.txt) that they are read from; None takes phantoms that are larger than the model's

@@ -7,6 +7,7 @@ need it: it takes about 2 s.
 import difflib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lungunet.errors import ConfigError, WeightsUnavailableError
+from lungunet.data.files import read_json
+from lungunet.errors import ConfigError, LungUNetError, ModelError, WeightsUnavailableError
+from lungunet.models.builtin import BUILTIN, named_folder
 from lungunet.models.encoders import ORIGINAL, check_encoder, tags_of, unknown_tag
 from lungunet.models.original import UNet2015
 from lungunet.models.weights import WEIGHT_SUFFIXES, load_weights
@@ -119,13 +122,14 @@ def build_unet(
     encoder : name of an encoder
         An smp encoder ("resnet34"), "tu-" and a timm model with or without its tag
         ("tu-convnext_tiny"), or "unet2015", the original. ``list_encoders`` lists them.
-    weights : None, a tag or a path
-        None (also "none" and False): random. A tag of the encoder: downloaded, or taken from the
+    weights : None, a tag, the word "lungs" or a path
+        None (also "none" and False): random. "lungs": those of the built-in model, of which each
+        class of lung begins as lung. A tag of the encoder: downloaded, or taken from the
         Hugging Face cache; "imagenet" (also True) exists for most. A path: a ``.safetensors``,
         ``.pt`` or ``.pth`` file with the state dict of such a model or of its encoder alone, or a
-        model folder or run folder. Where an encoder was trained on three channels and this model
-        has one, the first weights are summed over RGB. A name that is both a tag and a path is a
-        tag.
+        model folder or run folder, whose ``smp_arguments`` count where none are given. Where an
+        encoder was trained on three channels and this model has one, the first weights are summed
+        over RGB. A name that is both a tag and a path is a tag.
     in_channels : channels of the input
     classes : channels of the logits, background included
     seed : seed of the random weights; the global generator of torch stays untouched
@@ -154,9 +158,18 @@ def build_unet(
     >>> tuple(model(torch.zeros(1, 1, 65, 47)).shape)
     (1, 2, 65, 47)
     """
-    architecture = Architecture(encoder, in_channels, classes, smp_arguments)
     check_encoder(encoder)
     tag, path = _tag_or_path(encoder, weights)
+    stored = stored_architecture(path) if path else None
+    if stored and stored.encoder != encoder and weights in BUILTIN:
+        raise ConfigError(
+            f"weights of the encoder {stored.encoder}, not of {encoder}. Name that encoder, or "
+            "take other weights.",
+            where=str(weights),
+        )
+    if stored and stored.encoder == encoder:
+        smp_arguments = {**stored.smp_arguments, **smp_arguments}
+    architecture = Architecture(encoder, in_channels, classes, smp_arguments)
     # Models are built on the CPU: forking the generators of other devices costs a context each.
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -178,6 +191,16 @@ def build_from(architecture: Architecture) -> nn.Module:
         classes=architecture.classes,
         **architecture.smp_arguments,
     )
+
+
+def stored_architecture(source: str | Path) -> Architecture | None:
+    """Read how the model in a model folder or run folder was built; None where nothing says so."""
+    folder = named_folder(source)
+    for file in (folder / "lungunet.json", folder / "best" / "lungunet.json"):
+        with suppress(LungUNetError, TypeError, AttributeError):  # loading it says what is wrong
+            stored = read_json(file, error=ModelError, fix="").get("architecture")
+            return Architecture.from_dict(stored) if stored else None
+    return None
 
 
 def architecture_of(model: nn.Module) -> Architecture | None:
@@ -203,6 +226,8 @@ def _tag_or_path(encoder: str, weights: str | Path | bool | None) -> tuple[str |
         return None, None
     if isinstance(weights, Path):
         return None, weights
+    if weights in BUILTIN:
+        return None, named_folder(str(weights))
     tag = "imagenet" if weights is True else weights
     tags = tags_of(encoder)
     if tag in tags or (tag == "imagenet" and tags and encoder.startswith("tu-")):

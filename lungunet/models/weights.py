@@ -16,6 +16,8 @@ from lungunet.errors import ModelError, listed
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 """Endings of the files that :func:`load_weights` reads."""
 
+_HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")  # what gives the logits in smp
+
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill ``model`` from a file, or from the file in a model folder or run folder.
@@ -36,6 +38,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if isinstance(encoder, nn.Module) and not state.keys() & model.state_dict().keys():
         target, what = encoder, "encoder"
         state = _fit_first_layer(state, encoder.state_dict())
+    else:
+        state = _fit_last_layer(state, model.state_dict())
     try:
         target.load_state_dict(dict(state))  # a copy: smp's loaders take keys out of what they get
     except RuntimeError as err:
@@ -106,6 +110,14 @@ def _fit_first_layer(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dic
         turns = weight[:, torch.arange(n) % 3] * (3 / n)
         fitted[name] = weight.sum(dim=1, keepdim=True) if n == 1 else turns
     return fitted
+
+
+def _fit_last_layer(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let every class of lung begin as what was lung, where there were lung and background."""
+    if not all(name in state and name in wanted and len(state[name]) == 2 for name in _HEAD):
+        return state
+    n = len(wanted[_HEAD[0]])
+    return {**state, **{name: state[name][[0, *[1] * (n - 1)]] for name in _HEAD}}
 
 
 def _misfits(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:

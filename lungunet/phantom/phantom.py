@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 
 from lungunet.data.ct import write_image, write_mask
+from lungunet.data.disease import Disease, disease_slice
 from lungunet.errors import ConfigError
 from lungunet.phantom import organs, wall
 from lungunet.phantom.anatomy import Patient, make_patient
@@ -111,11 +113,16 @@ def phantom_slice(patient_number: int, z: float, *, size: int = 256, seed: int =
 
 
 def phantom_slices(
-    *, patients: int = 12, slices: int = 4, size: int = 256, seed: int = 0
+    *, patients: int = 12, slices: int = 4, size: int = 256, seed: int = 0, disease: float = 0.0
 ) -> Iterator[PhantomSlice]:
     """Make several slices of several made-up patients, at heights spread over the chest.
 
     Slice k of patient n does not depend on how many are made. A few hold no lung at all.
+
+    Parameters
+    ----------
+    disease : share of the patients into whose lungs a disease is painted, as
+        :func:`disease_slice` does
 
     Examples
     --------
@@ -123,17 +130,27 @@ def phantom_slices(
     ['patient-000_slice-00', 'patient-001_slice-00']
     """
     for number in range(patients):
-        first = np.random.default_rng([seed, number]).random()
+        rng = np.random.default_rng([seed, number])
+        first = rng.random()
+        kind = rng.choice(get_args(Disease)) if rng.random() < disease else None
         for index in range(slices):
             made = phantom_slice(number, _height(first, index), size=size, seed=seed)
-            yield replace(made, name=f"{made.patient}_slice-{index:02d}")
+            image = made.image
+            if kind is not None:
+                image = disease_slice(image, made.mask, disease=kind, seed=number)
+            yield replace(made, image=image, name=f"{made.patient}_slice-{index:02d}")
 
 
 def write_phantoms(
     folder: Path, *, patients: int = 12, slices: int = 4, size: int = 256, seed: int = 0,
-    progress: Progress = silent,
+    disease: float = 0.0, progress: Progress = silent,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write ``phantom_slices`` as ``images/NAME.tif`` (int16, HU) and ``masks/NAME.png`` (0, 255).
+
+    Parameters
+    ----------
+    disease : share of the patients into whose lungs a disease is painted, as
+        :func:`disease_slice` does
 
     Returns
     -------
@@ -143,7 +160,7 @@ def write_phantoms(
     images, masks = Path(folder, "images"), Path(folder, "masks")
     for path in (images, masks):
         path.mkdir(parents=True, exist_ok=True)
-    made = phantom_slices(patients=patients, slices=slices, size=size, seed=seed)
+    made = phantom_slices(patients=patients, slices=slices, size=size, seed=seed, disease=disease)
     for item in progress(made, desc="phantom slices", total=patients * slices):
         write_image(images / f"{item.name}.tif", item.image)
         write_mask(masks / f"{item.name}.png", item.mask)

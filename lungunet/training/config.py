@@ -184,7 +184,7 @@ class RunConfig(TrainConfig):
     ----------
     data : folder with train.txt and val.txt
     encoder : name as ``lungunet encoders`` lists it
-    weights : none, imagenet, another smp tag, or a path
+    weights : none, lungs (the built-in model), imagenet, another smp tag, or a path
     size : side of the square that slices are fitted to, px
     window : auto, or LEVEL,WIDTH in HU
     labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from lungunet.data.codec import LabelCodec
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.split import choose_codec, read_split, read_split_record
 from lungunet.data.transforms import train_transform
 from lungunet.data.window import parse_window
 from lungunet.errors import ConfigError, LungUNetWarning, SplitError
-from lungunet.models.unet import build_unet
+from lungunet.models.unet import build_from, build_unet, stored_architecture
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
 from lungunet.training.distributed import Ranks
@@ -100,12 +102,7 @@ def make_trainer(
     cache = config.cache if config.cache == "off" else str(Path(config.cache).resolve())
     config = replace(config, data=str(Path(config.data).resolve()), cache=cache)
     train, val = load_datasets(config)
-    model = build_unet(
-        config.encoder,
-        weights=config.weights if pretrained else None,
-        classes=train.codec.n_classes,
-        seed=config.seed,
-    )
+    model = _build_model(config, out, classes=train.codec.n_classes, pretrained=pretrained)
     lists = {name: Path(config.data, f"{name}.txt").read_bytes() for name in ("train", "val")}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
     notes = {"manifests": hashes}
@@ -113,6 +110,18 @@ def make_trainer(
         model, config, out=out, progress=progress, should_stop=should_stop, notes=notes
     )
     return trainer, train, val
+
+
+def _build_model(
+    config: RunConfig, out: str | Path, *, classes: int, pretrained: bool
+) -> nn.Module:
+    if pretrained:
+        return build_unet(config.encoder, weights=config.weights, classes=classes, seed=config.seed)
+    # A resumed run has its weights in the checkpoint; those it began with may be gone by now.
+    stored = stored_architecture(out) or stored_architecture(config.weights)
+    if stored and stored.encoder == config.encoder:
+        return build_from(replace(stored, classes=classes))
+    return build_unet(config.encoder, classes=classes, seed=config.seed)
 
 
 def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:

@@ -36,7 +36,7 @@ class Fixed:
     """Predicts what it is told to, slice after slice."""
 
     codec = lungunet.LUNG_CODEC
-    contract, is_rule, segment_volume = lungunet.InputContract(32), False, None
+    contract, word, segment_volume = lungunet.InputContract(32), "", None
 
     def __init__(self, masks: list[np.ndarray]) -> None:
         self.masks = iter(masks)

@@ -117,17 +117,21 @@ def test_threads_are_those_that_were_granted(
 
 class TestCommandLine:
     @pytest.mark.parametrize("model", ["onnx", "threshold"])
-    def test_predicting_imports_no_torch(
-        self, model: str, onnx_file: Path, phantoms: tuple[Path, Path], tmp_path: Path
+    @pytest.mark.parametrize(
+        "begin", ["sys.modules['torch'] = None", "sys.argv += ['--no-triage']"]
+    )
+    def test_predicting_needs_no_torch(
+        self, model: str, begin: str, onnx_file: Path, phantoms: tuple[Path, Path], tmp_path: Path
     ) -> None:
         path = onnx_file if model == "onnx" else model
         code = (
             "import sys; from lungunet.cli import main\n"
             f"sys.argv = ['lungunet', 'predict', {str(path)!r}, {str(phantoms[0])!r}, '--out', "
-            f"{str(tmp_path)!r}, '--overlay', '--tta']\n"
+            f"{str(tmp_path)!r}, '--overlay', '--tta']\n{begin}\n"
             "try: main()\n"
             "except SystemExit as stop: assert not stop.code, stop.code\n"
-            "print(sorted({'torch', 'albumentations', 'timm', 'onnx'} & set(sys.modules)))"
+            "names = {'torch', 'albumentations', 'timm', 'onnx'}\n"
+            "print(sorted(name for name in names if sys.modules.get(name)))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stderr == ""

@@ -117,7 +117,7 @@ class Spots:
     """Says lung, as sure as it was told, where a slice is 1; draws on nothing else."""
 
     codec = lungunet.LUNG_CODEC
-    contract, is_rule, segment_volume = InputContract(32), False, None
+    contract, word, segment_volume = InputContract(32), "", None
 
     def __init__(self, *confidence: float) -> None:
         self.confidence = iter(confidence)
@@ -166,7 +166,7 @@ class TestMirror:
         class Blind(Spots):
             """A rule that sees nothing in the last column."""
 
-            is_rule = True
+            word = "threshold"
 
             def __call__(self, prepared: list[np.ndarray]) -> list[Segmented]:
                 return [

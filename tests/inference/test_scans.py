@@ -38,7 +38,7 @@ class BySign:
         self.limit_hu, self.dtypes, self.skew = limit_hu, dtypes, skew
         self.batches = []
 
-    contract, is_rule, segment_volume = InputContract(64), False, None
+    contract, word, segment_volume = InputContract(64), "", None
 
     def prepare(self, image, where="slice"):
         if image.dtype.name not in self.dtypes:

@@ -1,0 +1,112 @@
+"""The model that comes with the package: what it is, what it finds, and what begins with it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lungunet
+from lungunet import ConfigError, ModelError, Predictor, build_unet
+from lungunet.models.builtin import BUILTIN
+
+FOLDER = BUILTIN["lungs"]
+
+
+@pytest.fixture(scope="module")
+def lungs() -> Predictor:
+    return Predictor.load("lungs", device="cpu", precision="fp32")
+
+
+def iou(truth: np.ndarray, pred: np.ndarray) -> float:
+    return float((truth & pred).sum() / (truth | pred).sum())
+
+
+class TestWhatItIs:
+    def test_small_enough_for_a_wheel(self) -> None:
+        assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 4_000_000
+
+    def test_a_model_folder_like_any_other(self) -> None:
+        saved = lungunet.load_model("lungs")
+        assert saved.contract == lungunet.InputContract(256)
+        assert saved.codec == lungunet.LUNG_CODEC
+        assert {p.dtype for p in saved.model.parameters()} == {torch.float32}
+
+    def test_its_word_wins_over_a_folder_and_a_path_does_not(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("lungs").mkdir()
+        assert Predictor.load("lungs").word == "lungs"
+        with pytest.raises(ModelError, match="no model in it"):
+            Predictor.load(Path("lungs"))
+        with pytest.raises(ModelError, match="no model in it"):
+            Predictor.load("./lungs")
+
+    def test_its_card_names_all_data_with_licence(self) -> None:
+        card = (FOLDER / "README.md").read_text(encoding="utf-8")
+        data = json.loads((FOLDER / "lungunet.json").read_text())["scores"]
+        assert data["train_slices"] == 217
+        for collection in ("LIDC-IDRI", "Lung-PET-CT-Dx", "TCGA-LUAD", "COVID-19-NY-SBU"):
+            assert collection in card
+        assert card.count("10.7937/") + card.count("10.5072/") + card.count("10.1007/") > 20
+        assert "CC BY 3.0" in card and "CC BY 4.0" in card
+        assert "not a medical device" in card.lower()
+
+
+class TestWhatItFinds:
+    @pytest.mark.parametrize("offset_hu", [-80, 0, 80])
+    def test_lungs_of_phantoms_at_any_calibration(self, lungs: Predictor, offset_hu: int) -> None:
+        both = either = 0
+        for number in range(8):
+            made = lungunet.phantom_slice(number, 0.3 + 0.05 * number)
+            pred = lungs((made.image + offset_hu).astype(np.int16)) > 0
+            both += int((pred & (made.mask > 0)).sum())
+            either += int((pred | (made.mask > 0)).sum())
+        assert both / either > 0.93
+
+    @pytest.mark.parametrize("hu", [-960, -600])
+    def test_a_lung_darker_or_denser_than_the_other(self, lungs: Predictor, hu: int) -> None:
+        made = lungunet.phantom_slice(1, 0.5)
+        image, lung = made.image.copy(), made.mask > 0
+        one = lung & (np.arange(lung.shape[1]) < lung.shape[1] // 2)
+        air = one & (image < -500)
+        image[air] += hu - int(np.median(image[air]))
+        assert iou(one, (lungs(image) > 0) & (np.arange(256) < 128)) > 0.9
+
+    def test_lung_that_is_ill(self, lungs: Predictor) -> None:
+        both = either = 0
+        for number in range(12):
+            made = lungunet.phantom_slice(number, 0.5)
+            ill = lungunet.disease_slice(made.image, made.mask, seed=number)
+            pred = lungs(ill) > 0
+            both += int((pred & (made.mask > 0)).sum())
+            either += int((pred | (made.mask > 0)).sum())
+        assert both / either > 0.85
+
+    def test_nothing_in_the_belly(self, lungs: Predictor) -> None:
+        bellies = [lungunet.phantom_slice(number, 0.0).image for number in range(8)]
+        marked = [int((lungs(image) > 0).sum()) for image in bellies]
+        assert max(marked) < 100  # of 65,536
+
+    def test_any_size_and_a_slice_of_one_grey(self, lungs: Predictor) -> None:
+        assert lungs(np.full((37, 64), -1000, np.int16)).shape == (37, 64)
+
+
+class TestWhatBeginsWithIt:
+    def test_all_weights(self, lungs: Predictor) -> None:
+        model = build_unet("tu-mobilenetv3_small_100", weights="lungs").eval()
+        image = torch.randn(1, 1, 64, 64)
+        expected = lungunet.load_model("lungs").model(image)
+        torch.testing.assert_close(model(image), expected)
+
+    def test_each_class_of_lung_begins_as_lung(self) -> None:
+        two = build_unet("tu-mobilenetv3_small_100", weights="lungs").eval()
+        three = build_unet("tu-mobilenetv3_small_100", weights="lungs", classes=3).eval()
+        image = torch.randn(1, 1, 64, 64)
+        torch.testing.assert_close(three(image), two(image)[:, [0, 1, 1]])
+
+    def test_another_encoder_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="of the encoder tu-mobilenetv3_small_100"):
+            build_unet("resnet18", weights="lungs")
