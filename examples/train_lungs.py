@@ -2,10 +2,10 @@
 
     python examples/train_lungs.py chestct --out lungs
 
-The folder holds ``slices/images/NAME.tif`` in HU, ``slices/masks/NAME.png`` in 0 and 255, and ``slices.csv`` with
-the columns name, patient and quality. About an hour on one core, minutes on a GPU; the same seed
-gives the same weights on the same machine. ``--leave-out 0`` trains without the first fifth of the
-patients and scores the model on them: five runs score it on everybody.
+The folder holds ``slices/images/NAME.tif`` in HU, ``slices/masks/NAME.png`` (0, 255), and
+``slices.csv`` with the columns name, patient and quality. Half an hour on one core, minutes on a
+GPU; the same seed gives the same weights on the same machine. ``--leave-out 0`` trains without the first
+fifth of the patients and scores the model on them: five runs score it on everybody.
 """
 
 import csv

@@ -23,10 +23,15 @@ from lungunet.inference.shapes import (
     label_parts,
     look_up,
 )
+from lungunet.inference.threshold import segment_lungs
 
 _PART_SHARE = 0.05  # of the largest part
 _LUNG_ML = 10.0  # a collapsed lung, where the largest part is the other one
 _AIRWAY_MM = 10  # height
+_DOUBTED_SHARE = 1 / 3  # of the largest part: smaller ones may be gas, where nobody else sees lung
+_SEEN_SHARE = 0.02  # of a part
+_AIRY_HU = -400  # on average; a part of dense lung may be seen by no rule
+_COARSE = 2  # every other pixel is enough to see who agrees
 
 
 def refine_volume(
@@ -37,8 +42,10 @@ def refine_volume(
     Air around the body goes, and so do trachea and main bronchi: lumens within a wall, as dark as
     gas, 10 mm tall; where pixels are larger than 2 mm some are missed. Of the parts that remain
     those stay that lie in the body for the most part and have 5 % of the largest one, and the
-    largest beyond the body's middle, if it has 10 mL: two lungs, even when one has collapsed. Lung
-    that the edge of the picture cuts open counts as in the body where tissue walls it. Holes up to
+    largest beyond the body's middle, if it has 10 mL: two lungs, even when one has collapsed. Of
+    parts under a third of the largest those go that are full of air and of which the threshold
+    rule, :func:`segment_lungs`, sees nothing: gas of bowel and stomach. Lung that the edge of the
+    picture cuts open counts as in the body where tissue walls it. Holes up to
     200 mm2 (vessels) are filled slice by slice, and what is enclosed on all sides (nodules).
 
     Parameters
@@ -66,6 +73,7 @@ def refine_volume(
         return lungs
     parts, body, airways, middle = _look_into(hu, mask, box, spacing_mm)
     kept = _keep_lungs(parts, body, middle=middle, voxel_ml=float(np.prod(spacing_mm)) / 1000)
+    kept = _clear_gas(kept, hu, box, spacing_mm=spacing_mm, middle=middle)
     filled = fill_holes(kept, max_px=HOLE_MM2 / (spacing_mm[1] * spacing_mm[2]))
     lungs[box] = fill_cavities(filled) & (1 - airways)
     return lungs
@@ -140,3 +148,43 @@ def _keep_lungs(
     beyond = np.where(right == right[largest], 0, possible)
     kept[beyond.argmax()] |= beyond.max() * voxel_ml >= _LUNG_ML
     return look_up(np.concatenate([[False], kept]).view(np.uint8), labels)
+
+
+def _clear_gas(
+    lungs: np.ndarray,
+    hu: np.ndarray,
+    box: Box,
+    *,
+    spacing_mm: tuple[float, float, float],
+    middle: float,
+) -> np.ndarray:
+    """Clear small airy parts that the threshold rule does not call lung, in the box of a mask."""
+    labels, sizes = label_parts(lungs)
+    doubted = sizes < _DOUBTED_SHARE * sizes.max(initial=0)
+    if not doubted.any():
+        return lungs
+    doubted &= ~_largest_of_each_side(labels, sizes, middle)  # a lung may have collapsed
+    z, y, x = spacing_mm
+    rule = segment_lungs(hu[box[0], ::_COARSE, ::_COARSE], spacing_mm=(z, y * _COARSE, x * _COARSE))
+    rows, columns = (
+        np.arange(-(-side.start // _COARSE) * _COARSE, side.stop, _COARSE) for side in box[1:]
+    )
+    numbers = labels[:, rows - box[1].start][:, :, columns - box[2].start]
+    values = hu[box[0]][:, rows][:, :, columns]
+    seen = rule[:, rows // _COARSE][:, :, columns // _COARSE] > 0
+    count = len(sizes) + 1
+    sampled = np.maximum(np.bincount(numbers.ravel(), minlength=count), 1)
+    share = np.bincount(numbers[seen], minlength=count) / sampled
+    mean_hu = np.bincount(numbers.ravel(), values.ravel(), minlength=count) / sampled
+    gas = doubted & (share[1:] < _SEEN_SHARE) & (mean_hu[1:] < _AIRY_HU)
+    return look_up(np.concatenate([[False], ~gas]).view(np.uint8), labels)
+
+
+def _largest_of_each_side(labels: np.ndarray, sizes: np.ndarray, middle: float) -> np.ndarray:
+    columns = np.broadcast_to(np.arange(labels.shape[2]), labels.shape).ravel()
+    sums = np.bincount(labels.ravel(), columns, minlength=len(sizes) + 1)[1:]
+    right = sums < middle * sizes
+    largest = np.zeros(len(sizes), bool)
+    for side in (right, ~right):
+        largest[np.where(side, sizes, 0).argmax()] = True
+    return largest

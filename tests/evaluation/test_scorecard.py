@@ -246,15 +246,16 @@ class TestBaselines:
         self, run: Path, split: lungunet.Split
     ) -> None:
         card = evaluate(Predictor.load(run, device="cpu"), split.val)
-        assert set(card.baselines) == {"threshold", "all background"}
+        assert set(card.baselines) == {"threshold", "lungs", "all background"}
         nothing = card.baselines["all background"]
         assert (nothing.pooled.iou, nothing.pooled.recall) == (0.0, 0.0)
         share = np.mean([(lungunet.read_mask(pair.mask) == 0).mean() for pair in split.val])
         assert nothing.pooled.accuracy == pytest.approx(share)
-        for pair, case in zip(split.val, card.baselines["threshold"].cases, strict=True):
-            pred = Predictor.load("threshold").predict(lungunet.read_image(pair.image))
-            wanted = iou(lungunet.read_mask(pair.mask) == 255, pred == 255)
-            assert case.scores.iou == wanted or math.isnan(wanted)
+        for word in ("threshold", "lungs"):
+            for pair, case in zip(split.val, card.baselines[word].cases, strict=True):
+                pred = Predictor.load(word).predict(lungunet.read_image(pair.image))
+                wanted = iou(lungunet.read_mask(pair.mask) == 255, pred == 255)
+                assert case.scores.iou == wanted or math.isnan(wanted)
         stored = card.to_dict()["baselines"]["threshold"]["model_minus_baseline"]["pooled_iou"]
         assert stored["value"] == card.pooled.iou - card.baselines["threshold"].pooled.iou
 
@@ -269,7 +270,13 @@ class TestBaselines:
             lungunet.write_image(pair.image, truth.astype(np.uint8))
         card = evaluate(Predictor(Fixed(preds)), pairs)
         assert set(card.baselines) == {"all background"}
-        assert "no threshold baseline: slice: a slice of uint8" in card.remarks[0]
+        for word, remark in zip(("threshold", "lungs"), card.remarks, strict=True):
+            assert f"no {word} baseline: slice: a slice of uint8" in remark
+
+    def test_nothing_is_a_baseline_to_itself(self, split: lungunet.Split) -> None:
+        for word, other in (("threshold", "lungs"), ("lungs", "threshold")):
+            card = evaluate(Predictor.load(word), split.val)
+            assert set(card.baselines) == {other, "all background"}
 
 
 class TestMaskFolder:
@@ -391,7 +398,7 @@ class TestEvaluateList:
         with pytest.raises(ConfigError, match=r"scores\.json.*: already there"):
             evaluate_list("none/of/these", data, out=tmp_path / "s")
         done = evaluate_list("threshold", data, out=tmp_path / "s", overwrite=True)
-        assert set(done.baselines) == {"all background"}
+        assert set(done.baselines) == {"lungs", "all background"}
         assert json.loads((tmp_path / "s" / "scores.json").read_text())["model"] == "threshold"
 
     def test_codes_of_both_sides(self, data: Path, phantoms, tmp_path: Path) -> None:

@@ -69,6 +69,15 @@ class TestParts:
             refined(hu, boxes(RIGHT, small, same_side)), boxes(RIGHT, *([small] if stays else []))
         )
 
+    def test_gas_that_no_rule_calls_lung_goes_and_dense_lung_stays(self) -> None:
+        hu = np.concatenate([np.full(SHAPE, AIR, np.int16), chest(RIGHT, LEFT)])
+        hu[:12, 8:82, 4:126] = TISSUE
+        bowel = (slice(2, 9), slice(20, 40), slice(80, 104))
+        lobe = (slice(2, 8), slice(22, 42), slice(16, 40))
+        hu[bowel] = -990
+        found = refined(hu, np.concatenate([boxes(bowel, lobe), boxes(RIGHT, LEFT)]))
+        np.testing.assert_array_equal(found, np.concatenate([boxes(lobe), boxes(RIGHT, LEFT)]))
+
     def test_lung_that_the_picture_cuts_open_stays(self) -> None:
         hu, mask = chest(RIGHT, LEFT)[:, :, 30:], boxes(RIGHT, LEFT)[:, :, 30:]
         np.testing.assert_array_equal(refined(hu, mask), mask)
