@@ -31,6 +31,7 @@ _AIRWAY_MM = 10  # height
 _DOUBTED_SHARE = 1 / 3  # of the largest part: smaller ones may be gas, where nobody else sees lung
 _SEEN_SHARE = 0.02  # of a part
 _AIRY_HU = -400  # on average; a part of dense lung may be seen by no rule
+_ONE_SIDE = 0.8  # of a lung that is alone
 _COARSE = 2  # every other pixel is enough to see who agrees
 
 
@@ -163,7 +164,7 @@ def _clear_gas(
     doubted = sizes < _DOUBTED_SHARE * sizes.max(initial=0)
     if not doubted.any():
         return lungs
-    doubted &= ~_largest_of_each_side(labels, sizes, middle)  # a lung may have collapsed
+    doubted &= ~_other_lung(labels, sizes, middle)  # one may have collapsed
     z, y, x = spacing_mm
     rule = segment_lungs(hu[box[0], ::_COARSE, ::_COARSE], spacing_mm=(z, y * _COARSE, x * _COARSE))
     rows, columns = (
@@ -180,11 +181,13 @@ def _clear_gas(
     return look_up(np.concatenate([[False], ~gas]).view(np.uint8), labels)
 
 
-def _largest_of_each_side(labels: np.ndarray, sizes: np.ndarray, middle: float) -> np.ndarray:
-    columns = np.broadcast_to(np.arange(labels.shape[2]), labels.shape).ravel()
-    sums = np.bincount(labels.ravel(), columns, minlength=len(sizes) + 1)[1:]
-    right = sums < middle * sizes
-    largest = np.zeros(len(sizes), bool)
-    for side in (right, ~right):
-        largest[np.where(side, sizes, 0).argmax()] = True
-    return largest
+def _other_lung(labels: np.ndarray, sizes: np.ndarray, middle: float) -> np.ndarray:
+    """Mark the largest part beyond the middle; none where the largest of all is both lungs."""
+    on_right = labels[:, :, : max(round(middle), 0)]
+    right = np.bincount(on_right.ravel(), minlength=len(sizes) + 1)[1:] / sizes
+    share = right[sizes.argmax()]
+    beyond = np.where((right > 0.5) == (share > 0.5), 0, sizes)
+    other = np.zeros(len(sizes), bool)
+    if max(share, 1 - share) > _ONE_SIDE and beyond.any():
+        other[beyond.argmax()] = True
+    return other
