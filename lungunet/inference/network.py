@@ -13,6 +13,8 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, counted
 from lungunet.inference.segmenter import Segmented
+from lungunet.inference.shapes import label_parts, look_up
+from lungunet.inference.threshold import segment_lungs
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.original import padding
 from lungunet.models.torch_errors import explained
@@ -24,6 +26,10 @@ _PART_PX = 512 * 512
 # Held while the number of threads that new threads begin with is not the process's own.
 _STARTING = Lock()
 
+_LITTLE = 0.02  # of a slice
+_SPECK = 0.001  # of a slice: no lung by itself, dense or not
+_AIRY_HU = -400  # on average
+
 
 class Fitted(NamedTuple):
     """A slice as the network sees it, and the size to come back to.
@@ -31,11 +37,11 @@ class Fitted(NamedTuple):
     Parameters
     ----------
     pixels : (1, size, size) float32
-    shape : (H, W) of the slice, px
+    image : (H, W), the slice
     """
 
     pixels: np.ndarray
-    shape: tuple[int, int]
+    image: np.ndarray
 
 
 class TorchSegmenter:
@@ -69,7 +75,7 @@ class TorchSegmenter:
 
     def prepare(self, image: np.ndarray, where: str = "slice") -> Fitted:
         """Window, fit and normalise a slice, and refuse one that the contract does not know."""
-        return Fitted(self.contract.prepare(image, where), (image.shape[0], image.shape[1]))
+        return Fitted(self.contract.prepare(image, where), image)
 
     def __call__(self, prepared: Sequence[Fitted]) -> list[Segmented]:
         """Segment slices of any sizes: on a GPU at once, on the CPU in parts; see ``Segmenter``."""
@@ -96,13 +102,13 @@ class TorchSegmenter:
         """Yield (C, H, W) float32 of each slice, at its size."""
         if logits.shape[1] > 2:
             for i, slice_ in enumerate(prepared):
-                whole = self.contract.unfit(logits[i : i + 1], *slice_.shape)
+                whole = self.contract.unfit(logits[i : i + 1], *slice_.image.shape)
                 yield whole[0].softmax(0).cpu().numpy()
             return
         # Of two classes the difference says all; scaling it alone takes a tenth of the time.
         gains = logits[:, 1:] - logits[:, :1]
         for i, slice_ in enumerate(prepared):
-            gain = self.contract.unfit(gains[i : i + 1], *slice_.shape)[0, 0].cpu()
+            gain = self.contract.unfit(gains[i : i + 1], *slice_.image.shape)[0, 0].cpu()
             both = torch.empty((2, *gain.shape))
             torch.sigmoid(gain, out=both[1])
             torch.sub(1, both[1], out=both[0])
@@ -117,6 +123,36 @@ class TorchSegmenter:
                 f"the network: gives {given} for {counted(n, 'slice')}, contract and codec expect "
                 f"logits {expected}. Pass those that it was trained with."
             )
+
+
+class LungsSegmenter(TorchSegmenter):
+    """The built-in model; a slice with no more than gas of the bowel stays without lung.
+
+    It has seen few bellies. Where it marks little, parts of that go that are no lung to the
+    threshold rule, and full of air or specks; what is dense stays, for the rule sees no dense lung.
+    """
+
+    word = "lungs"
+
+    def __call__(self, prepared: Sequence[Fitted]) -> list[Segmented]:
+        """Segment slices; see ``Segmenter``."""
+        said = super().__call__(prepared)
+        for slice_, segmented in zip(prepared, said, strict=True):
+            if 0 < np.count_nonzero(segmented.classes) < _LITTLE * segmented.classes.size:
+                _clear_gas(slice_.image, segmented)
+        return said
+
+
+def _clear_gas(image: np.ndarray, segmented: Segmented) -> None:
+    rule = segment_lungs(image) > 0
+    labels, sizes = label_parts(segmented.classes)
+    seen = np.bincount(labels[rule], minlength=len(sizes) + 1)[1:] > 0
+    mean_hu = np.bincount(labels.ravel(), image.ravel(), minlength=len(sizes) + 1)[1:] / sizes
+    gone = ~seen & ((mean_hu < _AIRY_HU) | (sizes < _SPECK * labels.size))
+    gas = look_up(np.concatenate([[False], gone]).view(np.uint8), labels)
+    segmented.classes[gas > 0] = 0
+    if segmented.probabilities is not None:
+        segmented.probabilities[:, gas > 0] = [[1], [0]]
 
 
 def _side_by_side(

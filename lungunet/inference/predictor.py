@@ -157,12 +157,16 @@ class Predictor:
             saved = load_model(model)
         else:
             saved = model
-        predictor = cls(
+        if isinstance(model, str) and model in BUILTIN:
+            from lungunet.inference.network import LungsSegmenter
+
+            lungs = LungsSegmenter(
+                saved.model, saved.contract, saved.codec, device=device, precision=precision
+            )
+            return cls(lungs, tta=tta)
+        return cls(
             saved.model, saved.contract, saved.codec, device=device, precision=precision, tta=tta
         )
-        if isinstance(model, str) and model in BUILTIN:
-            predictor.segmenter.word = model
-        return predictor
 
     def __repr__(self) -> str:
         """Say which model, what it sees and what its masks hold."""
