@@ -99,7 +99,7 @@ class TestWhatItFinds:
             """Calls everything lung that is no water."""
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                water = lungunet.InputContract(64).normalise(np.uint8([[229]]))[0, 0, 0]
+                water = lungunet.InputContract(64).normalise(np.uint8([[230]]))[0, 0, 0]
                 return torch.cat([(x - float(water)).abs() * -9 + 1e-3, torch.zeros_like(x)], 1)
 
         hu = np.zeros((64, 64), np.int16)  # all of it water
