@@ -56,9 +56,9 @@ def main(
     model = fit(model, train, contract, epochs=epochs, seed=seed, device=torch.device(device))
     held = [each for each in slices if fold[each.patient] == leave_out]
     scores = score(model, held, contract) if held else {}
-    lungunet.save_model(
+    lungunet.save_model(  # half precision: 3 MB in the package instead of 6, the same masks
         out,
-        model,
+        model.half(),
         contract=contract,
         codec=lungunet.LUNG_CODEC,
         scores={"train_slices": len(train)},
@@ -195,8 +195,7 @@ def move(
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     scale, aspect = np.exp(rng.normal(0, 0.16)), np.exp(rng.normal(0, 0.07))
     matrix = turn @ np.array([[scale * aspect, rng.normal(0, 0.04)], [0, scale / aspect]])
-    # Upside down, as who lies prone: bellies and hearts lie elsewhere then.
-    mirrored, prone = rng.random() < 0.5, rng.random() < 0.15
+    mirrored, prone = rng.random() < 0.5, rng.random() < 0.04
     matrix = matrix @ np.diag([-1 if mirrored else 1, -1 if prone else 1])
     matrix *= size / grey.shape[0]
     offset = size / 2 - matrix @ [grey.shape[1] / 2, grey.shape[0] / 2]
@@ -221,12 +220,9 @@ def change_scanner(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         grey = grey + rng.uniform(0.3, 1.5) * (grey - cv2.GaussianBlur(grey, (0, 0), 1.0))
     if rng.random() < 0.5:
         noise = rng.standard_normal(grey.shape, dtype=np.float32)
-        kind = rng.random()
-        if kind < 0.4:
+        if rng.random() < 0.5:
             noise = 1.8 * cv2.GaussianBlur(noise, (0, 0), 0.8)
-        elif kind < 0.6:  # streaks between the shoulders
-            noise = 2.2 * cv2.GaussianBlur(noise, (0, 0), sigmaX=4, sigmaY=0.5)
-        grey = grey + noise * abs(rng.normal(0, 10))
+        grey = grey + noise * abs(rng.normal(0, 9))
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
