@@ -134,3 +134,31 @@ class TestWhatBeginsWithIt:
     def test_another_encoder_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="of the encoder tu-mobilenetv3_small_100"):
             build_unet("resnet18", weights="lungs")
+
+    def test_training_begins_with_it_and_goes_on_without(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = lungunet.RunConfig(
+            data=str(data), weights="lungs", size=32, batch_size=2, workers=0, epochs=1, lr=1e-9
+        )
+        out = tmp_path / "run"
+        list(lungunet.train_run(config, out))
+        trained = dict(lungunet.load_model(out).model.named_parameters())
+        for name, weight in lungunet.load_model("lungs").model.named_parameters():
+            torch.testing.assert_close(trained[name], weight, atol=1e-3, rtol=1e-3)
+        longer = lungunet.RunConfig.of_run(out, epochs=2)
+        (second,) = lungunet.train_run(longer, out, resume=True)
+        assert second.epoch == 2
+        # A run that begins with a model of another shape goes on when that model is gone.
+        again = lungunet.RunConfig.from_dict({**vars(config), "weights": str(out)}, where="here")
+        copy = tmp_path / "copy"
+        list(lungunet.train_run(again, copy))
+        out.rename(tmp_path / "gone")
+        (second,) = lungunet.train_run(lungunet.RunConfig.of_run(copy, epochs=2), copy, resume=True)
+        assert second.epoch == 2
+
+    def test_onnx_gives_the_same_masks(self, lungs: Predictor, tmp_path: Path) -> None:
+        parity = lungunet.export_onnx("lungs", tmp_path / "lungs.onnx")
+        assert parity.differing_px == 0
+        hu = lungunet.phantom_slice(3, 0.5).image
+        np.testing.assert_array_equal(Predictor.load(tmp_path / "lungs.onnx")(hu), lungs(hu))
