@@ -13,7 +13,17 @@ import numpy as np
 from lungunet.data.files import replacing
 from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
 from lungunet.volumes.grid import Grid
+from lungunet.volumes.nesting import refuse_deep
+from lungunet.volumes.signatures import kind_of, why_unread
 
+# Each kind goes to the one reader that is meant for it: with fewer of SimpleITK's twenty, fewer
+# ways for a hostile file. Others, DICOM without its mark among them, are left to its choice.
+_READERS = {
+    "NIfTI": "NiftiImageIO",
+    "NRRD": "NrrdImageIO",
+    "MetaImage": "MetaImageIO",
+    "DICOM": "GDCMImageIO",
+}
 _INT16 = np.iinfo(np.int16)
 
 
@@ -23,6 +33,8 @@ def read_header(path: Path, tags: Iterable[str]) -> tuple[Grid, int, dict[str, s
     Returns the grid of all its axes, three or not; how many values a voxel has; and those of the
     tags that the file has.
     """
+    if path.is_file() and kind_of(path) in ("DICOM", None):
+        refuse_deep(path)
     with _opened(path) as reader:
         reader.ReadImageInformation()
         known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
@@ -38,7 +50,7 @@ def read_header(path: Path, tags: Iterable[str]) -> tuple[Grid, int, dict[str, s
 def read_values(path: Path) -> np.ndarray:
     """Read the voxels of a file, rescaled as it says: int16 where that is exact, else float32.
 
-    They come as (k, j, i), in the order of the file, its slowest axis first.
+    Its header must have been read, which refuses what SimpleITK would not survive. They come as (k, j, i), in the order of the file, its slowest axis first.
     """
     with _opened(path) as reader:
         image = reader.Execute()
@@ -109,11 +121,12 @@ def _quiet() -> Iterator[Any]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     with _quiet() as sitk:
-        if not path.is_file():
-            raise DataError("no such file. Check the path.", where=path)
         _refuse_name(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
+        kind = _known_kind(path)
+        if kind is not None:
+            reader.SetImageIO(_READERS[kind])
         try:
             yield reader
         except RuntimeError as err:
@@ -123,11 +136,24 @@ def _opened(path: Path) -> Iterator[Any]:
                     "Resample it to a straight grid first.",
                     where=path,
                 ) from err
+            other = "of another format" if kind is None else f"an unusual kind of {kind}"
             raise DataError(
-                "not a readable volume: damaged, truncated, or of another format. "
-                "Copy or export it again.",
+                f"not a readable volume: damaged, truncated, or {other}. Copy or export it again.",
                 where=path,
             ) from err
+
+
+def _known_kind(path: Path) -> str | None:
+    """Return what a file is by its first bytes; refuse what no reader of volumes should open."""
+    try:
+        why, kind = why_unread(path), kind_of(path)
+    except FileNotFoundError as err:
+        raise DataError("no such file. Check the path.", where=path) from err
+    except OSError as err:
+        raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
+    if why is not None:
+        raise DataError(why, where=path)
+    return kind
 
 
 def _refuse_name(path: Path) -> None:
