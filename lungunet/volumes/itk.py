@@ -33,9 +33,7 @@ def read_header(path: Path, tags: Iterable[str]) -> tuple[Grid, int, dict[str, s
     Returns the grid of all its axes, three or not; how many values a voxel has; and those of the
     tags that the file has.
     """
-    if path.is_file() and kind_of(path) in ("DICOM", None):
-        refuse_deep(path)
-    with _opened(path) as reader:
+    with _opened(path, known=False) as reader:
         reader.ReadImageInformation()
         known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
         grid = Grid(
@@ -119,7 +117,7 @@ def _quiet() -> Iterator[Any]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, *, known: bool = True) -> Iterator[Any]:
     with _quiet() as sitk:
         _refuse_name(path)
         reader = sitk.ImageFileReader()
@@ -127,6 +125,8 @@ def _opened(path: Path) -> Iterator[Any]:
         kind = _known_kind(path)
         if kind is not None:
             reader.SetImageIO(_READERS[kind])
+        if not known and kind in ("DICOM", None):
+            refuse_deep(path)
         try:
             yield reader
         except RuntimeError as err:

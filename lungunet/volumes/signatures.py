@@ -29,6 +29,7 @@ _BEGINS = {
     b"%PDF": "is a PDF. Leave it out.",
     b"\x89HDF\r\n": "is HDF5 (MINC2 is), which is not read. Convert it to NIfTI.",
 }
+_GZIP = b"\x1f\x8b"
 _WEB_PAGES = (b"<!doctype html", b"<html")
 
 
@@ -38,9 +39,8 @@ def kind_of(path: Path) -> str | None:
     Looks into gzip where NIfTI may be in it.
     """
     head = _head(path)
-    if head.startswith(b"\x1f\x8b"):
-        inner = _unpacked(path)
-        return _nifti(inner)
+    if head.startswith(_GZIP):
+        return _nifti(_unpacked(path))
     if head[128:132] == b"DICM":
         return "DICOM"
     if head.startswith(b"NRRD"):
@@ -64,16 +64,15 @@ def why_unread(path: Path) -> str | None:
             return why
     if head[257:262] == b"ustar":
         return f"is a tar archive. {_UNPACK}"
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(_GZIP):
         return _why_packed(path)
     return _why_nifti(head, path)
 
 
 def _why_packed(path: Path) -> str | None:
-    try:
-        inner = _unpacked(path)
-    except (OSError, EOFError, zlib.error):
-        return "begins as gzip and is damaged. Copy it again."
+    inner = _unpacked(path)
+    if not inner:
+        return "begins as gzip and is damaged or truncated. Copy it again."
     if _nifti(inner) is None:
         return f"is packed with gzip, and not NIfTI. {_UNPACK}"
     if not path.name.lower().endswith(".gz"):
@@ -114,5 +113,8 @@ def _head(path: Path) -> bytes:
 
 
 def _unpacked(path: Path) -> bytes:
-    with gzip.open(path) as file:
-        return file.read(_HEAD_BYTES)
+    try:
+        with gzip.open(path) as file:
+            return file.read(_HEAD_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return b""
