@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +19,9 @@ from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted
 from lungunet.volumes import dicom
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.headers import check_metaimage, check_nifti, check_nrrd, read_checked
+from lungunet.volumes.metaimage import read_metaimage
+from lungunet.volumes.nifti import is_pair, read_nifti
+from lungunet.volumes.nrrd import read_nrrd
 
 _MASKS = ".nii.gz"  # what masks of scans are written as whose own format is not written
 
@@ -58,24 +59,15 @@ class Format:
 
 
 FORMATS = (
-    Format(
-        "NIfTI",
-        (".nii.gz", ".nii"),
-        partial(read_checked, check=check_nifti),
-        written=(".nii.gz", ".nii"),
-    ),
-    Format("NRRD", (".nrrd", ".nhdr"), partial(read_checked, check=check_nrrd), written=(".nrrd",)),
-    Format(
-        "MetaImage",
-        (".mha", ".mhd"),
-        partial(read_checked, check=check_metaimage),
-        written=(".mha",),
-    ),
+    Format("NIfTI", (".nii.gz", ".nii"), read_nifti, written=(".nii.gz", ".nii")),
+    Format("NIfTI pair", (".hdr", ".img"), read_nifti, tells=is_pair),
+    Format("NRRD", (".nrrd", ".nhdr"), read_nrrd, written=(".nrrd",)),
+    Format("MetaImage", (".mha", ".mhd"), read_metaimage, written=(".mha",)),
     Format("DICOM", dicom.SUFFIXES, dicom.read_dicom, tells=dicom.is_dicom, is_folder=True),
 )
 """Every format that is read."""
 
-_OTHER = Format("other", (), partial(read_checked, check=check_nifti))  # SimpleITK may know it
+_OTHER = Format("other", (), dicom.read_dicom)  # it may lack the mark of DICOM
 
 
 def format_of(path: Path) -> Format:

@@ -3,6 +3,7 @@
 The one place that turns and flips volumes. Pure geometry: knows no file format.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -12,6 +13,8 @@ import numpy as np
 from lungunet.errors import GeometryError
 
 _SKEW = 1e-3  # cosine between axes that are meant to be at right angles; files round to 6 digits
+
+_MOST_TILT = 45  # degrees; no gantry tilts by more than 30
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,21 @@ class Grid:
     def axial(cls, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> "Grid":
         """Return the grid of an array (D, H, W) that is (z, y, x) as it is."""
         return cls(shape[::-1], spacing_mm[::-1], (0.0, 0.0, 0.0))
+
+    @classmethod
+    def stepping(
+        cls, size: tuple[int, ...], steps_mm: np.ndarray, origin: Iterable[float]
+    ) -> "Grid":
+        """Return the grid whose voxels lie a column of ``steps_mm`` (3, 3; LPS) apart."""
+        with np.errstate(over="ignore"):
+            spacing = np.linalg.norm(steps_mm, axis=0)
+        direction = np.divide(steps_mm, spacing, where=spacing > 0, out=np.zeros((3, 3)))
+        return cls(
+            size,
+            tuple(spacing.tolist()),
+            tuple(float(mm) for mm in origin),
+            tuple(direction.ravel().tolist()),
+        )
 
     @property
     def matrix(self) -> np.ndarray:
@@ -119,6 +137,8 @@ class Grid:
         cosines = self.matrix.T @ self.matrix - np.eye(3)
         if np.abs(cosines).max() > _SKEW:
             degrees = np.degrees(np.arcsin(min(np.abs(cosines).max(), 1)))
+            if degrees > _MOST_TILT:
+                raise GeometryError("its axes do not span a volume. Export it again.", where=where)
             raise GeometryError(
                 f"its axes are {degrees:.1f} degrees off right angles (gantry tilt). "
                 "Resample it to a straight grid first.",

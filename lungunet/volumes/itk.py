@@ -1,4 +1,4 @@
-"""The only door to SimpleITK: headers and voxels of volume files, in the order of the file.
+"""The only door to SimpleITK: headers and voxels of DICOM files, and writing of all formats.
 
 Asks a file for its geometry and for the tags that are named, never for the patient's.
 """
@@ -14,16 +14,8 @@ from lungunet.data.files import replacing
 from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.nesting import refuse_deep
-from lungunet.volumes.signatures import kind_of, why_unread
+from lungunet.volumes.signatures import refuse_foreign
 
-# Each kind goes to the one reader that is meant for it: with fewer of SimpleITK's twenty, fewer
-# ways for a hostile file. Others, DICOM without its mark among them, are left to its choice.
-_READERS = {
-    "NIfTI": "NiftiImageIO",
-    "NRRD": "NrrdImageIO",
-    "MetaImage": "MetaImageIO",
-    "DICOM": "GDCMImageIO",
-}
 _INT16 = np.iinfo(np.int16)
 
 
@@ -33,7 +25,7 @@ def read_header(path: Path, tags: Iterable[str]) -> tuple[Grid, int, dict[str, s
     Returns the grid of all its axes, three or not; how many values a voxel has; and those of the
     tags that the file has.
     """
-    with _opened(path, known=False) as reader:
+    with _opened(path) as reader:
         reader.ReadImageInformation()
         known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
         grid = Grid(
@@ -48,7 +40,7 @@ def read_header(path: Path, tags: Iterable[str]) -> tuple[Grid, int, dict[str, s
 def read_values(path: Path) -> np.ndarray:
     """Read the voxels of a file, rescaled as it says: int16 where that is exact, else float32.
 
-    Its header must have been read, which refuses what SimpleITK would not survive. They come as (k, j, i), in the order of the file, its slowest axis first.
+    They come as (k, j, i), in the order of the file, its slowest axis first.
     """
     with _opened(path) as reader:
         image = reader.Execute()
@@ -117,16 +109,15 @@ def _quiet() -> Iterator[Any]:
 
 
 @contextmanager
-def _opened(path: Path, *, known: bool = True) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file as DICOM and nothing else, for other readers of SimpleITK survive less."""
     with _quiet() as sitk:
         _refuse_name(path)
+        refuse_foreign(path)
+        refuse_deep(path)
         reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        kind = _known_kind(path)
-        if kind is not None:
-            reader.SetImageIO(_READERS[kind])
-        if not known and kind in ("DICOM", None):
-            refuse_deep(path)
         try:
             yield reader
         except RuntimeError as err:
@@ -136,24 +127,11 @@ def _opened(path: Path, *, known: bool = True) -> Iterator[Any]:
                     "Resample it to a straight grid first.",
                     where=path,
                 ) from err
-            other = "of another format" if kind is None else f"an unusual kind of {kind}"
             raise DataError(
-                f"not a readable volume: damaged, truncated, or {other}. Copy or export it again.",
+                "not a readable volume: damaged, truncated, or of another format. "
+                "Copy or export it again.",
                 where=path,
             ) from err
-
-
-def _known_kind(path: Path) -> str | None:
-    """Return what a file is by its first bytes; refuse what no reader of volumes should open."""
-    try:
-        why, kind = why_unread(path), kind_of(path)
-    except FileNotFoundError as err:
-        raise DataError("no such file. Check the path.", where=path) from err
-    except OSError as err:
-        raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
-    if why is not None:
-        raise DataError(why, where=path)
-    return kind
 
 
 def _refuse_name(path: Path) -> None:

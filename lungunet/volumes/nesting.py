@@ -1,4 +1,4 @@
-"""Refuses a DICOM file that would end the process: one nested so deep that its reader runs out of stack.
+"""Refuses a DICOM file that would end the process, nested so deep that its reader has no stack left.
 
 GDCM, through which SimpleITK reads DICOM, goes down a level of the stack for each sequence within a
 sequence and knows no end: some 17,000 are a segmentation fault where a thread has 8 MB of stack,
@@ -72,7 +72,8 @@ def refuse_deep(path: Path) -> None:
 
 
 def _may_be_deep(path: Path) -> bool:
-    marks, tail, kinds = 0, b"", _ITEMS
+    marks, tail = 0, b""
+    kinds: tuple[tuple[int, int], ...] = _ITEMS
     for number, piece in enumerate(_pieces(path)):
         if number == 0 and piece[128:132] == b"DICM" and _BIG_ENDIAN not in piece[:_META_BYTES]:
             kinds = _ITEMS[:1]
@@ -90,8 +91,8 @@ def _marks(piece: bytes, kinds: tuple[tuple[int, int], ...]) -> int:
         pairs = np.frombuffer(piece, "<u2", (len(piece) - odd) // 2, odd)
         for first, second in kinds:
             # Half of a mark is rare in pixels; to look for it is five times as fast as for all.
-            marks += np.count_nonzero(pairs[np.flatnonzero(pairs[1:] == second)] == first)
-    return int(marks)
+            marks += int(np.count_nonzero(pairs[np.flatnonzero(pairs[1:] == second)] == first))
+    return marks
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ definition of NRRD and MetaImage. Verdicts:
 - same: read, and the other reader finds the same voxels in the same places
 - harmless: the other reader refuses it; the voxels are those of the whole file
 - alone: the other reader refuses it, and what lungunet reads is not what was there. To be looked at
-- told: other voxels, and a warning says so
+- told: other voxels, and a warning says that something is wrong
 - WRONG, TRACEBACK, CRASH, HANG: faults. The files are kept
 """
 
@@ -27,7 +27,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import peers
@@ -70,7 +69,7 @@ def judge(kind: str, number: int, seed: int, folder: Path) -> Verdict:
             original = read(kind, spoiling.write(before, folder / "whole"))
             why = f"{type(err).__name__}: {err}"[:200]
             same = differs(ours, original) is None
-            return Verdict(number, "harmless" if same else "alone", why)
+            return Verdict(number, "harmless" if same else "told" if told else "alone", why)
     wrong = differs(ours, theirs)
     if wrong is None:
         return Verdict(number, "same")

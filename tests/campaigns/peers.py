@@ -1,7 +1,7 @@
 """What others read in a file: voxels and where they lie, none of it by code of lungunet.
 
-Each raises where the reader refuses. Of NRRD and MetaImage there is a reader of its own, written from
-the formats' definitions; pynrrd is asked too where it is installed.
+Each raises where the reader refuses. For NRRD and MetaImage there are short readers of their own,
+written from the formats' definitions; pynrrd is asked too where it is installed.
 """
 
 import gzip
@@ -59,7 +59,9 @@ def _dicom(path: Path) -> Reading:
     if len(slices) > 1:
         step = (last - first) / (len(slices) - 1)
     row_mm, column_mm = map(float, slices[0].PixelSpacing)
-    return Reading(np.stack(planes), np.column_stack([along * column_mm, down * row_mm, step]), first)
+    return Reading(
+        np.stack(planes), np.column_stack([along * column_mm, down * row_mm, step]), first
+    )
 
 
 def _nifti(path: Path) -> Reading:
@@ -90,8 +92,8 @@ def _nrrd(path: Path) -> Reading:
     for line in head.decode("latin-1").splitlines()[1:]:
         if line.startswith("#") or ":=" in line or not line:
             continue
-        name, colon, value = line.partition(": ")
-        if not colon or name.lower() in fields:
+        name, colon, value = line.partition(":")
+        if not colon or fields.get(name.lower(), value.strip()) != value.strip():
             raise ValueError(f"line {line!r}")
         fields[name.lower()] = value.strip()
     name = fields.get("data file", fields.get("datafile"))
@@ -114,10 +116,10 @@ def _nrrd(path: Path) -> Reading:
         values = np.frombuffer(voxels, order + kind, int(np.prod(sizes)))
     vectors = re.findall(r"\(([^)]*)\)", fields["space directions"])
     steps = np.array([[float(word) for word in vector.split(",")] for vector in vectors]).T
-    origin = [float(word) for word in fields.get("space origin", "(0,0,0)").strip("()").split(",")]
-    signs = np.array([-1 if side[0] in "rR" else 1 for side in _sides(fields["space"])][:1] + [
-        -1 if _sides(fields["space"])[1][0] in "aA" else 1, 1
-    ])
+    words = fields.get("space origin", "(0,0,0)").strip("()").split(",")
+    origin = np.array([float(word) for word in words])
+    right, front, _ = _sides(fields["space"])
+    signs = np.array([-1 if right[0] in "rR" else 1, -1 if front[0] in "aA" else 1, 1])
     reading = Reading(values.reshape(sizes[::-1]), signs[:, None] * steps, signs * origin)
     if importlib.util.find_spec("nrrd"):
         import nrrd
@@ -150,7 +152,7 @@ def _metaimage(path: Path) -> Reading:
     while "ElementDataFile" not in fields:
         end = content.index(b"\n", at)
         name, _, value = content[at:end].decode("latin-1").partition("=")
-        if name.strip() in fields or not _:
+        if fields.get(name.strip(), value.strip()) != value.strip() or not _:
             raise ValueError("fields")
         fields[name.strip()] = value.strip()
         at = end + 1

@@ -87,9 +87,7 @@ def _nifti(**how: Any) -> bytes:
 def _pair() -> Files:
     image = nibabel.Nifti1Pair(HU.T, np.diag([-0.7, -0.8, 2.5, 1.0]))
     image.set_sform(image.affine, 1)
-    holders = {
-        name: nibabel.FileHolder(fileobj=io.BytesIO()) for name in ("header", "image")
-    }
+    holders = {name: nibabel.FileHolder(fileobj=io.BytesIO()) for name in ("header", "image")}
     image.to_file_map(holders)
     return {
         "a.hdr": holders["header"].fileobj.getvalue(),
@@ -97,7 +95,9 @@ def _pair() -> Files:
     }
 
 
-def _nrrd(encoding: str, endian: str = "little", kind: str = "<i2", *, detached: bool = False) -> Files:
+def _nrrd(
+    encoding: str, endian: str = "little", kind: str = "<i2", *, detached: bool = False
+) -> Files:
     names = {"<i2": "short", ">i2": "short", "<f4": "float", "<u2": "unsigned short"}
     header = (
         f"NRRD0004\n# made by hand\ntype: {names[kind]}\ndimension: 3\n"
@@ -276,7 +276,11 @@ def _dicom_element(content: bytes, rng: Rng) -> bytes:
             element._value = new if len(new) > 1 else new[0]
         case _:
             ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(
-                str(rng.choice([ExplicitVRBigEndian, ImplicitVRLittleEndian, "1.2.840.10008.1.2.4.70"]))
+                str(
+                    rng.choice(
+                        [ExplicitVRBigEndian, ImplicitVRLittleEndian, "1.2.840.10008.1.2.4.70"]
+                    )
+                )
             )
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, ds, enforce_file_format=False)
@@ -374,7 +378,9 @@ def _png_chunk(content: bytes, rng: Rng) -> bytes:
             chunks[one : one + 1] = [(name, body[: len(body) // 2]), (name, body[len(body) // 2 :])]
         case 4:
             new = b"tRNS" if rng.random() < 0.5 else b"gAMA"
-            chunks.insert(1, (new, int(rng.choice(NUMBERS)).to_bytes(4, "big")[: 2 if new == b"tRNS" else 4]))
+            chunks.insert(
+                1, (new, int(rng.choice(NUMBERS)).to_bytes(4, "big")[: 2 if new == b"tRNS" else 4])
+            )
         case _ if body:
             changed = bytearray(body)
             changed[rng.integers(len(body))] = int(rng.choice([0, 1, 2, 3, 4, 6, 8, 16, 255]))
@@ -405,7 +411,10 @@ def spoil(kind: str, number: int, seed: int) -> tuple[Files, Files]:
     names = sorted(scan)
     name = names[rng.integers(len(names))] if rng.random() < 0.5 else names[0]
     if not name.endswith(".gz"):
-        return scan, {**scan, name: _spoilt(kind, scan[name], rng, voxels=name.endswith((".raw", ".img")))}
+        return scan, {
+            **scan,
+            name: _spoilt(kind, scan[name], rng, voxels=name.endswith((".raw", ".img"))),
+        }
     if rng.random() < 0.3:
         return scan, {**scan, name: _bytes(scan[name], rng)}
     inner = _spoilt(kind, gzip.decompress(scan[name]), rng)
