@@ -17,10 +17,10 @@ import numpy as np
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted
-from lungunet.volumes import dicom
+from lungunet.volumes import archive, dicom
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.metaimage import read_metaimage
-from lungunet.volumes.nifti import is_pair, read_nifti
+from lungunet.volumes.nifti import header_of, is_pair, read_nifti
 from lungunet.volumes.nrrd import read_nrrd
 
 _MASKS = ".nii.gz"  # what masks of scans are written as whose own format is not written
@@ -40,6 +40,7 @@ class Format:
         where the format is read alone
     tells : whether a file is of this format, where its ending does not say
     is_folder : a folder of such files is one scan, and each of them a slice
+    deep : one file is a scan at any depth, as a folder of slices is, for no mask is written so
     """
 
     name: str
@@ -48,6 +49,7 @@ class Format:
     written: tuple[str, ...] = ()
     tells: Callable[[Path], bool] | None = None
     is_folder: bool = False
+    deep: bool = False
 
     def names(self, path: Path) -> bool:
         """Whether a file is called as those of this format are."""
@@ -63,7 +65,11 @@ FORMATS = (
     Format("NIfTI pair", (".hdr", ".img"), read_nifti, tells=is_pair),
     Format("NRRD", (".nrrd", ".nhdr"), read_nrrd, written=(".nrrd",)),
     Format("MetaImage", (".mha", ".mhd"), read_metaimage, written=(".mha",)),
+    Format(
+        "DICOM in gzip", archive.GZIPPED, archive.refuse_gzip, tells=archive.is_gzip, is_folder=True
+    ),
     Format("DICOM", dicom.SUFFIXES, dicom.read_dicom, tells=dicom.is_dicom, is_folder=True),
+    Format("zip", archive.SUFFIXES, archive.read_zip, tells=archive.holds_scans, deep=True),
 )
 """Every format that is read."""
 
@@ -73,11 +79,11 @@ _OTHER = Format("other", (), dicom.read_dicom)  # it may lack the mark of DICOM
 def format_of(path: Path) -> Format:
     """Return the row of a file or folder: by what it holds, then by its ending.
 
-    What no row knows is left to SimpleITK, and an empty folder to the first format of folders.
+    What no row knows is left to SimpleITK, and an empty folder to the last format of folders.
     """
     if path.is_dir():
         rows = [row for row in FORMATS if row.is_folder]
-        return next((row for row in rows if any(map(row.holds, path.iterdir()))), rows[0])
+        return next((row for row in rows if any(map(row.holds, path.iterdir()))), rows[-1])
     rows = sorted(FORMATS, key=lambda row: row.tells is None)
     return next((row for row in rows if row.holds(path)), _OTHER)
 
@@ -210,12 +216,13 @@ def _volumes_of(source: str | Path) -> Iterator[Path]:
     if path.is_dir():
         files = sorted(path.iterdir())
         yield from (file for file in files if _is_named(file) and _is_visible_file(file))
+        yield from _archives_below(path)
         yield from _series_folders(path)
     elif glob.has_magic(str(source)) and not path.exists():
         for match in _matches(source):
             yield from _volumes_of(match)
     elif any(row.holds(path) for row in FORMATS):
-        yield path
+        yield header_of(path) if is_pair(path) else path
 
 
 def _deeper_files(folder: Path) -> Iterator[Path]:
@@ -226,6 +233,19 @@ def _deeper_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if _is_named(path) and _is_visible_file(path))
 
 
+def _archives_below(folder: Path) -> Iterator[Path]:
+    """Yield files that are scans at any depth, by their ending first."""
+    rows = [row for row in FORMATS if row.deep]
+    for where, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        paths = [Path(where, name) for name in sorted(files)]
+        yield from (
+            path
+            for path in paths
+            if _is_visible_file(path) and any(row.names(path) and row.holds(path) for row in rows)
+        )
+
+
 def _like(file: Path, folder: str | Path) -> Path:
     """Return the pattern for files of this name in folders beside."""
     depth = len(file.relative_to(folder).parts) - 1
@@ -233,8 +253,11 @@ def _like(file: Path, folder: str | Path) -> Path:
 
 
 def _is_named(path: Path) -> bool:
-    """Whether a file is a whole volume by its ending."""
-    return any(row.names(path) for row in FORMATS if not row.is_folder)
+    """Whether a file is a whole volume by its ending; of a pair the header is."""
+    rows = [row for row in FORMATS if not row.is_folder and not row.deep]
+    return path == header_of(path) and any(
+        row.names(path) and (row.tells is None or row.tells(path)) for row in rows
+    )
 
 
 def _is_image(path: Path) -> bool:

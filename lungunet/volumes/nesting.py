@@ -1,4 +1,4 @@
-"""Refuses a DICOM file that would end the process, nested so deep that its reader has no stack left.
+"""Refuses a DICOM file that would end the process: nested so deep that no stack is left.
 
 GDCM, through which SimpleITK reads DICOM, goes down a level of the stack for each sequence within a
 sequence and knows no end: some 17,000 are a segmentation fault where a thread has 8 MB of stack,
