@@ -44,7 +44,6 @@ def read_metaimage(path: Path, series: str | None = None) -> tuple[np.ndarray, G
     """Read a file, as :attr:`Format.read` does; ``series`` is not looked at."""
     fields = _read_fields(path)
     grid = _grid(fields)
-    grid.check(str(path))
     return read_stored(_stored(fields, grid.size)), grid
 
 

@@ -99,7 +99,6 @@ def read_nifti(path: Path, series: str | None = None) -> tuple[np.ndarray, Grid]
     dtype = _dtype(header)
     slope, intercept = _scale(header)
     grid = _grid(header, size)
-    grid.check(str(path))
     voxels, packing, offset = _place(header)
     stored = Stored(
         voxels, size, dtype, offset=offset, packing=packing, slope=slope, intercept=intercept
@@ -227,7 +226,8 @@ def _grid(header: _Header, size: tuple[int, ...]) -> Grid:
     if not has_sform:
         return _qform(header, size)
     sform = _sform(header, size)
-    sform.check(str(path))  # first: a tilt that the qform cannot hold is no contradiction
+    if sform.tilted:  # which no qform can hold: no contradiction
+        return sform
     if has_qform:
         _refuse_contradiction(sform, _qform(header, size), path)
     # What is within rounding is put at right angles, as it is when a mask is written.

@@ -56,7 +56,6 @@ def read_nrrd(path: Path, series: str | None = None) -> tuple[np.ndarray, Grid]:
     """Read a file, as :attr:`Format.read` does; ``series`` is not looked at."""
     fields = _read_fields(path)
     grid = _grid(fields)
-    grid.check(str(path))
     return read_stored(_stored(fields, grid.size)), grid
 
 

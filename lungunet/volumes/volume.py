@@ -11,7 +11,7 @@ import numpy as np
 
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.formats import FORMATS, format_of, volume_name
-from lungunet.volumes.grid import Grid
+from lungunet.volumes.grid import Grid, straighten
 from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
 
 _WRITTEN_DTYPES = ("uint8", "int16", "float32")
@@ -43,7 +43,7 @@ class Volume:
         return self.grid.spacing_mm
 
 
-def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
+def read_volume(path: str | Path, *, series: str | None = None, resample: bool = False) -> Volume:
     """Read a CT scan, or a mask in the same formats.
 
     Parameters
@@ -51,6 +51,8 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     path : .nii, .nii.gz, .nrrd, .mha, .mhd; one DICOM file; or the folder of a DICOM series
     series : which one where a folder holds several: the short id that the error lists, or the
         SeriesInstanceUID
+    resample : put a volume file that is sheared, as converters leave a gantry tilt, on a straight
+        grid, linearly; a warning says so. Without it such a file is refused
 
     Returns
     -------
@@ -76,7 +78,24 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     if not path.exists():
         raise DataError("no such file. Check the path.", where=path)
     array, grid = format_of(path).read(path, series)
+    if resample and grid.tilted:
+        array, grid = _straightened(array, grid, path)
+    grid.check(str(path))
     return Volume(grid.to_axial(array), path, volume_name(path), grid)
+
+
+def _straightened(array: np.ndarray, grid: Grid, path: Path) -> tuple[np.ndarray, Grid]:
+    try:
+        straight = straighten(array, grid)
+    except GeometryError as err:
+        raise GeometryError(err.message, where=path) from err
+    warnings.warn(
+        f"{path}: its axes are {grid.tilt_degrees:.1f} degrees off right angles (gantry tilt). "
+        f"Resampled to a straight grid of {_text(straight[1])}: its mask lies on that grid.",
+        LungUNetWarning,
+        stacklevel=3,
+    )
+    return straight
 
 
 def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
