@@ -147,10 +147,12 @@ def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return [
         member
         for member in archive.infolist()
-        if not member.is_dir()
-        and not any(part.startswith(".") and part != ".." for part in member.filename.split("/"))
-        and not member.filename.startswith(_MAC)
+        if not member.is_dir() and not any(map(_is_hidden, PureWindowsPath(member.filename).parts))
     ]
+
+
+def _is_hidden(part: str) -> bool:
+    return part == _MAC or (part.startswith(".") and part != "..")
 
 
 def _is_scan(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:

@@ -61,6 +61,7 @@ _DTYPES = {
 _COLOURS = {128: 3, 2304: 4}  # values in a voxel
 _SINGLE, _PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
 _ROUNDED = 0.1  # of a voxel: the two orientations are stored with few digits
+_CODES = range(6)  # of sform and qform: what the coordinates are aligned to; 0 is none
 _OTHER_UNITS = {1: "metres", 3: "micrometres"}  # codes of xyzt_units; 2 is mm, 0 is taken for it
 _TO_LPS = np.array([-1.0, -1.0, 1.0])  # NIfTI counts to the right and to the front
 
@@ -216,6 +217,11 @@ def _grid(header: _Header, size: tuple[int, ...]) -> Grid:
             "Save it in mm (xyzt_units 2).",
             where=path,
         )
+    for name in ("sform_code", "qform_code"):
+        if fields[name] not in _CODES:  # some programs take it for 0, some for 1
+            raise GeometryError(
+                f"damaged: {name} {fields[name]} is none. Copy or export it again.", where=path
+            )
     has_sform, has_qform = fields["sform_code"] > 0, fields["qform_code"] > 0
     if not has_sform and not has_qform:
         raise GeometryError(
@@ -239,7 +245,7 @@ def _refuse_contradiction(sform: Grid, qform: Grid, path: Path) -> None:
     if not sform.matches(qform, within=_ROUNDED):
         apart = np.abs(sform.corners() - qform.corners()).max()
         raise GeometryError(
-            f"its sform and its qform put voxels up to {apart:.1f} mm apart. "
+            f"its sform and its qform put voxels up to {apart:.3g} mm apart. "
             "Keep the right one of the two, and export it again.",
             where=path,
         )

@@ -103,7 +103,7 @@ def _grid(fields: Fields) -> Grid:
             f"its lengths are in {min(units)}. Save it in mm (space units).", where=path
         )
     vectors = _VECTOR.findall(fields.text("space directions"))
-    if len(vectors) != len(sizes):
+    if len(vectors) != len(sizes) or _VECTOR.sub("", fields.text("space directions")).strip():
         raise fields.wrong("space directions")
     axes = list(zip(sizes, vectors, strict=True))
     # An axis without direction is none of space: colours, or the layers of a segmentation.

@@ -92,7 +92,8 @@ class _Inflated:
     def read(self, size: int) -> bytes:
         parts = []
         while size > 0 and not self._ended:
-            part = self._inflate.decompress(self._packed, size)
+            # At its end it would take what follows once more.
+            part = b"" if self._inflate.eof else self._inflate.decompress(self._packed, size)
             self._packed = self._inflate.unconsumed_tail
             if part:
                 parts.append(part)
