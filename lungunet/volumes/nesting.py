@@ -11,7 +11,6 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -21,7 +20,7 @@ _MOST_ITEMS = 200
 _ITEMS = ((0xFFFE, 0xE000), (0xFEFF, 0x00E0))  # the tag (FFFE,E000) in either byte order
 _PIECE_BYTES = 1 << 18
 _META_BYTES = 1024  # in which a file says how it is coded
-_DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntaxes: compressed as a whole,
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntaxes: compressed as a whole,
 _BIG_ENDIAN = b"1.2.840.10008.1.2.2"  # and with the greater byte first
 _MOST_INFLATED = 1 << 30
 
@@ -103,21 +102,25 @@ def _pieces(path: Path) -> Iterator[bytes]:
         while piece:
             yield piece
             piece = file.read(size)
-        if _DEFLATED in first[:_META_BYTES]:
-            file.seek(144 + int.from_bytes(first[140:144], "little"))  # behind what says how
-            yield from _inflated(file, path)
+    if DEFLATED in first[:_META_BYTES]:
+        yield from inflated(path)
 
 
-def _inflated(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def inflated(path: Path) -> Iterator[bytes]:
+    """Yield what a file of the transfer syntax ``DEFLATED`` holds behind the group that says so."""
     unpack, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    packed = file.read(_PIECE_BYTES)
-    while packed:
-        try:
-            piece = unpack.decompress(packed, _PIECE_BYTES)
-        except zlib.error as err:
-            raise DataError("damaged (deflate). Copy or export it again.", where=path) from err
-        yield piece
-        total += len(piece)
-        if total > _MOST_INFLATED:
-            raise DataError("unpacks to more than 1 GiB. No slice is so large.", where=path)
-        packed = unpack.unconsumed_tail or (b"" if unpack.eof else file.read(_PIECE_BYTES))
+    with path.open("rb") as file:
+        length = file.read(144)[140:]
+        file.seek(144 + int.from_bytes(length, "little"))
+        while not unpack.eof:
+            packed = unpack.unconsumed_tail or file.read(_PIECE_BYTES)
+            try:
+                piece = unpack.decompress(packed, _PIECE_BYTES)
+            except zlib.error as err:
+                raise DataError("damaged (deflate). Copy or export it again.", where=path) from err
+            yield piece
+            total += len(piece)
+            if total > _MOST_INFLATED:
+                raise DataError("unpacks to more than 1 GiB. No slice is so large.", where=path)
+            if not packed and not piece:
+                raise DataError("truncated (deflate). Copy or export it again.", where=path)

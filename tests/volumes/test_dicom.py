@@ -3,7 +3,12 @@ import tracemalloc
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
 
 from lungunet.errors import ConfigError, DataError, GeometryError, LungUNetWarning
 from lungunet.volumes import dicom
@@ -352,8 +357,13 @@ class TestRefusals:
 class TestPassedOver:
     """What SimpleITK reads without a word, and others do not."""
 
-    @pytest.mark.parametrize("name", ["RescaleIntercept", "RescaleSlope"])
-    @pytest.mark.parametrize("value", ["inf", "nan", "x", "1e999"])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("RescaleIntercept", value) for value in ("inf", "nan", "x", "1e999")),
+            *(("RescaleSlope", value) for value in ("inf", "nan", "x", "0")),
+        ],
+    )
     def test_a_rescale_that_is_no_number(self, tmp_path, name, value):
         path = save(dicom_slice(HU[0], (0, 0, 0)), tmp_path / "a.dcm")
         tag = b"\x28\x00\x52\x10DS" if name == "RescaleIntercept" else b"\x28\x00\x53\x10DS"
@@ -363,7 +373,7 @@ class TestPassedOver:
         text = value.encode().ljust(len(value) + len(value) % 2)
         content[at : at + 2 + length] = len(text).to_bytes(2, "little") + text
         path.write_bytes(content)
-        with pytest.raises(DataError, match=rf"its {name} '{value}' is no number"):
+        with pytest.raises(DataError, match=rf"its {name} is '{value}', so its va"):
             read_volume(path)
 
     @pytest.mark.parametrize("implicit", [False, True])
@@ -371,6 +381,13 @@ class TestPassedOver:
     def test_more_pixels_than_the_header_says(self, tmp_path, implicit, shape):
         ds = dicom_slice(HU[0], (0, 0, 0), implicit=implicit, Rows=shape[0], Columns=shape[1])
         with pytest.raises(DataError, match="holds other pixels than its header says, more or few"):
+            read_volume(save(ds, tmp_path / "a.dcm"))
+
+    @pytest.mark.parametrize("rows", [24, 96])
+    def test_so_too_where_the_file_is_packed_as_a_whole(self, tmp_path, rows):
+        ds = dicom_slice(HU[0], (0, 0, 0), Rows=rows)
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        with pytest.raises(DataError, match="holds other pixels than its header says"):
             read_volume(save(ds, tmp_path / "a.dcm"))
 
     @pytest.mark.parametrize("implicit", [False, True])

@@ -263,9 +263,7 @@ class TestRefusals:
         image.set_sform(affine(degrees=10), 2)
         image.set_qform(affine(), 1)
         nib.save(image, tmp_path / "a.nii")
-        with pytest.raises(
-            GeometryError, match=r"sform and its qform put voxels up to \d+\.\d+ mm"
-        ):
+        with pytest.raises(GeometryError, match=r"sform and its qform put voxels up to \d+"):
             read_volume(tmp_path / "a.nii")
 
     def test_a_sheared_sform_is_a_tilt_and_no_contradiction(self, tmp_path, capfd):
