@@ -14,7 +14,7 @@ from lungunet.data.files import replacing
 from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.nesting import refuse_deep
-from lungunet.volumes.pixels import BITS, INTERCEPT, SLOPE, check_length, check_rescale
+from lungunet.volumes.pixels import TAGS, check_pixels
 from lungunet.volumes.signatures import refuse_foreign
 
 _INT16 = np.iinfo(np.int16)
@@ -45,12 +45,8 @@ def read_values(path: Path) -> np.ndarray:
     """
     with _opened(path) as reader:
         image = reader.Execute()
-    tags = (BITS, INTERCEPT, SLOPE)
-    known = {tag: image.GetMetaData(tag) for tag in tags if image.HasMetaDataKey(tag)}
-    check_rescale(known, path)
-    if known.get(BITS, "").strip().isdigit():
-        values = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
-        check_length(path, -(-values * int(known[BITS]) // 8))
+    known = {tag: image.GetMetaData(tag) for tag in TAGS if image.HasMetaDataKey(tag)}
+    check_pixels(path, known, image.GetNumberOfPixels())
     return _narrowed(simpleitk().GetArrayViewFromImage(image), path)
 
 

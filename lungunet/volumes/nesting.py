@@ -86,7 +86,7 @@ def _may_be_deep(path: Path) -> bool:
 def _marks(piece: bytes, kinds: tuple[tuple[int, int], ...]) -> int:
     """Count what begins an item, at even and odd places: hostile files know no alignment."""
     marks = 0
-    for odd in (0, 1):
+    for odd in (0, 1) if len(piece) > 4 else ():
         pairs = np.frombuffer(piece, "<u2", (len(piece) - odd) // 2, odd)
         for first, second in kinds:
             # Half of a mark is rare in pixels; to look for it is five times as fast as for all.

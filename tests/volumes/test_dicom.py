@@ -376,6 +376,26 @@ class TestPassedOver:
         with pytest.raises(DataError, match=rf"its {name} is '{value}', so its va"):
             read_volume(path)
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("PhotometricInterpretation", value) for value in (None, "", "GREY")),
+            *(("PixelRepresentation", value) for value in (None, 2)),
+            *(("BitsStored", value) for value in (None, 0, 17)),
+            ("SamplesPerPixel", None),
+        ],
+    )
+    def test_pixels_of_which_nobody_knows_how_they_are_stored(self, tmp_path, name, value):
+        """Without some of these tags SimpleITK does not rescale, and says nothing."""
+        path = save(dicom_slice(HU[0], (0, 0, 0), **{name: value}), tmp_path / "a.dcm")
+        with pytest.raises(DataError, match=r"does not say as it must how its pixels are|readable"):
+            read_volume(path)
+
+    def test_a_little_padding_behind_the_pixels(self, tmp_path):
+        ds = dicom_slice(HU[0], (0, 0, 0))
+        ds.PixelData += bytes(120)
+        assert np.array_equal(read_volume(save(ds, tmp_path / "a.dcm")).array[0], HU[0])
+
     @pytest.mark.parametrize("implicit", [False, True])
     @pytest.mark.parametrize("shape", [(24, 64), (48, 32)])
     def test_more_pixels_than_the_header_says(self, tmp_path, implicit, shape):
