@@ -16,11 +16,12 @@ definition of NRRD and MetaImage. Verdicts:
 import argparse
 import json
 import resource
-import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -35,7 +36,7 @@ import spoiling
 import lungunet
 
 FAULTS = ("WRONG", "TRACEBACK", "CRASH", "HANG")
-_SECONDS = 60
+_SECONDS = 60  # of processor time for one file
 _BYTES = 6 << 30
 
 
@@ -106,6 +107,8 @@ def work(kind: str, numbers: range, seed: int, folder: Path) -> None:
     """Judge, and print a line for each: what another process does."""
     resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
     for number in numbers:
+        spent = int(time.process_time())
+        resource.setrlimit(resource.RLIMIT_CPU, (spent + _SECONDS, resource.RLIM_INFINITY))
         one = judge(kind, number, seed, folder)
         print(json.dumps(one.__dict__), flush=True)
 
@@ -119,19 +122,14 @@ def watch(kind: str, numbers: range, seed: int, folder: Path) -> Iterator[Verdic
             [sys.executable, __file__, *options, "--keep", str(folder)], stdout=subprocess.PIPE
         )
         assert worker.stdout is not None
-        with selectors.DefaultSelector() as ready:
-            ready.register(worker.stdout, selectors.EVENT_READ)
-            while at < numbers.stop:
-                line = worker.stdout.readline() if ready.select(_SECONDS) else None
-                if not line:
-                    worker.kill()
-                    code = worker.wait()
-                    yield Verdict(at, "HANG" if line is None else "CRASH", f"exit code {code}")
-                    at += 1
-                    break
-                yield Verdict(**json.loads(line))
-                at += 1
-        worker.wait()
+        for line in worker.stdout:
+            yield Verdict(**json.loads(line))
+            at += 1
+        code = worker.wait()
+        if at < numbers.stop:
+            verdict = "HANG" if code == -signal.SIGXCPU else "CRASH"
+            yield Verdict(at, verdict, f"exit code {code}")
+            at += 1
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungunet.errors import GeometryError
+from lungunet.errors import DataError, GeometryError
 from lungunet.volumes.volume import read_volume
 
 HU = np.random.default_rng(5).integers(-1000, 500, (3, 4, 6)).astype("<i2")
@@ -207,7 +207,7 @@ class TestMetaImage:
             (
                 "BinaryDataByteOrderMSB = False",
                 "ID = 0",
-                "states no order of bytes. Add 'BinaryDat",
+                "states no order of bytes. Add",
             ),
             ("BinaryDataByteOrderMSB = False", "BinaryDataByteOrderMSB = x", "OrderMSB' is 'x'"),
             ("MET_SHORT", "MET_OTHER", "'ElementType' is 'MET_OTHER' in its header"),
