@@ -150,7 +150,7 @@ def _numbers(text: str) -> np.ndarray:
 
 def _short(series: str) -> str:
     """Return an id that says nothing of the patient and is the same every time."""
-    return sha256(series.encode()).hexdigest()[:8]
+    return sha256(series.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def _pick(slices: list[_Slice], where: Path, series: str | None) -> list[_Slice]:
