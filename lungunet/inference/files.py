@@ -210,7 +210,7 @@ def predict_scans(
 
     Masks carry class indices, 0 and 1, and not 0 and 255: so do those of other programs, and
     viewers number and colour labels by them. Work is done as results are asked for. The tables are
-    written when the loop ends, however it ends.
+    written after each scan: whatever ends the process, they hold the masks that are there.
 
     Parameters
     ----------
@@ -262,13 +262,13 @@ def predict_scans(
                 yield ScanResult(scan.path, scan.name, error=str(err))
                 continue
             finished.append(result)
+            _write_scan_tables(out, finished)  # at once: nothing can end the process before
             yield result
     except KeyboardInterrupt:
         done = f"{len(finished)} of {counted(len(scans), 'scan')} done"
         raise KeyboardInterrupt(done) from None
     finally:
-        rows = [row for result in finished if result.measured for row in result.measured.rows]
-        _write_tables(out, rows, {one.name: one.checked for one in finished if one.checked})
+        _write_scan_tables(out, finished)
 
 
 def _tell_series_apart(scans: Sequence[Scan]) -> None:
@@ -377,6 +377,11 @@ def _write_scan(
         write_picture(picture, draw_montage(scan, classes, lines=[result.summary, *sides]))
     write_volume(mask, classes, like=scan)
     return result
+
+
+def _write_scan_tables(out: Path, finished: Sequence[ScanResult]) -> None:
+    rows = [row for result in finished if result.measured for row in result.measured.rows]
+    _write_tables(out, rows, {one.name: one.checked for one in finished if one.checked})
 
 
 def _write_tables(out: Path, rows: list[Measurement], checked: Mapping[str, Plausibility]) -> None:

@@ -20,9 +20,15 @@ import numpy as np
 
 from lungunet.errors import DataError, GeometryError, MissingExtraError
 from lungunet.volumes.itk import read_values
+from lungunet.volumes.nesting import TOO_DEEP
+from lungunet.volumes.signatures import foreign
+from lungunet.volumes.voxels import read_head
 
 SUFFIXES = (".dcm", ".ima")
 """Endings that mean DICOM; most files of it have none, and go by their content."""
+
+PACKED = tuple(f"{suffix}.gz" for suffix in SUFFIXES)
+"""Endings of slices in gzip, which are known and refused."""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _FRAMED = {_STORAGE + "2.1", _STORAGE + "2.2"}  # CT of many frames; the same, converted
@@ -145,10 +151,21 @@ class Damaged:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its ending or its first bytes; DICOMDIR holds no slice."""
+    """Whether a file is DICOM by its ending or first bytes; DICOMDIR holds no slice."""
     if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
         return False
-    return path.suffix.lower() in SUFFIXES or _begins_as_dicom(path)
+    return path.suffix.lower() in SUFFIXES or _begins_as_dicom(path) or is_packed(path)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is a slice of DICOM in gzip."""
+    name = path.name.lower()
+    if name.endswith(PACKED) or not name.endswith(".gz") or not path.is_file():
+        return name.endswith(PACKED)
+    try:
+        return begins_as_dicom(read_head(path, 132)[0])
+    except DataError:
+        return False
 
 
 def _begins_as_dicom(path: Path) -> bool:
@@ -194,23 +211,14 @@ def examine(path: Path, start: bytes) -> list[Slice] | Other | Damaged:
     try:
         return _judge(_Header(path))
     except RecursionError:
-        why = (
-            "its header is nested so deep that reading it would end the program; no scanner "
-            "writes such files. Leave it out, or export it again."
-        )
-        return Damaged(path, DataError(why, where=path))
+        return Damaged(path, DataError(TOO_DEEP, where=path))
     except Exception:  # pydicom raises whatever its parts do
         return _damaged(path)
 
 
 def _no_dicom(path: Path, start: bytes) -> Damaged:
-    if not start:
-        why = "empty (0 bytes)"
-    elif not start.strip(b"\0"):
-        why = "begins with nothing but zeros, a DICOM file does not"
-    else:
-        why = "does not begin as a DICOM file does"
-    return Damaged(path, DataError(f"{why}. Copy it again, or remove it.", where=path))
+    other = "does not begin as a DICOM file does. Copy it again, or remove it."
+    return Damaged(path, DataError(foreign(start) or other, where=path))
 
 
 def _damaged(path: Path, series: str = "") -> Damaged:
@@ -438,11 +446,14 @@ def read_planes(slices: list[Slice]) -> Iterator[np.ndarray]:
 
 def same_pixels(one: Slice, other: Slice) -> bool:
     """Whether two files hold the same pixels, as stored, whatever else they say."""
-    with reading_headers():
-        pixels = [
-            _pydicom().dcmread(item.path, force=True, specific_tags=[_PIXELS]).get_item(_PIXELS)
-            for item in (one, other)
-        ]
+    try:
+        with reading_headers():
+            pixels = [
+                _pydicom().dcmread(item.path, force=True, specific_tags=[_PIXELS]).get_item(_PIXELS)
+                for item in (one, other)
+            ]
+    except RecursionError:  # behind the pixels; refused when it is read
+        return False
     return all(pixels) and pixels[0].value == pixels[1].value
 
 

@@ -10,7 +10,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,11 +17,14 @@ import numpy as np
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
-from lungunet.volumes import dicom
+from lungunet.volumes import archive, dicom
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.headers import check_metaimage, check_nifti, check_nrrd, read_checked
+from lungunet.volumes.metaimage import read_metaimage
+from lungunet.volumes.nifti import header_of, is_pair, read_nifti
+from lungunet.volumes.nrrd import read_nrrd
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.series import describe_others, find_series, read_dicom
+from lungunet.volumes.signatures import refuse_unknown
 from lungunet.volumes.tree import Tree, is_slice, walk
 
 _MASKS = ".nii.gz"  # what masks of scans are written as whose own format is not written
@@ -37,19 +39,27 @@ class Format:
     name : what messages call it
     suffixes : endings of its files, lower case
     read : path, and series or None, to voxels as (k, j, i) int16 or float32 in the order of the
-        file, and the grid they lie on. Refuses a file that leaves open where that is
+        file, and the grid they lie on. Refuses a file that leaves open where that is. Of slices it
+        takes ``resample`` too
     written : endings that volumes are written with, a mask of such a scan with the first; none
         where the format is read alone
     tells : whether a file is of this format, where its ending does not say
     is_folder : a folder of such files is one scan, and each of them a slice
+    deep : one file is a scan at any depth, as a folder of slices is, for no mask is written so
     """
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[Path, str | None], tuple[np.ndarray, Grid]]
+    read: Callable[..., tuple[np.ndarray, Grid]]
     written: tuple[str, ...] = ()
     tells: Callable[[Path], bool] | None = None
     is_folder: bool = False
+    deep: bool = False
+
+    @property
+    def holds_slices(self) -> bool:
+        """Whether a scan of this format is put together of slices."""
+        return self.is_folder or self.deep
 
     def names(self, path: Path) -> bool:
         """Whether a file is called as those of this format are."""
@@ -61,30 +71,24 @@ class Format:
 
 
 FORMATS = (
+    Format("NIfTI", (".nii.gz", ".nii"), read_nifti, written=(".nii.gz", ".nii")),
+    Format("NIfTI pair", (".hdr", ".img"), read_nifti, tells=is_pair),
+    Format("NRRD", (".nrrd", ".nhdr"), read_nrrd, written=(".nrrd",)),
+    Format("MetaImage", (".mha", ".mhd"), read_metaimage, written=(".mha",)),
     Format(
-        "NIfTI",
-        (".nii.gz", ".nii"),
-        partial(read_checked, check=check_nifti),
-        written=(".nii.gz", ".nii"),
+        "DICOM", (*dicom.PACKED, *dicom.SUFFIXES), read_dicom, tells=dicom.is_dicom, is_folder=True
     ),
-    Format("NRRD", (".nrrd", ".nhdr"), partial(read_checked, check=check_nrrd), written=(".nrrd",)),
-    Format(
-        "MetaImage",
-        (".mha", ".mhd"),
-        partial(read_checked, check=check_metaimage),
-        written=(".mha",),
-    ),
-    Format("DICOM", dicom.SUFFIXES, read_dicom, tells=dicom.is_dicom, is_folder=True),
+    Format("zip", archive.SUFFIXES, archive.read_zip, tells=archive.holds_scans, deep=True),
 )
 """Every format that is read."""
 
-_OTHER = Format("other", (), partial(read_checked, check=check_nifti))  # SimpleITK may know it
+_OTHER = Format("other", (), refuse_unknown)
 
 
 def format_of(path: Path) -> Format:
     """Return the row of a file or folder: by what it holds, then by its ending.
 
-    What no row knows is left to SimpleITK, and an empty folder to the first format of folders.
+    What no row knows is refused when it is read; an empty folder is the first format of folders.
     """
     if path.is_dir():
         rows = [row for row in FORMATS if row.is_folder]
@@ -129,6 +133,8 @@ def is_volume_source(source: str | Path) -> bool:
         files = sorted(path.iterdir())
         images = [file for file in files if _is_image(file)]
         volume = next((file for file in files if _is_named(file) and _is_visible_file(file)), None)
+        if volume is None:
+            volume = next((file for _, below in walk(path, {}) for file in _archives(below)), None)
         slices = list(islice(_slices_below(path), len(images) + 1))
         if volume is None and not images and not slices:
             volume = next(_deeper_files(Tree.of(path), path), None)
@@ -177,11 +183,12 @@ class _Found:
     order: dict[Path, int] = field(default_factory=dict)
 
     def add_volume(self, path: Path) -> None:
+        path = header_of(path) if is_pair(path) else path
         self.order.setdefault(self.volumes.setdefault(path.resolve(), path), len(self.order))
 
     def add_slices(self, folder: Path, files: Iterable[Path]) -> None:
         known = dict.fromkeys(self.folders.get(folder, ()))
-        known |= dict.fromkeys(file for file in files if not _is_named(file))
+        known |= dict.fromkeys(file for file in files if not _is_whole(file))
         self.folders[folder] = list(known)
         self.order.setdefault(folder, len(self.order))
 
@@ -224,7 +231,11 @@ def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) ->
         if path.parent not in found.folders:
             raise _holds_none(path)
         found.add_slices(path.parent, [path])
-    scans = [Scan(path, "") for path in found.volumes.values()] + _find_series(found, series)
+    scans = [
+        Scan(path, "", series=series if format_of(path).deep else None)
+        for path in found.volumes.values()
+    ]
+    scans += _find_series(found, series)
     if not scans:
         raise DataError(
             f"holds no slice of CT, only: {describe_others(found.folders)}. Check the path.",
@@ -269,13 +280,15 @@ def _look_into(folder: Path, found: _Found) -> None:
     volumes = [file for file in files if _is_named(file) and _is_visible_file(file)]
     slices = tree.slice_folders()
     deeper = list(_deeper_files(tree, folder))
-    if deeper and not volumes and not slices:
+    archives = [file for below in tree.files.values() for file in _archives(below)]
+    if deeper and not volumes and not slices and not archives:
         raise DataError(
             f"its scans lie deeper ({deeper[0]}). "
             f"Say which are meant, as '{_like(deeper[0], folder)}'.",
             where=folder,
         )
     found.deeper += [(folder, file) for file in deeper]
+    volumes += archives
     if volumes or slices:
         found.unread |= tree.unread
     for volume in volumes:
@@ -290,7 +303,7 @@ def _look_at_files(files: Iterable[Path], found: _Found) -> None:
     """Add files that were named; where one of a folder is a slice, all that were may be."""
     by_folder = defaultdict(list)
     for file in files:
-        if _is_named(file):
+        if _is_whole(file):
             found.add_volume(file)
         elif not file.name.startswith("."):
             by_folder[file.parent].append(file)
@@ -388,6 +401,16 @@ def _deeper_files(tree: Tree, folder: Path) -> Iterator[Path]:
             yield from (path for path in files if _is_named(path) and _is_visible_file(path))
 
 
+def _archives(files: Iterable[Path]) -> Iterator[Path]:
+    """Yield files that are scans at any depth, by their ending first."""
+    rows = [row for row in FORMATS if row.deep]
+    yield from (
+        path
+        for path in files
+        if any(row.names(path) and row.holds(path) for row in rows) and _is_visible_file(path)
+    )
+
+
 def _like(file: Path, folder: str | Path) -> Path:
     """Return the pattern for files of this name in folders beside."""
     depth = len(file.relative_to(folder).parts) - 1
@@ -395,8 +418,14 @@ def _like(file: Path, folder: str | Path) -> Path:
 
 
 def _is_named(path: Path) -> bool:
-    """Whether a file is a whole volume by its ending."""
-    return any(row.names(path) for row in FORMATS if not row.is_folder)
+    """Whether a file is a whole volume by its ending; of a pair the header is."""
+    rows = [row for row in FORMATS if not row.holds_slices]
+    return path == header_of(path) and any(row.names(path) and row.holds(path) for row in rows)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is a whole scan, or of a pair that is one."""
+    return any(row.holds(path) for row in FORMATS if not row.is_folder)
 
 
 def _is_image(path: Path) -> bool:

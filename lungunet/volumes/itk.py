@@ -1,9 +1,6 @@
-"""The only door to SimpleITK: headers and voxels of volume files, in the order of the file.
+"""The only door to SimpleITK: voxels of DICOM files, and writing of all formats."""
 
-Asks a file for its geometry and for the tags that are named, never for the patient's.
-"""
-
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,26 +10,11 @@ import numpy as np
 from lungunet.data.files import replacing
 from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
 from lungunet.volumes.grid import Grid
+from lungunet.volumes.nesting import refuse_deep
+from lungunet.volumes.pixels import TAGS, check_pixels
+from lungunet.volumes.signatures import refuse_foreign
 
 _INT16 = np.iinfo(np.int16)
-
-
-def read_header(path: Path, tags: Iterable[str]) -> tuple[Grid, int, dict[str, str]]:
-    """Read what a file says of itself before its voxels are decoded.
-
-    Returns the grid of all its axes, three or not; how many values a voxel has; and those of the
-    tags that the file has.
-    """
-    with _opened(path) as reader:
-        reader.ReadImageInformation()
-        known = {tag: reader.GetMetaData(tag) for tag in tags if reader.HasMetaDataKey(tag)}
-        grid = Grid(
-            tuple(reader.GetSize()),
-            tuple(reader.GetSpacing()),
-            tuple(reader.GetOrigin()),
-            tuple(reader.GetDirection()),
-        )
-        return grid, reader.GetNumberOfComponents(), known
 
 
 def read_values(path: Path) -> np.ndarray:
@@ -42,6 +24,8 @@ def read_values(path: Path) -> np.ndarray:
     """
     with _opened(path) as reader:
         image = reader.Execute()
+    known = {tag: image.GetMetaData(tag) for tag in TAGS if image.HasMetaDataKey(tag)}
+    check_pixels(path, known, image.GetNumberOfPixels())
     return _narrowed(simpleitk().GetArrayViewFromImage(image), path)
 
 
@@ -108,11 +92,13 @@ def _quiet() -> Iterator[Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """Open a file as DICOM and nothing else, for other readers of SimpleITK survive less."""
     with _quiet() as sitk:
-        if not path.is_file():
-            raise DataError("no such file. Check the path.", where=path)
         _refuse_name(path)
+        refuse_foreign(path)
+        refuse_deep(path)
         reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
         try:
             yield reader

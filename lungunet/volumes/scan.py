@@ -19,12 +19,14 @@ class Scan(os.PathLike[str]):
     name : what tables and output files call it
     slices : of a DICOM series; none of a file that is a whole volume
     error : why it cannot be used, where that is known before it is read
+    series : of an archive the one that is meant; None where there is but one
     """
 
     path: Path
     name: str
     slices: tuple[Slice, ...] = ()
     error: DataError | ConfigError | None = None
+    series: str | None = None
 
     @property
     def id(self) -> str:

@@ -22,6 +22,7 @@ from lungunet.volumes.dicom import (
     begins_as_dicom,
     examine,
     first_bytes,
+    is_packed,
     reading_headers,
     same_pixels,
 )
@@ -178,7 +179,7 @@ def _examine(starts: Mapping[Path, bytes], found: _Found) -> None:
 
 def _is_foreign(path: Path, start: bytes, endings: set[str]) -> bool:
     """Whether a file says that it is no slice: by an ending that no slice has, or as plain text."""
-    if endings & {end.lower() for end in path.suffixes}:  # as a.dcm.gz too
+    if endings & {end.lower() for end in path.suffixes} or is_packed(path):  # as a.dcm.bz2 too
         return False
     if any(letter.isalpha() for letter in path.suffix):
         return True

@@ -12,7 +12,7 @@ import numpy as np
 
 from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, listed
 from lungunet.volumes.dicom import Slice, read_planes
-from lungunet.volumes.grid import Grid
+from lungunet.volumes.grid import Grid, moved
 
 SAME_MM = 1e-3
 """Two slices so near to each other are at one place."""
@@ -20,7 +20,6 @@ SAME_MM = 1e-3
 _UNEVEN = 0.1  # of the usual step: scanners round positions
 _DRIFT_PX = 0.5  # by which the last slice may lie beside the axis of the first
 _SPARSE, _FAR_MM = 1.5, 30.0  # steps in thicknesses of a slice; and mm, beyond which is no volume
-_AIR_HU = -1024  # where a sheared scan does not reach
 _FINER = 4  # resampling makes at most so many slices of one
 _ASK = "Have it resampled with --resample, or resample=True in Python"
 
@@ -253,7 +252,7 @@ def _straighten(stack: _Stack, where: Path, why: str) -> tuple[np.ndarray, Grid]
     planes = _read(stack)
     wide = np.empty((len(planes), *(planes.shape[1:] + extra[::-1])), np.float32)
     for index, plane in enumerate(planes):
-        wide[index] = _moved(plane, wide.shape[1:], pixels[index, ::-1])
+        wide[index] = moved(plane, wide.shape[1:], pixels[index, ::-1])
     places = np.linspace(0, heights[-1], depth)
     below = np.clip(np.searchsorted(heights, places, side="right") - 1, 0, len(heights) - 2)
     share = (places - heights[below]) / np.diff(heights)[below]
@@ -280,16 +279,3 @@ def _straighten(stack: _Stack, where: Path, why: str) -> tuple[np.ndarray, Grid]
         stacklevel=4,
     )
     return array, grid
-
-
-def _moved(plane: np.ndarray, shape: tuple[int, ...], by_px: np.ndarray) -> np.ndarray:
-    """Return a plane on a larger one, moved by rows and columns, linearly; air around it."""
-    canvas = np.full(shape, _AIR_HU, np.float32)
-    whole = np.floor(by_px + 1e-3).astype(int)
-    rest = np.clip(by_px - whole, 0, 1)
-    canvas[whole[0] : whole[0] + plane.shape[0], whole[1] : whole[1] + plane.shape[1]] = plane
-    for axis, part in enumerate(rest.astype(np.float32)):
-        if part > 1e-3:
-            before = np.roll(canvas, 1, axis=axis)  # the last line is air
-            canvas = canvas * (1 - part) + before * part
-    return canvas

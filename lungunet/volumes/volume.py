@@ -11,10 +11,10 @@ import numpy as np
 
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.formats import FORMATS, format_of, volume_name
-from lungunet.volumes.grid import Grid
+from lungunet.volumes.grid import Grid, straighten
 from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.series import read_dicom, read_scan
+from lungunet.volumes.series import read_scan
 
 _WRITTEN_DTYPES = ("uint8", "int16", "float32")
 _OUTSIDE = int(np.iinfo(np.int16).min)
@@ -52,12 +52,13 @@ def read_volume(
 
     Parameters
     ----------
-    path : .nii, .nii.gz, .nrrd, .mha, .mhd; one DICOM file; a folder that holds a DICOM series; or
-        what :func:`find_volumes` found
-    series : which one where a folder holds several: the short id that the error lists, or the
-        SeriesInstanceUID
-    resample : put DICOM slices that are unevenly spaced, or sheared by a gantry tilt, on a straight
-        grid, linearly; a warning says so. Without it they are refused
+    path : .nii, .nii.gz, .hdr or .img, .nrrd, .mha, .mhd; one DICOM file; a folder, or a zip, that
+        holds a DICOM series; or what :func:`find_volumes` found
+    series : which one where a folder or zip holds several: the short id that the error lists, or
+        the SeriesInstanceUID
+    resample : put DICOM slices that are unevenly spaced, or sheared by a gantry tilt, and volume
+        files that a converter left sheared so, on a straight grid, linearly; a warning says so.
+        Without it they are refused
 
     Returns
     -------
@@ -82,15 +83,33 @@ def read_volume(
     if isinstance(path, Scan) and (path.slices or path.error):
         array, grid = read_scan(path, resample=resample)
         return Volume(grid.to_axial(array), path.path, path.name, grid)
+    series = path.series if isinstance(path, Scan) and series is None else series
     path = Path(path)
     if not path.exists():
         raise DataError("no such file. Check the path.", where=path)
     row = format_of(path)
-    if row.is_folder:
-        array, grid = read_dicom(path, series, resample=resample)
+    if row.holds_slices:
+        array, grid = row.read(path, series, resample=resample)
     else:
         array, grid = row.read(path, series)
+    if resample and grid.tilted:
+        array, grid = _straightened(array, grid, path)
+    grid.check(str(path))
     return Volume(grid.to_axial(array), path, volume_name(path), grid)
+
+
+def _straightened(array: np.ndarray, grid: Grid, path: Path) -> tuple[np.ndarray, Grid]:
+    try:
+        straight = straighten(array, grid)
+    except GeometryError as err:
+        raise GeometryError(err.message, where=path) from err
+    warnings.warn(
+        f"{path}: its axes are {grid.tilt_degrees:.1f} degrees off right angles (gantry tilt). "
+        f"Resampled to a straight grid of {_text(straight[1])}: its mask lies on that grid.",
+        LungUNetWarning,
+        stacklevel=3,
+    )
+    return straight
 
 
 def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:

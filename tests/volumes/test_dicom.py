@@ -13,6 +13,7 @@ from dicom_files import (
     save,
     series,
 )
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from lungunet.errors import ConfigError, DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.formats import find_volumes
@@ -311,3 +312,76 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"3\.dcm: not a readable volume: damaged, truncated"):
             read_volume(folder)
         assert capfd.readouterr() == ("", "")
+
+
+class TestPassedOver:
+    """What SimpleITK reads without a word, and others do not."""
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("RescaleIntercept", value) for value in ("inf", "nan", "x", "1e999")),
+            *(("RescaleSlope", value) for value in ("inf", "nan", "x", "0")),
+        ],
+    )
+    def test_a_rescale_that_is_no_number(self, tmp_path, name, value):
+        path = save(dicom_slice(HU[0], (0, 0, 0)), tmp_path / "a.dcm")
+        tag = b"\x28\x00\x52\x10DS" if name == "RescaleIntercept" else b"\x28\x00\x53\x10DS"
+        content = bytearray(path.read_bytes())
+        at = content.index(tag) + 6
+        length = int.from_bytes(content[at : at + 2], "little")
+        text = value.encode().ljust(len(value) + len(value) % 2)
+        content[at : at + 2 + length] = len(text).to_bytes(2, "little") + text
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"its {name} is '{value}', so its va"):
+            read_volume(path)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("PhotometricInterpretation", value) for value in (None, "", "GREY")),
+            *(("PixelRepresentation", value) for value in (None, 2)),
+            *(("BitsStored", value) for value in (None, 0, 17)),
+            ("SamplesPerPixel", None),
+        ],
+    )
+    def test_pixels_of_which_nobody_knows_how_they_are_stored(self, tmp_path, name, value):
+        """Without some of these tags SimpleITK does not rescale, and says nothing."""
+        path = save(dicom_slice(HU[0], (0, 0, 0), **{name: value}), tmp_path / "a.dcm")
+        with pytest.raises(DataError, match=r"does not say as it must how its pixels are|readable"):
+            read_volume(path)
+
+    def test_a_little_padding_behind_the_pixels(self, tmp_path):
+        ds = dicom_slice(HU[0], (0, 0, 0))
+        ds.PixelData += bytes(120)
+        assert np.array_equal(read_volume(save(ds, tmp_path / "a.dcm")).array[0], HU[0])
+
+    @pytest.mark.parametrize("implicit", [False, True])
+    @pytest.mark.parametrize("shape", [(24, 64), (48, 32)])
+    def test_more_pixels_than_the_header_says(self, tmp_path, implicit, shape):
+        ds = dicom_slice(HU[0], (0, 0, 0), implicit=implicit, Rows=shape[0], Columns=shape[1])
+        with pytest.raises(DataError, match="holds other pixels than its header says, more or few"):
+            read_volume(save(ds, tmp_path / "a.dcm"))
+
+    @pytest.mark.parametrize("rows", [24, 96])
+    def test_so_too_where_the_file_is_packed_as_a_whole(self, tmp_path, rows):
+        ds = dicom_slice(HU[0], (0, 0, 0), Rows=rows)
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        with pytest.raises(DataError, match="holds other pixels than its header says"):
+            read_volume(save(ds, tmp_path / "a.dcm"))
+
+    @pytest.mark.parametrize("implicit", [False, True])
+    def test_an_icon_before_the_pixels_is_none_of_them(self, tmp_path, implicit):
+        icon = pydicom.Dataset()
+        icon.Rows = icon.Columns = 4
+        icon.BitsAllocated, icon.PixelData = 8, bytes(16)
+        icon["PixelData"].VR = "OB"
+        ds = dicom_slice(HU[0], (0, 0, 0), implicit=implicit, IconImageSequence=[icon])
+        assert np.array_equal(read_volume(save(ds, tmp_path / "a.dcm")).array[0], HU[0])
+
+    def test_an_odd_number_of_bytes_is_padded(self, tmp_path):
+        plane = HU[0, :5, :5].clip(-1024, -800)
+        ds = dicom_slice(plane, (0, 0, 0), BitsAllocated=8, BitsStored=8, HighBit=7)
+        ds.PixelRepresentation = 0
+        ds.PixelData = (plane + 1024).astype(np.uint8).tobytes() + b"\0"
+        assert np.array_equal(read_volume(save(ds, tmp_path / "a.dcm")).array[0], plane)

@@ -158,7 +158,7 @@ class TestFinding:
 
     @pytest.mark.parametrize("source", ["nothing", "gone", "nothing/*.nii"])
     def test_nothing_found(self, tree, source):
-        with pytest.raises(DataError, match=r"holds no CT volume \(\.nii\.gz, .*, DICOM\)"):
+        with pytest.raises(DataError, match=r"holds no CT volume \(\.nii\.gz, .*, DICOM, \.zip\)"):
             find_volumes([tree / source])
 
     def test_dicom_by_ending_or_content(self, tree):
@@ -231,7 +231,7 @@ class TestANewFormat:
         volume = lungunet.read_volume(path)
         assert np.array_equal(volume.array, scan)
         assert (volume.name, volume.spacing_mm) == ("p.1", (2.5, 0.8, 0.7))
-        with pytest.raises(DataError, match=r"\.mhd, DICOM, \.npy\)"):
+        with pytest.raises(DataError, match=r"DICOM, \.zip, \.npy\)"):
             find_volumes([tmp_path / "gone"])
 
     def test_is_predicted_and_its_mask_written(self, tmp_path, scan, run_cli):
