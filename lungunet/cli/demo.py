@@ -13,6 +13,7 @@ from lungunet.errors import ConfigError, listed
 
 _PATIENTS, _SLICES, _SIZE_PX = 24, 5, 256
 _ILL = 0.5  # of the patients
+_DISEASE = 0.3  # of the samples in training
 _TRAIN_PX, _EPOCHS = 128, 18
 _ONE_PATIENT = r"^(patient-\d+)"  # the group of --group
 
@@ -38,13 +39,18 @@ def demo(
         *("split", images, masks, data, "--val", 0.15, "--test", 0.2, "--group", _ONE_PATIENT)
     )
     pairs.split(images, masks, data, val=0.15, test=0.2, group=_ONE_PATIENT, overwrite=overwrite)
-    _announce("train", data, "--out", run, "--size", _TRAIN_PX, "--epochs", _EPOCHS)
-    train.train(data, out=run, size=_TRAIN_PX, epochs=_EPOCHS, overwrite=overwrite)
+    _announce(
+        *("train", data, "--out", run, "--size", _TRAIN_PX),
+        *("--epochs", _EPOCHS, "--disease", _DISEASE),
+    )
+    train.train(
+        data, out=run, size=_TRAIN_PX, epochs=_EPOCHS, disease=_DISEASE, overwrite=overwrite
+    )
     _announce("evaluate", run, data)
     evaluate.evaluate(str(run), data)
     console.say(
         "\nHalf of these patients have lungs that are dense in places. A threshold sees air alone "
-        "and loses them; a network that was shown such lungs does not."
+        "and leaves them out; a network that was shown such lungs finds more of them."
     )
     predicted = out / "predicted"
     _announce("predict", run, data / "test.txt", "--out", predicted, "--overlay")

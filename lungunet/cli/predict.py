@@ -45,7 +45,7 @@ def predict(
     triage: Annotated[
         bool,
         typer.Option(
-            "--triage/--no-triage", help="Slices: judge each mask, about 10 ms; in OUT/triage.csv."
+            "--triage/--no-triage", help="Slices: judge each mask, about 40 ms; in OUT/triage.csv."
         ),
     ] = True,
     sides: Annotated[

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import get_args
 
 import cv2
 import numpy as np
@@ -24,6 +23,7 @@ from lungunet.progress import Progress, silent
 _FINER = 2  # cells of the map per pixel, so that edges and thin vessels fill pixels in part
 _GOLDEN = (5**0.5 - 1) / 2
 _SMALLEST_PX = 32
+_DENSE: tuple[Disease, ...] = ("consolidation", "collapse")
 _BLUR_MM = 0.6  # sharpness of the scanner
 _CEILING_HU = 3071  # twelve bits above -1024
 
@@ -121,8 +121,8 @@ def phantom_slices(
 
     Parameters
     ----------
-    disease : share of the patients into whose lungs a disease is painted, as
-        :func:`disease_slice` does
+    disease : share of the patients into whose lungs a dense disease is painted, as
+        :func:`disease_slice` does: consolidation or collapse
 
     Examples
     --------
@@ -132,7 +132,7 @@ def phantom_slices(
     for number in range(patients):
         rng = np.random.default_rng([seed, number])
         first = rng.random()
-        kind = rng.choice(get_args(Disease)) if rng.random() < disease else None
+        kind = _DENSE[rng.integers(len(_DENSE))] if rng.random() < disease else None
         for index in range(slices):
             made = phantom_slice(number, _height(first, index), size=size, seed=seed)
             image = made.image
@@ -149,8 +149,8 @@ def write_phantoms(
 
     Parameters
     ----------
-    disease : share of the patients into whose lungs a disease is painted, as
-        :func:`disease_slice` does
+    disease : share of the patients into whose lungs a dense disease is painted, as
+        :func:`disease_slice` does: consolidation or collapse
 
     Returns
     -------
