@@ -355,7 +355,8 @@ class _Header:
 
     def numbers(self, tag: int) -> tuple[float, ...]:
         try:
-            return tuple(float(part) for part in self.text(tag).split("\\"))
+            # Not from text, which leaves out what cannot be shown: -2\0.25 is no -2.25.
+            return tuple(float(part) for part in self._raw(tag).strip(b"\0 ").split(b"\\"))
         except ValueError:
             return ()
 

@@ -317,6 +317,13 @@ class TestRefusals:
 class TestPassedOver:
     """What SimpleITK reads without a word, and others do not."""
 
+    @pytest.mark.parametrize("damage", [b"\0", b"\x01", b"\x9b"])
+    def test_a_position_with_a_byte_that_is_no_text(self, tmp_path, damage):
+        path = save(dicom_slice(HU[0], (-30.5, -20.25, 100)), tmp_path / "a.dcm")
+        path.write_bytes(path.read_bytes().replace(b"-20.25", b"-2" + damage + b".25"))
+        with pytest.raises(DataError, match="states no position"):
+            read_volume(path)
+
     @pytest.mark.parametrize(
         ("name", "value"),
         [
