@@ -277,6 +277,10 @@ def _slices(header: "_Header") -> list[Slice] | Other | Damaged:
     if len(frames) > 1 and len({frame.rescale for frame in frames}) > 1:
         why = "its frames are rescaled each in its own way. Export a file per slice."
         return Damaged(path, DataError(why, where=path), series)
+    for tag, name in ((_INTERCEPT, "RescaleIntercept"), (_SLOPE, "RescaleSlope")):
+        if any(frame.has(tag) and not frame.numbers(tag) for frame in frames):
+            why = f"its {name} is no number, so its values are no HU. Export it again."
+            return Damaged(path, DataError(why, where=path), series)
     found = [_slice(header, frame, index) for index, frame in enumerate(frames)]
     slices = [item for item in found if item is not None]
     if len(slices) < len(found):
@@ -355,7 +359,8 @@ class _Header:
 
     def numbers(self, tag: int) -> tuple[float, ...]:
         try:
-            return tuple(float(part) for part in self.text(tag).split("\\"))
+            # Not from text, which leaves out what cannot be shown: -2\0.25 is no -2.25.
+            return tuple(float(part) for part in self._raw(tag).strip(b"\0 ").split(b"\\"))
         except ValueError:
             return ()
 

@@ -48,9 +48,9 @@ class Grid:
         cls, size: tuple[int, ...], steps_mm: np.ndarray, origin: Iterable[float]
     ) -> "Grid":
         """Return the grid whose voxels lie a column of ``steps_mm`` (3, 3; LPS) apart."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # no numbers are no grid: see check
             spacing = np.linalg.norm(steps_mm, axis=0)
-        direction = np.divide(steps_mm, spacing, where=spacing > 0, out=np.zeros((3, 3)))
+            direction = np.divide(steps_mm, spacing, where=spacing > 0, out=np.zeros((3, 3)))
         return cls(
             size,
             tuple(spacing.tolist()),

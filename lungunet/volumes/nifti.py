@@ -232,8 +232,8 @@ def _grid(header: _Header, size: tuple[int, ...]) -> Grid:
     if not has_sform:
         return _qform(header, size)
     sform = _sform(header, size)
-    if sform.tilted:  # which no qform can hold: no contradiction
-        return sform
+    if sform.tilted or not np.isfinite(sform.matrix).all():
+        return sform  # to be refused: what no qform can hold is no contradiction
     if has_qform:
         _refuse_contradiction(sform, _qform(header, size), path)
     # What is within rounding is put at right angles, as it is when a mask is written.

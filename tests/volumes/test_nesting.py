@@ -9,6 +9,7 @@ import pytest
 import lungunet
 from lungunet.errors import DataError
 from lungunet.volumes import nesting
+from lungunet.volumes.grid import Grid
 from lungunet.volumes.nesting import refuse_deep
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -112,7 +113,7 @@ def test_no_kind_is_taken_for_shallow(tmp_path, kind):
 
 
 def test_marks_that_lie_across_pieces_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(nesting, "_PIECE_BYTES", 1002)
+    monkeypatch.setattr(nesting, "_PIECE_BYTES", 61)
     monkeypatch.setattr(nesting, "_MOST_ITEMS", 99)
     for depth, deep in ((99, False), (100, True)):
         (tmp_path / "a.dcm").write_bytes(dicom(nested(depth)))
@@ -145,11 +146,26 @@ def test_what_unpacks_without_end_is_refused(tmp_path, monkeypatch):
         refuse_deep(tmp_path / "a.dcm")
 
 
+def test_the_tables_are_there_before_the_next_scan(tmp_path):
+    """What ends the process then cannot take them along."""
+    hu = np.stack([lungunet.phantom_slice(1, z, size=64).image for z in (0.4, 0.5, 0.6)])
+    like = lungunet.Volume(hu, tmp_path, "p", Grid.axial(hu.shape, (9, 5, 5)))
+    for name in "ab":
+        lungunet.write_volume(tmp_path / "in" / f"{name}.nii.gz", hu, like=like)
+    predictor = lungunet.Predictor.load("threshold")
+    results = lungunet.predict_scans(predictor, tmp_path / "in", tmp_path / "out")
+    for name in "ab":
+        next(results)
+        for table in ("measurements.csv", "triage.csv"):
+            rows = (tmp_path / "out" / table).read_text().splitlines()
+            assert rows[-1].split(",")[0] == name
+
+
 def test_scans_beside_a_killer_are_done_and_their_tables_kept(tmp_path, run_cli):
     (tmp_path / "in" / "killer").mkdir(parents=True)
     (tmp_path / "in" / "killer" / "a.dcm").write_bytes(KILLERS["with lengths"])
     hu = np.stack([lungunet.phantom_slice(1, z, size=64).image for z in (0.4, 0.5, 0.6)])
-    like = lungunet.Volume(hu, tmp_path, "p", lungunet.volumes.grid.Grid.axial(hu.shape, (9, 5, 5)))
+    like = lungunet.Volume(hu, tmp_path, "p", Grid.axial(hu.shape, (9, 5, 5)))
     lungunet.write_volume(tmp_path / "in" / "p.nii.gz", hu, like=like)
     done = run_cli("predict", "threshold", tmp_path / "in", "--out", tmp_path / "out")
     assert done.code == 1

@@ -151,6 +151,14 @@ class TestPlaces:
         with pytest.raises(GeometryError, match=rf"a\.nii: {said}"):
             read_volume(path)
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    @pytest.mark.parametrize("qform", [0, 1])
+    def test_an_sform_of_no_numbers(self, tmp_path, value, qform):
+        path = save(tmp_path / "a.nii", qform=qform)
+        for at in (280, 292):
+            with pytest.raises(GeometryError, match=r"a\.nii: .*is no grid of voxels"):
+                read_volume(patched(path, at, "f", value))
+
     def test_axes_that_lie_along_each_other(self, tmp_path):
         flat = AFFINE.copy()
         flat[:3, 1] = flat[:3, 0] * 1.01
