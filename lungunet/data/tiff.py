@@ -46,6 +46,7 @@ _DTYPES |= {(32, 1): "u4", (32, 2): "i4", (32, 3): "f4", (64, 1): "u8", (64, 2):
 _DTYPES[64, 3] = "f8"
 _MOST_PIXELS = 2**28  # of a picture of 16384 x 16384
 _MOST_PAGES = 10_000
+_HEADER_BYTES = 8  # of a TIFF; of a BigTIFF 16
 _AGAIN = "Export it again."
 
 
@@ -263,6 +264,8 @@ def _read_layout(content: bytes, path: Path) -> _Layout:
     _refuse_unread(layout, one(_PHOTOMETRIC), one(_FILL_ORDER, 1), path)
     blocks = layout.planes * layout.blocks_down * layout.blocks_across
     if not len(layout.starts) == len(layout.sizes) == blocks:
+        raise _damaged(path)
+    if min(layout.starts) < _HEADER_BYTES or min(layout.sizes) < 1:  # no pixels lie there
         raise _damaged(path)
     return layout
 

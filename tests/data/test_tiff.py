@@ -226,6 +226,18 @@ class TestDamage:
         with pytest.raises(DataError, match="a damaged TIFF"):
             decode_tiff(bytes(content), HERE)
 
+    @pytest.mark.parametrize(("number", "value"), [(273, 0), (273, 4), (279, 0)])
+    def test_a_strip_where_no_pixels_lie(self, number, value):
+        content = bytearray(written(MASK))
+        at = next(
+            place
+            for place in range(10, len(content), 12)
+            if int.from_bytes(content[place : place + 2], "little") == number
+        )
+        content[at + 8 : at + 12] = value.to_bytes(4, "little")
+        with pytest.raises(DataError, match="a damaged TIFF"):
+            decode_tiff(bytes(content), HERE)
+
     def test_more_bytes_than_pixels(self):
         """A run made longer by a bit that fell over shifts all that follows, to behind the end."""
         content = bytearray(by_pillow(MASK, compression="packbits"))
