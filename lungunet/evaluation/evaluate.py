@@ -26,6 +26,7 @@ from lungunet.errors import (
 from lungunet.evaluation.masks import MaskFolder
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
+from lungunet.inference.doubt import load_opinion
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import METRICS
@@ -126,7 +127,7 @@ def evaluate(
 def _baselines(predictor: Predicts) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what makes masks at no cost, by name."""
     words = [word for word in ("threshold", "lungs") if word != predictor.word]
-    rules = {word: partial(_segment_one, Predictor.load(word)) for word in words}
+    rules = {word: partial(_segment_one, load_opinion(word)) for word in words}
     return {**rules, "all background": lambda image: np.zeros(image.shape, np.uint8)}
 
 

@@ -98,7 +98,7 @@ class _Reason:
 @cache
 def load_opinion(word: str) -> Predictor:
     """Return the threshold rule or the built-in model, read once."""
-    return Predictor.load(word)
+    return Predictor.load(word, device="cpu")  # of one slice at a time a GPU gains nothing
 
 
 class LabelView:

@@ -79,8 +79,9 @@ class _Usual:
         return f"{self.words.format(said)} ({usual})"
 
 
-# Up to 5 % of the lung in dispute is an IoU of 0.95. The other limits lie at or above the 98th
-# percentile of good masks of 200 real slices, and above those of stacked phantoms.
+# Up to 5 % of the lung in dispute is an IoU of 0.95; one who differs alone may differ by twice that.
+# The other limits lie at or above the 98th percentile of good masks of 200 real slices, and above
+# those of stacked phantoms.
 _USUAL = {
     "disputed": _Usual(0.05, "{} of the lung is disputed: nobody else sees it so"),
     "rule_difference": _Usual(
@@ -166,7 +167,7 @@ def check_slice(
     -------
     Plausibility
         An empty mask is green where nothing looks like lung. Lung as dense as tissue that is
-        missing is not noticed: neither the rule nor the model's doubts show it.
+        missing is noticed where the built-in model sees it.
 
     Raises
     ------
