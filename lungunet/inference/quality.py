@@ -79,9 +79,9 @@ class _Usual:
         return f"{self.words.format(said)} ({usual})"
 
 
-# Up to 5 % of the lung in dispute is an IoU of 0.95; one who differs alone may differ by twice that.
-# The other limits lie at or above the 98th percentile of good masks of 200 real slices, and above
-# those of stacked phantoms.
+# Up to 5 % of the lung in dispute is an IoU of 0.95; one who differs alone may by twice that. The
+# other limits lie at or above the 98th percentile of good masks of 200 real slices, and above those
+# of stacked phantoms.
 _USUAL = {
     "disputed": _Usual(0.05, "{} of the lung is disputed: nobody else sees it so"),
     "rule_difference": _Usual(
