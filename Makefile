@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest check docs docs-figures bench build clean
+.PHONY: demo test test-oldest check docs docs-figures bench gpu build clean
 
 demo: .venv/installed  ## made-up patients through the whole chain, about two minutes
 	$(BIN)/lungunet demo --out demo --overwrite
@@ -28,6 +28,9 @@ bench: .venv/installed-dev  ## speed, each figure a ratio; tables, and JSON unde
 	for script in tests/benchmarks/bench_*.py; do \
 		$(BIN)/python $$script --out build/bench/$$(basename $$script .py).json || exit 1; \
 	done
+
+gpu: .venv/installed-dev  ## tests and tables of the GPU, eight minutes; GPU_ARGS="--device cpu --small" tries it without
+	$(BIN)/python tests/campaigns/gpu.py --out build/gpu $(GPU_ARGS)
 
 build: .venv/installed-dev  ## wheel and sdist in dist/
 	$(BIN)/python -m build

@@ -64,6 +64,14 @@ def _block_network() -> None:
 _block_network()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        default="cuda",
+        help="what the tests marked gpu run on; cpu tries them without a GPU, as far as they go",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from all tests but those marked gpu, which are asked for with ``-m gpu``.
 
@@ -73,13 +81,27 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip tests marked gpu where there is none; the suite is complete without them."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or config.getoption("device") != "cuda":
         return
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device and -m gpu"))
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """What a test marked gpu runs on."""
+    return torch.device(request.config.getoption("device"))
+
+
+@pytest.fixture
+def cuda(device: torch.device) -> torch.device:
+    """As ``device``, for a test that means nothing elsewhere."""
+    if device.type != "cuda":
+        pytest.skip("speaks of CUDA alone")
+    return device
 
 
 @dataclass(frozen=True)

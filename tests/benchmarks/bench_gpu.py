@@ -11,6 +11,7 @@ on the same files. Prints tables; ``--out`` writes them as JSON too. Without a G
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -91,50 +92,55 @@ def from_memory(encoder: str, batch: int, precision: str, compiled: bool, option
     """Return images a second."""
     device = torch.device(options.device)
     allow_tf32(precision != "fp32")
-    own = "bf16" if precision == "bf16" else "fp32"
-    batches = in_memory(options.steps, batch, options.size, device)
+    own = precision if precision in ("bf16", "fp16") else "fp32"
     torch.compiler.reset()  # it compiles eight variants of one forward, and the rest runs eagerly
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(encoder, batch, folder, options, precision=own, compile=compiled)
-        times = [
-            timed(lambda: train_epoch(made, batches), device) for _ in range(options.rounds + 1)
-        ]
-    return batch * options.steps / statistics.median(times[1:])
+        few = in_memory(4, batch, options.size, device)
+        _, once = (timed(lambda: train_epoch(made, few), device) for _ in range(2))
+        steps = max(4, round(options.seconds / once * 4))
+        batches = in_memory(steps, batch, options.size, device)
+        times = [timed(lambda: train_epoch(made, batches), device) for _ in range(options.rounds)]
+    return batch * steps / statistics.median(times)
 
 
-def write_slices(folder: Path, n: int, size: int) -> list[lungunet.Pair]:
-    images, masks = lungunet.write_phantoms(folder, patients=n, slices=1, size=size)
+def write_slices(folder: Path, n: int, size: int, n_different: int = 16) -> list[lungunet.Pair]:
+    """Write some phantoms, and link to them under other names."""
+    images, masks = lungunet.write_phantoms(
+        folder, patients=min(n, n_different), slices=1, size=size
+    )
+    first = lungunet.find_pairs(images, masks)
+    for number in range(len(first), n):
+        pair = first[number % len(first)]
+        for path in (pair.image, pair.mask):
+            os.link(path, path.with_stem(f"{path.stem}-{number}"))
     return lungunet.find_pairs(images, masks)
 
 
-def from_files(pairs: list[lungunet.Pair], folder: Path, batch: int, options) -> dict[str, float]:
-    """Return images a second from files and from memory, for the 31 M U-Net and the default."""
-    device = torch.device(options.device)
+def from_files(
+    pairs: list[lungunet.Pair], folder: Path, options, *, encoder: str, size: int, batch: int
+) -> dict[str, object]:
+    """Return images a second from files and from memory."""
     allow_tf32(True)
-    rates = {}
     train = lungunet.LungCTDataset(
-        pairs, transform=lungunet.train_transform(), size=options.size, cache=folder / "cache"
+        pairs, transform=lungunet.train_transform(), size=size, cache=folder / f"cache-{size}"
     )
-    for encoder in options.encoder:
-        made = trainer(
-            encoder,
-            batch,
-            str(folder / encoder),
-            options,
-            precision="bf16",
-            workers=options.workers,
-        )
-        batches = made._batches(train, shuffle=True)
-        memory = in_memory(len(batches), batch, options.size, device)
-        loaded, held = [], []
-        for _ in range(options.rounds + 1):
-            loaded.append(timed(partial(train_epoch, made, batches), device))
-            held.append(timed(partial(train_epoch, made, memory), device))
-        rates[encoder] = {
-            "images_per_second": len(train) / statistics.median(loaded[1:]),
-            "idle": 1 - statistics.median(h / s for h, s in zip(held[1:], loaded[1:], strict=True)),
-        }
-    return rates
+    out = str(folder / f"{encoder}-{size}")
+    made = trainer(encoder, batch, out, options, precision="bf16", workers=options.workers)
+    batches = made._batches(train, shuffle=True)
+    device = torch.device(options.device)
+    memory = in_memory(len(batches), batch, size, device)
+    loaded, held = [], []
+    for _ in range(options.rounds + 1):
+        loaded.append(timed(partial(train_epoch, made, batches), device))
+        held.append(timed(partial(train_epoch, made, memory), device))
+    return {
+        "encoder": encoder,
+        "size": size,
+        "batch": batch,
+        "images_per_second": len(train) / statistics.median(loaded[1:]),
+        "idle": 1 - statistics.median(h / s for h, s in zip(held[1:], loaded[1:], strict=True)),
+    }
 
 
 def tutorial(pairs: list[lungunet.Pair], batch: int, options) -> float:
@@ -162,40 +168,29 @@ def tutorial(pairs: list[lungunet.Pair], batch: int, options) -> float:
     return len(pairs) / statistics.median(times[1:])
 
 
-def all_from_memory(options: argparse.Namespace) -> list[dict[str, object]]:
+def print_from_memory(rows: list[dict[str, object]], options: argparse.Namespace) -> None:
+    """Measure and print what is not compiled; ``rows`` gets each figure as it comes."""
     device = torch.device(options.device)
     peak = {name: matrix_rate(name, device, options.side) for name in PRECISIONS}
     print(
         "large matrix product: " + ", ".join(f"{n} {r / 1e12:.1f} TFLOP/s" for n, r in peak.items())
     )
-    columns = [(p, c) for p in PRECISIONS for c in ((False, True) if options.compile else (False,))]
-    titles = [f"{p}{' comp.' if c else ''}" for p, c in columns]
-    print(f"{'images/s (% of the most)':<30}{'batch':>6}" + "".join(f"{t:>16}" for t in titles))
-    rows: list[dict[str, object]] = []
+    print(f"{'images/s (% of the most)':<30}{'batch':>6}" + "".join(f"{n:>16}" for n in PRECISIONS))
     for encoder in options.encoder:
         work = operations_per_image(encoder, options.size, device)
         for batch in options.batch:
             line = f"{encoder:<30}{batch:>6}"
-            for precision, compiled in columns:
+            for precision in PRECISIONS:
+                row = {"encoder": encoder, "batch": batch, "precision": precision}
                 try:
-                    rate = from_memory(encoder, batch, precision, compiled, options)
+                    rate = from_memory(encoder, batch, precision, False, options)
                 except (lungunet.ConfigError, torch.OutOfMemoryError):
                     line += f"{'out of memory':>16}"
                     continue
                 share = rate * work / peak[precision]
                 line += f"{rate:>9.1f} ({share:>4.0%})"
-                rows.append(
-                    {
-                        "encoder": encoder,
-                        "batch": batch,
-                        "precision": precision,
-                        "compiled": compiled,
-                        "images_per_second": rate,
-                        "share_of_the_most": share,
-                    }
-                )
+                rows.append({**row, "images_per_second": rate, "share_of_the_most": share})
             print(line, flush=True)
-    return rows
 
 
 def main() -> None:
@@ -205,9 +200,9 @@ def main() -> None:
     parser.add_argument("--encoder", nargs="+", default=list(ENCODERS))
     parser.add_argument("--batch", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=0.5, help="for a measurement from memory")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--slices", type=int, default=512, help="files for the loaders")
+    parser.add_argument("--slices", type=int, default=768, help="files for the loaders")
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--side", type=int, default=8192, help="of the matrices")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
@@ -215,24 +210,39 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("no GPU: nothing measured")
         return
-    table: dict[str, object] = {"from_memory": all_from_memory(options)}
+    table: dict[str, list[dict[str, object]]] = {"memory": [], "files": [], "compiled": []}
+
+    def keep() -> None:  # after each part: what comes last takes longest
+        if options.out:
+            write_text(options.out, json.dumps(table, indent=2) + "\n")
+
+    print_from_memory(table["memory"], options)
+    keep()
+    batch = options.batch[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = write_slices(folder, options.slices, options.size)
         time.sleep(2.1)  # younger files are not kept by the cache
-        batch = options.batch[0]
-        table["from_files"] = rates = from_files(pairs, folder, batch, options)
-        table["tutorial"] = slow = tutorial(pairs, batch, options)
-    print(f"\n{'from files, bf16, batch ' + str(batch):<36}{'images/s':>10}{'idle':>7}")
-    for encoder, row in rates.items():
-        print(f"{encoder:<36}{row['images_per_second']:>10.1f}{row['idle']:>7.1%}")
-    print(f"{'tutorial, unet2015, fp32':<36}{slow:>10.1f}")
-    if "unet2015" in rates:
-        print(
-            f"the same network: {rates['unet2015']['images_per_second'] / slow:.1f} times as fast"
-        )
-    if options.out:
-        write_text(options.out, json.dumps(table, indent=2) + "\n")
+        print(f"\n{'from files, bf16':<30}{'size':>6}{'batch':>6}{'images/s':>10}{'idle':>7}")
+        usual = lungunet.RunConfig(data="data")
+        recipe = (usual.encoder, usual.size, usual.batch_size)
+        for encoder, size, n in [*((e, options.size, batch) for e in options.encoder), recipe]:
+            row = from_files(pairs, folder, options, encoder=encoder, size=size, batch=n)
+            table["files"].append(row)
+            rate, idle = row["images_per_second"], row["idle"]
+            print(f"{encoder:<30}{size:>6}{n:>6}{rate:>10.1f}{idle:>7.1%}", flush=True)
+        slow = tutorial(pairs[: options.slices // 8], batch, options)
+        table["files"].append({"encoder": "unet2015", "tutorial": True, "images_per_second": slow})
+        print(f"{'tutorial, unet2015, fp32':<30}{options.size:>6}{batch:>6}{slow:>10.1f}")
+    for row in table["files"][:-1]:
+        if row["encoder"] == "unet2015":
+            print(f"the same network: {row['images_per_second'] / slow:.1f} times as fast")
+    keep()
+    for encoder in options.encoder if options.compile else ():
+        rate = from_memory(encoder, batch, "bf16", True, options)
+        table["compiled"].append({"encoder": encoder, "batch": batch, "images_per_second": rate})
+        print(f"compiled, bf16: {encoder:<30}{batch:>6}{rate:>9.1f}", flush=True)
+        keep()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The loop and the run folder it leaves behind."""
 
 import csv
-import itertools
 import json
 import math
 import multiprocessing
@@ -15,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -410,48 +408,6 @@ class TestLoop:
             Trainer(tiny(), config(device="gpu"), out=tmp_path)
         with pytest.raises(ConfigError, match="precision 'fp16': needs CUDA"):
             Trainer(tiny(), config(precision="fp16"), out=tmp_path)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_trains_on_cuda(
-    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, precision: str
-) -> None:
-    settings = config(device="cuda", precision=precision, epochs=6, lr=5e-3)
-    history = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path).fit(train, val)
-    assert history[-1].train.loss < history[0].train.loss
-    assert np.isfinite(history[-1].val.loss)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_step_on_cuda_waits_for_nothing(
-    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, precision: str
-) -> None:
-    settings = config(device="cuda", precision=precision, epochs=1, workers=2)
-    trainer = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path)
-    steps, taken = len(train) // settings.batch_size, itertools.count(1)
-    assert steps > 2
-
-    def watch_the_next(*_: Any) -> None:
-        """The first one warms up, and what the last one is followed by may wait."""
-        torch.cuda.set_sync_debug_mode("error" if next(taken) < steps - 1 else "default")
-
-    trainer.optimizer.register_step_post_hook(watch_the_next)
-    try:
-        trainer.fit(train, val)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.gpu
-def test_resumes_on_cuda(tmp_path: Path, train: LungCTDataset, val: LungCTDataset) -> None:
-    for epochs in (2, 4):
-        settings = config(device="cuda", epochs=epochs)
-        trainer = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path)
-        history = trainer.fit(train, val, resume=epochs == 4)
-    assert [result.epoch for result in history] == [1, 2, 3, 4]
-    assert trainer.optimizer.state_dict()["state"][0]["step"].item() == 4 * (len(train) // 2)
 
 
 def batches_of(train: LungCTDataset) -> list[tuple[torch.Tensor, torch.Tensor]]:
