@@ -63,14 +63,25 @@ def tests(options: argparse.Namespace) -> Facts:
     files = [file for file in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in file.read_text()]
     words = [sys.executable, "-m", "pytest", *map(str, files), "-m", "gpu"]
     words += ["--device", options.device]
-    words += ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:benchmark"]
-    words += ["-n", "2" if options.small else "4"]
+    words += ["-v", "--tb=short", "--durations=15", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    words += ["-n", "2" if options.small else "8"]
     if options.small:
         words += ["-k", "learns or masks or scan or resumed"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout[-20000:], done.stderr[-2000:])
-    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout.splitlines()[-1])
-    return {"exit": done.returncode, **{what: int(n) for n, what in counts}}
+    counts: Facts = {"passed": 0, "failed": 0, "skipped": 0, "error": 0}
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():  # as they come: a limit takes none of what was seen
+            print(line, end="", flush=True)
+            if (
+                verdict := re.match(r"\[gw\d+\].* (PASSED|FAILED|SKIPPED|ERROR)", line)
+            ) is not None:
+                counts[verdict[1].lower()] += 1
+                keep(counts, options)
+    return {**counts, "exit": process.returncode}
+
+
+def keep(found: Facts, options: argparse.Namespace) -> None:
+    """Keep what a part has found so far."""
+    (options.out / "part.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def trainings(options: argparse.Namespace) -> Facts:
@@ -81,6 +92,7 @@ def trainings(options: argparse.Namespace) -> Facts:
         precisions = ("fp32", "bf16", "fp16") if options.device == "cuda" else ("fp32", "bf16")
         for precision in precisions:
             found[precision] = train(pairs, Path(name) / precision, options, precision=precision)
+            keep(found, options)
         found["compiled"] = train(
             pairs, Path(name) / "compiled", options, precision="bf16", compile=True
         )
@@ -224,6 +236,7 @@ def predictions(options: argparse.Namespace) -> Facts:
                     rates.append(len(done) / (time.perf_counter() - start))
                 title = f"slices_{precision}{'_triage' if triage else ''}"
                 found[title] = rates[-1]  # the first warms up
+                keep(found, options)
         array = np.repeat(np.stack([lungunet.read_image(pair.image) for pair in pairs]), 4, axis=0)
         grid = Grid.axial(array.shape, (1.25, 0.7, 0.7))
         scan = Volume(array, Path("scan.nii"), "scan", grid)
@@ -232,7 +245,7 @@ def predictions(options: argparse.Namespace) -> Facts:
                 start = time.perf_counter()
                 lungunet.predict_volume(predictor, scan, batch_size=16, **options_of)
                 found[f"{title}_seconds"] = time.perf_counter() - start
-            print(found, flush=True)
+            keep(found, options)
         found["scan_shape"] = list(array.shape)
         one = [sys.executable, "-m", "lungunet", "predict", "lungs", str(pairs[0].image)]
         start = time.perf_counter()
@@ -334,9 +347,7 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     if options.part:
-        found = PARTS[options.part](options)
-        text = json.dumps(found, indent=1)
-        (options.out / "part.json").write_text(text, encoding="utf-8")
+        keep(PARTS[options.part](options), options)
         return
     words = ["--device", options.device, *(["--small"] if options.small else [])]
     whole: Facts = {}
