@@ -90,6 +90,7 @@ class ReviewServer(ThreadingHTTPServer):
         self.desk, self.opinions, self.who = desk, opinions, who
         self.token = secrets.token_urlsafe(24)
         self.finished = threading.Event()
+        self._ended = False
         self._seen: dict[str, float] = {}
         self._host = host
         if ":" in host:
@@ -135,6 +136,16 @@ class ReviewServer(ThreadingHTTPServer):
         self._seen = {w: t for w, t in tuple(self._seen.items()) if now - t < _WINDOW_GONE_S}
         return len(self._seen)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the review is over: connections that are still open are not answered either."""
+        return self._ended
+
+    def server_close(self) -> None:
+        """Listen no more."""
+        self._ended = True
+        super().server_close()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of connections that break."""
 
@@ -171,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: names of patients stand in none."""
 
     def _answer(self, act: Any) -> None:
+        if self.server.has_ended:
+            self.close_connection = True
+            return
         try:
             self._refuse_strangers()
             body, kind = act(urlsplit(self.path))

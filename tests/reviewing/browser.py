@@ -88,7 +88,7 @@ class Tab:
         self._socket = Socket(url)
         self._number = 0
         self.said: list[str] = []  # on the console, and what was not caught
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -133,8 +133,13 @@ class Tab:
             "Emulation.setDeviceMetricsOverride",
             **{"width": size[0], "height": size[1], "deviceScaleFactor": dense, "mobile": False},
         )
+        self.front()
         self.call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")
+
+    def front(self) -> None:
+        """Come before other tabs: hidden ones draw nothing."""
+        self.call("Page.bringToFront")
 
     def key(self, key: str, *, ctrl: bool = False, shift: bool = False) -> None:
         params: dict[str, Any] = {"key": key, "modifiers": 2 * ctrl + 8 * shift}
@@ -252,9 +257,14 @@ class Page:
         )
 
     def draw(self, *pixels: tuple[float, float]) -> None:
+        self._forget_saved()
         self.tab.drag(*(self.at(x, y) for x, y in pixels))
 
+    def _forget_saved(self) -> None:
+        self.tab.js("void (document.getElementById('saved').textContent = '')")
+
     def key(self, key: str, **held: bool) -> None:
+        self._forget_saved()
         self.tab.key(key, **held)
 
     def size(self, px: int) -> None:
@@ -267,8 +277,17 @@ class Page:
         return self.tab.js(f"document.querySelector({json.dumps(selector)}).textContent")
 
     def saved(self) -> None:
-        """Wait until all is on disk."""
+        """Wait until what the last key or stroke did is on disk."""
         self.tab.wait("document.getElementById('saved').textContent === 'saved'")
+
+    def wait_for_lung(self, x: int, y: int) -> None:
+        """Wait until the page says that a pixel is lung."""
+        across, down = self.at(x, y)
+        self.tab.wait(
+            "(() => { document.getElementById('view').dispatchEvent(new PointerEvent("
+            f"'pointermove', {{clientX: {across}, clientY: {down}}}));"
+            "return document.getElementById('value').textContent.endsWith('lung') })()"
+        )
 
     def frame(self) -> None:
         self.tab.js("new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)))")

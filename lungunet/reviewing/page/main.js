@@ -530,7 +530,7 @@ const KEYS = {
 };
 
 function keyDown(event) {
-  if ($("help").open) return;
+  if ($("help").open || state.finished) return;
   const typing = event.target.matches("input:not([type=range], [type=checkbox]), select");
   if (typing) {
     if (event.key === "Escape" || (event.key === "Enter" && event.target.id !== "filter")) { event.target.blur(); event.preventDefault(); }
@@ -560,6 +560,7 @@ function keyDown(event) {
 
 // Other windows, and whether the program still runs.
 async function pulse() {
+  if (state.finished) return;
   try {
     const { windows, changes } = await api.getPulse(state.window);
     if (state.lost) { state.lost = false; say(""); }
@@ -625,8 +626,11 @@ function listen() {
     keepNote();
     await saver.idle();
     await api.finish();
-    document.body.replaceChildren(Object.assign(document.createElement("p"), { id: "banner", textContent: "Finished. This window can be closed." }));
     state.finished = true;
+    state.slice = state.mask = null;
+    view.clear();
+    for (const part of all("header, main")) part.inert = true;
+    say("Finished. This window can be closed.");
   });
 }
 

@@ -1,0 +1,70 @@
+"""Slices to review, lopsided on purpose, and one Chromium for all tests of a file."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Page, Tab, browser
+
+import lungunet
+
+SHAPE = (72, 96)
+
+
+def body(seed: int = 0) -> np.ndarray:
+    """Draw a slice: a body in air, two lungs with a vessel each, a mattress; (72, 96) int16, HU."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    hu = np.full(SHAPE, -1000, np.int16)
+    hu[((x - 48) / 42) ** 2 + ((y - 34) / 29) ** 2 < 1] = 40
+    for middle in (30, 66):
+        hu[((x - middle) / 13) ** 2 + ((y - 34) / 19) ** 2 < 1] = -850
+        hu[32:35, middle - 1 : middle + 3] = 30
+    return (hu + rng.integers(-15, 16, SHAPE)).astype(np.int16)
+
+
+def lungs() -> np.ndarray:
+    """Return what is lung in :func:`body`, bool."""
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    return np.logical_or.reduce(
+        [((x - middle) / 13) ** 2 + ((y - 34) / 19) ** 2 < 1 for middle in (30, 66)]
+    )
+
+
+def write_case(folder: Path, name: str, mask: np.ndarray, seed: int = 0) -> lungunet.Pair:
+    """Write a slice as int16 TIFF and raw mask values as PNG."""
+    pair = lungunet.Pair(folder / "images" / f"{name}.tif", folder / "masks" / f"{name}.png")
+    lungunet.write_image(pair.image, body(seed))
+    lungunet.write_mask(pair.require_mask(), mask)
+    return pair
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[lungunet.Pair]:
+    """Three slices: without one lung, right, and empty."""
+    right = lungs().astype(np.uint8) * 255
+    lost = right.copy()
+    lost[:, 48:] = 0
+    masks = {"lost": lost, "right": right, "void": np.zeros_like(right)}
+    return [
+        write_case(tmp_path, name, mask, seed) for seed, (name, mask) in enumerate(masks.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def new_tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Tab]]:
+    """Open a tab of one browser."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium (Debian: apt-get install chromium)")
+    with browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(new_tab: Callable[[], Tab]) -> Iterator[Page]:
+    """A tab that must not say a word on its console."""
+    page = Page(new_tab())
+    yield page
+    page.tab.call("Page.navigate", url="about:blank")
+    assert page.tab.said == []
