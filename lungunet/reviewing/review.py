@@ -11,6 +11,7 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.manifest import Pair
 from lungunet.data.review_log import ReviewLog
 from lungunet.errors import ConfigError
+from lungunet.models.builtin import BUILTIN
 from lungunet.progress import Progress, silent
 from lungunet.reviewing.desk import Desk
 from lungunet.reviewing.opinions import Opinions
@@ -118,7 +119,10 @@ def opened_review(
     material = _material(source, out, images=images, scans=scans, config=config, progress=progress)
     desk = Desk(material.entries, material.log, material.codec)
     opinions = Opinions(config.model, device=config.device)
-    opinions.load()  # a wrong name is told now
+    if config.model in BUILTIN:  # it is there, and takes torch a while
+        Thread(target=opinions.load, daemon=True).start()
+    else:
+        opinions.load()  # a wrong name is told now
     server = ReviewServer(desk, opinions, who=config.who, host=config.host, port=config.port)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import encode_labels, read_mask
-from lungunet.data.dataset import read_pair
 from lungunet.data.files import read_csv, read_json, write_bytes, write_json
 from lungunet.data.manifest import Pair, find_images, pair_by_name, read_manifest
 from lungunet.data.review_log import KEPT, LOG, read_review
@@ -90,7 +89,7 @@ def slices_to_review(
     cases = _place(pairs, out, codec)
     _copy(cases, log)
     if ranks is None:
-        ranks = _rank(pairs, codec, log.parent / KEPT / _RANKING, progress)
+        ranks = _rank(cases, log.parent / KEPT / _RANKING, progress)
     entries = []
     for case in cases:
         rank = ranks.get(case.name, Rank())
@@ -244,29 +243,25 @@ def _read_triage(path: Path) -> dict[str, Rank] | None:
     return ranks
 
 
-def _rank(
-    pairs: Sequence[Pair], codec: LabelCodec, kept: Path, progress: Progress
-) -> dict[str, Rank]:
+def _rank(cases: Sequence[SliceCase], kept: Path, progress: Progress) -> dict[str, Rank]:
     """Judge each mask by its own slice, as an audit does; once, for the ranking is kept."""
     ranks: dict[str, Rank] = {}
     if kept.exists():
         stored = read_json(kept, fix="Remove it; it is made again.")
         ranks = {name: Rank(row[0], tuple(row[1])) for name, row in stored.items()}
-    new = [pair for pair in pairs if pair.name not in ranks]
+    new = [case for case in cases if case.name not in ranks]
     if new:
         threads = os.cpu_count() or 1
-        judged = map_in_threads(
-            lambda pair: _judge(pair, codec), new, threads=threads, desc="doubt", progress=progress
-        )
-        ranks |= {pair.name: rank for pair, rank in zip(new, judged, strict=True)}
+        judged = map_in_threads(_judge, new, threads=threads, desc="doubt", progress=progress)
+        ranks |= {case.name: rank for case, rank in zip(new, judged, strict=True)}
         write_json(kept, {name: [rank.score, rank.reasons] for name, rank in ranks.items()})
     return ranks
 
 
-def _judge(pair: Pair, codec: LabelCodec) -> Rank:
+def _judge(case: SliceCase) -> Rank:
     try:
-        image, classes = read_pair(pair, codec)
+        plane = case.plane(0)
     except LungUNetError as err:
         return Rank(1.0, (str(err),))
-    doubt = doubt_label(LabelView(image, classes > 0))
+    doubt = doubt_label(LabelView(plane.image, plane.classes > 0))
     return Rank(doubt.score, doubt.reasons)
