@@ -43,7 +43,6 @@ DOORS = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "http.server": ("reviewing/server.py",),
-    "webbrowser": ("reviewing/review.py",),
 }
 IMAGE_FILES = {"imread", "imwrite", "imdecode", "imencode"}  # OpenCV's file functions
 
