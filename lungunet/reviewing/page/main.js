@@ -17,7 +17,7 @@ const HELP = [
   ["&larr; &rarr;", "scan: slice below, above"], ["Right drag", "window: across width, down level"], ["Space + drag", "move; also the middle button"],
   ["Two fingers", "move and zoom"], ["0", "fit to the screen"], ["L / K", "lung window / soft tissue"],
   ["B / E", "brush / eraser"], ["[ ]", "size of both"], ["F", "fill what is enclosed, or give a piece the class"],
-  ["G", "lung here: grow from a click"], ["X", "remove the piece that is clicked"], ["H", "close all holes"],
+  ["G", "lung here: grow from a click"], ["X", "remove the piece that is clicked"], ["H", "close small holes; larger ones with F"],
   ["M / T", "take the mask of the model / of the threshold"], ["S", "swap sides (masks with left and right)"], ["R", "back to the first version"],
   ["Z / Y", "undo / redo; also with Ctrl"], ["1 to 9", "class, where there are several"],
   ["V / O", "mask on and off / outline or fill"], ["&#8679;M &#8679;T &#8679;R", "outline of model, threshold, first version"],
@@ -258,6 +258,8 @@ async function opinion(by) {
   const { at, z, slice } = state;
   slice.opinions ||= {};
   slice.opinions[by] ||= api.getOpinion(at, z, by);
+  // The first question takes seconds, for the model is read.
+  const slow = setTimeout(() => { if (!saver.busy) saved(`asking the ${by === "model" ? "model" : "threshold"} …`, ""); }, 300);
   try {
     const found = await slice.opinions[by];
     return state.slice === slice ? found : null;
@@ -265,6 +267,9 @@ async function opinion(by) {
     delete slice.opinions[by];
     hint(error.message);
     return null;
+  } finally {
+    clearTimeout(slow);
+    if ($("saved").textContent.startsWith("asking")) saved("", "");
   }
 }
 

@@ -1,5 +1,7 @@
 // What tools do to a mask: arrays of classes, row by row. Knows no screen.
 
+const HOLE = 0.0025; // of the picture: the largest hole that is closed by itself, 3 cm2 of a chest
+
 export class Mask {
   constructor(width, height, classes) {
     this.width = width;
@@ -71,7 +73,7 @@ export class Mask {
     return "";
   }
 
-  // All that hangs together within bounds, but not around the body; what it encloses comes along.
+  // All that hangs together within bounds, but not around the body; its small holes come along.
   grow(x, y, value, { values, low, high, outside }) {
     const within = (at) => values[at] >= low && values[at] <= high && !outside[at];
     if (!within(y * this.width + x)) {
@@ -79,7 +81,7 @@ export class Mask {
       return outside[y * this.width + x] ? "this is outside the body" : `${Math.round(found)} is not within the bounds of lung`;
     }
     const { found } = this.piece(x, y, within);
-    this.put(enclosed(found, this.width, this.height), value);
+    this.put(withoutHoles(found, this.width, this.height), value);
     return "";
   }
 
@@ -87,10 +89,10 @@ export class Mask {
     for (let at = 0; at < found.length; at++) if (found[at]) this.classes[at] = value;
   }
 
-  // Holes get the class to the left of their first pixel.
+  // Small holes get the class to the left of their first pixel.
   closeHoles() {
     const inside = Uint8Array.from(this.classes, (c) => (c ? 1 : 0));
-    const filled = enclosed(inside, this.width, this.height);
+    const filled = withoutHoles(inside, this.width, this.height);
     for (let at = 0; at < filled.length; at++) {
       if (filled[at] && !this.classes[at]) this.classes[at] = this.classes[at - 1];
     }
@@ -115,22 +117,30 @@ export class Mask {
   }
 }
 
-// A region with all that it encloses: what no way by edges leads out of.
-function enclosed(inside, width, height) {
-  const outer = new Uint8Array(width * height);
+// A region with the small holes in it: vessels, not the dome of the liver.
+function withoutHoles(inside, width, height) {
+  const most = Math.max(9, HOLE * width * height);
+  const seen = Uint8Array.from(inside);
+  const filled = Uint8Array.from(inside);
   const stack = [];
-  const look = (at) => { if (!inside[at] && !outer[at]) { outer[at] = 1; stack.push(at); } };
-  for (let x = 0; x < width; x++) { look(x); look((height - 1) * width + x); }
-  for (let y = 0; y < height; y++) { look(y * width); look(y * width + width - 1); }
-  while (stack.length) {
-    const at = stack.pop();
-    const column = at % width;
-    if (column > 0) look(at - 1);
-    if (column < width - 1) look(at + 1);
-    if (at >= width) look(at - width);
-    if (at < width * (height - 1)) look(at + width);
+  for (let begin = 0; begin < seen.length; begin++) {
+    if (seen[begin]) continue;
+    const hole = [];
+    let open = false;
+    const look = (at) => { if (!seen[at]) { seen[at] = 1; stack.push(at); } };
+    look(begin);
+    while (stack.length) {
+      const at = stack.pop();
+      const column = at % width;
+      if (hole.length <= most) hole.push(at);
+      if (column > 0) look(at - 1); else open = true;
+      if (column < width - 1) look(at + 1); else open = true;
+      if (at >= width) look(at - width); else open = true;
+      if (at < width * (height - 1)) look(at + width); else open = true;
+    }
+    if (!open && hole.length <= most) for (const at of hole) filled[at] = 1;
   }
-  return outer.map((out) => 1 - out);
+  return filled;
 }
 
 // What changed between two states of a mask: a box, before and after. Null where nothing did.
