@@ -15,8 +15,9 @@ from lungunet.models.builtin import BUILTIN
 from lungunet.progress import Progress, silent
 from lungunet.reviewing.desk import Desk
 from lungunet.reviewing.opinions import Opinions
+from lungunet.reviewing.scans import Shelf
 from lungunet.reviewing.server import ReviewServer
-from lungunet.reviewing.sources import Material, slices_to_review
+from lungunet.reviewing.sources import Material, scans_to_review, slices_to_review
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def opened_review(
     progress: Progress = silent,
 ) -> Iterator[ReviewServer]:
     """Serve a review while the block runs; see :func:`review`."""
-    material = _material(source, out, images=images, scans=scans, config=config, progress=progress)
+    material, shelf = _material(
+        source, out, images=images, scans=scans, config=config, progress=progress
+    )
     desk = Desk(material.entries, material.log, material.codec)
     opinions = Opinions(config.model, device=config.device)
     if config.model in BUILTIN:  # it is there, and takes torch a while
@@ -132,6 +135,7 @@ def opened_review(
         server.shutdown()
         server.server_close()
         thread.join()
+        shelf.close()
 
 
 def _material(
@@ -142,15 +146,23 @@ def _material(
     scans: str | Path | None,
     config: ReviewConfig,
     progress: Progress,
-) -> Material:
+) -> tuple[Material, Shelf]:
     if images is not None and scans is not None:
         raise ConfigError("images and scans: masks are of the one or the other. Leave one out.")
-    return slices_to_review(
+    where = None if out is None else Path(out)
+    if scans is not None:
+        if not isinstance(source, str | Path):
+            raise ConfigError("scans: needs a folder of masks, not pairs.")
+        return scans_to_review(
+            Path(source), where, scans=Path(scans), codec=config.codec, names=config.names
+        )
+    material = slices_to_review(
         source,
-        None if out is None else Path(out),
+        where,
         images=None if images is None else Path(images),
         codec=config.codec,
         names=config.names,
         ranking=config.ranking,
         progress=progress,
     )
+    return material, Shelf()

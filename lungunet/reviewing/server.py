@@ -27,6 +27,7 @@ from lungunet.data.overlay import show_grey
 from lungunet.errors import DataError, LungUNetError
 from lungunet.reviewing.desk import Desk, StaleError
 from lungunet.reviewing.opinions import Opinions
+from lungunet.reviewing.scans import ScanCase
 
 _TYPES = {
     ".html": "text/html",
@@ -241,6 +242,8 @@ class _Handler(BaseHTTPRequestHandler):
         raise _Refused(HTTPStatus.NOT_FOUND, "nothing here")
 
     def _slice(self, query: "_Query") -> tuple[bytes, str]:
+        if query.text("axis") in ("coronal", "sagittal"):
+            return self._across(query, query.text("axis"))
         case = self.server.desk.entries[query.case].case
         plane = self.server.desk.plane(query.case, query.z)
         shown, look = _look(plane.image)
@@ -253,6 +256,19 @@ class _Handler(BaseHTTPRequestHandler):
             **({"depth": case.depth, "z": query.z} if case.is_scan else {}),
         }
         return _binary(head, [shown, plane.classes])
+
+    def _across(self, query: "_Query", axis: str) -> tuple[bytes, str]:
+        case = self.server.desk.entries[query.case].case
+        if not isinstance(case, ScanCase):
+            raise _Refused(HTTPStatus.NOT_FOUND, "no such plane")
+        at = query.whole("z") if query.text("z") else case.size(axis) // 2
+        if at >= case.size(axis):
+            raise _Refused(HTTPStatus.NOT_FOUND, "no such plane")
+        image, classes, depth, ratio = case.across(axis, at)
+        shown, look = _look(image)
+        sizes = {"height": image.shape[0], "width": image.shape[1], "ratio": ratio}
+        head = {**sizes, "dtype": shown.dtype.name, "version": "", **look, "depth": depth, "z": at}
+        return _binary(head, [shown, classes])
 
     def _opinion(self, query: "_Query") -> tuple[bytes, str]:
         image = self.server.desk.plane(query.case, query.z).image

@@ -5,6 +5,7 @@ Owns which masks are mended, where they are written, and that no other file is.
 
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from lungunet.data.files import read_csv, read_json, write_bytes, write_json
 from lungunet.data.manifest import Pair, find_images, pair_by_name, read_manifest
 from lungunet.data.review_log import KEPT, LOG, read_review
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec
-from lungunet.errors import ConfigError, DataError, LungUNetError, listed
+from lungunet.errors import ConfigError, DataError, LungUNetError, LungUNetWarning, listed
 from lungunet.inference.doubt import LabelView, doubt_label
 from lungunet.progress import Progress, map_in_threads, silent
 from lungunet.reviewing.cases import SliceCase
 from lungunet.reviewing.desk import Entry
+from lungunet.reviewing.scans import ScanCase, Shelf
+from lungunet.volumes.formats import written_suffix
+from lungunet.volumes.slicing import find_volume_pairs
+from lungunet.volumes.volume import read_volume, write_volume
 
 _LOSSY = (".jpg", ".jpeg")
 _BESIDE_MASKS = ("overlays", "probabilities", "previews")  # what predict writes there
@@ -97,6 +102,56 @@ def slices_to_review(
         entries.append(Entry(case, group, rank.score, rank.reasons))
     entries.sort(key=lambda entry: (-(entry.score or 0.0), entry.case.name))
     return Material(tuple(entries), log, codec)
+
+
+def scans_to_review(
+    masks: Path,
+    out: Path | None,
+    *,
+    scans: Path,
+    codec: LabelCodec | None = None,
+    names: str | None = None,
+) -> tuple[Material, Shelf]:
+    """Find scans and masks, copy the masks to ``out`` if there is one, in the order of triage.csv.
+
+    Parameters are those of :func:`review`.
+    """
+    codec = codec or LabelCodec({0: 0, 1: 1})
+    shelf = Shelf()
+    cases: list[ScanCase] = []
+    for name, pair in find_volume_pairs(scans, masks, names=names).items():
+        if pair.mask is None:
+            warnings.warn(f"{name}: no mask of it, left out.", LungUNetWarning, stacklevel=2)
+            continue
+        path = pair.mask.path
+        ending = written_suffix(path)
+        writable = path.name.lower().endswith(ending)
+        if out is None and not writable:
+            raise ConfigError(
+                "a mask of this format is read and not written. Mend a copy: out (--out).",
+                where=path,
+            )
+        copy = path if out is None else out / (path.name if writable else f"{name}{ending}")
+        if out is not None and copy.resolve() == path.resolve():
+            raise _same_folder(out)
+        cases.append(ScanCase(name, pair.image, path, copy, codec, shelf))
+    log = (out or (masks if masks.is_dir() else masks.parent)) / LOG
+    _copy(cases, log)
+    ranks = _read_triage((masks if masks.is_dir() else masks.parent) / "triage.csv") or {}
+    entries = []
+    for case in cases:
+        rank = ranks.get(case.name, Rank())
+        entries.append(Entry(case, rank.group, rank.score, rank.reasons))
+    entries.sort(key=lambda entry: (-(entry.score or 0.0), entry.case.name))
+    return Material(tuple(entries), log, codec), shelf
+
+
+def _same_folder(out: Path) -> ConfigError:
+    return ConfigError(
+        "holds the masks that are read. Choose another folder, or mend them in place: "
+        "out=None (--in-place).",
+        where=out,
+    )
 
 
 def _read_lists(folder: Path) -> tuple[dict[str, str], list[Pair]]:
@@ -176,16 +231,12 @@ def _place(pairs: Sequence[Pair], out: Path | None, codec: LabelCodec) -> list[S
         suffix = ".png" if path.suffix.lower() in _LOSSY else path.suffix
         copy = out / f"{stem}{suffix}"
         if copy.resolve() == path.resolve():
-            raise ConfigError(
-                "holds the masks that are read. Choose another folder, or mend them in place: "
-                "out=None (--in-place).",
-                where=out,
-            )
+            raise _same_folder(out)
         cases.append(SliceCase(pair.name, pair.image, path, copy, codec))
     return cases
 
 
-def _copy(cases: Sequence[SliceCase], log: Path) -> None:
+def _copy(cases: Sequence[SliceCase] | Sequence[ScanCase], log: Path) -> None:
     """Copy masks to where they are mended; those of this review are there already."""
     mended = read_review(log).cases if log.exists() else {}
     foreign = []
@@ -198,7 +249,7 @@ def _copy(cases: Sequence[SliceCase], log: Path) -> None:
         except OSError as err:
             raise DataError(f"cannot be read ({err.strerror}).", where=case.source) from err
         if case.mask.suffix != case.source.suffix:
-            content = encode_labels(case.mask, read_mask(case.source))
+            content = _converted(case, content)
         if not case.mask.exists():
             write_bytes(case.mask, content)
         elif case.mask.read_bytes() != content:
@@ -209,6 +260,16 @@ def _copy(cases: Sequence[SliceCase], log: Path) -> None:
             f"{log.name}. Choose another folder.",
             where=listed(foreign, separator=", "),
         )
+
+
+def _converted(case: SliceCase | ScanCase, content: bytes) -> bytes:
+    """Return a mask in the format of its copy; a scan's is written there at once."""
+    if isinstance(case, SliceCase):
+        return encode_labels(case.mask, read_mask(case.source))
+    if not case.mask.exists():
+        volume = read_volume(case.source)
+        write_volume(case.mask, volume.array, like=volume)
+    return case.mask.read_bytes()
 
 
 def _read_audit(folder: Path, *, asked: bool) -> dict[str, Rank] | None:

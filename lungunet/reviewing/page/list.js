@@ -88,7 +88,8 @@ export class List {
     row.append(picture, words);
     this.rows.append(row);
     this.made.set(index, row);
-    this.drawThumb(index, picture);
+    if (item.scan) picture.remove(); // a whole scan would be read for it
+    else this.drawThumb(index, picture);
     return row;
   }
 

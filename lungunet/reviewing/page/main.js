@@ -112,6 +112,7 @@ async function open(index, { z = null, axis = "axial", keep = false } = {}) {
   const turn = ++state.loading;
   const other = index !== state.at;
   if (other) keepNote();
+  if (other) state.places = {};
   state.at = index;
   state.axis = axis;
   $("plane").value = axis;
@@ -143,6 +144,7 @@ function showSlice(slice, { keep }) {
   $("trouble").hidden = true;
   const z = slice.z ?? 0;
   state.z = z;
+  state.places = { ...state.places, [state.axis]: z };
   state.slice = slice;
   state.mask = new Mask(slice.width, slice.height, slice.mask);
   state.outside = null;
@@ -623,7 +625,7 @@ function listen() {
   $("opacity").addEventListener("input", showLayers);
   $("filter").addEventListener("change", () => { list.setCases(state.cases, wanted); $("filter").blur(); });
   $("z").addEventListener("input", () => step(Number($("z").value) - (state.going ?? state.z)));
-  $("plane").addEventListener("change", () => { $("plane").blur(); open(state.at, { axis: $("plane").value }); });
+  $("plane").addEventListener("change", () => { $("plane").blur(); open(state.at, { axis: $("plane").value, z: state.places?.[$("plane").value] ?? null }); });
   $("note").addEventListener("change", keepNote);
   $("help-button").addEventListener("click", () => $("help").showModal());
   $("finish").addEventListener("click", async () => {
