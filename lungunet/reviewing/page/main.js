@@ -163,7 +163,7 @@ function showSlice(slice, { keep }) {
   if (slice.depth !== undefined) {
     $("z").max = slice.depth - 1;
     $("z").value = z;
-    $("z-of").textContent = `${z + 1} / ${slice.depth}`;
+    $("z-of").textContent = `${z} / ${slice.depth - 1}`; // from 0, as reasons and names of slices count
   }
   view.show(slice, state.mask, { keep });
   showWindow();

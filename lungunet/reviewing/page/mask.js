@@ -172,28 +172,41 @@ export function apply(change, box, classes, width) {
   }
 }
 
-// The edges between pixels of different classes, as long straight lines in pixels of the slice.
-export function outline(classes, width, height) {
+// The edges around one class, as long straight lines in pixels of the slice. One pass, row by row: this
+// runs at every picture of a stroke.
+export function outline(classes, width, height, value) {
   const path = new Path2D();
+  const begun = new Int32Array(width + 1).fill(-1); // where the upright line at this column began
   for (let y = 0; y <= height; y++) {
-    let start = -1;
+    const row = y * width;
+    let start = -1; // of the level line above this row
+    let left = false;
     for (let x = 0; x <= width; x++) {
-      const above = y > 0 && x < width ? classes[(y - 1) * width + x] : 0;
-      const below = y < height && x < width ? classes[y * width + x] : 0;
-      const edge = x < width && above !== below;
-      if (edge && start < 0) start = x;
-      if (!edge && start >= 0) { path.moveTo(start, y); path.lineTo(x, y); start = -1; }
-    }
-  }
-  for (let x = 0; x <= width; x++) {
-    let start = -1;
-    for (let y = 0; y <= height; y++) {
-      const left = x > 0 && y < height ? classes[y * width + x - 1] : 0;
-      const right = x < width && y < height ? classes[y * width + x] : 0;
-      const edge = y < height && left !== right;
-      if (edge && start < 0) start = y;
-      if (!edge && start >= 0) { path.moveTo(x, start); path.lineTo(x, y); start = -1; }
+      const within = x < width && y < height && classes[row + x] === value;
+      const above = x < width && y > 0 && classes[row - width + x] === value;
+      if (within !== above) {
+        if (start < 0) start = x;
+      } else if (start >= 0) {
+        path.moveTo(start, y);
+        path.lineTo(x, y);
+        start = -1;
+      }
+      if (within !== left) {
+        if (begun[x] < 0) begun[x] = y;
+      } else if (begun[x] >= 0) {
+        path.moveTo(x, begun[x]);
+        path.lineTo(x, y);
+        begun[x] = -1;
+      }
+      left = within;
     }
   }
   return path;
+}
+
+// Which classes a mask holds, background aside.
+export function classesOf(classes) {
+  const held = new Uint8Array(256);
+  for (let at = 0; at < classes.length; at++) held[classes[at]] = 1;
+  return [...held.keys()].filter((c) => c && held[c]);
 }

@@ -1,6 +1,6 @@
 // Draws a slice at a window, with masks over it, zoomed and moved. Knows no server.
 
-import { outline } from "./mask.js";
+import { classesOf, outline } from "./mask.js";
 
 export const COLOURS = ["", "#40c8ff", "#ff8c00", "#7ddc6f", "#ff6fae", "#f5e663", "#b18cff", "#5ee0c8", "#ff7b6b"];
 const LAYERS = { model: "#ff8c00", rule: "#d28bff", first: "#f2f2f2" };
@@ -106,6 +106,7 @@ export class View {
   redraw() {
     this.stale = false;
     const { classes, width, height } = this.mask;
+    this.outlines = [];
     if (this.filled) {
       const pixels = new Uint32Array(this.paintPixels.data.buffer);
       const table = new Uint32Array(256);
@@ -115,16 +116,14 @@ export class View {
       }
       for (let at = 0; at < classes.length; at++) pixels[at] = table[classes[at]];
       this.paint.getContext("2d").putImageData(this.paintPixels, 0, 0);
+      return;
     }
-    const used = new Set();
-    for (const c of classes) if (c) used.add(c);
-    this.outlines = [...used].map((c) => [
-      colourOf(c), outline(used.size === 1 ? classes : classes.map((each) => (each === c ? 1 : 0)), width, height),
-    ]);
+    this.outlines = classesOf(classes).map((c) => [colourOf(c), outline(classes, width, height, c)]);
   }
 
   setLayer(name, classes) {
-    if (classes) this.layers[name] = outline(classes, this.image.width, this.image.height);
+    const { width, height } = this.image;
+    if (classes) this.layers[name] = classesOf(classes).map((c) => outline(classes, width, height, c));
     else delete this.layers[name];
     this.draw();
   }
@@ -152,13 +151,21 @@ export class View {
       context.drawImage(this.paint, 0, 0);
       context.globalAlpha = 1;
     }
-    // Lines keep their width on the screen, so the places are scaled and the pen is not.
-    const lines = Object.entries(this.layers).map(([name, path]) => [LAYERS[name], path]);
+    const lines = Object.entries(this.layers).flatMap(([name, paths]) => paths.map((path) => [LAYERS[name], path]));
     if (this.showMask && !this.filled) lines.push(...this.outlines);
-    context.lineWidth = 1.5 / sx;
+    // Lines keep their width on the screen, so the places are scaled and the pen is not.
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.lineWidth = 1.5;
     context.globalAlpha = this.filled ? 1 : Math.min(1, 0.4 + this.opacity);
-    for (const [colour, path] of lines) { context.strokeStyle = colour; context.stroke(path); }
+    for (const [colour, path] of lines) {
+      const scaled = new Path2D();
+      scaled.addPath(path, { a: sx, d: sy, e: this.left, f: this.top });
+      context.strokeStyle = colour;
+      context.stroke(scaled);
+    }
     context.globalAlpha = 1;
+    context.setTransform(sx, 0, 0, sy, this.left, this.top);
+    context.lineWidth = 1.5 / sx;
     if (this.pointer && this.brush) this.drawBrush(context);
     canvas.dataset.scale = this.scale;
     canvas.dataset.left = this.left;
