@@ -144,6 +144,21 @@ class TestCopies:
         assert np.array_equal(read, wanted)
 
 
+    def test_new_lung_gets_the_lowest_of_several_values_where_none_was_declared(
+        self, tmp_path: Path
+    ) -> None:
+        raw = np.zeros(SHAPE, np.uint8)
+        raw[:4], raw[4:8] = 4, 3
+        pair = write_case(tmp_path, "a", raw)
+        codec = lungunet.LabelCodec.parse("0,4=1,3=1")
+        material = slices_to_review([pair], tmp_path / "out", codec=codec)
+        classes = (raw > 0).astype(np.uint8)
+        classes[8:12] = 1
+        save(Desk(material.entries, material.log, codec), classes)
+        raw[8:12] = 3
+        assert np.array_equal(lungunet.read_mask(tmp_path / "out" / "a.png"), raw)
+
+
 class TestRefused:
     def test_masks_without_their_slices(self, tmp_path: Path) -> None:
         lungunet.write_mask(tmp_path / "masks" / "a.png", np.zeros(SHAPE, np.uint8))

@@ -37,7 +37,7 @@ const saver = new Saver({
   stale: () => { say("This mask was changed in another window or program. It is shown as it is now; your last change is not in it."); reload({ forget: true }); },
   stuck: (error) => {
     saved("not saved", "bad");
-    say(error instanceof api.Refused ? `Not saved: ${error.message} Trying again.` : "Not saved: the program has ended. Keep this window, and start it again with the same words and --port to go on; all that was shown as saved is kept.", "bad");
+    say(error instanceof api.Refused ? `Not saved: ${error.message} Trying again.` : "Not saved: the program has ended. What was shown as saved is kept; the last change is in this window alone.", "bad");
   },
 });
 
