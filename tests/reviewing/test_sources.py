@@ -143,7 +143,6 @@ class TestCopies:
         assert read.dtype == dtype
         assert np.array_equal(read, wanted)
 
-
     def test_new_lung_gets_the_lowest_of_several_values_where_none_was_declared(
         self, tmp_path: Path
     ) -> None:
