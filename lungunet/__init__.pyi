@@ -24,6 +24,9 @@ from lungunet.data.overlay import draw_overlay as draw_overlay
 from lungunet.data.overlay import tile_pictures as tile_pictures
 from lungunet.data.prepare import prepare_pairs as prepare_pairs
 from lungunet.data.prepare import write_data_folder as write_data_folder
+from lungunet.data.review_log import Reviewed as Reviewed
+from lungunet.data.review_log import ReviewLog as ReviewLog
+from lungunet.data.review_log import read_review as read_review
 from lungunet.data.split import Split as Split
 from lungunet.data.split import SplitConfig as SplitConfig
 from lungunet.data.split import SplitRecord as SplitRecord
@@ -107,6 +110,10 @@ from lungunet.models.onnx import export_onnx as export_onnx
 from lungunet.models.unet import build_unet as build_unet
 from lungunet.phantom.phantom import phantom_slice as phantom_slice
 from lungunet.phantom.phantom import write_phantoms as write_phantoms
+from lungunet.reviewing.compare import Agreement as Agreement
+from lungunet.reviewing.compare import compare_reviews as compare_reviews
+from lungunet.reviewing.review import ReviewConfig as ReviewConfig
+from lungunet.reviewing.review import review as review
 from lungunet.training.config import RunConfig as RunConfig
 from lungunet.training.config import TrainConfig as TrainConfig
 from lungunet.training.distributed import is_first_process as is_first_process

@@ -14,9 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 _GROUND = {"data"}
 _MIDDLE = {"models", "metrics", "volumes", "phantom"} | _GROUND
 ROOMS = {
-    "cli": {"doctor", "evaluation", "inference", "training"} | _MIDDLE,
+    "cli": {"doctor", "evaluation", "inference", "reviewing", "training"} | _MIDDLE,
     "doctor": {"evaluation", "inference", "training"} | _MIDDLE,
     "evaluation": {"inference", "training"} | _MIDDLE,
+    "reviewing": {"inference"} | _MIDDLE,
     "inference": _MIDDLE,
     "training": _MIDDLE,
     "models": {"metrics", "phantom"} | _GROUND,
@@ -41,6 +42,7 @@ DOORS = {
     "onnxscript": ("models/onnx.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
+    "http.server": ("reviewing/server.py",),
 }
 IMAGE_FILES = {"imread", "imwrite", "imdecode", "imencode"}  # OpenCV's file functions
 

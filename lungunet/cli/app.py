@@ -16,6 +16,7 @@ from lungunet.cli import (
     pairs,
     predict,
     report,
+    review,
     slices,
     train,
 )
@@ -50,6 +51,7 @@ app.command()(pairs.split)
 app.command()(pairs.prepare)
 app.command()(slices.slices)
 app.command()(audit.audit)
+app.command()(review.review)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)

@@ -217,6 +217,28 @@ def encode_mask(mask: np.ndarray, name: str = "mask") -> bytes:
     return _encode(Path("mask.png"), _plane(mask, Path(name)))
 
 
+def encode_labels(path: str | Path, mask: np.ndarray) -> bytes:
+    """Return raw mask values as the bytes of a file of the format that ``path`` ends with.
+
+    Parameters
+    ----------
+    mask : (H, W) integer
+
+    Raises
+    ------
+    DataError
+        When the format does not keep these values, as a JPEG keeps none.
+    """
+    path = Path(path)
+    if mask.dtype.name not in _LOSSLESS.get(path.suffix.lower(), ()):
+        raise DataError(
+            f"a {path.suffix or 'nameless'} file does not keep labels of {mask.dtype}. "
+            "Write them as .png.",
+            where=path,
+        )
+    return _encode(path, _plane(mask, path))
+
+
 def write_picture(path: str | Path, rgb: np.ndarray) -> None:
     """Write a picture for eyes, such as an overlay, as PNG, atomically.
 

@@ -132,6 +132,17 @@ def write_csv(
     write_text(path, csv_text(rows, columns))
 
 
+def read_csv(path: str | Path, *, fix: str) -> list[dict[str, str]]:
+    """Read the rows of a table; ``fix`` says in a sentence what to do where that cannot be done."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as err:
+        raise DataError(f"cannot be read ({err.strerror}). {fix}", where=path) from err
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise DataError(f"cannot be read as CSV ({err}). {fix}", where=path) from err
+
+
 def _cell(value: Any) -> Any:
     value = plain(value)
     return "; ".join(map(str, value)) if isinstance(value, list) else value

@@ -101,6 +101,15 @@ def load_opinion(word: str) -> Predictor:
     return Predictor.load(word, device="cpu")  # of one slice at a time a GPU gains nothing
 
 
+def guess_hu(image: np.ndarray) -> np.ndarray:
+    """Return a slice, (H, W), as float32 in HU as far as its values tell."""
+    hu = restore_hu(image).astype(np.float32)
+    if image.dtype == np.uint8:  # the usual window, for want of a better guess
+        hu *= np.float32(LUNG_WINDOW.width / 255)
+        hu += np.float32(LUNG_WINDOW.level - LUNG_WINDOW.width / 2)
+    return hu
+
+
 class LabelView:
     """A slice and the lung drawn on it, small enough to be judged in a blink.
 
@@ -119,10 +128,7 @@ class LabelView:
         *,
         opinions: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        hu = restore_hu(image).astype(np.float32)
-        if image.dtype == np.uint8:  # the usual window, for want of a better guess
-            hu *= np.float32(LUNG_WINDOW.width / 255)
-            hu += np.float32(LUNG_WINDOW.level - LUNG_WINDOW.width / 2)
+        hu = guess_hu(image)
         self.scale = max(1.0, max(image.shape) / _SIDE)
         self.hu = self._fit(hu)
         self.lung = self.shrink(lung)

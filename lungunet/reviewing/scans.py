@@ -1,0 +1,228 @@
+"""A scan under review: its mask is mended slice by slice.
+
+A changed slice is on disk at once, as a picture of its classes in the hidden folder; the volume is
+written behind it, and whoever opens the review after a kill finishes that. Knows no log, no page.
+"""
+
+import glob
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock, Thread
+
+import numpy as np
+
+from lungunet.data.codec import LabelCodec
+from lungunet.data.ct import read_mask, write_mask
+from lungunet.data.files import write_bytes
+from lungunet.data.manifest import require_same_size
+from lungunet.data.review_log import KEPT, first_version
+from lungunet.errors import GeometryError, LungUNetError
+from lungunet.reviewing.cases import Change, Plane, digest, recode
+from lungunet.volumes.scan import Scan
+from lungunet.volumes.volume import Volume, read_volume, write_volume
+
+
+class Shelf:
+    """Keeps the scan that is looked at in memory, and no other."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._opened: _Opened | None = None
+        self._lock = RLock()
+
+    def open(self, name: str, read: "Callable[[], _Opened]") -> "_Opened":
+        """Return the scan, read if it is not the last one."""
+        with self._lock:
+            if self._opened is None or self._name != name:
+                self.close()
+                self._opened, self._name = read(), name
+            return self._opened
+
+    def close(self) -> None:
+        """Wait until all that was changed is in the volume's file."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.finish()
+            self._opened = None
+
+
+@dataclass(frozen=True)
+class ScanCase:
+    """A scan and its mask.
+
+    Parameters
+    ----------
+    scan : as :func:`find_volumes` finds it
+    source : its mask before the review
+    mask : the mask that is mended; ``source`` itself, or a copy
+    codec : of the mask
+    shelf : holds the one scan that is in memory
+    """
+
+    name: str
+    scan: Scan
+    source: Path
+    mask: Path
+    codec: LabelCodec
+    shelf: Shelf = field(repr=False, compare=False)
+    is_scan: bool = field(default=True, init=False)
+
+    @property
+    def depth(self) -> int:
+        """How many slices it has."""
+        return len(self._open().classes)
+
+    @property
+    def start(self) -> int:
+        """The slice with the most lung; without any the middle one."""
+        areas = np.count_nonzero(self._open().classes, axis=(1, 2))
+        return int(areas.argmax()) if areas.any() else len(areas) // 2
+
+    def plane(self, z: int) -> Plane:
+        """Return one slice of it, with its mask."""
+        opened = self._open()
+        classes = opened.classes[z]
+        return Plane(opened.scan.array[z], classes, digest(classes.tobytes()))
+
+    def version(self, z: int) -> str:
+        """Return the SHA-256 of a slice's classes."""
+        return digest(self._open().classes[z].tobytes())
+
+    def first(self, z: int) -> np.ndarray:
+        """Return the classes of the mask as it was before its first change."""
+        kept = first_version(self.mask)
+        if not kept.exists():
+            return np.asarray(self._open().classes[z])
+        return np.asarray(self.codec.encode(read_volume(kept).array[z], str(kept)))
+
+    def across(self, axis: str, at: int) -> tuple[np.ndarray, np.ndarray, int, float]:
+        """Return a coronal or sagittal plane, head up.
+
+        Returns
+        -------
+        image, classes : (D, W) or (D, H)
+        depth : how many such planes there are
+        ratio : height of a pixel over its width
+        """
+        opened = self._open()
+        z_mm, y_mm, x_mm = opened.scan.spacing_mm
+        arrays = (opened.scan.array, opened.classes)
+        if axis == "coronal":
+            image, classes = (array[::-1, at] for array in arrays)
+            return image, classes, arrays[0].shape[1], z_mm / x_mm
+        image, classes = (array[::-1, :, at] for array in arrays)
+        return image, classes, arrays[0].shape[2], z_mm / y_mm
+
+    def size(self, axis: str) -> int:
+        """How many planes there are along an axis."""
+        return int(self._open().classes.shape[("axial", "coronal", "sagittal").index(axis)])
+
+    def change(self, z: int, classes: np.ndarray) -> Change:
+        """Make ready to write: raw values of voxels that keep their class stay as they are."""
+        opened = self._open()
+        before = opened.classes[z]
+        require_same_size(before.shape, classes.shape, self.name)
+        changed = before != classes
+        raw = recode(opened.mask.array[z], classes, changed, self.codec, where=str(self.mask))
+
+        def write() -> None:
+            kept = first_version(self.mask)
+            if not kept.exists():
+                write_bytes(kept, self.mask.read_bytes())
+            opened.put(z, raw, classes)
+
+        after = digest(np.ascontiguousarray(classes).tobytes())
+        return Change(digest(before.tobytes()), after, int(changed.sum()), write)
+
+    def _open(self) -> "_Opened":
+        return self.shelf.open(self.name, lambda: _Opened(self))
+
+
+class _Opened:
+    """A scan in memory, with the slices of its mask that are not in the volume's file yet."""
+
+    def __init__(self, case: ScanCase) -> None:
+        self.path, self.codec = case.mask, case.codec
+        self.scan: Volume = read_volume(case.scan)
+        self.mask: Volume = read_volume(case.mask)
+        if not self.mask.grid.turned.matches(self.scan.grid.turned):
+            raise GeometryError(
+                f"is on another grid than {self.scan.path}. Put it on the scan's (put_on_grid).",
+                where=case.mask,
+            )
+        self.mask.array.setflags(write=True)
+        self.classes = codec_planes(case.codec, self.mask.array, str(case.mask))
+        self._lock = RLock()
+        self._writer: Thread | None = None
+        self._waiting: dict[int, int] = {}  # slice to how often it was changed
+        self._failed: LungUNetError | None = None
+        for path in sorted(self._folder.glob(f"{glob.escape(case.mask.name)}.z*.png")):
+            z = int(path.stem.rpartition(".z")[2])
+            classes = read_mask(path).astype(np.uint8)
+            changed = classes != self.classes[z]
+            where = str(path)
+            self.mask.array[z] = recode(
+                self.mask.array[z], classes, changed, self.codec, where=where
+            )
+            self.classes[z] = classes
+            self._waiting[z] = 1
+        if self._waiting:
+            self._start()
+
+    @property
+    def _folder(self) -> Path:
+        return self.path.parent / KEPT
+
+    def _picture(self, z: int) -> Path:
+        return self._folder / f"{self.path.name}.z{z:04d}.png"
+
+    def put(self, z: int, raw: np.ndarray, classes: np.ndarray) -> None:
+        """Change a slice: on disk at once by itself, in the volume soon."""
+        with self._lock:
+            if self._failed is not None:  # told now, and tried again
+                failed, self._failed = self._failed, None
+                self._start()
+                raise failed
+            write_mask(self._picture(z), np.ascontiguousarray(classes))
+            self.mask.array[z], self.classes[z] = raw, classes
+            self._waiting[z] = self._waiting.get(z, 0) + 1
+            if self._writer is None or not self._writer.is_alive():
+                self._start()
+
+    def _start(self) -> None:
+        self._writer = Thread(target=self._write_volumes)  # waited for at the end of the program
+        self._writer.start()
+
+    def _write_volumes(self) -> None:
+        while True:
+            with self._lock:
+                taken = dict(self._waiting)
+                if not taken:
+                    self._writer = None
+                    return
+                array = self.mask.array.copy()
+            fits = array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max
+            try:
+                write_volume(self.path, array.astype(np.uint8) if fits else array, like=self.mask)
+            except LungUNetError as err:
+                self._failed = err
+                return
+            with self._lock:
+                for z, times in taken.items():
+                    if self._waiting[z] == times:  # else it was changed meanwhile
+                        del self._waiting[z]
+                        self._picture(z).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Wait until the volume's file holds all changes."""
+        writer = self._writer
+        if writer is not None:
+            writer.join()
+        if self._failed is not None:
+            raise self._failed
+
+
+def codec_planes(codec: LabelCodec, raw: np.ndarray, where: str) -> np.ndarray:
+    """Return the classes of a mask, (D, H, W) uint8, that can be written to."""
+    return np.array(codec.encode(raw, where), np.uint8)

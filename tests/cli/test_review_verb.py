@@ -1,0 +1,52 @@
+"""``lungunet review``: what it prints, and how it ends."""
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_what_is_missing_is_named(run_cli, tmp_path: Path) -> None:
+    assert run_cli("review").code == 2
+    done = run_cli("review", tmp_path / "none")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "no such folder" in done.err
+    done = run_cli("review", tmp_path, "--images", tmp_path, "--scans", tmp_path)
+    assert (done.code, "Leave one out" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize("end", ["finish", "interrupt"])
+def test_it_serves_until_the_end_and_tells_what_came_of_it(
+    data: Path, tmp_path: Path, end: str
+) -> None:
+    command = [
+        *(sys.executable, "-m", "lungunet", "review", str(data), "--out", str(tmp_path / "out")),
+        *("--no-browser", "--model", "threshold", "--who", "anna"),
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as child:
+        try:
+            found = re.fullmatch(r"http://127.0.0.1:(\d+)/#(\S+)\n", child.stderr.readline())
+            assert found is not None
+            connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+            said = json.dumps({"decision": "drop", "note": "", "who": "anna"})
+            connection.request("POST", "/api/decide?i=0", said, {"X-Token": found[2]})
+            assert connection.getresponse().read() == b"{}"
+            if end == "finish":
+                connection.request("POST", "/api/finish", "{}", {"X-Token": found[2]})
+                connection.getresponse().read()
+            else:
+                child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)
+            connection.close()
+        finally:
+            child.kill()
+    assert child.returncode == 0, err
+    assert out.startswith("0 right, 0 mended, 1 drop, 0 unsure; 0 masks changed: ")
+    assert "--exclude" in out
+    assert (tmp_path / "out" / "review.jsonl").exists()

@@ -1,0 +1,162 @@
+"""Scans: slices of a volume are mended, and the volume keeps its grid, to the voxel."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from browser import Page
+from slices import body, lungs
+
+import lungunet
+from lungunet.errors import ConfigError, LungUNetError
+from lungunet.reviewing.desk import Desk
+from lungunet.reviewing.review import ReviewConfig, opened_review
+from lungunet.reviewing.scans import _Opened
+from lungunet.reviewing.server import ReviewServer
+from lungunet.reviewing.sources import Material, scans_to_review
+
+DEPTH = 5
+AFFINE = np.array([[0.7, 0, 0, -30], [0, 0.8, 0, 20], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])
+
+
+def to_file(array: np.ndarray) -> np.ndarray:
+    """From (z, y, x), rows from front to back and columns from right to left, to RAS."""
+    return array.transpose(2, 1, 0)[::-1, ::-1]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """One scan and its mask, which lost a lung in the middle slice."""
+    hu = np.stack([body(seed) for seed in range(DEPTH)])
+    mask = np.repeat(lungs()[None], DEPTH, axis=0).astype(np.uint8)
+    mask[2, :, 48:] = 0
+    mask[0] = 0
+    for name, array in (("scans", hu), ("masks", mask)):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(to_file(array), AFFINE), tmp_path / name / "ct.1.nii.gz")
+    return tmp_path / "scans", tmp_path / "masks"
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)[::-1, ::-1].transpose(2, 1, 0)
+
+
+def opened(folders: tuple[Path, Path], out: Path | None) -> tuple[Desk, Material]:
+    material, _ = scans_to_review(folders[1], out, scans=folders[0])
+    return Desk(material.entries, material.log, material.codec), material
+
+
+@contextmanager
+def reviewing(page: Page, folders: tuple[Path, Path], out: Path) -> Iterator[ReviewServer]:
+    config = ReviewConfig(model="threshold")
+    with opened_review(folders[1], out, scans=folders[0], config=config) as server:
+        page.open(server.address)
+        yield server
+        page.tab.call("Page.navigate", url="about:blank")
+
+
+def test_slices_are_mended_and_the_volume_keeps_its_grid(
+    page: Page, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    wanted = read(folders[1] / "ct.1.nii.gz").copy()
+    with reviewing(page, folders, out):
+        assert page.text("#z-of") == "1 / 4"  # the first of those with most lung
+        page.key("ArrowRight")
+        page.tab.wait("document.getElementById('z-of').textContent === '2 / 4'")
+        page.key("t")
+        page.saved()
+        wanted[2] = lungunet.segment_lungs(body(2))
+        page.tab.wheel(*page.at(40, 30), 45)
+        page.tab.wait("document.getElementById('z-of').textContent === '3 / 4'")
+        page.frame()
+        page.size(1)
+        page.draw((48, 70))
+        page.saved()
+        wanted[3, 70, 48] = 1
+        page.key("ArrowLeft")
+        page.tab.wait("document.getElementById('z-of').textContent === '2 / 4'")
+    path = out / "ct.1.nii.gz"
+    assert np.array_equal(read(path), wanted)
+    assert np.allclose(nib.load(path).affine, AFFINE)
+    assert nib.load(path).get_data_dtype() == np.uint8
+    first = (folders[1] / "ct.1.nii.gz").read_bytes()
+    assert (out / ".review" / "ct.1.orig.nii.gz").read_bytes() == first
+    assert [p.name for p in (out / ".review").iterdir()] == ["ct.1.orig.nii.gz"]
+    assert lungunet.compare_reviews(out, out).kept_a["ct.1"] < 1
+    assert list(lungunet.find_volume_pairs(folders[0], out)) == ["ct.1"]
+
+
+def test_other_planes_are_to_look_at(
+    page: Page, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with reviewing(page, folders, tmp_path / "out"):
+        hu = np.stack([body(seed) for seed in range(DEPTH)])
+        for axis, at, value in (("coronal", 36, hu[3, 36, 20]), ("sagittal", 48, hu[3, 20, 48])):
+            page.tab.js(
+                f"(() => {{ const p = document.getElementById('plane'); p.value = '{axis}';"
+                "p.dispatchEvent(new Event('change')); })()"
+            )
+            page.tab.wait(f"document.getElementById('z-of').textContent.startsWith('{at} /')")
+            page.frame()
+            ratio = 2.5 / (0.7 if axis == "coronal" else 0.8)
+            x, y = page.at(20, (DEPTH - 1 - 3 + 0.5) * ratio - 0.5)  # head up
+            page.tab.mouse("mouseMoved", x, y, button="none")
+            page.frame()
+            assert page.text("#value").startswith(f"20, 1   {value} HU")
+            assert page.tab.js("document.querySelector('[data-act=model]').disabled")
+
+
+def test_what_a_kill_kept_from_the_volume_is_finished_by_the_next_review(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(_Opened, "_start", lambda self: None)  # the kill comes before the volume
+        desk, _ = opened(folders, out)
+        base = desk.plane(0, 2).version
+        after = desk.save(0, 2, lungs().astype(np.uint8), base=base, did="brush", who="")
+    assert not read(out / "ct.1.nii.gz")[2, :, 48:].any()
+    desk, material = opened(folders, out)
+    assert desk.plane(0, 2).version == after
+    material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
+    assert np.array_equal(read(out / "ct.1.nii.gz")[2], lungs())
+    assert not list((out / ".review").glob("*.z*.png"))
+    assert desk.log.cases["ct.1"].changes == 1  # nothing had to be set right
+
+
+def test_a_volume_that_cannot_be_written_is_told_and_loses_nothing(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lungunet.reviewing import scans
+
+    def full(*_: object, **__: object) -> None:
+        raise LungUNetError("no room")
+
+    desk, material = opened(folders, tmp_path / "out")
+    monkeypatch.setattr(scans, "write_volume", full)
+    base = desk.plane(0, 2).version
+    desk.save(0, 2, lungs().astype(np.uint8), base=base, did="brush", who="")
+    with pytest.raises(LungUNetError, match="no room"):
+        material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
+    assert list((tmp_path / "out" / ".review").glob("*.z0002.png"))
+
+
+def test_masks_on_another_grid_are_refused_by_name(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    moved = AFFINE.copy()
+    moved[2, 3] += 5
+    path = folders[1] / "ct.1.nii.gz"
+    nib.save(nib.Nifti1Image(to_file(read(path)), moved), path)
+    desk, _ = opened(folders, tmp_path / "out")
+    with pytest.raises(LungUNetError, match="on another grid"):
+        desk.plane(0, 0)
+
+
+def test_a_folder_is_not_copied_onto_itself(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match="holds the masks that are read"):
+        scans_to_review(folders[1], folders[1], scans=folders[0])
