@@ -59,6 +59,13 @@ def predict(
     ] = False,
     series: Series = None,
     resample: Resample = False,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Scans: masks as nifti, nrrd, or, of DICOM series, dicom-seg or rtstruct, which "
+            "name the patient. auto: as the scan, NIfTI of DICOM."
+        ),
+    ] = "auto",
     tta: Annotated[
         bool,
         typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
@@ -99,7 +106,7 @@ def predict(
     of_slices = {"--overlay": overlay, "--probabilities": probabilities, "--no-triage": not triage}
     of_scans = {
         **{"--sides": sides, "--preview": preview, "--raw": raw},
-        **{"--series": series is not None, "--resample": resample},
+        **{"--series": series is not None, "--resample": resample, "--format": format != "auto"},
     }
     for option, given in (of_slices if scans else of_scans).items():
         if given:
@@ -112,7 +119,7 @@ def predict(
         "progress": console.progress_bar,
     }
     if scans:
-        scan_files = ScanFiles(sides=sides, preview=preview)
+        scan_files = ScanFiles(sides=sides, preview=preview, format=format)  # type: ignore[arg-type]
         _show_scans(
             predict_scans(
                 predictor,
@@ -125,6 +132,7 @@ def predict(
                 **common,
             ),
             out,
+            names_patient=format in ("dicom-seg", "rtstruct"),
         )
     else:
         slice_files = SliceFiles(overlay=overlay, probabilities=probabilities, triage=triage)
@@ -147,7 +155,9 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
     console.refuse_skipped(len(failed), len(done) + len(failed), "file")
 
 
-def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None:
+def _show_scans(
+    results: "Generator[ScanResult, None, None]", out: Path, *, names_patient: bool
+) -> None:
     done, stopped = 0, ""
     failed: list[str] = []
     try:
@@ -159,6 +169,8 @@ def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None
     except KeyboardInterrupt as err:
         stopped = str(err) or f"{done} done"
     console.say(f"\n{counted(done, 'mask')} in {out}")
+    if names_patient and done:
+        console.say("They name patient and study, as the scans do. Treat them alike.")
     if stopped:
         console.warn(
             f"lungunet: interrupted: {stopped}. "

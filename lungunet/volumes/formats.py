@@ -73,7 +73,7 @@ class Format:
 FORMATS = (
     Format("NIfTI", (".nii.gz", ".nii"), read_nifti, written=(".nii.gz", ".nii")),
     Format("NIfTI pair", (".hdr", ".img"), read_nifti, tells=is_pair),
-    Format("NRRD", (".nrrd", ".nhdr"), read_nrrd, written=(".nrrd",)),
+    Format("NRRD", (".seg.nrrd", ".nrrd", ".nhdr"), read_nrrd, written=(".seg.nrrd", ".nrrd")),
     Format("MetaImage", (".mha", ".mhd"), read_metaimage, written=(".mha",)),
     Format(
         "DICOM", (*dicom.PACKED, *dicom.SUFFIXES), read_dicom, tells=dicom.is_dicom, is_folder=True
