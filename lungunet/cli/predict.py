@@ -30,7 +30,7 @@ def predict(
         list[str],
         typer.Argument(
             help="Slices: files, folders, globs or lists (.txt). Or scans: NIfTI, NRRD, MHA, DICOM "
-            "folders.",
+            "folders, or a study of a PACS: dicomweb+https://HOST/PATH/studies/UID.",
             metavar="INPUT...",
         ),
     ],
@@ -66,6 +66,10 @@ def predict(
             "name the patient. auto: as the scan, NIfTI of DICOM."
         ),
     ] = "auto",
+    store: Annotated[
+        bool,
+        typer.Option("--store", help="Scans of a PACS: send the masks back to it, as DICOM SEG."),
+    ] = False,
     tta: Annotated[
         bool,
         typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
@@ -107,6 +111,7 @@ def predict(
     of_scans = {
         **{"--sides": sides, "--preview": preview, "--raw": raw},
         **{"--series": series is not None, "--resample": resample, "--format": format != "auto"},
+        "--store": store,
     }
     for option, given in (of_slices if scans else of_scans).items():
         if given:
@@ -119,7 +124,7 @@ def predict(
         "progress": console.progress_bar,
     }
     if scans:
-        scan_files = ScanFiles(sides=sides, preview=preview, format=format)  # type: ignore[arg-type]
+        scan_files = ScanFiles(sides=sides, preview=preview, format=format, store=store)  # type: ignore[arg-type]
         _show_scans(
             predict_scans(
                 predictor,
@@ -132,7 +137,7 @@ def predict(
                 **common,
             ),
             out,
-            names_patient=format in ("dicom-seg", "rtstruct"),
+            names_patient=store or format in ("dicom-seg", "rtstruct"),
         )
     else:
         slice_files = SliceFiles(overlay=overlay, probabilities=probabilities, triage=triage)

@@ -34,6 +34,7 @@ from lungunet.volumes.labels import SIDES
 from lungunet.volumes.masks import (
     MaskFormat,
     holds_names,
+    is_dicom,
     mask_suffix,
     refuse_others,
     refuse_unreferable,
@@ -41,6 +42,7 @@ from lungunet.volumes.masks import (
     write_segmentation,
 )
 from lungunet.volumes.montage import draw_montage
+from lungunet.volumes.pacs import at_hand, store
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.volume import read_volume
 
@@ -74,11 +76,18 @@ class ScanFiles:
     preview : a picture of three planes, to the subfolder previews
     format : of the masks: nifti, nrrd, or of DICOM series dicom-seg or rtstruct, which name patient
         and study; auto keeps NRRD and MHA, and is NIfTI for all others
+    store : send masks in DICOM back to the PACS that the scans come from
     """
 
     sides: bool = False
     preview: bool = False
     format: MaskFormat = "auto"
+    store: bool = False
+
+    @property
+    def mask_format(self) -> MaskFormat:
+        """The format: what is sent back is DICOM SEG where nothing else was said."""
+        return "dicom-seg" if self.store and self.format == "auto" else self.format
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class ScanResult:
     mask : the file written; None where there is an error
     measured : volumes and HU of the lungs
     checked : how far the mask can be trusted
-    error : why there is no mask; None where all went well
+    error : why there is no mask, or why a PACS did not take it; None where all went well
     """
 
     path: Path
@@ -259,7 +268,8 @@ def predict_scans(
         )
     out = Path(out)
     scans = find_volumes(_as_list(inputs), series=series)
-    refuse_others(scans, write.format)
+    refuse_others(scans, write.mask_format)
+    _refuse_to_store(scans, write)
     planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
     refuse_inputs(planned, [scan.path for scan in scans])
     tables = [out / _TRIAGE, out / _MEASUREMENTS]
@@ -270,23 +280,52 @@ def predict_scans(
     try:
         for scan in scans:
             try:
-                volume = replace(read_volume(scan, resample=resample), name=scan.name)
-                refuse_unreferable(volume, write.format)
-                prediction = predict_volume(
-                    predictor, volume, batch_size=batch_size, refine=refine, progress=progress
-                )
-                result = _write_scan(prediction, predictor, out, write)
+                with at_hand(scan, progress=progress) as here:
+                    volume = replace(read_volume(here, resample=resample), name=scan.name)
+                    refuse_unreferable(volume, write.mask_format)
+                    prediction = predict_volume(
+                        predictor, volume, batch_size=batch_size, refine=refine, progress=progress
+                    )
+                    result = _write_scan(prediction, predictor, out, write)
+                result = replace(result, path=scan.path)
             except (DataError, ConfigError) as err:
                 yield ScanResult(scan.path, scan.name, error=str(err))
                 continue
             finished.append(result)
             _write_scan_tables(out, finished)  # at once: nothing can end the process before
-            yield result
+            yield _sent(result, scan) if write.store else result
     except KeyboardInterrupt:
         done = f"{len(finished)} of {counted(len(scans), 'scan')} done"
         raise KeyboardInterrupt(done) from None
     finally:
         _write_scan_tables(out, finished)
+
+
+def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
+    """Stop before any work where a mask could not go back to where its scan came from."""
+    if not write.store:
+        return
+    if not is_dicom(write.mask_format):
+        raise ConfigError(
+            f"a PACS takes DICOM, not {write.mask_format}. Choose dicom-seg or rtstruct.",
+            where="store",
+        )
+    here = [str(scan) for scan in scans if scan.remote is None]
+    if here:
+        raise ConfigError(
+            "not from a PACS, so there is none to store its mask in. Leave out --store (store).",
+            where=listed(here, separator=", "),
+        )
+
+
+def _sent(result: ScanResult, scan: Scan) -> ScanResult:
+    """Send a mask to the PACS of its scan; where that fails it is there all the same."""
+    try:
+        if result.mask is not None and scan.remote is not None:
+            store(result.mask, scan.remote)
+    except DataError as err:
+        return replace(result, error=f"{err} The mask was not stored; it is {result.mask}.")
+    return result
 
 
 def _tell_series_apart(scans: Sequence[Scan]) -> None:
@@ -429,7 +468,7 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
 def _scan_paths(scan: Path, name: str, write: ScanFiles) -> list[Path]:
     """List what is written for one scan, below the folder; the mask first."""
     pictures = [Path("previews", f"{name}.png")] if write.preview else []
-    return [Path(f"{name}{mask_suffix(scan, write.format)}"), *pictures]
+    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures]
 
 
 def _overlay(stem: str) -> Path:

@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,7 +21,7 @@ from lungunet._version import __version__
 from lungunet.data.files import write_bytes
 from lungunet.errors import DataError, GeometryError, MissingExtraError
 from lungunet.volumes.contours import outline
-from lungunet.volumes.dicom import Slice, reading_headers
+from lungunet.volumes.dicom import HEADER_TAGS, Slice, reading_headers
 from lungunet.volumes.labels import Label
 from lungunet.volumes.volume import Volume
 
@@ -354,6 +354,41 @@ def _save(made: Any, path: Path) -> None:
     content = io.BytesIO()
     made.save_as(content, enforce_file_format=True)
     write_bytes(path, content.getvalue())
+
+
+def write_header(path: Path, elements: Mapping[str, Any]) -> None:
+    """Write what is looked at in a header that came as DICOM JSON, as a file without pixels."""
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    wanted = {f"{tag:08X}" for tag in HEADER_TAGS}
+    with reading_headers():
+        header = Dataset.from_json({tag: elements[tag] for tag in wanted & set(elements)})
+        header.SpecificCharacterSet = "ISO_IR 192"
+        header.file_meta = FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header.preamble = bytes(128)
+        header.save_as(path)
+
+
+def save_as_sent(sent: Any, path: Path) -> None:
+    """Write what a server sent, as it sent it."""
+    try:
+        with reading_headers():
+            sent.save_as(path)
+    except OSError as err:
+        raise DataError(
+            f"cannot be written ({err.strerror}). Make room, or let TMPDIR name another folder.",
+            where=path,
+        ) from err
+
+
+def read_whole(path: Path) -> Any:
+    """Read a file that was written here, to send it."""
+    from pydicom import dcmread
+
+    return dcmread(path)
 
 
 def _highdicom() -> Any:

@@ -56,7 +56,7 @@ def is_dicom(format: MaskFormat) -> bool:
 
 def refuse_others(scans: Iterable[Scan], format: MaskFormat) -> None:
     """Stop before any work where masks in DICOM are asked for of what is no DICOM series."""
-    others = [str(scan) for scan in scans if not scan.slices and not scan.error]
+    others = [str(scan) for scan in scans if not (scan.slices or scan.error or scan.remote)]
     if others and is_dicom(format):
         raise ConfigError(
             f"no series of DICOM slices, so no mask in DICOM ({format}) can refer to it. Of a zip, "

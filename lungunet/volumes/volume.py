@@ -14,6 +14,7 @@ from lungunet.volumes.dicom import Slice
 from lungunet.volumes.formats import FORMATS, format_of, volume_name
 from lungunet.volumes.grid import Grid, straighten
 from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
+from lungunet.volumes.pacs import at_hand
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.series import read_scan, the_scan
 from lungunet.volumes.stack import planes_of
@@ -85,6 +86,9 @@ def read_volume(
         When SimpleITK or pydicom is not installed.
     """
     simpleitk()  # before any complaint about a file
+    if isinstance(path, Scan) and path.remote is not None:
+        with at_hand(path) as here:  # its slices are gone then, so that no mask can refer to them
+            return replace(_read_slices(here, resample), path=path.path, slices=())
     if isinstance(path, Scan) and (path.slices or path.error):
         return _read_slices(path, resample)
     series = path.series if isinstance(path, Scan) and series is None else series
