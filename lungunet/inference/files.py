@@ -439,9 +439,9 @@ def _write_scan(
         mask,
         classes,
         like=scan,
-        names=names,
+        names=names[: max(2, int(classes.max()))] if write.sides else names,
         model=predictor.word or "network",
-        weights_sha256=predictor.weights_sha256,
+        weights_sha256=predictor.weights_sha256 if is_dicom(write.mask_format) else "",
     )
     return result
 

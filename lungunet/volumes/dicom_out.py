@@ -31,6 +31,7 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # of references to a study
 _SERIES_NUMBERS = {"SEG": 9001, "RTSTRUCT": 9002}  # behind those of scanners
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 _DATES, _TIMES, _SEXES = ("PatientBirthDate", "StudyDate"), ("StudyTime",), ("M", "F", "O")
+_RULES = ("threshold",)
 _MOST_LETTERS = 64  # of what DICOM calls a long string
 
 
@@ -213,13 +214,18 @@ def _frames(like: Volume, classes: np.ndarray) -> np.ndarray:
 def _segment(label: Label, maker: Maker, hd: Any) -> Any:
     return hd.seg.SegmentDescription(
         segment_number=label.value,
-        segment_label=(label.meaning or label.name)[:_MOST_LETTERS],
+        segment_label=_shown(label)[:_MOST_LETTERS],
         segmented_property_category=_category(label, hd),
         segmented_property_type=_code(label, hd),
         algorithm_type="AUTOMATIC",
         algorithm_identification=_algorithm(maker, hd),
         display_color=hd.color.CIELabColor.from_rgb(*label.colour),
     )
+
+
+def _shown(label: Label) -> str:
+    """Return the name as people read it, which a code may share with another label."""
+    return label.name[:1].upper() + label.name[1:]
 
 
 def _algorithm(maker: Maker, hd: Any) -> Any:
@@ -229,7 +235,7 @@ def _algorithm(maker: Maker, hd: Any) -> Any:
         name=f"{_MAKER} {maker.name}"[:_MOST_LETTERS],
         family=(
             codes.DCM.ArtificialIntelligence
-            if maker.weights_sha256
+            if maker.name not in _RULES
             else codes.DCM.MorphologicalOperations
         ),
         version=__version__,
@@ -284,7 +290,7 @@ def _fill_structures(
         _item(
             ROINumber=label.value,
             ReferencedFrameOfReferenceUID=first.FrameOfReferenceUID,
-            ROIName=(label.meaning or label.name)[:_MOST_LETTERS],
+            ROIName=_shown(label)[:_MOST_LETTERS],
             ROIGenerationAlgorithm="AUTOMATIC",
             ROIDerivationAlgorithmIdentificationSequence=_algorithm(maker, hd),
         )

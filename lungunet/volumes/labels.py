@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SIDES = ("left lung", "right lung")
-"""Names of the values 1 and 2 of a mask with sides."""
+SIDES = ("left lung", "right lung", "lung of unknown side")
+"""Names of the values 1, 2 and 3 of a mask with sides."""
 
 Colour = tuple[int, int, int]
 
 # The colours of Okabe and Ito: told apart by colour-blind people too, and on black.
-_LUNG, _LEFT, _RIGHT = (0, 158, 115), (86, 180, 233), (230, 159, 0)
-_OTHERS: tuple[Colour, ...] = ((204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
+_LUNG, _LEFT, _RIGHT, _EITHER = (0, 158, 115), (86, 180, 233), (230, 159, 0), (204, 121, 167)
+_OTHERS: tuple[Colour, ...] = ((240, 228, 66), (213, 94, 0), (0, 114, 178), (204, 121, 167))
 
 _STRUCTURES: dict[frozenset[str], tuple[str, str, Colour]] = {
     frozenset(words.split()): (code, meaning, colour)
@@ -23,12 +23,13 @@ _STRUCTURES: dict[frozenset[str], tuple[str, str, Colour]] = {
         ("lungs", "39607008", "Lung", _LUNG),
         ("left lung", "44029006", "Left lung", _LEFT),
         ("right lung", "3341006", "Right lung", _RIGHT),
+        ("lung of unknown side", "39607008", "Lung", _EITHER),
         ("left upper lobe", "44714003", "Upper lobe of left lung", (86, 180, 233)),
         ("left lower lobe", "41224006", "Lower lobe of left lung", (0, 114, 178)),
         ("right upper lobe", "42400003", "Upper lobe of right lung", (230, 159, 0)),
         ("right middle lobe", "72481006", "Middle lobe of right lung", (240, 228, 66)),
         ("right lower lobe", "266005", "Lower lobe of right lung", (213, 94, 0)),
-        ("trachea", "44567001", "Trachea", (204, 121, 167)),
+        ("trachea", "44567001", "Trachea", (200, 200, 200)),
     )
 }
 

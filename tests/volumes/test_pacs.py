@@ -47,10 +47,13 @@ def slices(series, *, orientation=(1, 0, 0, 0, 1, 0), **tags):
     normal = np.cross(orientation[:3], orientation[3:])
     tags = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": series, **tags}
     tags |= {"FrameOfReferenceUID": "1.2.9", "PatientName": "Doe^Jane"}
-    return [
+    made = [
         dicom_slice(plane, normal * (i * SPACING[0]), orientation=orientation, **tags)
         for i, plane in enumerate(HU)
     ]
+    for item in made:
+        item.preamble = bytes(128)  # else this server gives back what no client reads
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def source_of(address, study=STUDY):
 
 
 def left_behind(tmp_path):
-    return list((tmp_path / "tmp").iterdir())
+    return list((tmp_path / "tmp").glob("lungunet-*"))
 
 
 @needs_orthanc
@@ -417,6 +420,24 @@ class TestTemporaryFolder:
             pytest.raises(DataError, match=r"^the scan/b: gone\.$"),
         ):
             fail()
+
+
+def test_what_is_on_disk_needs_no_network(tmp_path):
+    """Neither the door to a PACS nor that of masks in DICOM opens where nobody asks for it."""
+    (folder := tmp_path / "ct").mkdir()
+    for index, item in enumerate(slices(AXIAL)):
+        item.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+    code = (
+        "import sys, lungunet\n"
+        "done = list(lungunet.predict_scans(lungunet.Predictor.load('threshold'), *sys.argv[1:]))\n"
+        "assert done[0].error is None\n"
+        "assert not {'requests', 'dicomweb_client', 'highdicom'} & set(sys.modules)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "out"],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def test_a_remote_scan_says_no_more_than_its_address():
