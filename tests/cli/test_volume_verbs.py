@@ -107,7 +107,7 @@ class TestPredict:
         assert run_cli("predict", "threshold", scans, "--out", out, "--sides").code == 0
         table = (out / "labels.txt").read_text().splitlines()
         assert [line.split('"')[1] for line in table[1:]] == [
-            *("background", "left lung", "right lung"),
+            *("background", "left lung", "right lung", "lung of unknown side"),
         ]
 
     @pytest.mark.parametrize("format", ["dicom-seg", "rtstruct"])

@@ -49,10 +49,10 @@ def give(what: str, here: Path, run: Path, run_cli) -> None:
         shutil.copytree(run, here / "runs" / "a")
     elif what == "study":
         (here / "study").mkdir()
-        tags = {"PixelSpacing": [7.5, 7.5], "SliceThickness": 40, "FrameOfReferenceUID": "1.9"}
-        for index, z in enumerate(np.linspace(0.2, 0.8, 5)):
+        tags = {"PixelSpacing": [7.5, 7.5], "SliceThickness": 25, "FrameOfReferenceUID": "1.9"}
+        for index, z in enumerate(np.linspace(0.1, 0.9, 9)):
             plane = phantom_slice(0, z, size=48).image
-            dcm = dicom_slice(plane, (0, 0, 40 * index), **tags)
+            dcm = dicom_slice(plane, (0, 0, 25 * index), **tags)
             save(dcm, here / "study" / f"{index}.dcm")
     elif what == "scans":
         for number in range(4):
