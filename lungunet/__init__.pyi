@@ -126,6 +126,8 @@ from lungunet.training.tracking import Measured as Measured
 from lungunet.training.trainer import Trainer as Trainer
 from lungunet.volumes.formats import find_volumes as find_volumes
 from lungunet.volumes.formats import is_volume_source as is_volume_source
+from lungunet.volumes.masks import write_labels as write_labels
+from lungunet.volumes.masks import write_segmentation as write_segmentation
 from lungunet.volumes.montage import draw_montage as draw_montage
 from lungunet.volumes.scan import Scan as Scan
 from lungunet.volumes.slicing import ScanPair as ScanPair

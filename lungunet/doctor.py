@@ -17,7 +17,11 @@ from lungunet._version import PACKAGES, __version__, installed
 
 T = TypeVar("T")
 
-_OPTIONAL = {"SimpleITK": "volumes", "pydicom": "volumes", "onnx": "onnx", "onnxruntime": "onnx"}
+_OPTIONAL = {
+    **{"SimpleITK": "volumes", "pydicom": "volumes"},
+    **{"highdicom": "dicom", "dicomweb-client": "pacs"},
+    **{"onnx": "onnx", "onnxruntime": "onnx"},
+}
 _OPENCV = (
     *("opencv-python", "opencv-python-headless"),
     *("opencv-contrib-python", "opencv-contrib-python-headless"),

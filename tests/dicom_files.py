@@ -56,6 +56,43 @@ def series(folder, hu=HU, *, names=None, step_mm=SPACING[0], **options):
     return folder
 
 
+def enhanced(path, *, order=(3, 0, 4, 1, 2), intercepts=None, **tags):
+    """All slices as frames of one file, each with its position; the rest is said for all."""
+    ds = dicom_slice(HU[0], (0, 0, 0), **tags)
+    kept = {name: ds[name] for name in ("PixelSpacing", "SliceThickness", "RescaleSlope")}
+    kept |= {name: ds[name] for name in ("ImageOrientationPatient", "RescaleIntercept")}
+    for name in (*kept, "ImagePositionPatient"):
+        delattr(ds, name)
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    ds.NumberOfFrames = len(order)
+    ds.PixelData = (HU[list(order)].astype(np.int32) + 1024).astype("<i2").tobytes()
+
+    def group(**tags):
+        item = pydicom.Dataset()
+        for name, value in tags.items():
+            setattr(item, name, value)
+        return [item]
+
+    def rescale(intercept):
+        return group(RescaleSlope=1, RescaleIntercept=intercept, RescaleType="HU")
+
+    shared, frames = pydicom.Dataset(), []
+    shared.PixelMeasuresSequence = group(PixelSpacing=[0.8, 0.7], SliceThickness=3.5)
+    shared.PlaneOrientationSequence = group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    if intercepts is None:
+        shared.PixelValueTransformationSequence = rescale(-1024)
+    for index, z in enumerate(order):
+        frame = pydicom.Dataset()
+        position = [-30.5, -20.25, 100 + z * SPACING[0]]
+        frame.PlanePositionSequence = group(ImagePositionPatient=position)
+        if intercepts is not None:
+            frame.PixelValueTransformationSequence = rescale(intercepts[index])
+        frames.append(frame)
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.PerFrameFunctionalGroupsSequence = frames
+    return save(ds, path)
+
+
 def edit(path, **tags):
     ds = pydicom.dcmread(path)
     for name, value in tags.items():

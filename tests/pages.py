@@ -25,6 +25,7 @@ GIVEN = {
     "nothing": "not even the two folders",
     "data": "lists of train, val and test, as `lungunet split` writes them",
     "runs/a": "a finished run of two epochs at 32x32 on that data",
+    "study": "a series of DICOM in study/, of one patient",
     "scans": "four scans as NIfTI in scans/, and their masks of 0 and 1 in scan-masks/",
 }
 

@@ -34,7 +34,10 @@ DOORS = {
     "albumentations": ("data/transforms.py",),
     "PIL": ("data/ct.py", "data/tiff.py"),
     "SimpleITK": ("volumes/itk.py",),
-    "pydicom": ("volumes/dicom.py",),
+    "pydicom": ("volumes/dicom.py", "volumes/dicom_out.py"),  # reads; writes
+    "highdicom": ("volumes/dicom_out.py",),
+    "dicomweb_client": ("volumes/pacs.py",),
+    "requests": ("volumes/pacs.py",),
     "torch.utils.tensorboard": ("training/tracking.py",),
     "tensorboard": ("training/tracking.py",),
     "onnxruntime": ("models/onnx_file.py",),

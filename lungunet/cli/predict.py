@@ -30,7 +30,7 @@ def predict(
         list[str],
         typer.Argument(
             help="Slices: files, folders, globs or lists (.txt). Or scans: NIfTI, NRRD, MHA, DICOM "
-            "folders.",
+            "folders, or a study of a PACS: dicomweb+https://HOST/PATH/studies/UID.",
             metavar="INPUT...",
         ),
     ],
@@ -59,6 +59,17 @@ def predict(
     ] = False,
     series: Series = None,
     resample: Resample = False,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Scans: masks as nifti, nrrd, or, of DICOM series, dicom-seg or rtstruct, which "
+            "name the patient. auto: as the scan, NIfTI of DICOM."
+        ),
+    ] = "auto",
+    store: Annotated[
+        bool,
+        typer.Option("--store", help="Scans of a PACS: send the masks back to it, as DICOM SEG."),
+    ] = False,
     tta: Annotated[
         bool,
         typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
@@ -99,7 +110,8 @@ def predict(
     of_slices = {"--overlay": overlay, "--probabilities": probabilities, "--no-triage": not triage}
     of_scans = {
         **{"--sides": sides, "--preview": preview, "--raw": raw},
-        **{"--series": series is not None, "--resample": resample},
+        **{"--series": series is not None, "--resample": resample, "--format": format != "auto"},
+        "--store": store,
     }
     for option, given in (of_slices if scans else of_scans).items():
         if given:
@@ -112,7 +124,7 @@ def predict(
         "progress": console.progress_bar,
     }
     if scans:
-        scan_files = ScanFiles(sides=sides, preview=preview)
+        scan_files = ScanFiles(sides=sides, preview=preview, format=format, store=store)  # type: ignore[arg-type]
         _show_scans(
             predict_scans(
                 predictor,
@@ -125,6 +137,7 @@ def predict(
                 **common,
             ),
             out,
+            names_patient=store or format in ("dicom-seg", "rtstruct"),
         )
     else:
         slice_files = SliceFiles(overlay=overlay, probabilities=probabilities, triage=triage)
@@ -147,7 +160,9 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
     console.refuse_skipped(len(failed), len(done) + len(failed), "file")
 
 
-def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None:
+def _show_scans(
+    results: "Generator[ScanResult, None, None]", out: Path, *, names_patient: bool
+) -> None:
     done, stopped = 0, ""
     failed: list[str] = []
     try:
@@ -159,6 +174,8 @@ def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None
     except KeyboardInterrupt as err:
         stopped = str(err) or f"{done} done"
     console.say(f"\n{counted(done, 'mask')} in {out}")
+    if names_patient and done:
+        console.say("They name patient and study, as the scans do. Treat them alike.")
     if stopped:
         console.warn(
             f"lungunet: interrupted: {stopped}. "

@@ -29,13 +29,25 @@ from lungunet.inference.quality import Plausibility, check_slice, check_volume, 
 from lungunet.inference.scans import VolumePrediction, predict_volume
 from lungunet.inference.sides import split_sides
 from lungunet.progress import Progress, silent
-from lungunet.volumes.formats import find_volumes, written_suffix
+from lungunet.volumes.formats import find_volumes
+from lungunet.volumes.labels import SIDES
+from lungunet.volumes.masks import (
+    MaskFormat,
+    holds_names,
+    is_dicom,
+    mask_suffix,
+    refuse_others,
+    refuse_unreferable,
+    write_labels,
+    write_segmentation,
+)
 from lungunet.volumes.montage import draw_montage
+from lungunet.volumes.pacs import at_hand, store
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import read_volume, write_volume
+from lungunet.volumes.volume import read_volume
 
 _BEHIND = 8  # slices that may wait to be written before the model waits too
-_MEASUREMENTS, _TRIAGE = "measurements.csv", "triage.csv"
+_MEASUREMENTS, _TRIAGE, _LABELS = "measurements.csv", "triage.csv", "labels.txt"
 
 
 @dataclass(frozen=True)
@@ -62,10 +74,20 @@ class ScanFiles:
     ----------
     sides : masks hold 1 for the left and 2 for the right lung, instead of 1 for both
     preview : a picture of three planes, to the subfolder previews
+    format : of the masks: nifti, nrrd, or of DICOM series dicom-seg or rtstruct, which name patient
+        and study; auto keeps NRRD and MHA, and is NIfTI for all others
+    store : send masks in DICOM back to the PACS that the scans come from
     """
 
     sides: bool = False
     preview: bool = False
+    format: MaskFormat = "auto"
+    store: bool = False
+
+    @property
+    def mask_format(self) -> MaskFormat:
+        """The format: what is sent back is DICOM SEG where nothing else was said."""
+        return "dicom-seg" if self.store and self.format == "auto" else self.format
 
 
 @dataclass(frozen=True)
@@ -104,7 +126,7 @@ class ScanResult:
     mask : the file written; None where there is an error
     measured : volumes and HU of the lungs
     checked : how far the mask can be trusted
-    error : why there is no mask; None where all went well
+    error : why there is no mask, or why a PACS did not take it; None where all went well
     """
 
     path: Path
@@ -232,7 +254,8 @@ def predict_scans(
     Raises
     ------
     ConfigError
-        When output would replace what is read or what exists, or sides cannot be told.
+        When output would replace what is read or what exists, sides cannot be told, or masks in
+        DICOM are asked for of other formats.
     DataError
         When a source holds no volume.
     KeyboardInterrupt
@@ -245,30 +268,64 @@ def predict_scans(
         )
     out = Path(out)
     scans = find_volumes(_as_list(inputs), series=series)
+    refuse_others(scans, write.mask_format)
+    _refuse_to_store(scans, write)
     planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
     refuse_inputs(planned, [scan.path for scan in scans])
-    refuse_existing([*planned, out / _TRIAGE, out / _MEASUREMENTS], overwrite)
+    tables = [out / _TRIAGE, out / _MEASUREMENTS]
+    tables += [out / _LABELS] if not all(map(holds_names, planned)) else []
+    refuse_existing([*planned, *tables], overwrite)
     _tell_series_apart(scans)
     finished: list[ScanResult] = []
     try:
         for scan in scans:
             try:
-                volume = replace(read_volume(scan, resample=resample), name=scan.name)
-                prediction = predict_volume(
-                    predictor, volume, batch_size=batch_size, refine=refine, progress=progress
-                )
-                result = _write_scan(prediction, out, write, by=predictor.word)
+                with at_hand(scan, progress=progress) as here:
+                    volume = replace(read_volume(here, resample=resample), name=scan.name)
+                    refuse_unreferable(volume, write.mask_format)
+                    prediction = predict_volume(
+                        predictor, volume, batch_size=batch_size, refine=refine, progress=progress
+                    )
+                    result = _write_scan(prediction, predictor, out, write)
+                result = replace(result, path=scan.path)
             except (DataError, ConfigError) as err:
                 yield ScanResult(scan.path, scan.name, error=str(err))
                 continue
             finished.append(result)
             _write_scan_tables(out, finished)  # at once: nothing can end the process before
-            yield result
+            yield _sent(result, scan) if write.store else result
     except KeyboardInterrupt:
         done = f"{len(finished)} of {counted(len(scans), 'scan')} done"
         raise KeyboardInterrupt(done) from None
     finally:
         _write_scan_tables(out, finished)
+
+
+def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
+    """Stop before any work where a mask could not go back to where its scan came from."""
+    if not write.store:
+        return
+    if not is_dicom(write.mask_format):
+        raise ConfigError(
+            f"a PACS takes DICOM, not {write.mask_format}. Choose dicom-seg or rtstruct.",
+            where="store",
+        )
+    here = [str(scan) for scan in scans if scan.remote is None]
+    if here:
+        raise ConfigError(
+            "not from a PACS, so there is none to store its mask in. Leave out --store (store).",
+            where=listed(here, separator=", "),
+        )
+
+
+def _sent(result: ScanResult, scan: Scan) -> ScanResult:
+    """Send a mask to the PACS of its scan; where that fails it is there all the same."""
+    try:
+        if result.mask is not None and scan.remote is not None:
+            store(result.mask, scan.remote)
+    except DataError as err:
+        return replace(result, error=f"{err} The mask was not stored; it is {result.mask}.")
+    return result
 
 
 def _tell_series_apart(scans: Sequence[Scan]) -> None:
@@ -354,7 +411,7 @@ def _write_slice(
 
 
 def _write_scan(
-    prediction: VolumePrediction, out: Path, write: ScanFiles, *, by: str
+    prediction: VolumePrediction, predictor: Predictor, out: Path, write: ScanFiles
 ) -> ScanResult:
     """Check and measure the mask of one scan, and write its files."""
     scan, classes, spacing_mm = prediction.volume, prediction.classes, prediction.volume.spacing_mm
@@ -363,7 +420,7 @@ def _write_scan(
         classes,
         spacing_mm=spacing_mm,
         disagreement=prediction.disagreement,
-        by=by,
+        by=predictor.word,
     )
     if write.sides:
         classes = split_sides(classes, spacing_mm=spacing_mm)
@@ -375,7 +432,17 @@ def _write_scan(
     for picture in pictures:
         sides = [_say(lung) for lung in (measured.right, measured.left) if lung]
         write_picture(picture, draw_montage(scan, classes, lines=[result.summary, *sides]))
-    write_volume(mask, classes, like=scan)
+    names = SIDES if write.sides else predictor.codec.names[1:]
+    if not holds_names(mask):
+        write_labels(out / _LABELS, names)
+    write_segmentation(
+        mask,
+        classes,
+        like=scan,
+        names=names[: max(2, int(classes.max()))] if write.sides else names,
+        model=predictor.word or "network",
+        weights_sha256=predictor.weights_sha256 if is_dicom(write.mask_format) else "",
+    )
     return result
 
 
@@ -399,9 +466,9 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
 
 
 def _scan_paths(scan: Path, name: str, write: ScanFiles) -> list[Path]:
-    """List what is written for one scan: NRRD and MHA stay what they are, else NIfTI."""
+    """List what is written for one scan, below the folder; the mask first."""
     pictures = [Path("previews", f"{name}.png")] if write.preview else []
-    return [Path(f"{name}{written_suffix(scan)}"), *pictures]
+    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures]
 
 
 def _overlay(stem: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
 from lungunet.data.hu import HuSurvey
 from lungunet.data.window import shows_hu
-from lungunet.errors import ConfigError, DataError, LungUNetWarning
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
 from lungunet.models.builtin import BUILTIN
@@ -106,6 +107,7 @@ class Predictor:
     ) -> None:
         self.segmenter = _as_segmenter(model, contract, codec, device=device, precision=precision)
         self.tta = tta
+        self._weights_sha256 = ""
         if tta and self.codec.n_classes > 2:
             raise ConfigError(
                 f"tta: the model has {self.codec.n_classes} classes, and one that means left "
@@ -163,10 +165,18 @@ class Predictor:
             lungs = LungsSegmenter(
                 saved.model, saved.contract, saved.codec, device=device, precision=precision
             )
-            return cls(lungs, tta=tta)
-        return cls(
+            return cls(lungs, tta=tta)._of(saved)
+        loaded = cls(
             saved.model, saved.contract, saved.codec, device=device, precision=precision, tta=tta
         )
+        return loaded._of(saved)
+
+    def _of(self, saved: SavedModel) -> Predictor:
+        from lungunet.models.folder import weights_hash
+
+        with suppress(ModelError):  # put together in Python, it has no folder
+            self._weights_sha256 = weights_hash(saved.folder)  # of the file, which may hold halves
+        return self
 
     def __repr__(self) -> str:
         """Say which model, what it sees and what its masks hold."""
@@ -183,6 +193,11 @@ class Predictor:
     def word(self) -> str:
         """What :meth:`load` knows the model by: threshold or lungs; empty for any other."""
         return self.segmenter.word
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights, as a model folder says it; empty of what has none, as a rule."""
+        return self._weights_sha256 or str(getattr(self.segmenter, "weights_sha256", ""))
 
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8, the way the model's window shows it.

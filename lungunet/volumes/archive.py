@@ -6,7 +6,6 @@ archive leads out of that folder, and what it may grow to has bounds.
 
 import shutil
 import stat
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -17,10 +16,11 @@ from typing import NoReturn
 
 import numpy as np
 
-from lungunet.errors import DataError, LungUNetError, LungUNetWarning, listed
+from lungunet.errors import DataError, LungUNetWarning, listed
 from lungunet.volumes import dicom
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.series import read_dicom
+from lungunet.volumes.temporary import private_folder
 
 SUFFIXES = (".zip",)
 
@@ -72,8 +72,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         When the archive is damaged, encrypted or too large, or a name leads out of it, stands
         twice, or is no file's.
     """
-    with tempfile.TemporaryDirectory(prefix="lungunet-") as temporary:
-        folder = Path(temporary, path.name)
+    with private_folder(path, name=path.name) as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, path, folder)
@@ -85,19 +84,7 @@ def unpacked(path: Path) -> Iterator[Path]:
             ) from err
         except (*_DAMAGE, OSError) as err:
             raise DataError(f"damaged ({err}). Copy it again, or unpack it.", where=path) from err
-        said: list[warnings.WarningMessage] = []
-        try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                yield folder
-        except LungUNetError as err:
-            err.message = err.message.replace(str(folder), str(path))
-            err.where = err.where and err.where.replace(str(folder), str(path))
-            raise
-        finally:
-            for one in said:
-                text = str(one.message).replace(str(folder), str(path))
-                warnings.warn(text, one.category, stacklevel=5)
+        yield folder
 
 
 def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:

@@ -62,6 +62,9 @@ _TAGS = [
     *(_PATIENT_ID, _STUDY, _SERIES, _POSITION, _ORIENTATION, _SPACING, _SAMPLES, _PHOTOMETRIC),
     *(_FRAMES, _ROWS, _COLUMNS, _INTERCEPT, _SLOPE),
 ]
+HEADER_TAGS = [*_TAGS, 0x52009229, 0x52009230]
+"""All that is looked at in a header, what is said of each frame too."""
+
 _PIXELS = 0x7FE00010
 _SHARED_GROUPS, _FRAME_GROUPS = 0x52009229, 0x52009230
 _GROUPS = {  # where what a slice says of itself is in a file of frames
@@ -236,7 +239,7 @@ def _judge(header: "_Header") -> list[Slice] | Other | Damaged:
     if kind == _DIRECTORY:
         return Other(path, "an index")
     if modality not in ("", "CT") and kind not in _CT:
-        return Other(path, _said_of(modality), series)
+        return Other(path, said_of(modality), series)
     if kind and not kind.startswith((_STORAGE + "2", _CAPTURE)) and not header.has(_ROWS):
         return Other(path, "no picture", series)
     if kind and not modality and kind not in _CT and not kind.startswith(_CAPTURE):
@@ -260,7 +263,7 @@ def _is_registered(kind: str) -> bool:
     return UID(kind).name != kind  # the name of what is not known is itself
 
 
-def _said_of(modality: str) -> str:
+def said_of(modality: str) -> str:
     """Call what has another modality; what is no code of one may be anything, a name too."""
     if modality in _KINDS:
         return f"{_KINDS[modality]} ({modality})"

@@ -22,6 +22,7 @@ from lungunet.volumes.grid import Grid
 from lungunet.volumes.metaimage import read_metaimage
 from lungunet.volumes.nifti import header_of, is_pair, read_nifti
 from lungunet.volumes.nrrd import read_nrrd
+from lungunet.volumes.pacs import find_remote, is_pacs
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.series import describe_others, find_series, read_dicom
 from lungunet.volumes.signatures import refuse_unknown
@@ -73,7 +74,7 @@ class Format:
 FORMATS = (
     Format("NIfTI", (".nii.gz", ".nii"), read_nifti, written=(".nii.gz", ".nii")),
     Format("NIfTI pair", (".hdr", ".img"), read_nifti, tells=is_pair),
-    Format("NRRD", (".nrrd", ".nhdr"), read_nrrd, written=(".nrrd",)),
+    Format("NRRD", (".seg.nrrd", ".nrrd", ".nhdr"), read_nrrd, written=(".seg.nrrd", ".nrrd")),
     Format("MetaImage", (".mha", ".mhd"), read_metaimage, written=(".mha",)),
     Format(
         "DICOM", (*dicom.PACKED, *dicom.SUFFIXES), read_dicom, tells=dicom.is_dicom, is_folder=True
@@ -128,6 +129,8 @@ def is_volume_source(source: str | Path) -> bool:
     ConfigError
         When it holds images too, or a glob finds both: one of the two kinds would be passed over.
     """
+    if is_pacs(source):
+        return True
     path = Path(source)
     if path.is_dir():
         files = sorted(path.iterdir())
@@ -181,6 +184,13 @@ class _Found:
     given: set[Path] = field(default_factory=set)
     unknown: list[Path] = field(default_factory=list)
     order: dict[Path, int] = field(default_factory=dict)
+    remote: list[Scan] = field(default_factory=list)
+
+    def add_remote(self, scans: Iterable[Scan]) -> None:
+        for scan in scans:
+            if scan.path not in self.order:
+                self.order[scan.path] = len(self.order)
+                self.remote.append(scan)
 
     def add_volume(self, path: Path) -> None:
         path = header_of(path) if is_pair(path) else path
@@ -194,6 +204,8 @@ class _Found:
 
     def place(self, scan: Scan) -> int:
         """Say where a scan comes in the order of the sources."""
+        if scan.remote is not None:
+            return self.order[scan.path]
         folders = {item.path.parent for item in scan.slices} or {scan.path, scan.path.parent}
         return min(self.order[path] for path in folders if path in self.order)
 
@@ -207,7 +219,8 @@ def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) ->
 
     Parameters
     ----------
-    sources : files, globs, and folders: of volume files, or with DICOM at any depth
+    sources : files, globs, and folders: of volume files, or with DICOM at any depth; or studies of
+        a PACS, ``dicomweb+https://HOST/PATH/studies/UID``
     series : short id or SeriesInstanceUID: of DICOM this one alone
 
     Returns
@@ -226,7 +239,10 @@ def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) ->
     """
     named, found = [str(source) for source in sources], _Found()
     for source in named:
-        _look_at(source, found)
+        if is_pacs(source):
+            found.add_remote(find_remote(source, series=series))
+        else:
+            _look_at(source, found)
     for path in found.unknown:  # among files of DICOM one that does not look like it
         if path.parent not in found.folders:
             raise _holds_none(path)
@@ -235,7 +251,7 @@ def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) ->
         Scan(path, "", series=series if format_of(path).deep else None)
         for path in found.volumes.values()
     ]
-    scans += _find_series(found, series)
+    scans += found.remote + _find_series(found, series)
     if not scans:
         raise DataError(
             f"holds no slice of CT, only: {describe_others(found.folders)}. Check the path.",

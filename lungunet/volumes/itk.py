@@ -1,6 +1,6 @@
 """The only door to SimpleITK: voxels of DICOM files, and writing of all formats."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,21 @@ def read_values(path: Path) -> np.ndarray:
     return _narrowed(simpleitk().GetArrayViewFromImage(image), path)
 
 
-def write_values(path: Path, array: np.ndarray, grid: Grid) -> None:
+def write_values(
+    path: Path, array: np.ndarray, grid: Grid, *, facts: Mapping[str, str] | None = None
+) -> None:
     """Write voxels, (k, j, i) in the order of the file, on a grid; nothing else goes into it.
 
     Compressed, atomically; the ending of the path decides the format.
+
+    Parameters
+    ----------
+    facts : fields to add to the header, of NRRD
     """
     _refuse_name(path)
     image = _image(array, grid)
+    for name, value in (facts or {}).items():
+        image.SetMetaData(name, value)
     with replacing(path) as temporary, _quiet() as sitk:
         # SimpleITK knows formats by their endings.
         ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()

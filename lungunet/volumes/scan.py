@@ -10,6 +10,25 @@ from lungunet.volumes.dicom import Slice
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A series of a PACS.
+
+    Parameters
+    ----------
+    server : address of its DICOMweb service, without credentials
+    study, series : UIDs
+    instances : UIDs of the files that are slices of the scan
+    is_whole : whether the series has no others
+    """
+
+    server: str
+    study: str
+    series: str = ""
+    instances: tuple[str, ...] = ()
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
 class Scan(os.PathLike[str]):
     """One scan, as :func:`find_volumes` finds it and :func:`read_volume` reads it.
 
@@ -20,6 +39,7 @@ class Scan(os.PathLike[str]):
     slices : of a DICOM series; none of a file that is a whole volume
     error : why it cannot be used, where that is known before it is read
     series : of an archive the one that is meant; None where there is but one
+    remote : where it is fetched from while it is read; None of what is here
     """
 
     path: Path
@@ -27,10 +47,13 @@ class Scan(os.PathLike[str]):
     slices: tuple[Slice, ...] = ()
     error: DataError | ConfigError | None = None
     series: str | None = None
+    remote: Remote | None = None
 
     @property
     def id(self) -> str:
         """Of a DICOM series: eight letters that say nothing of the patient, always the same."""
+        if self.remote is not None:
+            return short_id(self.remote.series)
         return short_id(self.slices[0].series) if self.slices else ""
 
     def __fspath__(self) -> str:
@@ -38,7 +61,9 @@ class Scan(os.PathLike[str]):
         return str(self.path)
 
     def __str__(self) -> str:
-        """Return the path: what messages call it."""
+        """Return the path, or server and short id of the series: what messages call it."""
+        if self.remote is not None:
+            return f"{self.remote.server}: series {self.path.name}"
         return str(self.path)
 
     def describe(self) -> str:

@@ -81,12 +81,16 @@ def find_series(folders: Mapping[Path, Sequence[Path]], *, series: str | None = 
 def read_dicom(
     path: Path, series: str | None = None, *, resample: bool = False
 ) -> tuple[np.ndarray, Grid]:
-    """Read one DICOM file, or one series in a folder, whatever the names of its files.
+    """Read what :func:`the_scan` finds; ``resample`` as :func:`read_stack` takes it."""
+    return read_scan(the_scan(path, series), resample=resample)
+
+
+def the_scan(path: Path, series: str | None = None) -> Scan:
+    """Find one DICOM file, or one series in a folder, whatever the names of its files.
 
     Parameters
     ----------
     series : short id or SeriesInstanceUID; None where there is one
-    resample : see :func:`read_stack`
     """
     tree = Tree.of(path) if path.is_dir() else Tree({path.parent: [path]})
     for folder, reason in tree.unread.items():
@@ -100,7 +104,7 @@ def read_dicom(
         raise DataError(f"holds no slice of CT, only: {only}. Check the path.", where=path)
     if not scans:
         raise DataError(f"is {describe_others(folders)}, no slice of CT. Leave it out.", where=path)
-    return read_scan(replace(choose(scans, path), path=path), resample=resample)
+    return replace(choose(scans, path), path=path)
 
 
 def read_scan(scan: Scan, *, resample: bool = False) -> tuple[np.ndarray, Grid]:

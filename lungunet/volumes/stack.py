@@ -71,6 +71,18 @@ def are_even(slices: list[Slice]) -> bool:
     return bool((steps > SAME_MM).all() and (abs(steps - usual) <= _UNEVEN * usual).all())
 
 
+def planes_of(slices: tuple[Slice, ...], where: Path) -> tuple[Slice, ...]:
+    """Return slices in the order of the planes that :func:`read_stack` makes of them.
+
+    None where it puts them on another grid, so that no plane is a slice.
+    """
+    stack = _in_order(slices)
+    moved = len(slices) > 1 and (
+        _check_steps(stack, where, resample=True) or _check_straight(stack, where, resample=True)
+    )
+    return () if moved else tuple(stack.slices)
+
+
 def differ(first: Slice, item: Slice) -> str:
     """Say in what two slices differ that should be alike in one volume; else nothing."""
     for what, same in (

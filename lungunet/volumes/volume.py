@@ -4,17 +4,20 @@ Needs the extra ``lungunet[volumes]``. Nothing of a file but voxels and grid rea
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
+from lungunet.volumes.dicom import Slice
 from lungunet.volumes.formats import FORMATS, format_of, volume_name
 from lungunet.volumes.grid import Grid, straighten
 from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
+from lungunet.volumes.pacs import at_hand
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.series import read_scan
+from lungunet.volumes.series import read_scan, the_scan
+from lungunet.volumes.stack import planes_of
 
 _WRITTEN_DTYPES = ("uint8", "int16", "float32")
 _OUTSIDE = int(np.iinfo(np.int16).min)
@@ -32,12 +35,15 @@ class Volume:
     path : the file, or the folder of the series
     name : what tables and output files call it: ``path`` without folder and ending
     grid : where the file's voxels lie
+    slices : of DICOM those that the planes are, in the order of the file's axis; none of another
+        format, or where it was resampled
     """
 
     array: np.ndarray
     path: Path
     name: str
     grid: Grid
+    slices: tuple[Slice, ...] = field(default=(), repr=False)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -80,14 +86,18 @@ def read_volume(
         When SimpleITK or pydicom is not installed.
     """
     simpleitk()  # before any complaint about a file
+    if isinstance(path, Scan) and path.remote is not None:
+        with at_hand(path) as here:  # its slices are gone then, so that no mask can refer to them
+            return replace(_read_slices(here, resample), path=path.path, slices=())
     if isinstance(path, Scan) and (path.slices or path.error):
-        array, grid = read_scan(path, resample=resample)
-        return Volume(grid.to_axial(array), path.path, path.name, grid)
+        return _read_slices(path, resample)
     series = path.series if isinstance(path, Scan) and series is None else series
     path = Path(path)
     if not path.exists():
         raise DataError("no such file. Check the path.", where=path)
     row = format_of(path)
+    if row.is_folder:
+        return _read_slices(replace(the_scan(path, series), name=volume_name(path)), resample)
     if row.holds_slices:
         array, grid = row.read(path, series, resample=resample)
     else:
@@ -96,6 +106,12 @@ def read_volume(
         array, grid = _straightened(array, grid, path)
     grid.check(str(path))
     return Volume(grid.to_axial(array), path, volume_name(path), grid)
+
+
+def _read_slices(scan: Scan, resample: bool) -> Volume:
+    array, grid = read_scan(scan, resample=resample)
+    planes = planes_of(scan.slices, scan.path)
+    return Volume(grid.to_axial(array), scan.path, scan.name, grid, planes)
 
 
 def _straightened(array: np.ndarray, grid: Grid, path: Path) -> tuple[np.ndarray, Grid]:

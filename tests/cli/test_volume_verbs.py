@@ -4,7 +4,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK
+from dicom_files import dicom_slice, save
 
 from lungunet.data.ct import read_image
 from lungunet.data.manifest import read_manifest
@@ -13,6 +16,7 @@ from lungunet.errors import DataError
 from lungunet.inference import files
 from lungunet.inference.sides import split_sides
 from lungunet.inference.threshold import segment_lungs
+from lungunet.models.builtin import BUILTIN
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.volume import Volume, read_volume, write_volume
@@ -90,6 +94,56 @@ class TestPredict:
         regions = {row["region"] for row in rows_of(out / "measurements.csv")}
         assert regions == {"lungs", "left lung", "right lung"}
 
+    def test_masks_say_which_side_is_which(self, run_cli, scans, tmp_path):
+        out = tmp_path / "out"
+        done = run_cli("predict", "threshold", scans, "--out", out, "--sides", "--format", "nrrd")
+        assert (done.code, sorted(path.name for path in out.glob("*.*"))) == (
+            *(0, ["c.seg.nrrd", "measurements.csv", "triage.csv"]),
+        )
+        image = SimpleITK.ReadImage(out / "c.seg.nrrd")
+        names = [image.GetMetaData(f"Segment{index}_Name") for index in (0, 1)]
+        assert names == ["left lung", "right lung"]
+        out = tmp_path / "nifti"
+        assert run_cli("predict", "threshold", scans, "--out", out, "--sides").code == 0
+        table = (out / "labels.txt").read_text().splitlines()
+        assert [line.split('"')[1] for line in table[1:]] == [
+            *("background", "left lung", "right lung", "lung of unknown side"),
+        ]
+
+    @pytest.mark.parametrize("format", ["dicom-seg", "rtstruct"])
+    def test_masks_in_dicom(self, run_cli, chest, tmp_path, format):
+        scan, _ = chest
+        (folder := tmp_path / "study").mkdir()
+        for index, plane in enumerate(scan.array):
+            place = (0, 0, index * SPACING[0])
+            tags = {"FrameOfReferenceUID": "1.9", "PixelSpacing": list(SPACING[1:])}
+            tags["PatientID"] = "MRN-4711"
+            save(dicom_slice(plane, place, SliceThickness=15, **tags), folder / f"{index}.dcm")
+        out = tmp_path / "out"
+        done = run_cli("predict", "lungs", folder, "--out", out, "--sides", "--format", format)
+        assert (done.code, done.err) == (0, "")
+        assert "They name patient and study, as the scans do." in done.out
+        name = {"dicom-seg": "study.seg.dcm", "rtstruct": "study.rtstruct.dcm"}[format]
+        assert sorted(path.name for path in out.iterdir()) == [
+            *sorted(["measurements.csv", "triage.csv", name]),
+        ]
+        tables = (out / "measurements.csv").read_text() + (out / "triage.csv").read_text()
+        assert "Doe" not in tables + done.out
+        assert "MRN" not in tables + done.out
+        assert str(pydicom.dcmread(out / name).PatientName) == "Doe^Jane"
+        about = json.loads((BUILTIN["lungs"] / "lungunet.json").read_text())
+        assert about["weights_sha256"].encode() in (out / name).read_bytes()
+
+    def test_dicom_is_written_of_dicom_alone(self, run_cli, scans, tmp_path):
+        out = tmp_path / "out"
+        options = ("--out", out, "--format", "dicom-seg")
+        done = run_cli("predict", "threshold", scans, *options)
+        assert done.code == 1
+        assert "c.mha: no series of DICOM slices" in done.err
+        assert not out.exists()
+        done = run_cli("predict", "threshold", scans, "--out", out, "--format", "jpeg")
+        assert "format 'jpeg': not one of auto, nifti, nrrd, dicom-seg, rtstruct" in done.err
+
     def test_one_bad_scan_does_not_stop_the_others(self, run_cli, scans, tmp_path):
         (scans / "bad.nii").write_bytes(b"junk")
         out = tmp_path / "out"
@@ -99,6 +153,7 @@ class TestPredict:
         assert "lungunet: 1 of 2 scans skipped. Mend or remove them." in done.err
         assert sorted(path.name for path in out.iterdir()) == [
             "c.mha",
+            "labels.txt",
             "measurements.csv",
             "triage.csv",
         ]
@@ -106,14 +161,14 @@ class TestPredict:
     def test_a_mask_that_cannot_be_written_fails_its_scan_alone(
         self, run_cli, scans, tmp_path, monkeypatch
     ):
-        real = files.write_volume
+        real = files.write_segmentation
 
-        def full(path, array, *, like):
+        def full(path, array, *, like, **options):
             if like.name == "c":
                 raise DataError(f"{path}: cannot be written (no space). Choose another place.")
-            real(path, array, like=like)
+            real(path, array, like=like, **options)
 
-        monkeypatch.setattr(files, "write_volume", full)
+        monkeypatch.setattr(files, "write_segmentation", full)
         out = tmp_path / "out"
         done = run_cli("predict", "threshold", f"{scans}/*/*", scans, "--out", out)
         assert done.code == 1

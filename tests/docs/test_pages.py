@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import dicom_slice, save
 from pages import GIVEN, ROOT, commands, read_blocks, read_given, run_page, shorten_python
 
 import lungunet
@@ -46,6 +47,13 @@ def give(what: str, here: Path, run: Path, run_cli) -> None:
         assert done.code == 0, done.err
     elif what == "runs/a":
         shutil.copytree(run, here / "runs" / "a")
+    elif what == "study":
+        (here / "study").mkdir()
+        tags = {"PixelSpacing": [7.5, 7.5], "SliceThickness": 25, "FrameOfReferenceUID": "1.9"}
+        for index, z in enumerate(np.linspace(0.1, 0.9, 9)):
+            plane = phantom_slice(0, z, size=48).image
+            dcm = dicom_slice(plane, (0, 0, 25 * index), **tags)
+            save(dcm, here / "study" / f"{index}.dcm")
     elif what == "scans":
         for number in range(4):
             made = [phantom_slice(number, z, size=48) for z in np.linspace(0.2, 0.8, 5)]

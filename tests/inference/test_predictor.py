@@ -1,5 +1,6 @@
 """From slices to masks."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import lungunet
 from lungunet import ConfigError, DataError, InputContract, LabelCodec, ModelError, Predictor
 from lungunet.inference.network import TorchSegmenter
 from lungunet.inference.segmenter import Segmented
+from lungunet.models.builtin import BUILTIN
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 
@@ -395,3 +397,20 @@ def test_masks_of_what_is_no_hu_come_with_a_warning(tmp_path):
 def test_an_array_of_doubles_is_told_what_to_become():
     with pytest.raises(lungunet.DataError, match=r"pass image\.astype\('float32'\)"):
         lungunet.Predictor.load("threshold").predict(np.zeros((40, 40)))
+
+
+class TestWeightsHash:
+    def test_of_a_model_folder_is_that_of_its_file(self) -> None:
+        about = json.loads((BUILTIN["lungs"] / "lungunet.json").read_text())
+        assert Predictor.load("lungs").weights_sha256 == about["weights_sha256"]
+
+    def test_of_a_network_is_what_its_folder_would_say(self, tmp_path: Path) -> None:
+        network = lungunet.build_unet("unet2015", width=2, seed=0)
+        contract = InputContract(32)
+        lungunet.save_model(tmp_path, network, contract=contract, codec=lungunet.LUNG_CODEC)
+        stored = json.loads((tmp_path / "lungunet.json").read_text())["weights_sha256"]
+        assert Predictor(network, contract).weights_sha256 == stored
+        assert Predictor.load(tmp_path).weights_sha256 == stored
+
+    def test_a_rule_has_none(self) -> None:
+        assert Predictor.load("threshold").weights_sha256 == ""

@@ -10,7 +10,7 @@ from dicom_files import HU, dose_report, edit, save, series
 
 import lungunet
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
-from lungunet.volumes import archive
+from lungunet.volumes import archive, temporary
 from lungunet.volumes.formats import find_volumes, is_volume_source, volume_name
 
 
@@ -41,7 +41,7 @@ def test_a_zip_is_read_as_its_folder(tmp_path, folder, below):
 
 
 def test_nothing_stays_behind(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(archive.tempfile, "tempdir", str(tmp_path / "t"))
+    monkeypatch.setattr(temporary.tempfile, "tempdir", str(tmp_path / "t"))
     (tmp_path / "t").mkdir()
     lungunet.read_volume(packed(tmp_path / "p.zip", members(folder)))
     with pytest.raises(DataError):

@@ -198,7 +198,7 @@ class TestNames:
 
     @pytest.mark.parametrize(
         ("scan", "suffix"),
-        [("a.nii", ".nii.gz"), ("a.NRRD", ".nrrd"), ("a.mhd", ".mha"), ("series", ".nii.gz")],
+        [("a.nii", ".nii.gz"), ("a.NRRD", ".seg.nrrd"), ("a.mhd", ".mha"), ("series", ".nii.gz")],
     )
     def test_masks_are_of_the_scans_kind(self, scan, suffix):
         assert written_suffix(scan) == suffix

@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from dicom_files import HU, SPACING, dicom_slice, edit, save, series
+from dicom_files import HU, SPACING, dicom_slice, edit, enhanced, save, series
 
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.volume import read_volume
@@ -147,43 +147,6 @@ class TestValues:
         monkeypatch.setattr(dicom, "read_values", lambda path: np.zeros((1, 4, 4), np.int16))
         with pytest.raises(DataError, match=r"0\.dcm: its pixels are 1x4x4, other than its header"):
             read_volume(folder)
-
-
-def enhanced(path, *, order=(3, 0, 4, 1, 2), intercepts=None):
-    """All slices as frames of one file, each with its position; the rest is said for all."""
-    ds = dicom_slice(HU[0], (0, 0, 0))
-    kept = {name: ds[name] for name in ("PixelSpacing", "SliceThickness", "RescaleSlope")}
-    kept |= {name: ds[name] for name in ("ImageOrientationPatient", "RescaleIntercept")}
-    for name in (*kept, "ImagePositionPatient"):
-        delattr(ds, name)
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
-    ds.NumberOfFrames = len(order)
-    ds.PixelData = (HU[list(order)].astype(np.int32) + 1024).astype("<i2").tobytes()
-
-    def group(**tags):
-        item = pydicom.Dataset()
-        for name, value in tags.items():
-            setattr(item, name, value)
-        return [item]
-
-    def rescale(intercept):
-        return group(RescaleSlope=1, RescaleIntercept=intercept, RescaleType="HU")
-
-    shared, frames = pydicom.Dataset(), []
-    shared.PixelMeasuresSequence = group(PixelSpacing=[0.8, 0.7], SliceThickness=3.5)
-    shared.PlaneOrientationSequence = group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
-    if intercepts is None:
-        shared.PixelValueTransformationSequence = rescale(-1024)
-    for index, z in enumerate(order):
-        frame = pydicom.Dataset()
-        position = [-30.5, -20.25, 100 + z * SPACING[0]]
-        frame.PlanePositionSequence = group(ImagePositionPatient=position)
-        if intercepts is not None:
-            frame.PixelValueTransformationSequence = rescale(intercepts[index])
-        frames.append(frame)
-    ds.SharedFunctionalGroupsSequence = [shared]
-    ds.PerFrameFunctionalGroupsSequence = frames
-    return save(ds, path)
 
 
 class TestFrames:

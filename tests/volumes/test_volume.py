@@ -420,7 +420,7 @@ class TestWriting:
         ):
             write_volume(tmp_path / "m.nii", np.zeros((5, 48, 63), np.uint8), like=scan)
         with pytest.raises(
-            DataError, match=r"m\.tif: volumes are written as \.nii\.gz, \.nii, \.n"
+            DataError, match=r"m\.tif: volumes are written as \.nii\.gz, \.nii, \.seg\.n"
         ):
             write_volume(tmp_path / "m.tif", np.zeros(SHAPE, np.uint8), like=scan)
         with pytest.raises(DataError, match="this is bool"):
