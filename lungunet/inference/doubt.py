@@ -12,8 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from lungunet.data.hu import restore_hu
-from lungunet.data.window import LUNG_WINDOW
+from lungunet.data.hu import guess_hu
 from lungunet.inference.body import (
     LUNG_HU,
     close_cut_lungs,
@@ -119,10 +118,7 @@ class LabelView:
         *,
         opinions: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        hu = restore_hu(image).astype(np.float32)
-        if image.dtype == np.uint8:  # the usual window, for want of a better guess
-            hu *= np.float32(LUNG_WINDOW.width / 255)
-            hu += np.float32(LUNG_WINDOW.level - LUNG_WINDOW.width / 2)
+        hu = guess_hu(image).astype(np.float32, copy=False)
         self.scale = max(1.0, max(image.shape) / _SIDE)
         self.hu = self._fit(hu)
         self.lung = self.shrink(lung)

@@ -11,6 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.data.manifest import list_images
@@ -27,12 +29,12 @@ from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice, check_volume, write_triage
 from lungunet.inference.scans import VolumePrediction, predict_volume
-from lungunet.inference.sides import split_sides
+from lungunet.inference.sides import UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes, written_suffix
 from lungunet.volumes.montage import draw_montage
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import read_volume, write_volume
+from lungunet.volumes.volume import Volume, read_volume, write_volume
 
 _BEHIND = 8  # slices that may wait to be written before the model waits too
 _MEASUREMENTS, _TRIAGE = "measurements.csv", "triage.csv"
@@ -60,7 +62,8 @@ class ScanFiles:
 
     Parameters
     ----------
-    sides : masks hold 1 for the left and 2 for the right lung, instead of 1 for both
+    sides : masks hold 1 for the left and 2 for the right lung, instead of 1 for both, and 3 where
+        the scan does not prove which is which, see :func:`split_sides`
     preview : a picture of three planes, to the subfolder previews
     """
 
@@ -102,7 +105,8 @@ class ScanResult:
     path : the file, or the folder of the series
     name : what tables and output files call it
     mask : the file written; None where there is an error
-    measured : volumes and HU of the lungs
+    measured : volumes and HU of the lungs; without a volume where the scan shows no chest, and
+        without sides where they cannot be told
     checked : how far the mask can be trusted
     error : why there is no mask; None where all went well
     """
@@ -119,6 +123,8 @@ class ScanResult:
         """Say in one line what was found, and whether to look at it."""
         if self.measured is None or self.checked is None:
             return str(self.error)
+        if self.checked.chest is False:
+            return f"{self.name}: {self.checked.reasons[0]}; {self.checked.light}"
         why = f" ({self.checked.reasons[0]})" if self.checked.reasons else ""
         return f"{self.name}: {_say(self.measured.lungs)}; {self.checked.light}{why}"
 
@@ -366,17 +372,43 @@ def _write_scan(
         by=by,
     )
     if write.sides:
-        classes = split_sides(classes, spacing_mm=spacing_mm)
+        classes = _split_sides(scan, classes, chest=checked.chest is not False)
     measured = measure_volume(
-        scan.array, classes, name=scan.name, spacing_mm=spacing_mm, sides=write.sides
+        scan.array,
+        classes,
+        name=scan.name,
+        spacing_mm=spacing_mm,
+        sides=write.sides and bool(checked.chest) and is_told(classes),
     )
+    if checked.chest is False:
+        measured = _without_volume(measured)
     mask, *pictures = (out / path for path in _scan_paths(scan.path, scan.name, write))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
     for picture in pictures:
-        sides = [_say(lung) for lung in (measured.right, measured.left) if lung]
-        write_picture(picture, draw_montage(scan, classes, lines=[result.summary, *sides]))
+        sides = {"orange": measured.right, "blue": measured.left}
+        lines = [f"{_say(lung)} ({colour})" for colour, lung in sides.items() if lung]
+        lines.insert(0, result.summary)
+        write_picture(picture, draw_montage(scan, classes, lines=lines, sides=write.sides))
     write_volume(mask, classes, like=scan)
     return result
+
+
+def _split_sides(scan: Volume, classes: np.ndarray, *, chest: bool) -> np.ndarray:
+    if not chest:  # what lies where in it, nobody knows
+        return np.where(classes > 0, np.uint8(UNTOLD), np.uint8(0))
+    sides = split_sides(classes, spacing_mm=scan.spacing_mm, hu=scan.array)
+    if not is_told(sides):
+        warnings.warn(
+            f"{scan.path}: which lung is which is not told, for neither two lungs nor body and "
+            "spine prove it. Its mask holds 3, which is neither left nor right.",
+            LungUNetWarning,
+            stacklevel=4,
+        )
+    return sides
+
+
+def _without_volume(measured: VolumeMeasurement) -> VolumeMeasurement:
+    return replace(measured, lungs=replace(measured.lungs, volume_ml=math.nan))
 
 
 def _write_scan_tables(out: Path, finished: Sequence[ScanResult]) -> None:

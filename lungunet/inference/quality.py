@@ -38,6 +38,13 @@ _EVERY = 2  # every other pixel of every other row tells how sure the model is
 _NAMED = 3  # red slices of a scan, the most worrying
 _WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold more than gas
 
+# A chest: of 30 mm of some height more than this is lung, of ill ones too. Gas and the bases that a
+# scan of the belly meets fill less.
+_CHEST_MM, _CHEST_SHARE = 30.0, 0.08
+# A chest is cut by the scan's ends. What begins and ends within it is seen from the front, or from
+# a side; or all of a patient, who is taller.
+_BEGINS, _TALL_MM = 0.2, 900.0
+
 
 @dataclass(frozen=True)
 class _Usual:
@@ -111,7 +118,7 @@ _USUAL = {
         usual="adults have 1,500 or more",
     ),
 }
-_TOLD = ("parts", "lung_share")  # without judgement
+_TOLD = ("parts", "lung_share", "chest_share")  # without judgement
 _SAID_ELSEWHERE = ("outside", "border", "none")  # kinds of doubt that have a measure of their own
 
 
@@ -126,12 +133,14 @@ class Plausibility:
     reasons : in words, gravest first, each with its value and what is usual
     values : every measure; None where it is undefined or was not taken
     slices : of a volume, in its order; empty for a slice
+    chest : whether a volume shows one; None for a slice
     """
 
     worry: float
     reasons: tuple[str, ...]
     values: Mapping[str, float | None]
     slices: "tuple[Plausibility, ...]" = ()
+    chest: bool | None = None
 
     @property
     def light(self) -> Light:
@@ -221,7 +230,10 @@ def check_volume(
         ``slices`` holds what is said of each; there ``area_jump`` is how far the area is from the
         mean of the two slices around, as a share of the largest area. Reasons name the three most
         worrying red slices, counted from 0. ``lung_ml`` is judged from 10 slices over 30 mm on,
-        and None in shorter scans: few slices hold little lung.
+        and None in shorter scans: few slices hold little lung. ``chest_share`` is the most of the
+        body that is lung over 30 mm, by the mask or by all who are asked: below 8 % there is no
+        chest, nor in a single slice, nor where the body begins and ends within the scan, as in
+        coronal pictures. Such a scan is red.
 
     Raises
     ------
@@ -245,10 +257,12 @@ def check_volume(
             asked=asked,
         )
         count["hu"] = float(view.hu[view.lung].sum())
+        count["tissue"] = float(np.count_nonzero(~view.airy))
         slices.append(_judge_slice(plane, view, _measure(count) | {"area_jump": jumps[index]}))
         counts.append(count)
         small.append(view.lung)
-    return _sum_up(counts, np.stack(small), tuple(slices), lung_ml=_whole_ml(areas, spacing_mm))
+    judged = _sum_up(counts, np.stack(small), tuple(slices), lung_ml=_whole_ml(areas, spacing_mm))
+    return _look_for_chest(judged, counts, slice_mm=spacing_mm[0])
 
 
 def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:
@@ -487,3 +501,40 @@ def _sum_up(
     red.sort(key=lambda index: -slices[index].worry)
     why = [f"slice {index}: {slices[index].reasons[0]}" for index in red[:_NAMED]]
     return replace(judged, reasons=(*judged.reasons, *why), slices=slices)
+
+
+def _look_for_chest(
+    judged: Plausibility, counts: Sequence[dict[str, float]], *, slice_mm: float
+) -> Plausibility:
+    """Say first of all where a scan shows no chest."""
+    share = _widest_share(counts, max(1, round(_CHEST_MM / slice_mm)))
+    why = ""
+    if len(counts) == 1:
+        why = "a single slice"
+    elif _begins_and_ends(counts) and len(counts) * slice_mm < _TALL_MM:
+        why = "the body begins and ends within the scan, as in coronal or sagittal slices"
+    elif share < _CHEST_SHARE:
+        why = f"lung is at most {share:.1%} of the body (of a chest {_CHEST_SHARE:.0%} or more)"
+    return replace(
+        judged,
+        worry=max(judged.worry, _FAULTY) if why else judged.worry,
+        reasons=(f"no chest here: {why}", *judged.reasons) if why else judged.reasons,
+        values={**judged.values, "chest_share": share},
+        chest=not why,
+    )
+
+
+def _widest_share(counts: Sequence[dict[str, float]], slices: int) -> float:
+    """Return the most of the body that is lung in so many neighbouring slices."""
+    lung = [count.get("agreed or mask", count["lung"]) for count in counts]
+    ones = np.ones(min(slices, len(counts)))
+    lungs, bodies = (
+        np.convolve(values, ones, mode="valid")
+        for values in (lung, [count["body"] for count in counts])
+    )
+    return float((lungs / np.maximum(bodies, 1)).max())
+
+
+def _begins_and_ends(counts: Sequence[dict[str, float]]) -> bool:
+    tissue = [count["tissue"] for count in counts]
+    return max(tissue[0], tissue[-1]) < _BEGINS * max(tissue)
