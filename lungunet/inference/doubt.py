@@ -109,6 +109,7 @@ class LabelView:
     lung : (H, W) bool, what the label calls lung
     opinions : word of a model -> (h, w) bool, its lung where the slices around it had a say; who is
         not among them is asked about this slice alone
+    by : word of who drew the lung, who is not asked again
     """
 
     def __init__(
@@ -117,12 +118,13 @@ class LabelView:
         lung: np.ndarray,
         *,
         opinions: Mapping[str, np.ndarray] | None = None,
+        by: str = "",
     ) -> None:
         hu = guess_hu(image).astype(np.float32, copy=False)
         self.scale = max(1.0, max(image.shape) / _SIDE)
         self.hu = self._fit(hu)
         self.lung = self.shrink(lung)
-        self._opinions = dict(opinions or {})
+        self._opinions = {by: self.lung} | dict(opinions or {})
 
     def shrink(self, mask: np.ndarray) -> np.ndarray:
         """Bring a (H, W) bool mask of the slice to the size of the view."""

@@ -19,6 +19,7 @@ from lungunet.data.hu import judge_hu
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
 from lungunet.inference.predictor import Predictor
+from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.refine import refine_volume
 from lungunet.inference.shapes import as_bits, label_parts
 
@@ -192,7 +193,7 @@ def check_slice(
     ('green', 'red')
     """
     _refuse_other_slices(image, classes, probabilities)
-    view = LabelView(image, classes > 0)
+    view = LabelView(image, classes > 0, by=by)
     asked = _others(by) if second_opinion else ()
     counts = _count_slice(view, classes, disagreement=disagreement, asked=asked)
     if image.dtype != np.uint8:
@@ -245,11 +246,11 @@ def check_volume(
     opinions = _ask(asked, hu, spacing_mm)
     areas = np.count_nonzero(classes, axis=(1, 2))
     jumps = _area_jumps(areas, least=_SMALLEST * hu[0].size)
-    small, counts, slices = [], [], []
-    for index, (plane, mask) in enumerate(zip(hu, classes, strict=True)):
-        view = LabelView(
-            plane, mask > 0, opinions={word: lung[index] for word, lung in opinions.items()}
-        )
+
+    def look(index: int) -> tuple[np.ndarray, dict[str, float], Plausibility]:
+        plane, mask = hu[index], classes[index]
+        said = {word: lung[index] for word, lung in opinions.items()}
+        view = LabelView(plane, mask > 0, opinions=said, by=by)
         count = _count_slice(
             view,
             mask,
@@ -258,10 +259,11 @@ def check_volume(
         )
         count["hu"] = float(view.hu[view.lung].sum())
         count["tissue"] = float(np.count_nonzero(~view.airy))
-        slices.append(_judge_slice(plane, view, _measure(count) | {"area_jump": jumps[index]}))
-        counts.append(count)
-        small.append(view.lung)
-    judged = _sum_up(counts, np.stack(small), tuple(slices), lung_ml=_whole_ml(areas, spacing_mm))
+        values = _measure(count) | {"area_jump": jumps[index]}
+        return view.lung, count, _judge_slice(plane, view, values)
+
+    small, counts, slices = zip(*map_side_by_side(look, range(len(hu))), strict=True)
+    judged = _sum_up(counts, np.stack(small), slices, lung_ml=_whole_ml(areas, spacing_mm))
     return _look_for_chest(judged, counts, slice_mm=spacing_mm[0])
 
 
@@ -447,10 +449,10 @@ def _ask(
     if not words:
         return {}
     nothing = np.zeros(hu.shape[1:], bool)
-    views = [LabelView(plane, nothing) for plane in hu]
+    scale = LabelView(hu[0], nothing).scale
     z, y, x = spacing_mm
-    spacing = (z, y * views[0].scale, x * views[0].scale)
-    small = np.stack([view.hu for view in views])
+    spacing = (z, y * scale, x * scale)
+    small = np.stack(map_side_by_side(lambda plane: LabelView(plane, nothing).hu, hu))
     return {word: _see(load_opinion(word), small, spacing) for word in words}
 
 
@@ -459,8 +461,9 @@ def _see(
 ) -> np.ndarray:
     if segment_volume := predictor.segmenter.segment_volume:
         return segment_volume(hu, spacing_mm=spacing_mm) > 0
-    batches = (hu[start : start + _BATCH] for start in range(0, len(hu), _BATCH))
-    classes = [each.classes for batch in batches for each in predictor.segment(batch)]
+    classes = [
+        each.classes for batch in predictor.segment_ahead(hu, batch_size=_BATCH) for each in batch
+    ]
     return refine_volume(hu, np.stack(classes), spacing_mm=spacing_mm) > 0
 
 
