@@ -1,7 +1,9 @@
 """A network behind its input contract: the segmenter that needs torch."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import chain
 from threading import Barrier, Lock
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from lungunet.inference.segmenter import Segmented
 from lungunet.inference.shapes import label_parts, look_up
 from lungunet.inference.threshold import segment_lungs
 from lungunet.models.device import Precision, pick_device, pick_precision
+from lungunet.models.folder import encode_weights
 from lungunet.models.original import padding
 from lungunet.models.torch_errors import explained
 
@@ -72,6 +75,11 @@ class TorchSegmenter:
         self.dtype = pick_precision(precision, self.device)
         model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.model = padding(model)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights, as the lungunet.json of a model folder says it."""
+        return hashlib.sha256(encode_weights(self.model)).hexdigest()
 
     def prepare(self, image: np.ndarray, where: str = "slice") -> Fitted:
         """Window, fit and normalise a slice, and refuse one that the contract does not know."""

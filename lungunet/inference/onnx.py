@@ -25,6 +25,7 @@ class OnnxSegmenter:
         self._file = open_onnx(path)
         self.contract = self._file.contract
         self.codec = self._file.codec
+        self.weights_sha256 = self._file.weights_sha256
 
     def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
         """Refuse a slice that the contract does not know; the graph does the rest."""

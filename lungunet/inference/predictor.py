@@ -184,6 +184,11 @@ class Predictor:
         """What :meth:`load` knows the model by: threshold or lungs; empty for any other."""
         return self.segmenter.word
 
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights, as a model folder says it; empty of what has none, as a rule."""
+        return str(getattr(self.segmenter, "weights_sha256", ""))
+
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8, the way the model's window shows it.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -120,6 +120,8 @@ _USUAL = {
     ),
 }
 _TOLD = ("parts", "lung_share", "chest_share")  # without judgement
+TRIAGE_COLUMNS = ("name", "light", "worry", "reasons", *_USUAL, *_TOLD)
+"""Of ``triage.csv``, in order."""
 _SAID_ELSEWHERE = ("outside", "border", "none")  # kinds of doubt that have a measure of their own
 
 
@@ -269,12 +271,13 @@ def check_volume(
 
 def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:
     """Write a CSV of masks by name, the most worrying first: light, worry, reasons, all values."""
-    rows = []
-    for name in by_worry(checked):
-        trust = checked[name]
-        said = {"light": trust.light, "worry": trust.worry, "reasons": trust.reasons}
-        rows.append({"name": name, **said, **trust.values})
-    write_csv(path, rows, ("name", "light", "worry", "reasons", *_USUAL, *_TOLD))
+    write_csv(path, [triage_row(name, checked[name]) for name in by_worry(checked)], TRIAGE_COLUMNS)
+
+
+def triage_row(name: str, trust: Plausibility) -> dict[str, Any]:
+    """Return what a table of a triage says of one mask."""
+    said = {"light": trust.light, "worry": trust.worry, "reasons": trust.reasons}
+    return {"name": name, **said, **trust.values}
 
 
 def by_worry(checked: Mapping[str, Plausibility]) -> list[str]:

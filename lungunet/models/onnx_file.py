@@ -32,11 +32,13 @@ class OnnxFile:
     session : onnxruntime.InferenceSession
     contract : what the graph does with slices; callers check theirs by it
     codec : of the masks that the model was trained on
+    weights_sha256 : hash of the weights that it was exported from; empty where it does not say
     """
 
     session: Any
     contract: InputContract
     codec: LabelCodec
+    weights_sha256: str = ""
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segment slices of one size.
@@ -75,8 +77,7 @@ def open_onnx(path: str | Path) -> OnnxFile:
             "model with 'lungunet export', or let your own tool write masks and evaluate those.",
             where=path,
         )
-    contract, codec = _read_about(text, path)
-    return OnnxFile(session, contract, codec)
+    return OnnxFile(session, *_read_about(text, path))
 
 
 def _count_threads() -> int:
@@ -102,7 +103,7 @@ def _start(content: bytes, path: Path) -> Any:
         ) from err
 
 
-def _read_about(text: str, path: Path) -> tuple[InputContract, LabelCodec]:
+def _read_about(text: str, path: Path) -> tuple[InputContract, LabelCodec, str]:
     try:
         about = json.loads(text)
         number = about["format"]
@@ -112,7 +113,8 @@ def _read_about(text: str, path: Path) -> tuple[InputContract, LabelCodec]:
                 "Upgrade lungunet, or export the model again.",
                 where=path,
             )
-        return InputContract.from_dict(about["contract"]), LabelCodec.from_dict(about["codec"])
+        contract, codec = InputContract.from_dict(about["contract"]), about["codec"]
+        return contract, LabelCodec.from_dict(codec), str(about.get("weights_sha256", ""))
     except (KeyError, TypeError, ValueError, RecursionError) as err:
         raise ModelError(f"its metadata are damaged ({err}). Export it again.", where=path) from err
 

@@ -72,7 +72,7 @@ class TestSlices:
         assert result.checked is None
         written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
         planned = {f"overlays/{one.stem}.png", f"probabilities/{one.stem}.tif", f"{one.stem}.png"}
-        assert written == planned | {"measurements.csv"}
+        assert written == planned | {"measurements.csv", "predicted.jsonl"}
         lung = lungunet.read_image(tmp_path / "probabilities" / f"{one.stem}.tif")
         np.testing.assert_array_equal(lung, (lungunet.read_mask(result.mask) == 255) * 1.0)
 
