@@ -183,7 +183,7 @@ def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None
 
 
 def _were_there(count: int) -> str:
-    return f", {count} of them were there" if count else ""
+    return f", {count} from before" if count else ""
 
 
 def say_triage(path: Path, checked: "Mapping[str, Plausibility]") -> None:

@@ -100,6 +100,7 @@ class TestPredict:
         assert sorted(path.name for path in out.iterdir()) == [
             "c.mha",
             "measurements.csv",
+            "predicted.jsonl",
             "triage.csv",
         ]
 
@@ -172,6 +173,14 @@ class TestPredict:
         assert "interrupted: 1 of 3 scans done" in done.err
         assert [path.name for path in out.glob("*.nii.gz")] == ["a_ct.nii.gz"]
         assert {row["name"] for row in rows_of(out / "triage.csv")} == {"a_ct"}
+        assert "The same command with --skip-existing goes on." in done.err
+        again = run_cli(
+            "predict", "threshold", f"{scans}/*/*", scans, "--out", out, "--skip-existing"
+        )
+        assert again.code == 0
+        assert f"3 masks in {out}, 1 from before" in again.out
+        assert "a_ct: lungs" not in again.out
+        assert {row["name"] for row in rows_of(out / "triage.csv")} == {"a_ct", "b_ct", "c"}
 
 
 class TestSlices:
