@@ -6,7 +6,6 @@ what no file is about.
 
 import csv
 import errno
-import io
 import json
 import math
 import os
@@ -112,20 +111,14 @@ def read_json(
     return content
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Return a table as CSV: full precision, empty where undefined, ``inf`` where infinite.
-
-    Lists are joined by "; ". Columns come in their order, by default that of the first row.
-    """
-    text = io.StringIO()
-    _write_rows(text, rows, columns)
-    return text.getvalue()
-
-
 def write_csv(
     path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
 ) -> None:
-    """Write a table, atomically and row by row; see :func:`csv_text`."""
+    """Write a table as CSV: full precision, empty where undefined, ``inf`` where infinite.
+
+    Atomically, and row by row: memory does not grow with their number. Lists are joined by "; ".
+    Columns come in their order, by default that of the first row.
+    """
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,

@@ -1,20 +1,17 @@
 """Can a predicted mask be trusted? Judged without the truth: a light, a score for order, reasons.
 
 Slices are judged by themselves; scans slice by slice, among their neighbours, and all at once.
-Owns what is measured, what is usual, and what it weighs. Knows no model, and no file but the table
-of a triage.
+Owns what is measured, what is usual, and what it weighs. Knows no model and no file.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.files import write_csv
 from lungunet.data.hu import judge_hu
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
@@ -269,20 +266,10 @@ def check_volume(
     return _look_for_chest(judged, counts, slice_mm=spacing_mm[0])
 
 
-def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:
-    """Write a CSV of masks by name, the most worrying first: light, worry, reasons, all values."""
-    write_csv(path, [triage_row(name, checked[name]) for name in by_worry(checked)], TRIAGE_COLUMNS)
-
-
 def triage_row(name: str, trust: Plausibility) -> dict[str, Any]:
     """Return what a table of a triage says of one mask."""
     said = {"light": trust.light, "worry": trust.worry, "reasons": trust.reasons}
     return {"name": name, **said, **trust.values}
-
-
-def by_worry(checked: Mapping[str, Plausibility]) -> list[str]:
-    """Return the names, the most worrying first, equal ones by name."""
-    return sorted(checked, key=lambda name: (-checked[name].worry, name))
 
 
 def _count_slice(
