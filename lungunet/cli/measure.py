@@ -87,8 +87,9 @@ def measure(
     if as_json:
         shown = [row.to_dict() for row in rows]
         swapped = [one.name for one in measured if one.swapped]
+        untold = [one.name for one in measured if one.untold]
         facts = {"labels": str(codec), "measurements": shown, "failed": failed}
-        console.say_json({**facts, "swapped_sides": swapped})
+        console.say_json({**facts, "swapped_sides": swapped, "untold_sides": untold})
     elif given is None and rows:  # else there is no coding that fits
         _say_codec(codec)
     if rows and not as_json:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lungunet import Plausibility, ScanResult, SliceResult
 
 _SHOWN = 5  # masks that are not green
+_GO_ON = "The same command with --skip-existing goes on."
 
 
 def predict(
@@ -80,6 +81,13 @@ def predict(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Go on where the same command stopped, or add to what it made.",
+        ),
+    ] = False,
 ) -> None:
     """Write one mask per slice, or per scan.
 
@@ -117,10 +125,16 @@ def predict(
         if given:
             meant, these = ("slices", "scans") if scans else ("scans", "slices")
             raise ConfigError(f"for {meant}, these are {these}. Leave it out.", where=option)
+    if overwrite and skip_existing:
+        raise ConfigError(
+            "one replaces what the other keeps. Leave one out.",
+            where="--overwrite and --skip-existing",
+        )
     predictor = Predictor.load(model, device=device, precision=precision, tta=tta)  # type: ignore[arg-type]
     common: dict[str, Any] = {
         "batch_size": batch_size,
         "overwrite": overwrite,
+        "skip_existing": skip_existing,
         "progress": console.progress_bar,
     }
     if scans:
@@ -151,9 +165,10 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
         with closing(results):
             done += [each for each in console.going_on(results, failed) if each.error is None]
     except KeyboardInterrupt as err:
-        console.warn(f"\nlungunet: interrupted: {err}. Predict again with --overwrite.")
+        console.warn(f"\nlungunet: interrupted: {err}. {_GO_ON}")
         raise typer.Exit(130) from None
-    console.say(f"{counted(len(done), 'mask')} in {out}")
+    there = _were_there(sum(each.skipped for each in done))
+    console.say(f"{counted(len(done), 'mask')} in {out}{there}")
     checked = {each.name: each.checked for each in done if each.checked}
     if checked:
         say_triage(out / "triage.csv", checked)
@@ -163,26 +178,29 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
 def _show_scans(
     results: "Generator[ScanResult, None, None]", out: Path, *, names_patient: bool
 ) -> None:
-    done, stopped = 0, ""
+    done, there, stopped = 0, 0, ""
     failed: list[str] = []
     try:
         with closing(results):
             for result in console.going_on(results, failed):
                 if result.error is None:
                     done += 1
-                    console.say(result.summary)
+                    there += result.skipped
+                    if not result.skipped:
+                        console.say(result.summary)
     except KeyboardInterrupt as err:
         stopped = str(err) or f"{done} done"
-    console.say(f"\n{counted(done, 'mask')} in {out}")
+    console.say(f"\n{counted(done, 'mask')} in {out}{_were_there(there)}")
     if names_patient and done:
         console.say("They name patient and study, as the scans do. Treat them alike.")
     if stopped:
-        console.warn(
-            f"lungunet: interrupted: {stopped}. "
-            "Predict the others into another folder, or all again with --overwrite."
-        )
+        console.warn(f"lungunet: interrupted: {stopped}. {_GO_ON}")
         raise typer.Exit(130)
     console.refuse_skipped(len(failed), done + len(failed), "scan")
+
+
+def _were_there(count: int) -> str:
+    return f", {count} from before" if count else ""
 
 
 def say_triage(path: Path, checked: "Mapping[str, Plausibility]") -> None:

@@ -6,15 +6,15 @@ what no file is about.
 
 import csv
 import errno
-import io
 import json
 import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lungunet.errors import ConfigError, DataError, LungUNetError, listed
 
@@ -111,25 +111,31 @@ def read_json(
     return content
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Return a table as CSV: full precision, empty where undefined, ``inf`` where infinite.
-
-    Lists are joined by "; ". Columns come in their order, by default that of the first row.
-    """
-    rows = [{name: _cell(value) for name, value in row.items()} for row in rows]
-    text = io.StringIO()
-    names = list(columns) if columns is not None else list(rows[0])
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def write_csv(
     path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
 ) -> None:
-    """Write a table, atomically; see :func:`csv_text`."""
-    write_text(path, csv_text(rows, columns))
+    """Write a table as CSV: full precision, empty where undefined, ``inf`` where infinite.
+
+    Atomically, and row by row: memory does not grow with their number. Lists are joined by "; ".
+    Columns come in their order, by default that of the first row.
+    """
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        _write_rows(file, rows, columns)
+
+
+def _write_rows(
+    file: TextIO, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None
+) -> None:
+    rows = iter(rows)
+    first = [] if columns is not None else [next(rows)]
+    writer = csv.DictWriter(file, list(columns or first[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: _cell(value) for name, value in row.items()} for row in chain(first, rows)
+    )
 
 
 def read_csv(path: str | Path, *, fix: str) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import DataError, LungUNetWarning, listed
 
 _WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
@@ -170,6 +171,11 @@ def restore_hu(image: np.ndarray) -> np.ndarray:
     if image.min(initial=0) >= _DARKER_THAN_TISSUE_HU or _has_offset(_sampled(image)):
         return image.astype(np.int32) - _OFFSET
     return image
+
+
+def guess_hu(image: np.ndarray) -> np.ndarray:
+    """Return (H, W) HU as far as the values tell; eight bits are taken for the usual window."""
+    return LUNG_WINDOW.to_hu(image) if image.dtype == np.uint8 else restore_hu(image)
 
 
 def require_hu(hu: np.ndarray, where: object) -> None:

@@ -71,6 +71,13 @@ class Window:
         grey *= 255
         return np.asarray(np.rint(grey, out=grey).astype(np.uint8))
 
+    def to_hu(self, grey: np.ndarray) -> np.ndarray:
+        """Undo :meth:`to_grey` as far as it goes: (..., H, W) float32, within the window."""
+        hu = grey.astype(np.float32)
+        hu *= np.float32(self.width / 255)
+        hu += np.float32(self.level - self.width / 2)
+        return hu
+
 
 LUNG_WINDOW = Window(level=-600, width=1500)
 """What radiologists read lungs at, and what ``--window auto`` means for HU."""

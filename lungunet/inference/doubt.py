@@ -12,8 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from lungunet.data.hu import restore_hu
-from lungunet.data.window import LUNG_WINDOW
+from lungunet.data.hu import guess_hu
 from lungunet.inference.body import (
     LUNG_HU,
     close_cut_lungs,
@@ -101,15 +100,6 @@ def load_opinion(word: str) -> Predictor:
     return Predictor.load(word, device="cpu")  # of one slice at a time a GPU gains nothing
 
 
-def guess_hu(image: np.ndarray) -> np.ndarray:
-    """Return a slice, (H, W), as float32 in HU as far as its values tell."""
-    hu = restore_hu(image).astype(np.float32)
-    if image.dtype == np.uint8:  # the usual window, for want of a better guess
-        hu *= np.float32(LUNG_WINDOW.width / 255)
-        hu += np.float32(LUNG_WINDOW.level - LUNG_WINDOW.width / 2)
-    return hu
-
-
 class LabelView:
     """A slice and the lung drawn on it, small enough to be judged in a blink.
 
@@ -119,6 +109,7 @@ class LabelView:
     lung : (H, W) bool, what the label calls lung
     opinions : word of a model -> (h, w) bool, its lung where the slices around it had a say; who is
         not among them is asked about this slice alone
+    by : word of who drew the lung, who is not asked again
     """
 
     def __init__(
@@ -127,12 +118,13 @@ class LabelView:
         lung: np.ndarray,
         *,
         opinions: Mapping[str, np.ndarray] | None = None,
+        by: str = "",
     ) -> None:
-        hu = guess_hu(image)
+        hu = guess_hu(image).astype(np.float32, copy=False)
         self.scale = max(1.0, max(image.shape) / _SIDE)
         self.hu = self._fit(hu)
         self.lung = self.shrink(lung)
-        self._opinions = dict(opinions or {})
+        self._opinions = {by: self.lung} | dict(opinions or {})
 
     def shrink(self, mask: np.ndarray) -> np.ndarray:
         """Bring a (H, W) bool mask of the slice to the size of the view."""

@@ -9,10 +9,14 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+
+from lungunet._version import __version__
 from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
-from lungunet.data.files import refuse_existing, refuse_inputs
+from lungunet.data.files import json_text, refuse_existing, refuse_inputs
 from lungunet.data.manifest import list_images
 from lungunet.data.overlay import draw_overlay
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
@@ -21,13 +25,14 @@ from lungunet.inference.measure import (
     VolumeMeasurement,
     measure_slice,
     measure_volume,
-    write_measurements,
 )
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.inference.prefetch import map_ahead
-from lungunet.inference.quality import Plausibility, check_slice, check_volume, write_triage
+from lungunet.inference.quality import Plausibility, check_slice, check_volume
+from lungunet.inference.record import Record, fingerprint
 from lungunet.inference.scans import VolumePrediction, predict_volume
-from lungunet.inference.sides import split_sides
+from lungunet.inference.segmenter import Segmenter
+from lungunet.inference.sides import UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes
 from lungunet.volumes.labels import SIDES
@@ -44,10 +49,10 @@ from lungunet.volumes.masks import (
 from lungunet.volumes.montage import draw_montage
 from lungunet.volumes.pacs import at_hand, store
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import read_volume
+from lungunet.volumes.volume import Volume, read_volume
 
 _BEHIND = 8  # slices that may wait to be written before the model waits too
-_MEASUREMENTS, _TRIAGE, _LABELS = "measurements.csv", "triage.csv", "labels.txt"
+_LABELS = "labels.txt"
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class ScanFiles:
 
     Parameters
     ----------
-    sides : masks hold 1 for the left and 2 for the right lung, instead of 1 for both
+    sides : masks hold 1 for the left and 2 for the right lung, instead of 1 for both, and 3 where
+        the scan does not prove which is which, see :func:`split_sides`
     preview : a picture of three planes, to the subfolder previews
     format : of the masks: nifti, nrrd, or of DICOM series dicom-seg or rtstruct, which name patient
         and study; auto keeps NRRD and MHA, and is NIfTI for all others
@@ -101,6 +107,7 @@ class SliceResult:
     measured : area and HU of the lung
     checked : how far the mask can be trusted; None where no triage was asked for
     error : why there is no mask; None where all went well
+    skipped : the mask was there, see ``skip_existing``
     """
 
     path: Path
@@ -108,6 +115,7 @@ class SliceResult:
     measured: Measurement | None = None
     checked: Plausibility | None = None
     error: str | None = None
+    skipped: bool = False
 
     @property
     def name(self) -> str:
@@ -124,7 +132,8 @@ class ScanResult:
     path : the file, or the folder of the series
     name : what tables and output files call it
     mask : the file written; None where there is an error
-    measured : volumes and HU of the lungs
+    measured : volumes and HU of the lungs; without a volume where the scan shows no chest, and
+        without sides where they cannot be told
     checked : how far the mask can be trusted
     error : why there is no mask, or why a PACS did not take it; None where all went well
     """
@@ -135,12 +144,17 @@ class ScanResult:
     measured: VolumeMeasurement | None = None
     checked: Plausibility | None = None
     error: str | None = None
+    skipped: bool = False
 
     @property
     def summary(self) -> str:
         """Say in one line what was found, and whether to look at it."""
+        if self.skipped:
+            return f"{self.name}: was there"
         if self.measured is None or self.checked is None:
             return str(self.error)
+        if self.checked.chest is False:
+            return f"{self.name}: {self.checked.reasons[0]}; {self.checked.light}"
         why = f" ({self.checked.reasons[0]})" if self.checked.reasons else ""
         return f"{self.name}: {_say(self.measured.lungs)}; {self.checked.light}{why}"
 
@@ -153,6 +167,7 @@ def predict_slices(
     write: SliceFiles = SliceFiles(),
     batch_size: int = 8,
     overwrite: bool = False,
+    skip_existing: bool = False,
     progress: Progress = silent,
 ) -> Generator[SliceResult, None, None]:
     """Write one mask per slice; a file that cannot be read is named and skipped.
@@ -168,12 +183,14 @@ def predict_slices(
     write : what else is written
     batch_size : slices at once
     overwrite : replace what is there
+    skip_existing : go on where an earlier call with the same model ended, or add to what it made;
+        the tables are of all masks
     progress : counts slices
 
     Yields
     ------
     SliceResult
-        In order, once its files are written.
+        In order, once its files are written; those that were there first.
 
     Raises
     ------
@@ -188,31 +205,43 @@ def predict_slices(
     files = _list_slices(_as_list(inputs), out)
     names = predictor.codec.names
     planned = [out / path for file in files for path in _slice_paths(file.stem, names, write)]
-    planned += [out / _MEASUREMENTS, *([out / _TRIAGE] if write.triage else [])]
+    record = _begin(out, predictor, {}, overwrite=overwrite, skip_existing=skip_existing)
+    planned += record.files
     refuse_inputs(planned, files)
-    refuse_existing(planned, overwrite)
+    refuse_existing(planned, overwrite or record.goes_on)
     _refuse_others_masks(planned, files, out)
-    finished: dict[Path, SliceResult] = {}
+    stems = [file.stem for file in files]
 
     def finish(prediction: Prediction) -> SliceResult:
         """Write what belongs to one slice, in a thread."""
         result = _write_slice(prediction, predictor, out, write)
-        finished[result.path] = result
+        if result.measured:
+            source = fingerprint(result.path)
+            record.add(result.name, source, [result.measured], result.checked)
         return result
 
-    predictions = predictor.predict_files(files, batch_size=batch_size)
+    todo: list[Path] = []
+    for file in files:
+        belongs = [out / path for path in _slice_paths(file.stem, names, write)]
+        try:
+            there = record.goes_on and record.holds(file.stem, fingerprint(file), belongs)
+        except DataError as err:
+            yield SliceResult(file, error=str(err))
+            continue
+        if there:
+            yield SliceResult(file, belongs[0], skipped=True)
+        else:
+            todo.append(file)
+    predictions = predictor.predict_files(todo, batch_size=batch_size)
     try:
         with closing(map_ahead(finish, predictions, depth=_BEHIND)) as results:
-            yield from progress(results, desc="predict", total=len(files))
+            yield from progress(results, desc="predict", total=len(todo))
     except KeyboardInterrupt:
-        done = sum(result.mask is not None for result in finished.values())
-        raise KeyboardInterrupt(
-            f"{done} of {counted(len(files), 'mask')} in {out}, each of them whole"
-        ) from None
+        done = f"{record.count(stems)} of {counted(len(files), 'mask')} in {out}"
+        raise KeyboardInterrupt(f"{done}, each of them whole") from None
     finally:
-        in_order = [finished[file] for file in files if file in finished]
-        rows = [result.measured for result in in_order if result.measured]
-        _write_tables(out, rows, {one.name: one.checked for one in in_order if one.checked})
+        record.write_tables(stems)
+        record.close()
 
 
 def predict_scans(
@@ -226,6 +255,7 @@ def predict_scans(
     resample: bool = False,
     batch_size: int = 8,
     overwrite: bool = False,
+    skip_existing: bool = False,
     progress: Progress = silent,
 ) -> Generator[ScanResult, None, None]:
     """Write one mask per scan, on its own grid; a scan that cannot be used is named and skipped.
@@ -244,6 +274,8 @@ def predict_scans(
     resample : see :func:`read_volume`; the mask lies on the straight grid
     batch_size : slices at once
     overwrite : replace what is there
+    skip_existing : go on where an earlier call with the same model ended, or add to what it made;
+        the tables are of all masks
     progress : counts the batches of each scan
 
     Yields
@@ -272,14 +304,21 @@ def predict_scans(
     _refuse_to_store(scans, write)
     planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
     refuse_inputs(planned, [scan.path for scan in scans])
-    tables = [out / _TRIAGE, out / _MEASUREMENTS]
-    tables += [out / _LABELS] if not all(map(holds_names, planned)) else []
-    refuse_existing([*planned, *tables], overwrite)
+    settings: dict[str, bool | str] = {"mending": refine, "sides": write.sides}
+    settings |= {"resampling": resample, "format": write.mask_format}
+    record = _begin(out, predictor, settings, overwrite=overwrite, skip_existing=skip_existing)
+    labels = [out / _LABELS] if not all(map(holds_names, planned)) else []
+    refuse_existing([*planned, *labels, *record.files], overwrite or record.goes_on)
     _tell_series_apart(scans)
-    finished: list[ScanResult] = []
+    names = [scan.name for scan in scans]
     try:
         for scan in scans:
             try:
+                source = _source_of(scan)
+                belongs = [out / path for path in _scan_paths(scan.path, scan.name, write)]
+                if record.goes_on and record.holds(scan.name, source, belongs):
+                    yield ScanResult(scan.path, scan.name, mask=belongs[0], skipped=True)
+                    continue
                 with at_hand(scan, progress=progress) as here:
                     volume = replace(read_volume(here, resample=resample), name=scan.name)
                     refuse_unreferable(volume, write.mask_format)
@@ -291,14 +330,55 @@ def predict_scans(
             except (DataError, ConfigError) as err:
                 yield ScanResult(scan.path, scan.name, error=str(err))
                 continue
-            finished.append(result)
-            _write_scan_tables(out, finished)  # at once: nothing can end the process before
+            if result.measured:
+                record.add(scan.name, source, result.measured.rows, result.checked)
+            record.write_tables(names, now=False)  # nothing can end the process before
             yield _sent(result, scan) if write.store else result
     except KeyboardInterrupt:
-        done = f"{len(finished)} of {counted(len(scans), 'scan')} done"
+        done = f"{record.count(names)} of {counted(len(scans), 'scan')} done"
         raise KeyboardInterrupt(done) from None
     finally:
-        _write_scan_tables(out, finished)
+        record.write_tables(names)
+        record.close()
+
+
+def _source_of(scan: Scan) -> str:
+    """Return what tells a scan from others of its name."""
+    if scan.remote is not None:
+        return f"{scan.remote.series} {len(scan.remote.instances)}"
+    return fingerprint(scan.path, [item.path for item in scan.slices])
+
+
+def _begin(
+    out: Path,
+    predictor: Predictor,
+    settings: Mapping[str, bool | str],
+    *,
+    overwrite: bool,
+    skip_existing: bool,
+) -> Record:
+    if overwrite and skip_existing:
+        raise ConfigError(
+            "overwrite and skip_existing: one replaces what the other keeps. Leave one out."
+        )
+    made_by = {"model": _identify(predictor.segmenter), "tta": predictor.tta, **settings}
+    if skip_existing and not made_by["model"]:
+        raise ConfigError(
+            "skip_existing: nobody can tell whether masks were made by this segmenter. "
+            "Give it weights_sha256, which says what it is.",
+        )
+    return Record(out, made_by, going_on=skip_existing)
+
+
+def _identify(segmenter: Segmenter) -> str:
+    """Return what two models share when they make the same masks; empty where nobody knows."""
+    said = getattr(segmenter, "weights_sha256", "")
+    if segmenter.word == "threshold":
+        said = f"threshold {__version__}"
+    members = [_identify(member) for member in getattr(segmenter, "members", ())]
+    said = said or (" ".join(members) if all(members) else "")
+    about = json_text([segmenter.contract.to_dict(), segmenter.codec.to_dict()])
+    return sha256(f"{said} {about}".encode()).hexdigest() if said else ""
 
 
 def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
@@ -423,15 +503,23 @@ def _write_scan(
         by=predictor.word,
     )
     if write.sides:
-        classes = split_sides(classes, spacing_mm=spacing_mm)
+        classes = _split_sides(scan, classes, chest=checked.chest is not False)
     measured = measure_volume(
-        scan.array, classes, name=scan.name, spacing_mm=spacing_mm, sides=write.sides
+        scan.array,
+        classes,
+        name=scan.name,
+        spacing_mm=spacing_mm,
+        sides=write.sides and bool(checked.chest) and is_told(classes),
     )
+    if checked.chest is False:
+        measured = _without_volume(measured)
     mask, *pictures = (out / path for path in _scan_paths(scan.path, scan.name, write))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
     for picture in pictures:
-        sides = [_say(lung) for lung in (measured.right, measured.left) if lung]
-        write_picture(picture, draw_montage(scan, classes, lines=[result.summary, *sides]))
+        sides = {"orange": measured.right, "blue": measured.left}
+        lines = [f"{_say(lung)} ({colour})" for colour, lung in sides.items() if lung]
+        lines.insert(0, result.summary)
+        write_picture(picture, draw_montage(scan, classes, lines=lines, sides=write.sides))
     names = SIDES if write.sides else predictor.codec.names[1:]
     if not holds_names(mask):
         write_labels(out / _LABELS, names)
@@ -446,16 +534,22 @@ def _write_scan(
     return result
 
 
-def _write_scan_tables(out: Path, finished: Sequence[ScanResult]) -> None:
-    rows = [row for result in finished if result.measured for row in result.measured.rows]
-    _write_tables(out, rows, {one.name: one.checked for one in finished if one.checked})
+def _split_sides(scan: Volume, classes: np.ndarray, *, chest: bool) -> np.ndarray:
+    if not chest:  # what lies where in it, nobody knows
+        return np.where(classes > 0, np.uint8(UNTOLD), np.uint8(0))
+    sides = split_sides(classes, spacing_mm=scan.spacing_mm, hu=scan.array)
+    if not is_told(sides):
+        warnings.warn(
+            f"{scan.path}: which lung is which is not told, for neither two lungs nor body and "
+            "spine prove it. Its mask holds 3, which is neither left nor right.",
+            LungUNetWarning,
+            stacklevel=4,
+        )
+    return sides
 
 
-def _write_tables(out: Path, rows: list[Measurement], checked: Mapping[str, Plausibility]) -> None:
-    if rows:  # else tables that are there stay, as the masks do
-        write_measurements(out / _MEASUREMENTS, rows)
-    if checked:
-        write_triage(out / _TRIAGE, checked)
+def _without_volume(measured: VolumeMeasurement) -> VolumeMeasurement:
+    return replace(measured, lungs=replace(measured.lungs, volume_ml=math.nan))
 
 
 def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> list[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
-from lungunet.data.hu import HuSurvey, can_hold_hu, require_hu
+from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, require_hu
 from lungunet.data.manifest import Pair, find_pairs, require_same_size
 from lungunet.errors import (
     ConfigError,
@@ -26,7 +26,7 @@ from lungunet.errors import (
     counted,
     listed,
 )
-from lungunet.inference.sides import LEFT, RIGHT, split_sides
+from lungunet.inference.sides import LEFT, RIGHT, UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.slicing import ScanPair, find_volume_pairs
@@ -184,7 +184,7 @@ def measure_volume(
     mask : (D, H, W), bool or integer; above 0 is inside
     spacing_mm : (z, y, x); None leaves mm2 and mL undefined
     sides : the mask is one of :func:`split_sides`, 1 in the left lung and 2 in the right one:
-        measure each by itself too
+        measure each by itself too. Not so where it is not told which is which
 
     Returns
     -------
@@ -256,6 +256,7 @@ class MeasuredFile:
     error : why it could not be measured; None where it could
     swapped : whether what the codec has for the left lung lies on the patient's right, and what it
         has for the right one on the left
+    untold : whether each lung was to be measured, and nothing proves which is which
     """
 
     name: str
@@ -263,6 +264,7 @@ class MeasuredFile:
     rows: tuple[Measurement, ...] = ()
     error: DataError | ConfigError | None = None
     swapped: bool = False
+    untold: bool = False
 
 
 def measure_files(
@@ -291,7 +293,9 @@ def measure_files(
     codec : of the masks: lung alone, or 1 in the left lung and 2 in the right one. None takes the
         one of 0,255 and 0,1 and 0,1,2 that most masks fit
     spacing_mm : (y, x) of slices; None leaves mm2 undefined. Scans know theirs
-    sides : measure each lung by itself too, told apart by shape where masks do not
+    sides : measure each lung by itself too, told apart by :func:`split_sides` where masks do not.
+        A mask or a scan that does not tell which lung is which has no rows of them, and a warning
+        names it
     series : of DICOM this one alone, see :func:`find_volumes`
     resample : see :func:`read_volume`; masks made so need it again
 
@@ -338,21 +342,31 @@ def measure_files(
     )
     rows: list[Measurement] = []
     swapped: list[str] = []
+    untold: list[str] = []
     try:
         for name, pair in progress(pairs.items(), desc="measure", total=len(pairs)):
             try:
-                new, is_swapped = measured(name, pair, codec, sides=sides)
+                file = measured(name, pair, codec, sides=sides)
             except (DataError, ConfigError) as err:
                 yield MeasuredFile(name, codec, error=err)
                 continue
-            rows += new
-            swapped += [name] * is_swapped
-            yield MeasuredFile(name, codec, tuple(new), swapped=is_swapped)
+            rows += file.rows
+            swapped += [name] * file.swapped
+            untold += [name] * file.untold
+            yield file
     finally:
         if rows and out is not None:
             write_measurements(out, rows)
     if swapped:
         _warn_of_swapped(swapped, len(pairs), codec)
+    if untold:
+        warnings.warn(
+            f"{listed(untold, separator=', ')}: no rows of the left and the right lung in "
+            f"{len(untold)} of {counted(len(pairs), 'pair')}, for neither two lungs nor body and "
+            "spine prove which is which.",
+            LungUNetWarning,
+            stacklevel=2,
+        )
     if (fault := judged.fault) is not None and fault.severity == "warning":
         warnings.warn(f"{images}: {fault.text}", LungUNetWarning, stacklevel=2)
 
@@ -382,19 +396,33 @@ def _guess_codec(
 
 def _fits(raw: np.ndarray, codec: LabelCodec) -> bool:
     try:
-        codec.encode(raw)
+        codec.encode(raw) if raw.ndim == 2 else _encode(raw, codec, "mask")
     except LabelError:
         return False
     return True
 
 
+def _encode(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
+    """Return classes of a scan, or 3 for all lung in a mask with sides that does not tell them."""
+    if codec.n_classes == 3 and UNTOLD not in codec.classes:
+        unsure = raw == UNTOLD
+        if unsure.any() and not raw[~unsure].any():
+            return np.where(unsure, np.uint8(UNTOLD), np.uint8(0))
+    return codec.encode(raw, where)
+
+
 def _tell_sides(
-    classes: np.ndarray, codec: LabelCodec, sides: bool, spacing_mm: tuple[float, ...] | None
+    classes: np.ndarray,
+    codec: LabelCodec,
+    sides: bool,
+    *,
+    spacing_mm: tuple[float, ...] | None,
+    hu: np.ndarray,
 ) -> np.ndarray | None:
-    """Return the mask with the lungs told apart, by itself or by shape; None if neither."""
+    """Return the mask with the lungs told apart, by itself or by the scan; None if neither."""
     if codec.n_classes == 3:
         return classes
-    return split_sides(classes, spacing_mm=spacing_mm) if sides else None
+    return split_sides(classes, spacing_mm=spacing_mm, hu=hu) if sides else None
 
 
 def _measure_image(
@@ -405,7 +433,7 @@ def _measure_image(
     sides: bool,
     spacing_mm: tuple[float, float] | None,
     judged: HuSurvey,
-) -> tuple[list[Measurement], bool]:
+) -> MeasuredFile:
     mask = pair.require_mask()
     image, classes = read_image(pair.image), codec.encode(read_mask(mask), str(mask))
     fault = judged.look(image, name)
@@ -413,30 +441,41 @@ def _measure_image(
         raise DataError(fault.text, where=pair.image)
     measured = partial(measure_slice, image, name=name, spacing_mm=spacing_mm)
     rows = [measured(classes)]
-    lungs = _tell_sides(classes, codec, sides, spacing_mm)
-    is_swapped = codec.n_classes == 3 and _lie_swapped(classes)
-    if lungs is not None:
+    lungs = _tell_sides(classes, codec, sides, spacing_mm=spacing_mm, hu=guess_hu(image))
+    if lungs is not None and is_told(lungs):
         rows.append(measured(lungs == LEFT, region="left lung"))
         rows.append(measured(lungs == RIGHT, region="right lung"))
-    return rows, is_swapped
+    return _measured_file(name, codec, rows, lungs)
 
 
 def _measure_scan(
     name: str, pair: ScanPair, codec: LabelCodec, *, sides: bool, resample: bool
-) -> tuple[list[Measurement], bool]:
+) -> MeasuredFile:
     mask = pair.require_mask()
     scan = read_volume(pair.image, resample=resample)
     require_hu(scan.array, scan.path)
-    classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
-    lungs = _tell_sides(classes, codec, sides, scan.spacing_mm)
+    classes = _encode(put_on_grid(read_volume(mask), scan), codec, str(mask))
+    lungs = _tell_sides(classes, codec, sides, spacing_mm=scan.spacing_mm, hu=scan.array)
     measured = measure_volume(
         scan.array,
         classes if lungs is None else lungs,
         name=name,
         spacing_mm=scan.spacing_mm,
-        sides=lungs is not None,
+        sides=lungs is not None and is_told(lungs),
     )
-    return measured.rows, codec.n_classes == 3 and _lie_swapped(classes)
+    return _measured_file(name, codec, measured.rows, lungs)
+
+
+def _measured_file(
+    name: str, codec: LabelCodec, rows: list[Measurement], lungs: np.ndarray | None
+) -> MeasuredFile:
+    return MeasuredFile(
+        name,
+        codec,
+        tuple(rows),
+        swapped=codec.n_classes == 3 and lungs is not None and _lie_swapped(lungs),
+        untold=lungs is not None and not is_told(lungs),
+    )
 
 
 def _lie_swapped(classes: np.ndarray) -> bool:

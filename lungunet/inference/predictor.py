@@ -228,6 +228,14 @@ class Predictor:
         """
         return self._segment([self._views(image, "slice") for image in images])
 
+    def segment_ahead(
+        self, images: Iterable[np.ndarray], *, batch_size: int = 8
+    ) -> Iterator[list[Segmented]]:
+        """Segment many slices, a batch at a time; the next ones are prepared in threads."""
+        views = map_ahead(lambda image: self._views(image, "slice"), images, depth=batch_size)
+        while batch := list(islice(views, batch_size)):
+            yield self._segment(batch)
+
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Segment one slice.
 

@@ -1,24 +1,22 @@
 """Can a predicted mask be trusted? Judged without the truth: a light, a score for order, reasons.
 
 Slices are judged by themselves; scans slice by slice, among their neighbours, and all at once.
-Owns what is measured, what is usual, and what it weighs. Knows no model, and no file but the table
-of a triage.
+Owns what is measured, what is usual, and what it weighs. Knows no model and no file.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.files import write_csv
 from lungunet.data.hu import judge_hu
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
 from lungunet.inference.predictor import Predictor
+from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.refine import refine_volume
 from lungunet.inference.shapes import as_bits, label_parts
 
@@ -37,6 +35,13 @@ _HU_FROM = 0.01  # of the slice: smaller lungs are mostly blurred edge
 _EVERY = 2  # every other pixel of every other row tells how sure the model is
 _NAMED = 3  # red slices of a scan, the most worrying
 _WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold more than gas
+
+# A chest: of 30 mm of some height more than this is lung, of ill ones too. Gas and the bases that a
+# scan of the belly meets fill less.
+_CHEST_MM, _CHEST_SHARE = 30.0, 0.08
+# A chest is cut by the scan's ends. What begins and ends within it is seen from the front, or from
+# a side; or all of a patient, who is taller.
+_BEGINS, _TALL_MM = 0.2, 900.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,9 @@ _USUAL = {
         usual="adults have 1,500 or more",
     ),
 }
-_TOLD = ("parts", "lung_share")  # without judgement
+_TOLD = ("parts", "lung_share", "chest_share")  # without judgement
+TRIAGE_COLUMNS = ("name", "light", "worry", "reasons", *_USUAL, *_TOLD)
+"""Of ``triage.csv``, in order."""
 _SAID_ELSEWHERE = ("outside", "border", "none")  # kinds of doubt that have a measure of their own
 
 
@@ -126,12 +133,14 @@ class Plausibility:
     reasons : in words, gravest first, each with its value and what is usual
     values : every measure; None where it is undefined or was not taken
     slices : of a volume, in its order; empty for a slice
+    chest : whether a volume shows one; None for a slice
     """
 
     worry: float
     reasons: tuple[str, ...]
     values: Mapping[str, float | None]
     slices: "tuple[Plausibility, ...]" = ()
+    chest: bool | None = None
 
     @property
     def light(self) -> Light:
@@ -183,7 +192,7 @@ def check_slice(
     ('green', 'red')
     """
     _refuse_other_slices(image, classes, probabilities)
-    view = LabelView(image, classes > 0)
+    view = LabelView(image, classes > 0, by=by)
     asked = _others(by) if second_opinion else ()
     counts = _count_slice(view, classes, disagreement=disagreement, asked=asked)
     if image.dtype != np.uint8:
@@ -221,7 +230,10 @@ def check_volume(
         ``slices`` holds what is said of each; there ``area_jump`` is how far the area is from the
         mean of the two slices around, as a share of the largest area. Reasons name the three most
         worrying red slices, counted from 0. ``lung_ml`` is judged from 10 slices over 30 mm on,
-        and None in shorter scans: few slices hold little lung.
+        and None in shorter scans: few slices hold little lung. ``chest_share`` is the most of the
+        body that is lung over 30 mm, by the mask or by all who are asked: below 8 % there is no
+        chest, nor in a single slice, nor where the body begins and ends within the scan, as in
+        coronal pictures. Such a scan is red.
 
     Raises
     ------
@@ -233,11 +245,11 @@ def check_volume(
     opinions = _ask(asked, hu, spacing_mm)
     areas = np.count_nonzero(classes, axis=(1, 2))
     jumps = _area_jumps(areas, least=_SMALLEST * hu[0].size)
-    small, counts, slices = [], [], []
-    for index, (plane, mask) in enumerate(zip(hu, classes, strict=True)):
-        view = LabelView(
-            plane, mask > 0, opinions={word: lung[index] for word, lung in opinions.items()}
-        )
+
+    def look(index: int) -> tuple[np.ndarray, dict[str, float], Plausibility]:
+        plane, mask = hu[index], classes[index]
+        said = {word: lung[index] for word, lung in opinions.items()}
+        view = LabelView(plane, mask > 0, opinions=said, by=by)
         count = _count_slice(
             view,
             mask,
@@ -245,25 +257,19 @@ def check_volume(
             asked=asked,
         )
         count["hu"] = float(view.hu[view.lung].sum())
-        slices.append(_judge_slice(plane, view, _measure(count) | {"area_jump": jumps[index]}))
-        counts.append(count)
-        small.append(view.lung)
-    return _sum_up(counts, np.stack(small), tuple(slices), lung_ml=_whole_ml(areas, spacing_mm))
+        count["tissue"] = float(np.count_nonzero(~view.airy))
+        values = _measure(count) | {"area_jump": jumps[index]}
+        return view.lung, count, _judge_slice(plane, view, values)
+
+    small, counts, slices = zip(*map_side_by_side(look, range(len(hu))), strict=True)
+    judged = _sum_up(counts, np.stack(small), slices, lung_ml=_whole_ml(areas, spacing_mm))
+    return _look_for_chest(judged, counts, slice_mm=spacing_mm[0])
 
 
-def write_triage(path: str | Path, checked: Mapping[str, Plausibility]) -> None:
-    """Write a CSV of masks by name, the most worrying first: light, worry, reasons, all values."""
-    rows = []
-    for name in by_worry(checked):
-        trust = checked[name]
-        said = {"light": trust.light, "worry": trust.worry, "reasons": trust.reasons}
-        rows.append({"name": name, **said, **trust.values})
-    write_csv(path, rows, ("name", "light", "worry", "reasons", *_USUAL, *_TOLD))
-
-
-def by_worry(checked: Mapping[str, Plausibility]) -> list[str]:
-    """Return the names, the most worrying first, equal ones by name."""
-    return sorted(checked, key=lambda name: (-checked[name].worry, name))
+def triage_row(name: str, trust: Plausibility) -> dict[str, Any]:
+    """Return what a table of a triage says of one mask."""
+    said = {"light": trust.light, "worry": trust.worry, "reasons": trust.reasons}
+    return {"name": name, **said, **trust.values}
 
 
 def _count_slice(
@@ -433,10 +439,10 @@ def _ask(
     if not words:
         return {}
     nothing = np.zeros(hu.shape[1:], bool)
-    views = [LabelView(plane, nothing) for plane in hu]
+    scale = LabelView(hu[0], nothing).scale
     z, y, x = spacing_mm
-    spacing = (z, y * views[0].scale, x * views[0].scale)
-    small = np.stack([view.hu for view in views])
+    spacing = (z, y * scale, x * scale)
+    small = np.stack(map_side_by_side(lambda plane: LabelView(plane, nothing).hu, hu))
     return {word: _see(load_opinion(word), small, spacing) for word in words}
 
 
@@ -445,8 +451,9 @@ def _see(
 ) -> np.ndarray:
     if segment_volume := predictor.segmenter.segment_volume:
         return segment_volume(hu, spacing_mm=spacing_mm) > 0
-    batches = (hu[start : start + _BATCH] for start in range(0, len(hu), _BATCH))
-    classes = [each.classes for batch in batches for each in predictor.segment(batch)]
+    classes = [
+        each.classes for batch in predictor.segment_ahead(hu, batch_size=_BATCH) for each in batch
+    ]
     return refine_volume(hu, np.stack(classes), spacing_mm=spacing_mm) > 0
 
 
@@ -487,3 +494,40 @@ def _sum_up(
     red.sort(key=lambda index: -slices[index].worry)
     why = [f"slice {index}: {slices[index].reasons[0]}" for index in red[:_NAMED]]
     return replace(judged, reasons=(*judged.reasons, *why), slices=slices)
+
+
+def _look_for_chest(
+    judged: Plausibility, counts: Sequence[dict[str, float]], *, slice_mm: float
+) -> Plausibility:
+    """Say first of all where a scan shows no chest."""
+    share = _widest_share(counts, max(1, round(_CHEST_MM / slice_mm)))
+    why = ""
+    if len(counts) == 1:
+        why = "a single slice"
+    elif _begins_and_ends(counts) and len(counts) * slice_mm < _TALL_MM:
+        why = "the body begins and ends within the scan, as in coronal or sagittal slices"
+    elif share < _CHEST_SHARE:
+        why = f"lung is at most {share:.1%} of the body (of a chest {_CHEST_SHARE:.0%} or more)"
+    return replace(
+        judged,
+        worry=max(judged.worry, _FAULTY) if why else judged.worry,
+        reasons=(f"no chest here: {why}", *judged.reasons) if why else judged.reasons,
+        values={**judged.values, "chest_share": share},
+        chest=not why,
+    )
+
+
+def _widest_share(counts: Sequence[dict[str, float]], slices: int) -> float:
+    """Return the most of the body that is lung in so many neighbouring slices."""
+    lung = [count.get("agreed or mask", count["lung"]) for count in counts]
+    ones = np.ones(min(slices, len(counts)))
+    lungs, bodies = (
+        np.convolve(values, ones, mode="valid")
+        for values in (lung, [count["body"] for count in counts])
+    )
+    return float((lungs / np.maximum(bodies, 1)).max())
+
+
+def _begins_and_ends(counts: Sequence[dict[str, float]]) -> bool:
+    tissue = [count["tissue"] for count in counts]
+    return max(tissue[0], tissue[-1]) < _BEGINS * max(tissue)

@@ -14,6 +14,7 @@ from lungunet.inference.body import (
     gas_level,
     look_into_body,
 )
+from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.shapes import (
     Box,
     as_bits,
@@ -107,14 +108,17 @@ def _look_into(
     mm = float(np.sqrt(spacing_mm[1] * spacing_mm[2]))
     shape = mask[box].shape
     lungs, body, airways = (np.empty(shape, np.uint8) for _ in range(3))
-    columns = np.zeros(mask.shape[2], np.int64)
-    for index, (plane, inside) in enumerate(zip(hu[box[0]], mask[box[0]], strict=True)):
-        seen = look_into_body(plane, mm)
-        here = clear_open_air(as_bits(inside), seen)
+
+    def look(index: int) -> np.ndarray:
+        place = box[0].start + index
+        seen = look_into_body(hu[place], mm)
+        here = clear_open_air(as_bits(mask[place]), seen)
         lungs[index] = here[box[1:]]
         body[index] = (seen.body | find_cut_open(here, seen))[box[1:]]
         airways[index] = find_airways(seen, gas_level(seen, here))[box[1:]]
-        columns += seen.body.sum(axis=0, dtype=np.int64)
+        return np.asarray(seen.body.sum(axis=0, dtype=np.int64))
+
+    columns = np.sum(map_side_by_side(look, range(len(lungs))), axis=0)
     middle = float((columns * np.arange(len(columns))).sum() / max(columns.sum(), 1))
     airways = _keep_tall(airways, spacing_mm[0])
     lungs &= 1 - airways

@@ -82,12 +82,14 @@ def predict_volume(
     array = volume.array
     classes = np.empty(array.shape, np.uint8)
     disagreement = np.zeros(len(array))
-    starts = range(0, len(array), batch_size)
-    for start in progress(starts, desc=volume.name, total=len(starts)):
-        batch = predictor.segment(array[start : start + batch_size])
-        for index, segmented in enumerate(batch, start):
+    done = 0
+    batches = predictor.segment_ahead(array, batch_size=batch_size)
+    total = -(-len(array) // batch_size)
+    for batch in progress(batches, desc=volume.name, total=total):
+        for index, segmented in enumerate(batch, done):
             classes[index] = segmented.classes
             disagreement[index] = segmented.disagreement or 0.0
+        done += len(batch)
     if refine and predictor.codec.n_classes == 2:
         classes = _refine(volume, classes)
     return VolumePrediction(volume, classes, disagreement if predictor.tta else None)

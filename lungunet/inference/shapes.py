@@ -3,11 +3,14 @@
 Serves the threshold baseline and any network. Knows no HU and no millimetres.
 """
 
+from functools import partial
+
 import cv2
 import numpy as np
 from scipy import ndimage
 
 from lungunet.errors import DataError
+from lungunet.inference.prefetch import map_side_by_side
 
 Box = tuple[slice, ...]
 
@@ -80,7 +83,7 @@ def fill_holes(mask: np.ndarray, *, max_px: float = np.inf) -> np.ndarray:
     """
     inside = as_bits(mask)
     if inside.ndim == 3:
-        return np.stack([fill_holes(plane, max_px=max_px) for plane in inside])
+        return np.stack(map_side_by_side(partial(fill_holes, max_px=max_px), inside))
     # A frame of background makes all that reaches the edge of the slice one part: the outside.
     labels, sizes = label_parts(1 - np.pad(inside, 1))
     hole = np.concatenate([[False], sizes <= max_px])

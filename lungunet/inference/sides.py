@@ -1,15 +1,16 @@
 """Which lung is which: the patient's left and right, also where the two touch.
 
-Shape alone decides; knows no HU and no files.
+Shape parts them; what the scan shows of body and spine proves which is which. Knows no files.
 """
 
 import numpy as np
 
 from lungunet.errors import DataError
-from lungunet.inference.shapes import as_bits, box_of, label_parts, look_up
+from lungunet.inference.midline import find_middles
+from lungunet.inference.shapes import Box, as_bits, box_of, label_parts, look_up
 
-LEFT, RIGHT = 1, 2
-"""Values of a mask with sides: the patient's left lung and right lung."""
+LEFT, RIGHT, UNTOLD = 1, 2, 3
+"""Values of a mask with sides: the patient's left lung and right lung, and what may be either."""
 
 _OFF_MIDDLE = 5.0  # a border a quarter of the width off the middle: 0.3 of the fullest column
 _REACH = 0.2  # of the width, how far a seam may leave the middle for the other lung to swell over
@@ -17,8 +18,20 @@ _STRAIGHT = 0.01  # pixels of lung in each row that a seam at full reach costs, 
 _STEPS = np.array([0, -1, 1], np.int8)  # of a seam from row to row, straight on first
 _NECK = 0.5  # what lies behind a neck of width w is a lung of its own from 0.5 w^2 (w^3) on
 
+# Of a lung that each witness has on its own side: of two lungs, which may swell over the middle,
+# and of a lung that is alone but for crumbs.
+_MOSTLY, _ALL = 2 / 3, 0.9
+_CRUMB = 0.1  # of the larger side
+_ALIKE = 1 / 3  # of the larger side: two lungs where no witness is
+_BESIDE = 0.5  # of the smaller one's slices and rows, likewise
 
-def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None) -> np.ndarray:
+
+def split_sides(
+    mask: np.ndarray,
+    *,
+    spacing_mm: tuple[float, ...] | None = None,
+    hu: np.ndarray | None = None,
+) -> np.ndarray:
     """Tell the patient's left lung from the right one, also where they touch.
 
     From front to back runs a seam through each slice, near the middle, where it cuts the least
@@ -32,17 +45,21 @@ def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     mask : (H, W) or (D, H, W), bool or integer; above 0 is lung. Rows run from front to back and
         columns from the patient's right to the left, as slices are looked at.
     spacing_mm : of the array's axes, (y, x) or (z, y, x); None takes pixels or voxels for cubes
+    hu : the slice or scan, of the same shape: sides are named only where it proves them
 
     Returns
     -------
     same shape, uint8
-        0 outside, 1 left lung, 2 right lung. A single lung is called by the half of the picture
-        that holds it, so a picture cropped to one lung does not tell. All 0 for an empty mask.
+        0 outside, 1 left lung, 2 right lung. All 0 for an empty mask. Without ``hu`` a single lung
+        is called by the half of the picture that holds it, of which a picture cropped to one lung
+        tells nothing. With it two lungs must lie on either side of the body's middle and of the
+        spine, as far as these are seen, or be alike and side by side where neither is; a single one
+        must lie beside a spine. Else all lung is 3: left or right, nobody knows.
 
     Raises
     ------
     DataError
-        When the mask is neither a slice nor a volume, or the spacing does not fit it.
+        When the mask is neither a slice nor a volume, or spacing or scan do not fit it.
 
     Examples
     --------
@@ -56,10 +73,64 @@ def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
             f"mask: spacing_mm {spacing_mm} for shape {mask.shape}. "
             "Pass one value above 0 per axis, in the order of the array, or None."
         )
+    if hu is not None and hu.shape != inside.shape:
+        raise DataError(f"shape {mask.shape}, hu: shape {hu.shape}. Pass both alike.", where="mask")
     sides = np.zeros_like(inside)
     box = box_of(inside)
     if box is None:
         return sides
+    _part(sides, inside, spacing, box)
+    if hu is not None and not _is_proven(sides, hu, box, spacing_mm):
+        sides[inside > 0] = UNTOLD
+    return sides
+
+
+def is_told(sides: np.ndarray) -> bool:
+    """Whether a mask of :func:`split_sides` says which lung is which."""
+    return not (sides == UNTOLD).any()
+
+
+def _is_proven(
+    sides: np.ndarray, hu: np.ndarray, box: Box, spacing_mm: tuple[float, ...] | None
+) -> bool:
+    """Whether body, spine and both lungs, as far as they are seen, agree on the names."""
+    lungs = sides if sides.ndim == 3 else sides[None]
+    planes = hu[box[0]] if hu.ndim == 3 else hu[None]
+    mm = None if spacing_mm is None else float(np.sqrt(spacing_mm[-1] * spacing_mm[-2]))
+    middles = find_middles(planes, mm, around=box[-1])
+    right, left = (np.count_nonzero(lungs == side, axis=(0, 1)) for side in (RIGHT, LEFT))
+    smaller, larger = sorted([right.sum(), left.sum()])
+    columns = [round(column) for column in middles.values()]
+    if smaller < _CRUMB * larger:
+        alone = _lie_apart(right, left, columns, share=_ALL, least=_CRUMB * larger)
+        return alone and "spine" in middles
+    if columns:
+        return _lie_apart(right, left, columns, share=_MOSTLY)
+    return bool(smaller >= _ALIKE * larger) and _lie_beside(lungs)
+
+
+def _lie_apart(
+    right: np.ndarray, left: np.ndarray, columns: list[int], *, share: float, least: float = 0
+) -> bool:
+    """Whether of each side, if it has enough pixels, that share is on its side of every column."""
+    for column in columns:
+        for held, whole in ((right[:column], right), (left[column:], left)):
+            if whole.sum() >= least and held.sum() < share * whole.sum():
+                return False
+    return True
+
+
+def _lie_beside(lungs: np.ndarray) -> bool:
+    """Whether two lungs share most of the slices and rows of the smaller one."""
+    for others in ((1, 2), (0, 2)):
+        right, left = ((lungs == side).any(axis=others) for side in (RIGHT, LEFT))
+        if (right & left).sum() < _BESIDE * min(right.sum(), left.sum()):
+            return False
+    return True
+
+
+def _part(sides: np.ndarray, inside: np.ndarray, spacing: tuple[float, ...], box: Box) -> None:
+    """Part a mask that is not empty by its shape alone."""
     planes = inside if inside.ndim == 3 else inside[None]
     seams = _find_seams(planes, _middle(planes))
     columns = np.arange(planes.shape[2])
@@ -67,7 +138,6 @@ def split_sides(mask: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
         side[:] = plane * np.where(columns < seam[:, None], np.uint8(RIGHT), np.uint8(LEFT))
     half = max(planes.shape[2] // 2 - box[-1].start, 0)
     _mend_cuts(sides[box], spacing, half=half)
-    return sides
 
 
 def _middle(planes: np.ndarray) -> int:

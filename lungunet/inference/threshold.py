@@ -4,7 +4,7 @@ What a network must beat, and what serves where there is none. Knows no files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from lungunet.inference.body import (
     part_air,
     part_box,
 )
+from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.segmenter import Segmented
 from lungunet.inference.shapes import as_bits, close_gaps, fill_holes, keep_largest, label_parts
 
@@ -77,14 +78,24 @@ def segment_lungs(hu: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     _refuse_no_hu(hu, spacing_mm)
     mm = None if spacing_mm is None else float(np.sqrt(spacing_mm[-1] * spacing_mm[-2]))
     if hu.ndim == 2:
-        return _outline(_sort_air(hu, mm, smallest_mm2=_LUNG_MM2, alone=True))
-    sorted_air = [_sort_air(plane, mm, smallest_mm2=_STACKED_MM2, alone=False) for plane in hu]
-    parts = np.stack([air.lungs for air in sorted_air])
-    kept = keep_largest(parts, count=None, min_share=_STACKED_SHARE, holding=_PLACED)
-    _regain(kept, sorted_air)
-    return np.stack(
-        [_outline(replace(air, lungs=lungs)) for air, lungs in zip(sorted_air, kept, strict=True)]
-    )
+        lungs = np.empty(hu.shape, np.uint8)
+        air = _sort_air(hu, lungs, mm, smallest_mm2=_LUNG_MM2, alone=True)
+        return _outline(lungs, air)
+    parts = np.empty(hu.shape, np.uint8)
+
+    def sort(plane: np.ndarray, part: np.ndarray) -> _Air:
+        return _sort_air(plane, part, mm, smallest_mm2=_STACKED_MM2, alone=False)
+
+    sorted_air = map_side_by_side(sort, hu, parts)
+    lungs = keep_largest(parts, count=None, min_share=_STACKED_SHARE, holding=_PLACED)
+    del parts
+    _regain(lungs, sorted_air)
+
+    def outline(plane: np.ndarray, air: _Air) -> None:
+        plane[:] = _outline(plane, air)
+
+    map_side_by_side(outline, lungs, sorted_air)
+    return lungs
 
 
 class ThresholdSegmenter:
@@ -119,18 +130,16 @@ class ThresholdSegmenter:
 
 @dataclass(frozen=True)
 class _Air:
-    """The air within the body of a slice.
+    """The air within the body of a slice, but for what may be lung.
 
     Parameters
     ----------
-    lungs : (H, W) uint8; 2 where size or place speak for a lung, else 1
-    airways : (H, W) uint8
+    airways : (H, W) uint8, eight pixels to the byte: a scan has many slices
     dark : box and (h, w) bool of parts as dark as gas, but with vessels: lung where the next slice
         says so
     mm : side of a pixel
     """
 
-    lungs: np.ndarray
     airways: np.ndarray
     dark: list[tuple[tuple[slice, slice], np.ndarray]]
     mm: float
@@ -150,7 +159,10 @@ def _refuse_no_hu(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
         )
 
 
-def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float, alone: bool) -> _Air:
+def _sort_air(
+    hu: np.ndarray, lungs: np.ndarray, mm: float | None, *, smallest_mm2: float, alone: bool
+) -> _Air:
+    """Fill in the lungs, (H, W) uint8: 2 where size or place speak for one, else 1."""
     seen = close_cut_lungs(look_into_body(hu, mm))
     smallest_px = smallest_mm2 / seen.mm**2
     large = _large_parts(seen.air, smallest_px)
@@ -160,7 +172,7 @@ def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float, alone: b
     parts = [part for part in parts if not part.is_of_a_table]
     if alone and not any(part.is_large for part in parts):
         parts = [part for part in parts if not part.is_blurred_bowel]
-    lungs = np.zeros_like(seen.air)
+    lungs[:] = 0
     for part in parts:
         if not part.is_gas(gas_hu):
             lungs[part.box] |= part.bits.view(np.uint8) << part.is_placed_as_lung
@@ -170,7 +182,7 @@ def _sort_air(hu: np.ndarray, mm: float | None, *, smallest_mm2: float, alone: b
         for part in parts
         if not alone and part.is_gas(gas_hu) and part.has_vessels
     ]
-    return _Air(lungs, airways, dark, seen.mm)
+    return _Air(np.packbits(airways), dark, seen.mm)
 
 
 def _regain(lungs: np.ndarray, sorted_air: Sequence[_Air]) -> None:
@@ -182,16 +194,17 @@ def _regain(lungs: np.ndarray, sorted_air: Sequence[_Air]) -> None:
                     lungs[place][box] |= bits.view(np.uint8)
 
 
-def _outline(air: _Air) -> np.ndarray:
+def _outline(lungs: np.ndarray, air: _Air) -> np.ndarray:
     """Close vessels around each lung by itself, so that two lungs do not grow together."""
-    labels, sizes = label_parts(as_bits(air.lungs))
-    closed = np.zeros_like(air.lungs)
+    labels, sizes = label_parts(as_bits(lungs))
+    closed = np.zeros_like(lungs)
     for number in range(1, len(sizes) + 1):
         part = (labels == number).view(np.uint8)
         box = part_box(part, room=0)
         closed[box] |= close_gaps(part[box], VESSEL_MM / air.mm)
     filled = fill_holes(closed, max_px=HOLE_MM2 / air.mm**2)
-    return np.asarray(filled & (1 - air.airways))
+    airways = np.unpackbits(air.airways, count=lungs.size).reshape(lungs.shape)
+    return np.asarray(filled & (1 - airways))
 
 
 def _large_parts(mask: np.ndarray, smallest_px: float) -> np.ndarray:

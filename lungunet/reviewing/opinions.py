@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from lungunet.inference.doubt import LabelView, guess_hu, load_opinion
+from lungunet.data.hu import guess_hu
+from lungunet.inference.doubt import LabelView, load_opinion
 from lungunet.inference.predictor import Predictor
 
 _KEPT = 48  # planes

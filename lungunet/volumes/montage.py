@@ -5,52 +5,76 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from lungunet.data.overlay import draw_overlay, tile_pictures
+from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, tile_pictures
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.volumes.volume import Volume
 
 _SIDE = 400  # of a panel, px
 _LINE = 22  # px
-_HEIGHTS = (0.75, 0.5, 0.25)  # of the lungs, from the top: where the axial planes lie
+_FLANKS = (0.75, 0.25)  # of the lungs, from the top: the axial planes beside the fullest
+_THIN = 0.15  # of the width: what is less tall shows nothing from the front
 _FONT, _TEXT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-_TEXT_RGB, _EDGE_RGB = (230, 230, 230), (0, 0, 0)
+_TEXT_RGB, _GROUND_RGB = (255, 255, 255), (0, 0, 0)
+
+# By class: all lung, or the left one; the right one; and what may be either.
+_LUNGS_RGB, _SIDES_RGB = (PRED_RGB,), (TRUTH_RGB, PRED_RGB, (255, 80, 220))
 
 
-def draw_montage(volume: Volume, classes: np.ndarray, *, lines: Sequence[str] = ()) -> np.ndarray:
+def draw_montage(
+    volume: Volume, classes: np.ndarray, *, lines: Sequence[str] = (), sides: bool = False
+) -> np.ndarray:
     """Draw three axial planes, and below them a coronal and two sagittal ones, in millimetres.
 
     Seen as radiologists do: head up, the patient's right on the left of the picture, in sagittal
-    planes the front on the left. Planes go through the lungs where there are any, the sagittal ones
-    through the right and the left half. Of a single slice there is one panel.
+    planes the front on the left. The middle axial plane and the others go through the largest
+    cross-section of the lungs, the sagittal ones through that of the right and of the left half. A
+    scan that is too thin to be seen from the front and from the sides has axial planes alone.
 
     Parameters
     ----------
     classes : (D, H, W) integer, outlined where above 0
     lines : written above, such as measurements; planes are numbered as in the array
+    sides : classes are the left lung, the right lung, and what may be either: blue, orange, pink.
+        Else all are orange
 
     Returns
     -------
     (height, width, 3) uint8, RGB
     """
-    panels = [_panel(volume, classes, 0, index) for index in _axial_places(classes)]
-    if len(classes) > 1:
-        panels.append(_panel(volume, classes, 1, _fullest(classes, 1)))
-        middle = classes.shape[2] // 2
-        panels.append(_panel(volume, classes, 2, _fullest(classes[..., :middle], 2)))
-        panels.append(_panel(volume, classes, 2, middle + _fullest(classes[..., middle:], 2)))
+    colours = _SIDES_RGB if sides else _LUNGS_RGB
+    planes = [(0, index) for index in _axial_places(classes)]
+    z_mm, y_mm, x_mm = volume.spacing_mm
+    deep, high, wide = classes.shape
+    if deep * z_mm >= _THIN * max(high * y_mm, wide * x_mm):
+        planes += [(1, _fullest(classes, 1)), *((2, index) for index in _sagittal_places(classes))]
+    panels = [_panel(volume, classes, plane, colours) for plane in planes]
     sheet = tile_pictures(panels, columns=3, side=_SIDE)
-    head = np.zeros((_LINE * len(lines), sheet.shape[1], 3), np.uint8)
-    for number, line in enumerate(lines):
+    wrapped = [part for line in lines for part in _wrap(line, sheet.shape[1] - 12)]
+    head = np.zeros((_LINE * len(wrapped), sheet.shape[1], 3), np.uint8)
+    for number, line in enumerate(wrapped):
         _write(head, line, (6, 15 + number * _LINE))
     return np.concatenate([head, sheet])
 
 
 def _axial_places(classes: np.ndarray) -> list[int]:
-    """Choose axial planes, from the top, spread over the lungs; of few slices each once."""
+    """Choose axial planes, from the top: the fullest, and one to either side; each once."""
     with_lung = np.flatnonzero(classes.any(axis=(1, 2)))
     low, high = (with_lung[0], with_lung[-1]) if with_lung.size else (0, len(classes) - 1)
-    places = [round(low + share * (high - low)) for share in _HEIGHTS]
-    return list(dict.fromkeys(places))
+    flanks = [round(low + share * (high - low)) for share in _FLANKS]
+    return sorted({*flanks, _fullest(classes, 0)}, reverse=True)
+
+
+def _sagittal_places(classes: np.ndarray) -> list[int]:
+    """Choose a plane of either half of the lungs, or of the picture where there are none."""
+    columns = np.flatnonzero(classes.any(axis=(0, 1)))
+    first, last = (columns[0], columns[-1]) if columns.size else (0, classes.shape[2] - 1)
+    middle = int(first + last + 1) // 2
+    halves = classes[..., first:middle], classes[..., middle : last + 1]
+    return [
+        start + _fullest(half, 2)
+        for start, half in zip((int(first), middle), halves, strict=True)
+        if half.size
+    ]
 
 
 def _fullest(classes: np.ndarray, axis: int) -> int:
@@ -60,8 +84,14 @@ def _fullest(classes: np.ndarray, axis: int) -> int:
     return int(lung.argmax()) if lung.any() else classes.shape[axis] // 2
 
 
-def _panel(volume: Volume, classes: np.ndarray, axis: int, index: int) -> np.ndarray:
+def _panel(
+    volume: Volume,
+    classes: np.ndarray,
+    plane: tuple[int, int],
+    colours: Sequence[tuple[int, int, int]],
+) -> np.ndarray:
     """Draw one plane, its longer side ``_SIDE`` pixels long."""
+    axis, index = plane
     grey = LUNG_WINDOW.to_grey(np.take(volume.array, index, axis))
     inside = np.take(classes, index, axis).astype(np.uint8)
     down_mm, across_mm = (mm for i, mm in enumerate(volume.spacing_mm) if i != axis)
@@ -75,15 +105,42 @@ def _panel(volume: Volume, classes: np.ndarray, axis: int, index: int) -> np.nda
     inside = cv2.resize(
         np.ascontiguousarray(inside), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
     )
-    panel = draw_overlay(grey, pred=inside)
+    panel = np.repeat(grey[..., None], 3, axis=2)
+    for number in range(1, int(inside.max(initial=0)) + 1):
+        _outline(panel, inside == number, colours[min(number, len(colours)) - 1])
     kind = ("axial", "coronal", "sagittal")[axis]
     _write(panel, f"{kind} {index}", (6, 15))
-    if height > 3 * _LINE:
-        _write(panel, "A" if axis == 2 else "R", (6, height // 2))  # what lies on this side
+    _write(panel, "A" if axis == 2 else "R", (6, max(height // 2, 15 + _LINE)))  # on this side
     return panel
 
 
+def _outline(panel: np.ndarray, region: np.ndarray, rgb: tuple[int, int, int]) -> None:
+    bits = np.ascontiguousarray(region).view(np.uint8)
+    outlines, _ = cv2.findContours(bits, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(panel, outlines, -1, rgb, 1)
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Break a line between words where it is too long."""
+    parts = [""]
+    for word in line.split():
+        longer = f"{parts[-1]} {word}".strip()
+        if parts[-1] and _size(longer)[0] > width:
+            parts.append(word)
+        else:
+            parts[-1] = longer
+    return parts
+
+
+def _size(text: str) -> tuple[int, int]:
+    (width, height), _ = cv2.getTextSize(text, _FONT, _TEXT_SIZE, 1)
+    return int(width), int(height)
+
+
 def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
+    """Write white on black, which is readable on bone and on air."""
     known = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
-    for colour, thickness in ((_EDGE_RGB, 3), (_TEXT_RGB, 1)):  # readable on bone and on air
-        cv2.putText(picture, known, place, _FONT, _TEXT_SIZE, colour, thickness, cv2.LINE_AA)
+    (left, base), (width, height) = place, _size(known)
+    corners = (left - 3, base - height - 4), (left + width + 3, base + 5)
+    cv2.rectangle(picture, *corners, _GROUND_RGB, cv2.FILLED)
+    cv2.putText(picture, known, place, _FONT, _TEXT_SIZE, _TEXT_RGB, 1, cv2.LINE_AA)

@@ -46,7 +46,7 @@ def test_measurements_and_triage_lie_beside_the_masks(
 def test_triage_can_be_left_out(run_cli, phantoms: tuple[Path, Path], tmp_path: Path) -> None:
     done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path, "--no-triage")
     assert (done.code, done.out) == (0, f"12 masks in {tmp_path}\n")
-    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".csv"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".csv", ".jsonl"}
     assert not (tmp_path / "triage.csv").exists()
 
 
@@ -86,16 +86,23 @@ def test_interrupted_it_leaves_whole_masks_and_counts_them(
     masks = sorted(tmp_path.glob("*.png"))
     assert done.code == 130
     assert f"interrupted: {len(masks)} of 12 masks in {tmp_path}, each of them whole" in done.err
-    assert "Predict again with --overwrite" in done.err
+    assert "The same command with --skip-existing goes on." in done.err
     assert 0 < len(masks) <= 5
     tables = [tmp_path / "measurements.csv", tmp_path / "triage.csv"]
-    assert sorted(tmp_path.iterdir()) == sorted([*masks, *tables])  # no temporary file
+    there = [*masks, *tables, tmp_path / "predicted.jsonl"]
+    assert sorted(tmp_path.iterdir()) == sorted(there)  # no temporary file
     for table in tables:  # whole masks are never without their lines
         assert sorted(row["name"] for row in read(table)) == [mask.stem for mask in masks]
     for mask in masks:
         assert lungunet.read_mask(mask).shape == (48, 48)
-    assert run_cli("predict", "threshold", phantoms[0], "--out", tmp_path, "--overwrite").code == 0
-    assert len(list(tmp_path.glob("*.png"))) == 12
+    arguments = ("predict", "threshold", phantoms[0], "--out", tmp_path)
+    done = run_cli(*arguments, "--skip-existing")
+    assert done.code == 0
+    assert f"12 masks in {tmp_path}, {len(masks)} from before\n" in done.out
+    assert len(read(tables[0])) == len(read(tables[1])) == len(list(tmp_path.glob("*.png"))) == 12
+    done = run_cli(*arguments, "--skip-existing", "--overwrite")
+    assert (done.code, "--overwrite and --skip-existing: one replaces" in done.err) == (1, True)
+    assert run_cli(*arguments, "--overwrite").code == 0
 
 
 def test_a_disk_that_is_full_ends_it_with_a_line(

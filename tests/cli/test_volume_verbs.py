@@ -98,7 +98,7 @@ class TestPredict:
         out = tmp_path / "out"
         done = run_cli("predict", "threshold", scans, "--out", out, "--sides", "--format", "nrrd")
         assert (done.code, sorted(path.name for path in out.glob("*.*"))) == (
-            *(0, ["c.seg.nrrd", "measurements.csv", "triage.csv"]),
+            *(0, ["c.seg.nrrd", "measurements.csv", "predicted.jsonl", "triage.csv"]),
         )
         image = SimpleITK.ReadImage(out / "c.seg.nrrd")
         names = [image.GetMetaData(f"Segment{index}_Name") for index in (0, 1)]
@@ -125,9 +125,10 @@ class TestPredict:
         assert "They name patient and study, as the scans do." in done.out
         name = {"dicom-seg": "study.seg.dcm", "rtstruct": "study.rtstruct.dcm"}[format]
         assert sorted(path.name for path in out.iterdir()) == [
-            *sorted(["measurements.csv", "triage.csv", name]),
+            *sorted(["measurements.csv", "predicted.jsonl", "triage.csv", name]),
         ]
-        tables = (out / "measurements.csv").read_text() + (out / "triage.csv").read_text()
+        written = ("measurements.csv", "triage.csv", "predicted.jsonl")
+        tables = "".join((out / each).read_text() for each in written)
         assert "Doe" not in tables + done.out
         assert "MRN" not in tables + done.out
         assert str(pydicom.dcmread(out / name).PatientName) == "Doe^Jane"
@@ -155,6 +156,7 @@ class TestPredict:
             "c.mha",
             "labels.txt",
             "measurements.csv",
+            "predicted.jsonl",
             "triage.csv",
         ]
 
@@ -227,6 +229,14 @@ class TestPredict:
         assert "interrupted: 1 of 3 scans done" in done.err
         assert [path.name for path in out.glob("*.nii.gz")] == ["a_ct.nii.gz"]
         assert {row["name"] for row in rows_of(out / "triage.csv")} == {"a_ct"}
+        assert "The same command with --skip-existing goes on." in done.err
+        again = run_cli(
+            "predict", "threshold", f"{scans}/*/*", scans, "--out", out, "--skip-existing"
+        )
+        assert again.code == 0
+        assert f"3 masks in {out}, 1 from before" in again.out
+        assert "a_ct: lungs" not in again.out
+        assert {row["name"] for row in rows_of(out / "triage.csv")} == {"a_ct", "b_ct", "c"}
 
 
 class TestSlices:

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 import lungunet
-from lungunet import ConfigError, Predictor, ScanFiles, SliceFiles, predict_scans, predict_slices
+from lungunet import (
+    ConfigError,
+    LungUNetWarning,
+    Predictor,
+    ScanFiles,
+    SliceFiles,
+    predict_scans,
+    predict_slices,
+)
 from lungunet.inference import files
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
@@ -64,7 +72,7 @@ class TestSlices:
         assert result.checked is None
         written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
         planned = {f"overlays/{one.stem}.png", f"probabilities/{one.stem}.tif", f"{one.stem}.png"}
-        assert written == planned | {"measurements.csv"}
+        assert written == planned | {"measurements.csv", "predicted.jsonl"}
         lung = lungunet.read_image(tmp_path / "probabilities" / f"{one.stem}.tif")
         np.testing.assert_array_equal(lung, (lungunet.read_mask(result.mask) == 255) * 1.0)
 
@@ -198,3 +206,39 @@ class TestScans:
         predictor = Predictor(model, lungunet.InputContract(32), codec, device="cpu")
         with pytest.raises(ConfigError, match="sides: the model has 3 classes"):
             next(predict_scans(predictor, scans, tmp_path, write=ScanFiles(sides=True)))
+
+    @pytest.mark.filterwarnings("always::lungunet.errors.LungUNetWarning")
+    def test_a_scan_of_one_lung_does_not_tell_which(self, rule, scans, tmp_path: Path) -> None:
+        """The mask keeps the lung, as neither; measured from files it is the same."""
+        scan = read_volume(scans[0])
+        lungs = lungunet.segment_lungs(scan.array, spacing_mm=scan.spacing_mm)
+        sides = lungunet.split_sides(lungs, spacing_mm=scan.spacing_mm)
+        columns = np.flatnonzero((sides == 2).any(axis=(0, 1)))
+        half = scan.array[..., columns[0] - 4 : columns[-1] + 2]
+        grid = Grid.axial(half.shape, scan.spacing_mm)
+        cut = tmp_path / "cut.nii.gz"
+        write_volume(cut, half, like=Volume(half, cut, "cut", grid))
+        out = tmp_path / "out"
+        with pytest.warns(LungUNetWarning, match=r"cut\.nii\.gz: which lung is which is not told"):
+            (result,) = predict_scans(rule, cut, out, write=ScanFiles(sides=True, preview=True))
+        assert set(np.unique(read_volume(result.mask).array)) == {0, 3}
+        assert (result.measured.left, result.measured.right) == (None, None)
+        for options in ({}, {"sides": True, "codec": lungunet.LabelCodec({0: 0, 3: 1})}):
+            with pytest.warns(LungUNetWarning, match=r"^cut: no rows of the left and the right"):
+                (file,) = lungunet.measure_files(cut, result.mask, **options)
+            assert file.untold
+            assert {row.region for row in file.rows} == {"lungs"}
+            assert file.rows[0].area_px == result.measured.lungs.area_px > 0
+
+    def test_without_a_chest_there_is_no_volume(self, rule, scans, tmp_path: Path) -> None:
+        scan = read_volume(scans[0])
+        single = scan.array[4:5]
+        path = tmp_path / "single.nii.gz"
+        grid = Grid.axial(single.shape, scan.spacing_mm)
+        write_volume(path, single, like=Volume(single, path, "single", grid))
+        write = ScanFiles(sides=True, preview=True)
+        (result,) = predict_scans(rule, path, tmp_path / "out", write=write)
+        assert result.summary == "single: no chest here: a single slice; red"
+        assert np.isnan(result.measured.lungs.volume_ml)
+        assert result.measured.lungs.area_px > 0
+        assert result.measured.left is None

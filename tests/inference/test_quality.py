@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungunet import DataError, Plausibility, check_slice
-from lungunet.inference.quality import by_worry, judge, write_triage
+from lungunet.inference.quality import judge
+from lungunet.inference.record import Record
 from lungunet.phantom.phantom import phantom_slice
 
 LUNG_PX = 2 * 48 * 24
@@ -293,22 +294,19 @@ def test_the_table_is_in_order_of_worry(tmp_path: Path) -> None:
         "bad": judge({"disputed": 1 / 3, "side_gap": 0.25}),
         "also fine": judge({"disputed": 0.01}),
     }
-    write_triage(tmp_path / "triage.csv", checked)
+    record = Record(tmp_path, {}, going_on=False)
+    for name, trust in checked.items():
+        record.add(name, "", [], trust)
+    record.write_tables()
+    record.close()
     with (tmp_path / "triage.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == ["bad", "odd", "also fine", "fine"] == by_worry(checked)
+    assert [row["name"] for row in rows] == ["bad", "odd", "also fine", "fine"]
     assert [row["light"] for row in rows] == ["red", "amber", "green", "green"]
     assert float(rows[0]["disputed"]) == 1 / 3
     assert float(rows[1]["worry"]) == checked["odd"].worry
     assert rows[0]["reasons"] == "; ".join(checked["bad"].reasons)
     assert (rows[1]["expected_error"], rows[3]["parts"], rows[3]["area_jump"]) == ("", "2.0", "")
-
-
-def test_a_table_of_nothing_has_its_header(tmp_path: Path) -> None:
-    write_triage(tmp_path / "triage.csv", {})
-    assert (
-        (tmp_path / "triage.csv").read_text().startswith("name,light,worry,reasons,disputed,rule_")
-    )
 
 
 def test_shapes_must_fit() -> None:

@@ -7,6 +7,7 @@ from lungunet import DataError, check_slice, check_volume, segment_lungs
 from lungunet.phantom.phantom import phantom_slice
 
 SPACING_MM = (20.0, 3.0, 3.0)
+TOO_LITTLE = "lung is at most {} of the body (of a chest 8% or more)"
 
 
 def scan(*, slices: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -126,12 +127,14 @@ def test_parts_are_connected_through_the_slices() -> None:
     assert found.values["scattered"] == pytest.approx(90 / mask.sum())
 
 
-def test_a_scan_without_lung_and_an_empty_mask_are_green() -> None:
+def test_slices_without_lung_and_an_empty_mask_are_green() -> None:
     hu, mask = scan()
     hu[mask > 0] = 30
     found = check_volume(hu, np.zeros_like(mask), spacing_mm=SPACING_MM)
-    assert (found.light, found.reasons, found.values["red_slices"]) == ("green", (), 0)
+    assert {one.light for one in found.slices} == {"green"}
+    assert found.reasons == (f"no chest here: {TOO_LITTLE.format('0.0%')}",)
     assert found.values["mean_hu"] is None
+    assert found.values["red_slices"] == 0
 
 
 def test_lungs_that_were_not_found_make_every_slice_red() -> None:
@@ -171,16 +174,16 @@ def test_shapes_must_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slices", "spacing_mm", "ml", "light"),
+    ("slices", "spacing_mm", "ml", "little"),
     [
-        (10, (5.0, 2.0, 2.0), 80 * 2 * 10 * 0.02, "amber"),
-        (10, (47.0, 2.0, 2.0), 80 * 2 * 10 * 0.188, "green"),
-        (10, (2.9, 2.0, 2.0), None, "green"),  # 29 mm
-        (9, (5.0, 2.0, 2.0), None, "green"),
+        (10, (5.0, 2.0, 2.0), 80 * 2 * 10 * 0.02, True),
+        (10, (47.0, 2.0, 2.0), 80 * 2 * 10 * 0.188, False),
+        (10, (2.9, 2.0, 2.0), None, False),  # 29 mm
+        (9, (5.0, 2.0, 2.0), None, False),
     ],
 )
 def test_gas_is_too_little_to_be_the_lungs_of_a_scan(
-    slices: int, spacing_mm: tuple[float, float, float], ml: float | None, light: str
+    slices: int, spacing_mm: tuple[float, float, float], ml: float | None, little: bool
 ) -> None:
     hu = np.full((slices, 96, 128), -1000, np.int16)
     hu[:, 8:88, 8:120] = 40
@@ -189,14 +192,51 @@ def test_gas_is_too_little_to_be_the_lungs_of_a_scan(
         hu, (hu == -850).astype(np.uint8), spacing_mm=spacing_mm, second_opinion=False
     )
     assert found.values["lung_ml"] == (None if ml is None else pytest.approx(ml))
-    assert found.light == light
-    if light == "amber":
-        said = "32 mL of lung in the whole scan (adults have 1,500 or more)"
-        assert found.reasons == (said,)
+    said = ["32 mL of lung in the whole scan (adults have 1,500 or more)"] if little else []
+    assert found.reasons == (f"no chest here: {TOO_LITTLE.format('1.7%')}", *said)
+    assert (found.light, found.chest) == ("red", False)
 
 
-def test_a_whole_scan_without_lung_is_amber() -> None:
-    hu, mask = scan(slices=10)
-    hu[mask > 0] = 30
-    found = check_volume(hu, np.zeros_like(mask), spacing_mm=SPACING_MM)
-    assert (found.light, found.values["lung_ml"]) == ("amber", 0)
+class TestNoChest:
+    def test_a_belly(self) -> None:
+        """Of a belly the lungs' bases are in the scan, and gas."""
+        hu, mask = scan(slices=12)
+        hu[:9][mask[:9] > 0] = 30
+        hu[:9, 30:42, 60:72] = -850
+        mask = (hu == -850).astype(np.uint8)
+        mask[9:] = 0  # two opinions see the bases
+        found = check_volume(hu, mask, spacing_mm=(5.0, 3.0, 3.0))
+        share = found.values["chest_share"]
+        assert share is not None
+        assert share == pytest.approx(3 / 6 * (45.5 * 48) / (80 * 112), rel=0.1)
+        assert found.chest is (share >= 0.08)
+
+    def test_a_lost_mask_is_no_belly(self) -> None:
+        hu, mask = scan()
+        found = check_volume(hu, np.zeros_like(mask), spacing_mm=SPACING_MM)
+        assert (found.light, found.chest) == ("red", True)
+        assert "no chest" not in " ".join(found.reasons)
+
+    def test_a_single_slice(self) -> None:
+        hu, mask = scan(slices=1)
+        found = check_volume(hu, mask, spacing_mm=SPACING_MM)
+        assert (found.light, found.chest) == ("red", False)
+        assert found.reasons[0] == "no chest here: a single slice"
+
+    @pytest.mark.parametrize(("slice_mm", "chest"), [(3.0, False), (9.0, True)])
+    def test_pictures_from_the_front(self, slice_mm: float, chest: bool) -> None:
+        """What begins in air and ends in air is a coronal stack, or a whole patient."""
+        hu, mask = scan(slices=101)
+        hu[:10] = hu[-10:] = -1000
+        mask[:10] = mask[-10:] = 0
+        hu[hu == -850] = -860
+        found = check_volume(hu, mask, spacing_mm=(slice_mm, 3.0, 3.0), second_opinion=False)
+        assert found.chest is chest
+        why = "the body begins and ends within the scan, as in coronal or sagittal slices"
+        assert (f"no chest here: {why}" in found.reasons) is not chest
+
+    def test_a_chest_from_its_top_to_its_end(self) -> None:
+        hu, mask = scan(slices=20)
+        hu[15:] = -1000  # above the head of a child
+        mask[15:] = 0
+        assert check_volume(hu, mask, spacing_mm=SPACING_MM, second_opinion=False).chest

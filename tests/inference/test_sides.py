@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from lungunet import DataError
-from lungunet.inference.sides import LEFT, RIGHT, split_sides
+from lungunet.inference.midline import find_middles
+from lungunet.inference.sides import LEFT, RIGHT, UNTOLD, is_told, split_sides
 from lungunet.phantom.phantom import phantom_slice
 
 SPACING = (6.0, 3.9, 3.9)
@@ -184,3 +185,100 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_other_spacings_are_refused(spacing: tuple[float, ...]) -> None:
     with pytest.raises(DataError, match="one value above 0 per axis"):
         split_sides(np.zeros((4, 5), np.uint8), spacing_mm=spacing)
+
+
+@cache
+def phantom_scan(patient: int) -> np.ndarray:
+    """(24, 96, 96) HU, of the lungs of ``phantom_lungs``."""
+    heights = np.linspace(0.15, 0.9, 24)
+    return np.stack([phantom_slice(patient, z, size=96).image for z in heights])
+
+
+class TestProof:
+    """With the scan at hand, sides are named where it proves them."""
+
+    @pytest.mark.parametrize("side", [None, LEFT, RIGHT])
+    @pytest.mark.parametrize("patient", range(3))
+    def test_whole_scans(self, patient: int, side: int | None) -> None:
+        mask, truth = phantom_lungs(patient)
+        kept = mask if side is None else truth == side
+        found = split_sides(kept, spacing_mm=SPACING, hu=phantom_scan(patient))
+        np.testing.assert_array_equal(found, truth * kept)
+
+    @pytest.mark.parametrize("spacing", [SPACING, None])
+    @pytest.mark.parametrize("side", [LEFT, RIGHT])
+    def test_a_scan_cut_to_one_lung_does_not_tell(self, side: int, spacing: tuple | None) -> None:
+        for patient in range(3):
+            _, truth = phantom_lungs(patient)
+            columns = np.flatnonzero((truth == side).any(axis=(0, 1)))
+            cut = np.s_[..., columns[0] : columns[-1] + 1]
+            lung, hu = (truth == side)[cut], phantom_scan(patient)[cut]
+            found = split_sides(lung, spacing_mm=spacing, hu=hu)
+            np.testing.assert_array_equal(found, UNTOLD * lung)
+            assert not is_told(found)
+
+    def test_nor_one_that_is_padded(self) -> None:
+        _, truth = phantom_lungs(0)
+        hu = np.pad(phantom_scan(0)[..., 48:], ((0, 0), (0, 0), (30, 30)), constant_values=-1000)
+        lung = np.pad((truth == LEFT)[..., 48:], ((0, 0), (0, 0), (30, 30)))
+        assert not is_told(split_sides(lung, spacing_mm=SPACING, hu=hu))
+
+    def test_two_lungs_of_a_narrow_picture(self) -> None:
+        """Neither body nor spine is seen, but two lungs side by side are."""
+        mask, truth = phantom_lungs(0)
+        columns = np.flatnonzero(mask.any(axis=(0, 1)))
+        cut = np.s_[:, 25:60, columns[0] : columns[-1] + 1]
+        hu = np.minimum(phantom_scan(0)[cut], 60)  # no bone
+        assert find_middles(hu, 3.9, around=slice(0, hu.shape[2])) == {}
+        found = split_sides(mask[cut], spacing_mm=SPACING, hu=hu)
+        np.testing.assert_array_equal(found, truth[cut])
+
+    def test_two_parts_of_one_lung_are_no_two_lungs(self) -> None:
+        """The spine is beside both."""
+        _, truth = phantom_lungs(0)
+        lung = truth == RIGHT
+        columns = np.flatnonzero(lung.any(axis=(0, 1)))
+        middle = int(columns.mean())
+        lung[..., middle - 1 : middle + 1] = False
+        assert split_sides(lung[..., :60], spacing_mm=SPACING).max() == RIGHT
+        cut = np.s_[..., columns[0] : 60]
+        assert not is_told(split_sides(lung[cut], spacing_mm=SPACING, hu=phantom_scan(0)[cut]))
+
+    def test_slices(self) -> None:
+        image, mask = phantom_slice(1, 0.5, size=256).image, phantom_slice(1, 0.5, size=256).mask
+        found = split_sides(mask, hu=image)
+        np.testing.assert_array_equal(found, split_sides(mask))
+        assert set(np.unique(found)) == {0, LEFT, RIGHT}
+
+    def test_an_empty_mask_is_told(self) -> None:
+        empty = np.zeros((4, 9, 9), np.uint8)
+        assert is_told(split_sides(empty, hu=np.zeros((4, 9, 9), np.int16)))
+
+    def test_shapes_must_fit(self) -> None:
+        with pytest.raises(DataError, match=r"mask: shape \(4, 9\), hu: shape \(9, 4\)"):
+            split_sides(np.ones((4, 9), bool), hu=np.zeros((9, 4), np.int16))
+
+
+class TestMiddle:
+    def test_of_body_and_spine(self) -> None:
+        hu = np.full((3, 60, 90), -1000, np.int16)
+        hu[:, 10:50, 5:85] = 40  # of mm 5: 400 across
+        hu[:, 34:48, 43:49] = 300
+        found = find_middles(hu, 5.0)
+        assert found["body"] == pytest.approx(44.5)
+        assert found["spine"] == pytest.approx(45.5, abs=1)
+
+    def test_none_where_bone_is_on_both_sides(self) -> None:
+        hu = np.full((3, 60, 90), 40, np.int16)
+        hu[:, 34:48, 13:19] = hu[:, 34:48, 73:79] = 300
+        assert find_middles(hu, 5.0) == {}
+
+    def test_none_at_the_margin(self) -> None:
+        hu = np.full((3, 60, 90), 40, np.int16)
+        hu[:, 34:48, 84:90] = 300
+        assert find_middles(hu, 5.0) == {}
+        hu[:, 34:48, 70:76], hu[:, 34:48, 84:90] = 300, 40
+        assert set(find_middles(hu, 5.0)) == {"spine"}
+
+    def test_none_in_air(self) -> None:
+        assert find_middles(np.full((2, 9, 9), -1000, np.int16), None) == {}

@@ -151,6 +151,7 @@ class TestNames:
             "measurements.csv",
             "patient-000_slice-00.png",
             "patient-003_slice-00.png",
+            "predicted.jsonl",
             "triage.csv",
         ]
 

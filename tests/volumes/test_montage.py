@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungunet.data.overlay import PRED_RGB
+from lungunet.data.overlay import PRED_RGB, TRUTH_RGB
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.montage import draw_montage
 from lungunet.volumes.volume import Volume
@@ -82,11 +82,67 @@ class TestPlanes:
             for column in range(3):
                 assert panel(orange[..., None], row, column).any()
 
-    @pytest.mark.parametrize(("depth", "shape"), [(1, (400, 400, 3)), (2, (800, 1200, 3))])
-    def test_few_slices(self, depth, shape):
+    @pytest.mark.parametrize(
+        ("depth", "shape"), [(1, (400, 400, 3)), (2, (400, 800, 3)), (3, (800, 1200, 3))]
+    )
+    def test_thin_scans_have_axial_planes_alone(self, depth, shape):
+        """15 mm of 96 can be seen from the front, 10 mm are a line on a black page."""
         hu = bright_box()[:depth]
         sheet = draw_montage(volume(hu), NONE[:depth])
         assert sheet.shape == shape
+
+    def test_axial_planes_hold_the_fullest(self):
+        classes = NONE.copy()
+        classes[2:19, 30:34, 10:14] = 1
+        classes[16, 20:40, 10:50] = 1
+        sheet = draw_montage(volume(bright_box(z=slice(16, 17))), classes)
+        bright = [panel(sheet, 0, n)[20:380, 20:260].mean() > 200 for n in range(3)]
+        assert bright == [True, False, False]  # slices 16, 14 and 6
+
+    def test_a_lung_alone_is_in_every_plane(self):
+        classes = NONE.copy()
+        classes[4:16, 10:40, 40:60] = 1
+        sheet = draw_montage(volume(bright_box()), classes)
+        orange = (sheet == np.array(PRED_RGB, np.uint8)).all(axis=-1)
+        for column in range(3):
+            assert panel(orange[..., None], 1, column).any()
+
+    def test_sides_have_colours(self):
+        classes = NONE.copy()
+        classes[5:15, 10:40, 40:60] = 1
+        classes[5:15, 10:40, 8:20] = 2
+        both = draw_montage(volume(bright_box()), classes, sides=True)
+        untold = draw_montage(volume(bright_box()), 3 * (classes > 0), sides=True)
+        plain = draw_montage(volume(bright_box()), classes)
+        for rgb, shown in (
+            (TRUTH_RGB, (True, False, False)),
+            (PRED_RGB, (True, False, True)),
+            ((255, 80, 220), (False, True, False)),
+        ):
+            drawn = [
+                (one == np.array(rgb, np.uint8)).all(axis=-1).any() for one in (both, untold, plain)
+            ]
+            assert tuple(drawn) == shown
+        blue = (panel(both, 0, 1) == np.array(TRUTH_RGB, np.uint8)).all(axis=-1)
+        assert np.argwhere(blue)[:, 1].min() > 133  # the patient's left is on the right
+
+    @pytest.mark.parametrize("level", [-1000, 1000])
+    def test_labels_are_white_on_black(self, level):
+        """On air and on bone alike, R and A too."""
+        sheet = draw_montage(volume(np.full(SHAPE, level, np.int16)), NONE)
+        for row, column in ((0, 0), (1, 0), (1, 1)):
+            for place in (slice(0, 22), slice(180, 220)):
+                corner = panel(sheet, row, column)[place, :16]
+                assert corner.min() == 0
+                assert corner.max() > 200
+
+    def test_long_lines_are_wrapped(self):
+        words = "lungs 4321 mL, -800 HU on average; red " * 2
+        hu = bright_box()[:1]
+        plain = draw_montage(volume(hu), NONE[:1])
+        sheet = draw_montage(volume(hu), NONE[:1], lines=[words])
+        assert len(sheet) - len(plain) == 2 * 22
+        assert not sheet[: len(sheet) - len(plain), -6:].any()
 
     def test_lines_of_text_are_above(self):
         plain = draw_montage(volume(bright_box()), NONE)
