@@ -161,9 +161,9 @@ class TrainConfig:
                 hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
                 raise ConfigError(f"unknown setting '{name}'. {hint}", where=where)
         missing = [
-            field.name
-            for field in dataclasses.fields(cls)
-            if field.default is dataclasses.MISSING and field.name not in values
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
         ]
         if missing:
             raise ConfigError(f"{', '.join(missing)} is missing. Add it.", where=where)
