@@ -315,7 +315,11 @@ class TestPairs:
     @pytest.mark.parametrize(
         ("name", "arguments", "message"),
         [
-            ("fpn", {"decoder_attention_type": "scse"}, "unknown argument 'decoder_attention_type'"),
+            (
+                "fpn",
+                {"decoder_attention_type": "scse"},
+                "unknown argument 'decoder_attention_type'",
+            ),
             ("pspnet", {"psp_out_chanels": 3}, "Did you mean 'psp_out_channels'"),
             ("manet", {"decoder_channels": [8, 8]}, "Give one number for each level"),
             ("deeplabv3", {"encoder_output_stride": 4}, "output stride 8 or 16"),
