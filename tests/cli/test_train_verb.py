@@ -252,10 +252,10 @@ class TestArchitecture:
 
     def test_arguments_of_smp(self, run_cli, data: Path, tmp_path: Path) -> None:
         words = ("--encoder", "resnet18", "--smp", "decoder_attention_type=scse", "--smp")
-        words = (*words, "decoder_channels=[16,16,8,8,8]", *QUICK, "--epochs", 1)
+        words = (*words, "decoder_channels=[32,32,16,16,16]", *QUICK, "--epochs", 1)
         assert run_cli("train", data, "--out", tmp_path / "run", *words).code == 0
         about = json.loads((tmp_path / "run/best/lungunet.json").read_text(encoding="utf-8"))
-        given = {"decoder_attention_type": "scse", "decoder_channels": [16, 16, 8, 8, 8]}
+        given = {"decoder_attention_type": "scse", "decoder_channels": [32, 32, 16, 16, 16]}
         assert about["architecture"]["smp_arguments"] == given
         settings = lungunet.RunConfig.from_toml(tmp_path / "run" / "config.toml")
         assert settings.smp_arguments == given
