@@ -211,9 +211,10 @@ def _closest(encoder: str) -> str:
 def unknown_tag(encoder: str, tag: str) -> ConfigError:
     """Return the error for a tag that ``encoder`` does not have."""
     known = tags_of(encoder)
-    # Not every one of timm's calls itself so, but it stands for the first.
-    words = [*known, *(["imagenet"] if known else []), "lungs", "none"]
-    close = difflib.get_close_matches(tag, words, n=1)
+    words = [*known, "lungs", "none"]
+    if known and encoder.startswith("tu-"):
+        words.append("imagenet")  # stands for the first, whatever that is called
+    close = difflib.get_close_matches(tag, words, n=1, cutoff=0.75)
     meant = f"Did you mean '{close[0]}'? " if close else ""
     tags = [repr(each) for each in known]
     exist = f"There are {listed(tags, separator=', ')}" if tags else "There are none to download"

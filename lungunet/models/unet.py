@@ -27,6 +27,7 @@ from lungunet.models.architectures import (
     check_size,
     choose_network,
     smp_class,
+    usual_arguments,
 )
 from lungunet.models.builtin import BUILTIN, named_folder
 from lungunet.models.encoders import DEFAULT_ENCODER, DEFAULT_VIT, ORIGINAL, tags_of, unknown_tag
@@ -34,6 +35,8 @@ from lungunet.models.original import UNet2015
 from lungunet.models.torch_errors import first_line
 from lungunet.models.weights import WEIGHT_SUFFIXES, load_weights
 
+# Levels that the decoder climbs; the rest, up to the picture, is scaled at the end.
+_CLIMBS = {"pspnet": 0, "fpn": 3}
 _MARK = "_lungunet_architecture"  # the attribute of a model that holds its Architecture
 
 
@@ -272,8 +275,9 @@ def _build_original(network: Architecture) -> nn.Module:
 
 def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
     encoder, arguments = network.encoder, dict(network.smp_arguments)
-    if network.name == "pspnet":  # what it makes is as small as what its encoder makes
-        arguments.setdefault("upsampling", 2 ** arguments.get("encoder_depth", 3))
+    if network.name in _CLIMBS:  # smp's own default fits its default depth alone
+        depth = arguments.get("encoder_depth", usual_arguments(network.name)["encoder_depth"])
+        arguments.setdefault("upsampling", 2 ** (depth - _CLIMBS[network.name]))
     weights: str | bool | None = tag
     if tag is not None and encoder.startswith("tu-"):
         # timm has the tag in the name of the model; smp wants True and warns about a name.

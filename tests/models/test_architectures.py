@@ -47,11 +47,10 @@ CASES = {
     "dpt": ("tu-test_vit", 96, {"decoder_intermediate_channels": [16] * 4}),
     "unet2015": ("unet2015", 75, {"width": 2}),
 }
-FAMILIES = [
-    *("resnet18", "vgg11", "densenet121", "efficientnet-b0", "mobilenet_v2", "mit_b0", "xception"),
-    *("mobileone_s0", "tu-convnext_atto", "tu-mobilenetv3_small_100", "tu-regnety_002"),
-    *("tu-swin_tiny_patch4_window7_224", "tu-vgg11", "tu-vit_tiny_patch16_224"),
-]
+ENCODERS = (  # which all, some and none dilate, and which lack a level
+    *("resnet18", "vgg11", "mit_b0", "mobileone_s0"),
+    *("tu-test_resnet", "tu-test_convnext", "tu-test_maxvit", "tu-vgg11"),
+)
 
 
 def network(name: str, encoder: str, size: int, **arguments: object) -> Architecture:
@@ -197,14 +196,14 @@ class TestSize:
             ("deeplabv3plus", {"encoder_output_stride": 8}),
             ("pan", {"encoder_output_stride": 32}),
             ("pan", {"encoder_depth": 3}),
-            ("fpn", {"encoder_depth": 4}),
+            ("fpn", {"encoder_depth": 4, "upsampling": 2}),
             ("unetplusplus", {"encoder_depth": 3, "decoder_channels": (16, 8, 8)}),
             ("dpt", {"encoder_depth": 3, "decoder_intermediate_channels": (8, 8, 8)}),
         ],
     )
     def test_is_what_smp_takes(self, name: str, arguments: dict[str, object]) -> None:
-        encoder = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
-        for size in (8, 16, 32, 40, 48, 64, 96, 112, 120, 128, 136, 144, 192, 256, 288):
+        encoder = "tu-test_vit" if name == "dpt" else "resnet18"
+        for size in (8, 16, 32, 40, 48, 64, 96, 112, 128, 144, 256):
             made = network(name, encoder, size, **arguments)
             assert passes(check_size, made, size) is takes(made, size), size
 
@@ -277,9 +276,9 @@ class TestPairs:
     def test_what_is_refused_is_what_smp_cannot(self, name: str) -> None:
         if name == "dpt":
             return  # below
-        for encoder in FAMILIES[:-1]:
-            made = network(name, encoder, 256)
-            assert passes(check_network, made) is takes(made, 256), encoder
+        for encoder in ENCODERS:
+            made = network(name, encoder, 128)
+            assert passes(check_network, made) is takes(made, 128), encoder
 
     @pytest.mark.parametrize(
         ("name", "encoder", "message"),
@@ -335,8 +334,11 @@ class TestPairs:
         model = build_model("unet", "resnet18", decoder_attention_type="scse")
         assert any(type(module).__name__ == "SCSEModule" for module in model.modules())
 
-    def test_pspnet_of_another_depth_gives_logits_of_the_size_of_the_slice(self) -> None:
-        model = build_model("pspnet", "resnet18", encoder_depth=4, psp_out_channels=16).eval()
+    @pytest.mark.parametrize(("name", "depth"), [("pspnet", 4), ("fpn", 4), ("fpn", 3)])
+    def test_of_another_depth_gives_logits_of_the_size_of_the_slice(
+        self, name: str, depth: int
+    ) -> None:
+        model = build_model(name, "resnet18", encoder_depth=depth).eval()
         with torch.no_grad():
             assert model(picture(64)).shape == (1, 2, 64, 64)
 
@@ -375,9 +377,8 @@ class TestOfSmpItself:
         model = plain(smp.UnetPlusPlus, decoder_channels=(16, 16, 8, 8, 8))
         config = lungunet.TrainConfig(epochs=1, workers=0, device="cpu")
         lungunet.Trainer(model, config, out=tmp_path / "run").fit(train, train)
-        saved = load_model(tmp_path / "run")
-        with torch.no_grad():
-            assert torch.equal(saved.model(picture(64)), model.eval()(picture(64)))
+        state = load_model(tmp_path / "run").model.state_dict()
+        assert all(torch.equal(t, state[key]) for key, t in model.state_dict().items())
 
     def test_of_a_folder_that_0_1_0_could_not_rebuild(self, tmp_path: Path) -> None:
         model = plain(smp.FPN)
@@ -470,7 +471,11 @@ class TestOfOnesOwn:
 
     def test_the_three_ways_agree(self, folder: Path, tmp_path: Path) -> None:
         net = nn.Sequential(nn.Conv2d(1, 2, 1))
-        saved = load_model(folder, model=net)
+        with torch.no_grad():
+            for given, values in zip(net.parameters(), ([[1.0], [-1.0]], [0.1, -0.1]), strict=True):
+                given.copy_(torch.tensor(values).reshape(given.shape))
+        save_model(folder, net, contract=InputContract(32), codec=LUNG_CODEC)
+        saved = load_model(folder, model=nn.Sequential(nn.Conv2d(1, 2, 1)))
         lungunet.export_onnx(saved, tmp_path / "model.onnx")
         image = np.random.default_rng(0).integers(-1000, 400, (40, 30)).astype(np.int16)
         masks = [
@@ -486,4 +491,4 @@ class TestOfOnesOwn:
         lines = repr(load_model(folder, model=nn.Sequential(nn.Conv2d(1, 2, 1)))).splitlines()
         assert len(lines) == 2
         assert lines[0].startswith("<SavedModel: Sequential, 0.0 M parameters, of ")
-        assert lines[1].startswith(" sees InputContract(size=32")
+        assert lines[1].startswith(" sees 32x32, window -600,1500, gives ")

@@ -474,7 +474,13 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("encoder", "tag", "message"),
         [
-            ("resnet18", "imagnet", "There are 'imagenet', 'ssl', 'swsl'"),
+            (
+                "resnet18",
+                "imagnet",
+                r"Did you mean 'imagenet'\? There are 'imagenet', 'ssl', 'swsl'",
+            ),
+            ("tu-resnet18", "imagenette", r"Did you mean 'imagenet'\? There are 'a1_in1k'"),
+            ("resnet18", "lung", r"Did you mean 'lungs'\? There are"),
             ("resnext101_32x32d", "imagenet", "There are 'instagram'"),
             ("tu-mobilenetv3_small_100", "a1_in1k", "There are 'lamb_in1k'"),
             ("tu-coatnet_0_224", "imagenet", "There are none to download"),
