@@ -67,8 +67,8 @@ def contract(**changes: object):
         (
             file("best/lungunet.json", None),
             "W/run/best: weights without lungunet.json, which says the window, size and labels "
-            "that they were trained with. Copy it from the model folder that they came from; or, in "
-            "Python, load_model(path, contract=..., codec=...) says it, and save_model(folder, "
+            "that they were trained with. Copy it from the model folder that they came from; or, "
+            "in Python, load_model(path, contract=..., codec=...) says it, and save_model(folder, "
             "model, contract=..., codec=...) writes both.",
         ),
         (
