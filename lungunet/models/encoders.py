@@ -214,7 +214,7 @@ def unknown_tag(encoder: str, tag: str) -> ConfigError:
     words = [*known, "lungs", "none"]
     if known and encoder.startswith("tu-"):
         words.append("imagenet")  # stands for the first, whatever that is called
-    close = difflib.get_close_matches(tag, words, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(tag, words, n=1, cutoff=0.85)
     meant = f"Did you mean '{close[0]}'? " if close else ""
     tags = [repr(each) for each in known]
     exist = f"There are {listed(tags, separator=', ')}" if tags else "There are none to download"
