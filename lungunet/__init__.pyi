@@ -100,6 +100,8 @@ from lungunet.metrics.overlap import Overlap as Overlap
 from lungunet.metrics.overlap import overlap as overlap
 from lungunet.metrics.surface import SurfaceDistances as SurfaceDistances
 from lungunet.metrics.surface import surface_distances as surface_distances
+from lungunet.models.architectures import ArchitectureInfo as ArchitectureInfo
+from lungunet.models.architectures import list_architectures as list_architectures
 from lungunet.models.encoders import EncoderInfo as EncoderInfo
 from lungunet.models.encoders import list_encoders as list_encoders
 from lungunet.models.folder import SavedModel as SavedModel
@@ -107,6 +109,7 @@ from lungunet.models.folder import load_model as load_model
 from lungunet.models.folder import save_model as save_model
 from lungunet.models.losses import CrossEntropyDiceLoss as CrossEntropyDiceLoss
 from lungunet.models.onnx import export_onnx as export_onnx
+from lungunet.models.unet import build_model as build_model
 from lungunet.models.unet import build_unet as build_unet
 from lungunet.phantom.phantom import phantom_slice as phantom_slice
 from lungunet.phantom.phantom import write_phantoms as write_phantoms

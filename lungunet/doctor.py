@@ -26,7 +26,7 @@ _OPENCV = (
     *("opencv-python", "opencv-python-headless"),
     *("opencv-contrib-python", "opencv-contrib-python-headless"),
 )
-_PRETRAINED = ("tu-mobilenetv3_small_100", "resnet34")  # the defaults of the verb and of build_unet
+_PRETRAINED = ("tu-mobilenetv3_small_100", "resnet34")  # the default, and the one that many know
 _ANEW = "Install lungunet into a new environment."
 _TORCHVISION = (
     "Mostly torchvision was built for another torch: 'pip install --force-reinstall torch "

@@ -1,6 +1,8 @@
-"""``lungunet encoders``: what can stand in front of the decoder."""
+"""``lungunet encoders``: what a network can be made of, encoders and architectures."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,17 +10,26 @@ from lungunet.cli import console
 from lungunet.cli.options import Json
 from lungunet.errors import ConfigError
 
+if TYPE_CHECKING:
+    from lungunet import ArchitectureInfo
+
 
 def encoders(
     pattern: Annotated[str, typer.Argument(help="As in 'resnet*' or 'tu-convnext*'.")] = "*",
+    architectures: Annotated[
+        bool, typer.Option("--architectures", help="List what 'train --architecture' takes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List encoders with their size and the pretrained weights there are.
 
     Names that begin with tu- come from timm and are listed when the pattern begins so.
 
-    Example: `lungunet encoders "resnet*"`
+    Examples: `lungunet encoders "resnet*"` | `lungunet encoders --architectures`
     """
+    if architectures:
+        _list_architectures(pattern, as_json=as_json)
+        return
     from lungunet import list_encoders
 
     matching = list_encoders(pattern)
@@ -35,10 +46,46 @@ def encoders(
         )
         return
     rows = [
-        (e.name, f"{e.parameters / 1e6:.1f} M" if e.parameters else "-", ", ".join(e.weights))
+        (
+            e.name,
+            f"{e.parameters / 1e6:.1f} M" if e.parameters else "-",
+            ", ".join(e.weights) or "-",
+        )
         for e in matching
     ]
-    width = max(len(row[0]) for row in rows)
-    console.say(f"{'encoder':<{width}}  parameters  weights")
-    for name, parameters, weights in rows:
-        console.say(f"{name:<{width}}  {parameters:>10}  {weights or '-'}")
+    _say_columns(("encoder", "parameters", "weights"), rows)
+
+
+def _list_architectures(pattern: str, *, as_json: bool) -> None:
+    from lungunet import list_architectures
+
+    if pattern != "*":
+        raise ConfigError(
+            "lists all architectures. Leave the pattern out.", where="--architectures"
+        )
+    if as_json:
+        console.say_json([asdict(each) for each in list_architectures()])
+        return
+    rows = [(a.name, a.title, _sizes(a), _paper(a.paper)) for a in list_architectures()]
+    _say_columns(("architecture", "title", "sizes, px", "paper"), rows)
+
+
+def _say_columns(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print text in columns, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [
+            (cell or "-").rjust(width) if name == "parameters" else (cell or "-").ljust(width)
+            for name, cell, width in zip(header, row, widths, strict=True)
+        ]
+        console.say("  ".join(cells).rstrip())
+
+
+def _sizes(a: "ArchitectureInfo") -> str:
+    if a.multiple == 1:
+        return "any"
+    return f"multiples of {a.multiple}" + (f" from {a.smallest}" * (a.smallest > a.multiple))
+
+
+def _paper(number: str) -> str:
+    return f"https://doi.org/{number}" if "/" in number else f"https://arxiv.org/abs/{number}"

@@ -1,5 +1,6 @@
 """``lungunet train``: a table row per epoch, and a run folder that can be gone on with."""
 
+import json
 import shlex
 import signal
 import time
@@ -30,7 +31,7 @@ _COLUMNS = (
     ("s", 6),
 )
 
-_NO_SETTINGS = {"data", "out", "config", "resume", "cross_validate", "find_lr", "overwrite"}
+_NO_SETTINGS = {"data", "out", "config", "resume", "cross_validate", "find_lr", "overwrite", "smp"}
 
 
 def _option(text: str) -> Any:
@@ -45,7 +46,10 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: the next free runs/NNN.")
     ] = None,
     encoder: Annotated[
-        str | None, _option("Name from 'lungunet encoders'. [default: tu-mobilenetv3_small_100]")
+        str | None,
+        _option(
+            "Name from 'lungunet encoders'. [default: tu-mobilenetv3_small_100; of dpt a small ViT]"
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -119,6 +123,18 @@ def train(
             show_default=False,
         ),
     ] = None,
+    architecture: Annotated[
+        str | None,
+        _option("Name from 'lungunet encoders --architectures'. [default: unet]"),
+    ] = None,
+    smp: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An argument of the architecture, as in decoder_attention_type=scse; repeatable.",
+            metavar="NAME=VALUE",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="config.toml of another run; options win over it.")
     ] = None,
@@ -138,7 +154,7 @@ def train(
     cores with AMX, about twice that without.
 
     Examples: `lungunet train data` | `lungunet train data --encoder resnet34 --size 512` |
-    `lungunet train --resume runs/001`
+    `lungunet train data --architecture unetplusplus` | `lungunet train --resume runs/001`
     """
     given = {
         name: value
@@ -147,6 +163,8 @@ def train(
     }
     if data is not None:
         given["data"] = str(data)
+    if smp:
+        given["smp_arguments"] = dict(map(_argument, smp))
     if find_lr and cross_validate:
         raise ConfigError(
             "do different things. Leave one out.", where="--find-lr, --cross-validate"
@@ -173,10 +191,23 @@ def train(
             _train(settings, folder, overwrite=overwrite)
 
 
+def _argument(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; the value as JSON where it is some, such as a number or [64, 32]."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(
+            "Write NAME=VALUE, as in decoder_attention_type=scse.", where=f"--smp {text}"
+        )
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
 def _resume(run: Path, given: dict[str, Any], others: dict[str, object]) -> None:
     from lungunet import RunConfig, count_epochs
 
-    extra = sorted(set(given) - RunConfig.MAY_CHANGE)
+    extra = sorted({"smp" if n == "smp_arguments" else n for n in given} - RunConfig.MAY_CHANGE)
     extra += [name for name, value in others.items() if value]
     if extra:
         raise ConfigError(
@@ -213,7 +244,7 @@ def _train(
     start = time.perf_counter()
     results: list[EpochResult] = []
     heading = (
-        f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
+        f"{config.network}, {config.size}x{config.size}, batch {config.batch_size}, "
         f"{config.epochs} epochs -> {out}\n"
     )
     with StopSignal() as stop:
@@ -286,7 +317,7 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
     from lungunet import FoldResult, cross_validate
 
     start = time.perf_counter()
-    console.say(f"{config.encoder}, {config.size}x{config.size}, {config.epochs} epochs -> {out}\n")
+    console.say(f"{config.network}, {config.size}x{config.size}, {config.epochs} epochs -> {out}\n")
     folds: list[FoldResult] = []
     first = True
     for result in cross_validate(config, out, overwrite=overwrite, progress=console.progress_bar):

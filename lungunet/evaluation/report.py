@@ -166,7 +166,8 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
     """Return label and text of what is known about how the model was made."""
     config, environment, about = files.config, files.environment, files.about
     contract, codec = about.get("contract") or {}, about.get("codec") or {}
-    encoder = config.get("encoder") or (about.get("architecture") or {}).get("encoder")
+    network = about.get("architecture") or {}
+    encoder = config.get("encoder") or network.get("encoder")
     size = contract.get("size") or config.get("size")
     versions = environment.get("versions") or {}
     named = [("Python", "python"), *((name, name) for name in _PACKAGES)]
@@ -174,6 +175,7 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
     command = environment.get("command") or []
     epochs = max((row["epoch"] for row in files.history), default=None)
     facts = {
+        "Architecture": config.get("architecture") or network.get("name"),
         "Encoder": encoder or "a model of the user's own",
         "Starting weights": config.get("weights"),
         "Input": f"{_window(contract, config)}, fitted to {size} \N{MULTIPLICATION SIGN} {size} px"

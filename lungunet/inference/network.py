@@ -20,7 +20,13 @@ from lungunet.inference.threshold import segment_lungs
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.folder import encode_weights
 from lungunet.models.original import padding
-from lungunet.models.torch_errors import explained
+from lungunet.models.torch_errors import (
+    explained,
+    first_line,
+    is_of_the_gpu,
+    is_out_of_memory,
+)
+from lungunet.models.unet import check_fits
 
 # What a core has in its cache of a forward pass. Passes of more are slower: eight slices of 512x512
 # at once take one and a half times as long as one by one.
@@ -69,6 +75,7 @@ class TorchSegmenter:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
+        check_fits(model, contract.size)
         self.contract = contract
         self.codec = codec
         self.device = pick_device(device)
@@ -99,8 +106,16 @@ class TorchSegmenter:
     def _segment(self, prepared: Sequence[Fitted]) -> list[Segmented]:
         batch = torch.from_numpy(np.stack([slice_.pixels for slice_ in prepared]))
         batch = batch.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(batch)
+        try:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                logits = self.model(batch)
+        except (AssertionError, RuntimeError, ValueError) as err:
+            if is_out_of_memory(err) or is_of_the_gpu(err):
+                raise  # for others to explain
+            raise ConfigError(
+                f"the network: does not take slices of shape {tuple(batch.shape[1:])} "
+                f"({first_line(err)}). Pass the contract that it was trained with."
+            ) from err
         self._refuse_misfits(logits, len(prepared))
         return [Segmented.likeliest(each) for each in self._probabilities(logits.float(), prepared)]
 

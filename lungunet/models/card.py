@@ -74,8 +74,10 @@ def _input_and_output(about: Mapping[str, Any]) -> str:
     contract, codec = about["contract"], about["codec"]
     window = contract["window"]
     seen = f"HU window {window['level']:g},{window['width']:g}" if window else "8-bit grey"
-    encoder = (about["architecture"] or {}).get("encoder", "a model of the user's own")
-    return f"""- Encoder: {encoder}
+    network = about["architecture"] or {}
+    encoder = network.get("encoder", "a model of the user's own")
+    named = f"- Architecture: {network['name']}\n" if "name" in network else ""
+    return f"""{named}- Encoder: {encoder}
 - Input: one slice, {seen}, letterboxed to {contract["size"]}x{contract["size"]}; files of
   {", ".join(contract["dtypes"])}
 - Output: a mask of the size of the slice, values {_raw_values(codec)} for

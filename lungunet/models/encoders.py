@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from lungunet.errors import ConfigError, listed
 from lungunet.models.original import UNet2015
 
 ORIGINAL = "unet2015"
+DEFAULT_ENCODER = "tu-mobilenetv3_small_100"
+DEFAULT_VIT = "tu-vit_tiny_patch16_224"  # of DPT, which takes nothing else
 
 # Families (modules of timm 1.0.31) none of whose models halves the picture from level to level,
 # which is what smp asks of a U-Net encoder; in every other family all models do. Counted on the
@@ -30,11 +33,11 @@ _NO_PYRAMID = """
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """An encoder that ``build_unet`` can use.
+    """An encoder that ``build_model`` can use.
 
     Parameters
     ----------
-    name : what ``build_unet`` takes
+    name : what ``build_model`` takes
     parameters : number of parameters of the encoder alone with one input channel; None for "tu-"
         encoders, which would have to be built one by one, 0.1 s each and there are 900
     weights : names that ``weights=`` takes; for "tu-" encoders "imagenet" stands for the first
@@ -162,6 +165,37 @@ def check_encoder(encoder: str) -> None:
     )
 
 
+def dilates(encoder: str, stride: int) -> bool:
+    """Tell whether the last levels of a known encoder can keep the size of the level at ``stride``.
+
+    Asks timm on the meta device, without weights; smp by its classes.
+    """
+    if encoder.startswith("tu-"):
+        import timm
+
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                model = timm.create_model(encoder[3:], features_only=True, output_stride=stride)
+        except (TypeError, ValueError, AssertionError, RuntimeError, NotImplementedError):
+            return False
+        return bool(max(model.feature_info.reduction()) <= stride)  # type: ignore[operator, union-attr]
+    from segmentation_models_pytorch.encoders import encoders
+    from segmentation_models_pytorch.encoders._base import EncoderMixin
+
+    return bool(encoders[encoder]["encoder"].make_dilated is EncoderMixin.make_dilated)
+
+
+def size_arguments(encoder: str, size: int) -> dict[str, Any]:
+    """Return what builds a known encoder for a size, px: of timm some are of one size alone."""
+    if not encoder.startswith("tu-"):
+        return {}
+    import timm.models
+
+    config = timm.models.get_pretrained_cfg(encoder[3:])
+    # Not all that say so mean it (timm 1.0.31), but all of them take the argument.
+    return {"img_size": size} if config and config.fixed_input_size else {}
+
+
 def _closest(encoder: str) -> str:
     # Native names first and a stable sort: of equally close names the better known one is shown.
     names = _native_names() + _timm_names()
@@ -176,10 +210,16 @@ def _closest(encoder: str) -> str:
 
 def unknown_tag(encoder: str, tag: str) -> ConfigError:
     """Return the error for a tag that ``encoder`` does not have."""
-    tags = [repr(known) for known in tags_of(encoder)]
+    known = tags_of(encoder)
+    words = [*known, "lungs", "none"]
+    if known and encoder.startswith("tu-"):
+        words.append("imagenet")  # stands for the first, whatever that is called
+    close = difflib.get_close_matches(tag, words, n=1, cutoff=0.85)
+    meant = f"Did you mean '{close[0]}'? " if close else ""
+    tags = [repr(each) for each in known]
     exist = f"There are {listed(tags, separator=', ')}" if tags else "There are none to download"
     return ConfigError(
-        f"no weights '{tag}'. {exist}; None starts from random weights, and a path "
+        f"no weights '{tag}'. {meant}{exist}; None starts from random weights, and a path "
         "reads a file or a model folder.",
         where=encoder,
     )

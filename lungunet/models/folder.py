@@ -7,7 +7,7 @@ contract, the label codec and what the model scored. Nothing is unpickled.
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from lungunet._version import __version__
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, read_json, write_bytes, write_text
-from lungunet.errors import ModelError
+from lungunet.errors import ConfigError, ModelError
+from lungunet.models.architectures import Architecture
 from lungunet.models.builtin import named_folder
 from lungunet.models.card import model_card
-from lungunet.models.unet import Architecture, architecture_of, build_from
+from lungunet.models.unet import architecture_in, architecture_of, build_from, check_fits
 from lungunet.models.weights import load_weights
 
-FORMAT = 1
+FORMAT = 2  # 1 knows no architecture beside the U-Net, and still holds those that are
 _CONFIG, _WEIGHTS, _ABOUT, _CARD = "config.json", "model.safetensors", "lungunet.json", "README.md"
 
 
@@ -47,6 +48,15 @@ class SavedModel:
     scores: dict[str, Any]
     folder: Path
 
+    def __repr__(self) -> str:
+        """Say in two lines which model this is, what it sees and what it gives."""
+        network = architecture_of(self.model) or type(self.model).__name__
+        parameters = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        return (
+            f"<SavedModel: {network}, {parameters:.1f} M parameters, of {self.folder},\n"
+            f" sees {self.contract}, gives {self.codec}>"
+        )
+
 
 def save_model(
     folder: str | Path,
@@ -60,8 +70,9 @@ def save_model(
 
     Parameters
     ----------
-    model : made by :func:`build_unet`, or any module: then only :func:`load_model` with
-        ``model=`` can read it
+    model : of :func:`build_model` or of a class of segmentation-models-pytorch, which is built
+        again when the folder is read; or any other module, which must be passed to
+        :func:`load_model` as ``model=``
     scores : JSON-able facts about the model, such as its epoch and metrics on val
     """
     folder = Path(folder)
@@ -69,7 +80,7 @@ def save_model(
     weights = encode_weights(model)
     architecture = architecture_of(model)
     about = {
-        "format": FORMAT,
+        "format": FORMAT if architecture and architecture.has_name else 1,
         "architecture": architecture and architecture.to_dict(),
         **describe(weights, contract=contract, codec=codec, scores=scores or {}),
     }
@@ -165,8 +176,9 @@ def find_model_folder(path: str | Path) -> Path:
         if (folder / _WEIGHTS).is_file():  # smp's save_pretrained leaves no more than this
             raise ModelError(
                 f"weights without {_ABOUT}, which says the window, size and labels that "
-                "they were trained with. Copy it from the model folder that they came from, or "
-                "write both with lungunet.save_model(folder, model, contract=..., codec=...).",
+                "they were trained with. Copy it from the model folder that they came from; or, in "
+                "Python, load_model(path, contract=..., codec=...) says it, and "
+                "save_model(folder, model, contract=..., codec=...) writes both.",
                 where=folder,
             )
     raise ModelError(
@@ -175,19 +187,35 @@ def find_model_folder(path: str | Path) -> Path:
     )
 
 
-def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedModel:
-    """Read a model folder; no network, no unpickling.
+def load_model(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    contract: InputContract | None = None,
+    codec: LabelCodec | None = None,
+) -> SavedModel:
+    """Read a model folder; no network, no unpickling, and no class that is not on our list.
 
     Parameters
     ----------
-    path : a run folder, a model folder, or the word ``"lungs"`` for the built-in model
-    model : a module to load the weights into, for models that :func:`build_unet` did not make
+    path : a run folder, a model folder, the word ``"lungs"`` for the built-in model, or with
+        ``contract`` a folder that ``save_pretrained`` of segmentation-models-pytorch wrote
+    model : a module to load the weights into, for one that :func:`list_architectures` does not
+        have
+    contract : what a folder of ``save_pretrained`` was trained on, which it does not say. A model
+        of three channels is read as one of one channel that gets the same slice in each; one of
+        one logit as one of two classes
+    codec : of the masks it was trained on; None takes 0 for background and 255 for lung
 
     Raises
     ------
     ModelError
         When a file is missing or damaged, the format is newer, or weights and model disagree.
+    ConfigError
+        When contract or codec are given for a folder that holds its own.
     """
+    if contract is not None or codec is not None:
+        return _load_of_smp(Path(path), model, contract, codec)
     folder = find_model_folder(path)
     about = _read_about(folder)
     if not isinstance(about.get("format"), int) or not 1 <= about["format"] <= FORMAT:
@@ -200,30 +228,67 @@ def load_model(path: str | Path, *, model: nn.Module | None = None) -> SavedMode
         contract = InputContract.from_dict(about["contract"])
         codec = LabelCodec.from_dict(about["codec"])
         stored = about["architecture"]
-        if model is None and stored is None:
-            raise ModelError(
-                "holds a model that build_unet did not make. Build it and pass it: "
-                "load_model(path, model=...).",
-                where=folder,
-            )
+        network = Architecture.from_dict(stored) if stored else None
         if model is None:
-            model = build_from(Architecture.from_dict(stored))
+            model = build_from(network or _network_of_smp(folder))
         scores = dict(about.get("scores") or {})
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
         reason = str(err).rstrip(".")
         raise ModelError(
             f"damaged ({reason}). Copy the folder again.", where=folder / _ABOUT
         ) from err
-    if stored and stored["classes"] != codec.n_classes:
+    saved = _filled(folder, model, contract, codec)
+    digest = hashlib.sha256(_read_bytes(folder / _WEIGHTS)).hexdigest()
+    return replace(saved, scores=scores) if digest == about.get("weights_sha256") else saved
+
+
+def _load_of_smp(
+    path: Path, model: nn.Module | None, contract: InputContract | None, codec: LabelCodec | None
+) -> SavedModel:
+    """Read a folder that says nothing of what its model was trained on."""
+    if is_model_folder(path) and not (path / _WEIGHTS).is_file():
+        path = path / "best"
+    if (path / _ABOUT).is_file():
+        raise ConfigError(f"holds its own, in {_ABOUT}. Leave contract and codec out.", where=path)
+    if contract is None:
+        raise ConfigError("a codec alone does not say what the model sees. Pass contract too.")
+    if model is None:
+        model = build_from(_network_of_smp(path))
+    check_fits(model, contract.size)
+    return _filled(path, model, contract, codec or LUNG_CODEC)
+
+
+def _network_of_smp(folder: Path) -> Architecture:
+    """Read from smp's config.json how its model was built; nothing that it names is imported."""
+    config = read_json(folder / _CONFIG, error=ModelError, fix="Copy the folder again.")
+    # Slices have one channel, and a logit of one class is that of lung: load_weights knows both.
+    changes = {"in_channels": 1} if config.get("in_channels") == 3 else {}
+    changes |= {"classes": 2} if config.get("classes") == 1 else {}
+    network = architecture_in({**config, **changes})
+    if network is None:
         raise ModelError(
-            f"the model has {stored['classes']} classes, its label codec "
+            f"holds a model of your own ({config.get('_model_class', 'of no known class')}), which "
+            "only your code can build. Build it as net, then: "
+            "Predictor.load(load_model(path, model=net)); or Predictor(net, contract, codec); or "
+            "once export_onnx(load_model(path, model=net), 'model.onnx'), which every verb reads.",
+            where=folder,
+        )
+    return network
+
+
+def _filled(
+    folder: Path, model: nn.Module, contract: InputContract, codec: LabelCodec
+) -> SavedModel:
+    """Put the weights of a folder into ``model``."""
+    network = architecture_of(model)
+    if network and network.classes != codec.n_classes:
+        raise ModelError(
+            f"the model has {network.classes} classes, its label codec "
             f"{codec.n_classes}. Save it again with the codec that it was trained with.",
             where=folder / _ABOUT,
         )
     load_weights(model, folder / _WEIGHTS)
-    digest = hashlib.sha256(_read_bytes(folder / _WEIGHTS)).hexdigest()
-    known = digest == about.get("weights_sha256")
-    return SavedModel(model.eval(), contract, codec, scores if known else {}, folder)
+    return SavedModel(model.eval(), contract, codec, {}, folder)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,14 +1,12 @@
-"""Build U-Nets by the name of their encoder, and remember how they were built.
+"""Build models by the names of architecture and encoder, and remember how they were built.
 
 Knows nothing of slices, training or the model folder. smp is imported inside the functions that
 need it: it takes about 2 s.
 """
 
-import difflib
-import json
 import os
+import warnings
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,94 +14,123 @@ import torch
 from torch import nn
 
 from lungunet.data.files import read_json
-from lungunet.errors import ConfigError, LungUNetError, ModelError, WeightsUnavailableError
+from lungunet.errors import (
+    ConfigError,
+    LungUNetError,
+    LungUNetWarning,
+    ModelError,
+    WeightsUnavailableError,
+)
+from lungunet.models.architectures import (
+    Architecture,
+    check_network,
+    check_size,
+    choose_network,
+    smp_class,
+    usual_arguments,
+)
 from lungunet.models.builtin import BUILTIN, named_folder
-from lungunet.models.encoders import ORIGINAL, check_encoder, tags_of, unknown_tag
+from lungunet.models.encoders import DEFAULT_ENCODER, DEFAULT_VIT, ORIGINAL, tags_of, unknown_tag
 from lungunet.models.original import UNet2015
+from lungunet.models.torch_errors import first_line
 from lungunet.models.weights import WEIGHT_SUFFIXES, load_weights
 
-_ORIGINAL_ARGUMENTS = ("valid", "width")
+# Levels that the decoder climbs; the rest, up to the picture, is scaled at the end.
+_CLIMBS = {"pspnet": 0, "fpn": 3}
 _MARK = "_lungunet_architecture"  # the attribute of a model that holds its Architecture
 
-# The arguments of smp.Unet (and of its get_encoder: output_stride) that may be passed on. Native
-# encoders of smp 0.6.0 swallow any other name without a word. ``activation`` and ``aux_params``
-# are not here: a model gives logits and nothing else.
-_SMP_ARGUMENTS = (
-    "encoder_depth",
-    "decoder_channels",
-    "decoder_use_norm",
-    "decoder_attention_type",
-    "decoder_interpolation",
-    "output_stride",
-)
-_REFUSED = (
-    *("activation", "aux_params", "encoder_name", "encoder_weights", "decoder_use_batchnorm"),
-    # These make timm open files or connections, which a model folder must not be able to ask for.
-    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
-)
-_DECODER_CHANNELS = (256, 128, 64, 32, 16)  # smp's default
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "nearest-exact")
 
+def build_model(
+    architecture: str = "unet",
+    encoder: str = "auto",
+    *,
+    weights: str | Path | bool | None = None,
+    in_channels: int = 1,
+    n_classes: int = 2,
+    seed: int | None = None,
+    **smp_arguments: Any,
+) -> nn.Module:
+    """Build a network that turns (N, in_channels, H, W) float into (N, n_classes, H, W) logits.
 
-@dataclass(frozen=True)
-class Architecture:
-    """What rebuilds a model, weights apart.
-
-    Plain values only, so that ``to_dict`` can be JSON; tuples become lists at once, so that equal
-    architectures stay equal on the way through a file.
+    What each architecture asks of height and width, :func:`list_architectures` says. Some encoders
+    of timm are of one size, vision transformers among them: pass ``img_size=512``. Weights are
+    random unless asked for; only a tag may use the network, and it obeys ``HF_HUB_OFFLINE``.
 
     Parameters
     ----------
-    encoder : "unet2015", the name of an smp encoder, or "tu-" and the name of a timm model
-    in_channels : channels of the input, at least 1
-    classes : channels of the logits, at least 2
-    smp_arguments : what else ``build_unet`` was given (``valid`` and ``width`` for "unet2015")
+    architecture : "unet", "unetplusplus", "deeplabv3plus", ...; "unet2015" is the original U-Net
+    encoder : name of an encoder, or auto
+        An smp encoder ("resnet34"), "tu-" and a timm model with or without its tag
+        ("tu-convnext_tiny"). ``list_encoders`` lists them. "auto" is the default of the
+        architecture: "tu-mobilenetv3_small_100", or for "dpt" a small vision transformer.
+    weights : None, a tag, the word "lungs" or a path
+        None (also "none" and False): random. "lungs": those of the built-in model, of which each
+        class of lung begins as lung. A tag of the encoder: downloaded, or taken from the
+        Hugging Face cache; "imagenet" (also True) exists for most. A path: a ``.safetensors``,
+        ``.pt`` or ``.pth`` file with the state dict of such a model or of its encoder alone, or a
+        model folder or run folder, whose ``smp_arguments`` count where none are given; of a folder
+        of another architecture the encoder is taken, with a warning. Where an encoder was
+        trained on three channels and this model has one, the first weights are summed over RGB. A
+        name that is both a tag and a path is a tag.
+    in_channels : channels of the input
+    n_classes : channels of the logits, background included
+    seed : seed of the random weights; the global generator of torch stays untouched
+        None draws from the global generator, as torch does.
+    **smp_arguments
+        What the class of smp takes, such as ``encoder_depth``, ``decoder_channels`` or
+        ``decoder_attention_type="scse"``, which makes "unet" an attention U-Net; with "tu-"
+        encoders also what ``timm.create_model`` takes; with "unet2015" only ``valid`` and
+        ``width``.
+
+    Raises
+    ------
+    ConfigError
+        A name, the tag or an argument is unknown, or they do not fit each other.
+    ModelError
+        A file of weights is missing, damaged or of another model.
+    WeightsUnavailableError
+        The weights could not be fetched.
+
+    Examples
+    --------
+    >>> model = build_model("unetplusplus", "resnet18", seed=0).eval()
+    >>> tuple(model(torch.zeros(1, 1, 64, 96)).shape)
+    (1, 2, 64, 96)
     """
-
-    encoder: str = "resnet34"
-    in_channels: int = 1
-    classes: int = 2
-    smp_arguments: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, least in (("in_channels", 1), ("classes", 2)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"build_unet: {name} is {getattr(self, name)}. It must be at least {least}"
-                    + (": background is a class too." if name == "classes" else ".")
-                )
-        try:
-            plain = json.loads(json.dumps(self.smp_arguments))
-        except TypeError as err:
-            raise ConfigError(
-                f"build_unet: {err}. Give plain values, which can be written to config.json."
-            ) from err
-        object.__setattr__(self, "smp_arguments", plain)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give a dict of plain values.
-
-        Examples
-        --------
-        >>> Architecture("resnet18").to_dict()
-        {'encoder': 'resnet18', 'in_channels': 1, 'classes': 2, 'smp_arguments': {}}
-        """
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Architecture":
-        """Undo ``to_dict``."""
-        known = {f.name for f in fields(cls)}
-        if values.keys() != known:
-            raise ConfigError(
-                f"architecture: missing {sorted(known - values.keys())}, "
-                f"unknown {sorted(values.keys() - known)}. Give what Architecture.to_dict wrote."
+    name, encoder = choose_network(architecture, encoder)
+    tag, path = _tag_or_path(encoder, weights)
+    stored = stored_architecture(path) if path else None
+    if stored and stored.encoder != encoder and weights in BUILTIN:
+        raise ConfigError(
+            f"weights of the encoder {stored.encoder}, not of {encoder}. Name that encoder, or "
+            "take other weights.",
+            where=str(weights),
+        )
+    if stored and (stored.name, stored.encoder) == (name, encoder):
+        smp_arguments = {**stored.smp_arguments, **smp_arguments}
+    network = Architecture(encoder, in_channels, n_classes, smp_arguments, name)
+    check_network(network)
+    # Models are built on the CPU: forking the generators of other devices costs a context each.
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
+        model = _build_original(network) if name == ORIGINAL else _build_smp(network, tag)
+    setattr(model, _MARK, network)
+    if path is not None:
+        other = stored if stored and stored.name != name else None
+        if other:
+            warnings.warn(
+                f"{weights}: holds {other}, of which {network} takes the encoder; the rest begins "
+                "with random weights.",
+                LungUNetWarning,
+                stacklevel=2,
             )
-        return cls(**values)
+        load_weights(model, path, encoder_only=other is not None)
+    return model
 
 
 def build_unet(
-    encoder: str = "resnet34",
+    encoder: str = DEFAULT_ENCODER,
     *,
     weights: str | Path | bool | None = None,
     in_channels: int = 1,
@@ -113,40 +140,18 @@ def build_unet(
 ) -> nn.Module:
     """Build a U-Net that turns (N, in_channels, H, W) float into (N, classes, H, W) logits.
 
-    Encoders of smp and timm take any height and width (some timm ones are of fixed size: pass
-    ``img_size=512``). Weights are random unless asked for; only a tag may use the network, and it
-    obeys ``HF_HUB_OFFLINE``.
+    It is :func:`build_model` for the usual architecture, which takes any height and width.
 
     Parameters
     ----------
-    encoder : name of an encoder
-        An smp encoder ("resnet34"), "tu-" and a timm model with or without its tag
-        ("tu-convnext_tiny"), or "unet2015", the original. ``list_encoders`` lists them.
-    weights : None, a tag, the word "lungs" or a path
-        None (also "none" and False): random. "lungs": those of the built-in model, of which each
-        class of lung begins as lung. A tag of the encoder: downloaded, or taken from the
-        Hugging Face cache; "imagenet" (also True) exists for most. A path: a ``.safetensors``,
-        ``.pt`` or ``.pth`` file with the state dict of such a model or of its encoder alone, or a
-        model folder or run folder, whose ``smp_arguments`` count where none are given. Where an
-        encoder was trained on three channels and this model has one, the first weights are summed
-        over RGB. A name that is both a tag and a path is a tag.
-    in_channels : channels of the input
+    encoder : name of an encoder, or "unet2015" for the original
+    weights, in_channels, seed, **smp_arguments : as for :func:`build_model`
     classes : channels of the logits, background included
-    seed : seed of the random weights; the global generator of torch stays untouched
-        None draws from the global generator, as torch does.
-    **smp_arguments
-        ``encoder_depth``, ``decoder_channels``, ``decoder_use_norm``, ``decoder_attention_type``,
-        ``decoder_interpolation``, ``output_stride`` of ``smp.Unet``; with "tu-" encoders also what
-        ``timm.create_model`` takes; with "unet2015" only ``valid`` and ``width``.
 
     Raises
     ------
-    ConfigError
-        The encoder, the tag or an argument is unknown, or arguments do not fit each other.
-    ModelError
-        A file of weights is missing, damaged or of another model.
-    WeightsUnavailableError
-        The weights could not be fetched.
+    ConfigError, ModelError, WeightsUnavailableError
+        As for :func:`build_model`.
 
     References
     ----------
@@ -158,37 +163,24 @@ def build_unet(
     >>> tuple(model(torch.zeros(1, 1, 65, 47)).shape)
     (1, 2, 65, 47)
     """
-    check_encoder(encoder)
-    tag, path = _tag_or_path(encoder, weights)
-    stored = stored_architecture(path) if path else None
-    if stored and stored.encoder != encoder and weights in BUILTIN:
-        raise ConfigError(
-            f"weights of the encoder {stored.encoder}, not of {encoder}. Name that encoder, or "
-            "take other weights.",
-            where=str(weights),
-        )
-    if stored and stored.encoder == encoder:
-        smp_arguments = {**stored.smp_arguments, **smp_arguments}
-    architecture = Architecture(encoder, in_channels, classes, smp_arguments)
-    # Models are built on the CPU: forking the generators of other devices costs a context each.
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
-        model = (
-            _build_original(architecture) if encoder == ORIGINAL else _build_smp(architecture, tag)
-        )
-    setattr(model, _MARK, architecture)
-    if path is not None:
-        load_weights(model, path)
-    return model
+    return build_model(
+        "unet",
+        encoder,
+        weights=weights,
+        in_channels=in_channels,
+        n_classes=classes,
+        seed=seed,
+        **smp_arguments,
+    )
 
 
 def build_from(architecture: Architecture) -> nn.Module:
     """Build the model that ``architecture`` describes, with random weights, without network."""
-    return build_unet(
+    return build_model(
+        architecture.name,
         architecture.encoder,
         in_channels=architecture.in_channels,
-        classes=architecture.classes,
+        n_classes=architecture.classes,
         **architecture.smp_arguments,
     )
 
@@ -204,20 +196,59 @@ def stored_architecture(source: str | Path) -> Architecture | None:
 
 
 def architecture_of(model: nn.Module) -> Architecture | None:
-    """Tell what rebuilds ``model``; None for a module that ``build_unet`` did not build.
+    """Tell what rebuilds ``model``: one of ``build_model``, or of a class of smp by itself.
 
-    Copies and ``torch.compile``d models answer like the model; unwrap DistributedDataParallel
-    first.
+    None for any other module, and for one of smp that gives no logits. Copies and
+    ``torch.compile``d models answer like the model; unwrap DistributedDataParallel first.
 
     Examples
     --------
     >>> architecture_of(build_unet("unet2015", width=2))
-    Architecture(encoder='unet2015', in_channels=1, classes=2, smp_arguments={'width': 2})
+    Architecture(encoder='unet2015', in_channels=1, classes=2, smp_arguments={'width': 2}, \
+name='unet2015')
     >>> architecture_of(nn.Conv2d(1, 2, 1)) is None
     True
     """
-    found = getattr(model, _MARK, None)
-    return found if isinstance(found, Architecture) else None
+    model = getattr(model, "_orig_mod", model)
+    mark = getattr(model, _MARK, None)
+    if isinstance(mark, Architecture):
+        return mark
+    config = getattr(model, "config", None)
+    if not isinstance(config, dict):
+        return None
+    found = architecture_in({**config, "_model_class": type(model).__name__})
+    # A class of the user's own may have a name of smp's.
+    return found if found and type(model) is smp_class(found.name) else None
+
+
+def architecture_in(config: dict[str, Any]) -> Architecture | None:
+    """Read a config.json of smp; see :meth:`Architecture.from_smp`."""
+    try:
+        found = Architecture.from_smp(config)
+        if found:
+            check_network(found)
+    except (ConfigError, KeyError, TypeError, ValueError):
+        return None
+    return found
+
+
+def check_fits(model: nn.Module, size: int) -> None:
+    """Refuse a size, or channels, that ``model`` cannot take; of a foreign module nothing is known.
+
+    Parameters
+    ----------
+    size : of the square that slices are fitted to, px
+    """
+    network = architecture_of(model)
+    if network is None:
+        return
+    if network.in_channels != 1:
+        raise ConfigError(
+            f"takes {network.in_channels} channels, and slices have one. Build it with "
+            "in_channels=1.",
+            where=network,
+        )
+    check_size(network, size)
 
 
 def _tag_or_path(encoder: str, weights: str | Path | bool | None) -> tuple[str | None, Path | None]:
@@ -238,18 +269,15 @@ def _tag_or_path(encoder: str, weights: str | Path | bool | None) -> tuple[str |
     raise unknown_tag(encoder, tag)
 
 
-def _build_original(architecture: Architecture) -> nn.Module:
-    for name in architecture.smp_arguments:
-        if name not in _ORIGINAL_ARGUMENTS:
-            raise _unknown_argument(ORIGINAL, name, _ORIGINAL_ARGUMENTS)
-    return UNet2015(architecture.in_channels, architecture.classes, **architecture.smp_arguments)
+def _build_original(network: Architecture) -> nn.Module:
+    return UNet2015(network.in_channels, network.classes, **network.smp_arguments)
 
 
-def _build_smp(architecture: Architecture, tag: str | None) -> nn.Module:
-    import segmentation_models_pytorch as smp
-
-    encoder = architecture.encoder
-    _check_arguments(encoder, architecture.smp_arguments)
+def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
+    encoder, arguments = network.encoder, dict(network.smp_arguments)
+    if network.name in _CLIMBS:  # smp's own default fits its default depth alone
+        depth = arguments.get("encoder_depth", usual_arguments(network.name)["encoder_depth"])
+        arguments.setdefault("upsampling", 2 ** (depth - _CLIMBS[network.name]))
     weights: str | bool | None = tag
     if tag is not None and encoder.startswith("tu-"):
         # timm has the tag in the name of the model; smp wants True and warns about a name.
@@ -257,54 +285,29 @@ def _build_smp(architecture: Architecture, tag: str | None) -> nn.Module:
         if tag != "imagenet" and not encoder.endswith(f".{tag}"):
             encoder = f"{encoder}.{tag}"
     try:
-        model: nn.Module = smp.Unet(
-            encoder,
-            encoder_weights=weights,
-            in_channels=architecture.in_channels,
-            classes=architecture.classes,
-            **architecture.smp_arguments,
-        )
+        with warnings.catch_warnings():
+            # DPT of an encoder without class token: it does what the warning advises by itself.
+            warnings.filterwarnings("ignore", message="Encoder does not have prefix tokens")
+            model: nn.Module = smp_class(network.name)(
+                encoder,
+                encoder_weights=weights,
+                in_channels=network.in_channels,
+                classes=network.classes,
+                **arguments,
+            )
     except Exception as err:
-        raise _explained(err, architecture, tag) from err
+        raise _explained(err, network, tag) from err
+    # Each level that DPT makes is half of the one before, the first a quarter of the picture.
+    if network.name == "dpt" and 32 % model.encoder.output_stride:  # type: ignore[operator, union-attr]
+        raise _no_vit(network, f"its patches are of {model.encoder.output_stride} px")  # type: ignore[union-attr]
     # A folder saved from this model must not make smp.from_pretrained download what it overwrites.
-    model.config.update(encoder_name=architecture.encoder, encoder_weights=None)  # type: ignore[operator, union-attr]
+    model.config.update(encoder_name=network.encoder, encoder_weights=None)  # type: ignore[operator, union-attr]
     return model
 
 
-def _check_arguments(encoder: str, arguments: dict[str, Any]) -> None:
-    for name in arguments:
-        passed_to_timm = encoder.startswith("tu-") and name not in _REFUSED
-        if name not in _SMP_ARGUMENTS and not passed_to_timm:
-            raise _unknown_argument(encoder, name, _SMP_ARGUMENTS)
-    depth = arguments.get("encoder_depth", len(_DECODER_CHANNELS))
-    channels = arguments.get("decoder_channels", _DECODER_CHANNELS)
-    if depth not in range(1, 6):
-        raise ConfigError(f"encoder_depth is {depth}. It must be 1 to 5.", where=encoder)
-    if not isinstance(channels, list | tuple) or len(channels) != depth:
-        raise ConfigError(
-            f"encoder_depth is {depth}, but decoder_channels is {channels}. Give one "
-            f"number for each level: decoder_channels={_DECODER_CHANNELS[:depth]}.",
-            where=encoder,
-        )
-    # smp would notice a wrong name at the first picture only.
-    interpolation = arguments.get("decoder_interpolation", "nearest")
-    if interpolation not in _INTERPOLATIONS:
-        raise ConfigError(
-            f"unknown decoder_interpolation '{interpolation}'. It must be one of "
-            f"{', '.join(_INTERPOLATIONS)}.",
-            where=encoder,
-        )
-
-
-def _unknown_argument(encoder: str, name: str, known: tuple[str, ...]) -> ConfigError:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean '{close[0]}'?" if close else f"There are {', '.join(known)}."
-    return ConfigError(f"unknown argument '{name}'. {hint}", where=encoder)
-
-
-def _explained(err: Exception, architecture: Architecture, tag: str | None) -> Exception:
+def _explained(err: Exception, network: Architecture, tag: str | None) -> Exception:
     """Give the error to raise for ``err``, which came out of smp or timm; ``err`` if none fits."""
-    encoder, arguments = architecture.encoder, architecture.smp_arguments
+    encoder, arguments = network.encoder, network.smp_arguments
     if tag is not None and _is_unreachable(err):
         return WeightsUnavailableError(
             f"the weights '{tag}' could not be fetched ({type(err).__name__}). Go on "
@@ -315,15 +318,25 @@ def _explained(err: Exception, architecture: Architecture, tag: str | None) -> E
         )
     if encoder.startswith("tu-") and "Unsupported model downsampling" in str(err):
         return ConfigError(
-            "this timm model does not halve the picture level by level, so it cannot "
-            "be a U-Net encoder. list_encoders('tu-*') lists those that can.",
+            "this timm model does not halve the picture level by level, so it cannot be an encoder "
+            f"of {network.name}. list_encoders('tu-*') lists those that can.",
             where=encoder,
         )
+    if network.name == "dpt" and isinstance(err, ValueError | AttributeError | TypeError):
+        return _no_vit(network, first_line(err))
     if arguments and isinstance(err, TypeError | ValueError | KeyError | AssertionError):
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         reason = str(err).rstrip(".") or type(err).__name__
         return ConfigError(f"{reason}. Change or leave out {given}.", where=encoder)
     return err
+
+
+def _no_vit(network: Architecture, reason: str) -> ConfigError:
+    return ConfigError(
+        f"dpt takes vision transformers of timm with patches of 8, 16 or 32 px, and cannot take "
+        f"this model ({reason}). Take {DEFAULT_VIT}, or another architecture.",
+        where=network,
+    )
 
 
 def _is_unreachable(err: Exception) -> bool:

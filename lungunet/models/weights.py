@@ -16,13 +16,18 @@ from lungunet.errors import ModelError, listed
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 """Endings of the files that :func:`load_weights` reads."""
 
-_HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")  # what gives the logits in smp
+# What gives the logits in smp: in all of its models, and in DPT.
+_HEADS = ("segmentation_head.0", "segmentation_head.head.4")
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, encoder_only: bool = False) -> None:
     """Fill ``model`` from a file, or from the file in a model folder or run folder.
 
     It holds the state dict of the whole model, or of its ``encoder`` alone.
+
+    Parameters
+    ----------
+    encoder_only : take the encoder out of a whole model, and leave the rest as it is
     """
     file = _weights_file(path)
     state = _read_state(file)
@@ -33,13 +38,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
             "went wrong: take an earlier model, or train again with a lower lr.",
             where=file,
         )
+    if encoder_only:
+        state = {n[8:]: tensor for n, tensor in state.items() if n.startswith("encoder.")}
     target, what = model, "model"
     encoder = getattr(model, "encoder", None)
     if isinstance(encoder, nn.Module) and not state.keys() & model.state_dict().keys():
         target, what = encoder, "encoder"
         state = _fit_first_layer(state, encoder.state_dict())
     else:
-        state = _fit_last_layer(state, model.state_dict())
+        wanted = model.state_dict()
+        state = _fit_last_layer(_fit_first_layer(state, wanted), wanted)
     try:
         target.load_state_dict(dict(state))  # a copy: smp's loaders take keys out of what they get
     except RuntimeError as err:
@@ -113,11 +121,18 @@ def _fit_first_layer(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dic
 
 
 def _fit_last_layer(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Let every class of lung begin as what was lung, where there were lung and background."""
-    if not all(name in state and name in wanted and len(state[name]) == 2 for name in _HEAD):
-        return state
-    n = len(wanted[_HEAD[0]])
-    return {**state, **{name: state[name][[0, *[1] * (n - 1)]] for name in _HEAD}}
+    """Turn one logit into two, and let every class of lung begin as what was lung.
+
+    Softmax over 0 and a logit is its sigmoid, so a model of one logit stays what it was.
+    """
+    names = [f"{head}.{part}" for head in _HEADS for part in ("weight", "bias")]
+    fitted = dict(state)
+    for name in [name for name in names if name in state and name in wanted]:
+        if len(state[name]) == 1:
+            fitted[name] = torch.cat([torch.zeros_like(state[name]), state[name]])
+        if len(fitted[name]) == 2:
+            fitted[name] = fitted[name][[0, *[1] * (len(wanted[name]) - 1)]]
+    return fitted
 
 
 def _misfits(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def check_same_run(
                 "Resume with the same data and settings, or start a new run.",
                 where=where,
             )
-    before, now = state["settings"], config.fixed()
+    now = config.fixed()
+    # What the version that began the run could not be asked, it did as the default does.
+    before = {name: value for name, value in _defaults(config).items() if name in now}
+    before |= state["settings"]
     changed = [
         f"{name} {before.get(name)}, now {now.get(name)}"
         for name in sorted({*before, *now})
@@ -104,6 +108,13 @@ def check_same_run(
         )
 
 
+def _defaults(config: TrainConfig) -> dict[str, Any]:
+    return {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(config)
+    }
+
+
 def load_into(state: Mapping[str, Any], model: nn.Module, stepper: Stepper, *, where: Path) -> None:
     """Put weights, optimizer and scaler back."""
     try:
@@ -111,7 +122,7 @@ def load_into(state: Mapping[str, Any], model: nn.Module, stepper: Stepper, *, w
         stepper.load_state_dict({name: state[name] for name in ("optimizer", "scaler")})
     except (RuntimeError, ValueError, KeyError) as err:
         raise ModelError(
-            "belongs to another model. Resume with the same encoder.", where=where
+            "belongs to another model. Resume with the same architecture and encoder.", where=where
         ) from err
 
 

@@ -14,6 +14,7 @@ from lungunet.data.hu import HuSurvey
 from lungunet.data.window import Window, shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 from lungunet.models.torch_errors import explained, first_line, is_of_the_gpu, is_out_of_memory
+from lungunet.models.unet import check_fits
 from lungunet.training.config import TrainConfig
 from lungunet.training.learner import Learner
 from lungunet.training.tracking import EpochResult
@@ -141,6 +142,7 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
         raise ConfigError(
             f"{len(train)} pairs for {ranks} processes. Start fewer processes.", where="train"
         )
+    check_fits(model, train.contract.size)
     if config.compile:
         check_compiler(learner.device)
     images, masks = zip(*(train[0, index] for index in range(count)), strict=True)
@@ -150,7 +152,7 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             model.train()
-            channels = learner.forward(model, image, mask)[0].shape[1]
+            channels, *given = learner.forward(model, image, mask)[0].shape[1:]
     except (ValueError, RuntimeError, AssertionError) as err:
         if is_out_of_memory(err) or is_of_the_gpu(err):
             raise  # for others to explain
@@ -162,6 +164,12 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
     finally:
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
+    if given != list(image.shape[2:]) and not getattr(model, "valid", False):
+        raise ConfigError(
+            f"the model gives logits of {given[0]}x{given[1]} for slices of "
+            f"{image.shape[2]}x{image.shape[3]}. Let it scale them up itself, as with "
+            "torch.nn.functional.interpolate."
+        )
     if channels != train.codec.n_classes:
         raise ConfigError(
             f"the model gives {channels} classes, the label codec has {train.codec.n_classes}. "

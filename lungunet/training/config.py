@@ -10,7 +10,7 @@ import os
 import tomllib
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +19,7 @@ import tomli_w
 from lungunet.data.dataset import DEFAULT_SIZE
 from lungunet.data.files import write_text
 from lungunet.errors import ConfigError
+from lungunet.models.architectures import check_architecture, default_encoder, describe_network
 from lungunet.models.device import Precision
 
 
@@ -160,9 +161,9 @@ class TrainConfig:
                 hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
                 raise ConfigError(f"unknown setting '{name}'. {hint}", where=where)
         missing = [
-            field.name
-            for field in dataclasses.fields(cls)
-            if field.default is dataclasses.MISSING and field.name not in values
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
         ]
         if missing:
             raise ConfigError(f"{', '.join(missing)} is missing. Add it.", where=where)
@@ -183,7 +184,8 @@ class RunConfig(TrainConfig):
     Parameters
     ----------
     data : folder with train.txt and val.txt
-    encoder : name as ``lungunet encoders`` lists it
+    encoder : name as ``lungunet encoders`` lists it; auto is the default of the architecture,
+        tu-mobilenetv3_small_100 but for dpt
     weights : none, lungs (the built-in model), imagenet, another smp tag, or a path
     size : side of the square that slices are fitted to, px
     window : auto, or LEVEL,WIDTH in HU
@@ -193,10 +195,12 @@ class RunConfig(TrainConfig):
         background, since more classes may tell left from right, and mirrored they would lie
     disease : share of the samples into whose lung a disease is painted
     cache : folder that keeps slices as the model sees them for later epochs and runs, or off
+    architecture : name as ``list_architectures`` has it
+    smp_arguments : what else :func:`build_model` takes, such as ``decoder_attention_type``
     """
 
     data: str
-    encoder: str = "tu-mobilenetv3_small_100"
+    encoder: str = "auto"
     weights: str = "none"
     size: int = DEFAULT_SIZE
     window: str = "auto"
@@ -205,6 +209,8 @@ class RunConfig(TrainConfig):
     flip: bool | Literal["auto"] = "auto"
     disease: float = 0.0
     cache: str = "off"
+    architecture: str = "unet"
+    smp_arguments: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, run: str | Path, **changes: Any) -> Self:
@@ -240,12 +246,20 @@ class RunConfig(TrainConfig):
             )
         return cls.from_toml(file, **changes)
 
+    @property
+    def network(self) -> str:
+        """The network in a few words: the encoder alone where the architecture is the usual one."""
+        return describe_network(self.architecture, self.encoder)
+
     def __post_init__(self) -> None:
         """Take ``data`` and ``cache`` as paths too."""
         for name in ("data", "cache"):
             if isinstance(getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
         super().__post_init__()
+        object.__setattr__(self, "architecture", check_architecture(self.architecture))
+        if self.encoder == "auto":
+            object.__setattr__(self, "encoder", default_encoder(self.architecture))
         if not self.cache:
             raise ConfigError("must be a folder, or off.", where="cache=''")
         if not 0 <= self.disease <= 1:
@@ -272,6 +286,8 @@ def _fits(value: object, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if typing.get_origin(hint) is typing.Union:
         return any(_fits(value, part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, dict)
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -282,5 +298,7 @@ def _describe(hint: Any) -> str:
         return " or ".join(f'"{choice}"' for choice in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Union:
         return " or ".join(_describe(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is dict:
+        return "a table of names and values"
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
     return names.get(hint, "text in quotes")

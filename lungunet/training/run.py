@@ -14,7 +14,14 @@ from lungunet.data.split import choose_codec, read_split, read_split_record
 from lungunet.data.transforms import train_transform
 from lungunet.data.window import parse_window
 from lungunet.errors import ConfigError, LungUNetWarning, SplitError
-from lungunet.models.unet import build_from, build_unet, stored_architecture
+from lungunet.models.architectures import (
+    Architecture,
+    check_network,
+    check_size,
+    choose_network,
+)
+from lungunet.models.encoders import size_arguments
+from lungunet.models.unet import build_from, build_model, stored_architecture
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
 from lungunet.training.distributed import Ranks
@@ -101,8 +108,10 @@ def make_trainer(
     # A run is gone on with from any folder, so it must not depend on the current one.
     cache = config.cache if config.cache == "off" else str(Path(config.cache).resolve())
     config = replace(config, data=str(Path(config.data).resolve()), cache=cache)
+    network = _network(config)
     train, val = load_datasets(config)
-    model = _build_model(config, out, classes=train.codec.n_classes, pretrained=pretrained)
+    network = replace(network, classes=train.codec.n_classes)
+    model = _build_model(config, network, out, pretrained=pretrained)
     lists = {name: Path(config.data, f"{name}.txt").read_bytes() for name in ("train", "val")}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
     notes = {"manifests": hashes}
@@ -112,16 +121,32 @@ def make_trainer(
     return trainer, train, val
 
 
+def _network(config: RunConfig) -> Architecture:
+    """Return what ``config`` asks for, or refuse it, before anything is read or built."""
+    name, encoder = choose_network(config.architecture, config.encoder)
+    arguments = {**size_arguments(encoder, config.size), **config.smp_arguments}
+    network = Architecture(encoder, smp_arguments=arguments, name=name)
+    check_network(network)
+    check_size(network, config.size)
+    return network
+
+
 def _build_model(
-    config: RunConfig, out: str | Path, *, classes: int, pretrained: bool
+    config: RunConfig, network: Architecture, out: str | Path, *, pretrained: bool
 ) -> nn.Module:
-    if pretrained:
-        return build_unet(config.encoder, weights=config.weights, classes=classes, seed=config.seed)
-    # A resumed run has its weights in the checkpoint; those it began with may be gone by now.
-    stored = stored_architecture(out) or stored_architecture(config.weights)
-    if stored and stored.encoder == config.encoder:
-        return build_from(replace(stored, classes=classes))
-    return build_unet(config.encoder, classes=classes, seed=config.seed)
+    if not pretrained:
+        # A resumed run has its weights in the checkpoint; those it began with may be gone by now.
+        stored = stored_architecture(out) or stored_architecture(config.weights)
+        if stored and (stored.name, stored.encoder) == (network.name, network.encoder):
+            return build_from(replace(stored, classes=network.classes))
+    return build_model(
+        network.name,
+        network.encoder,
+        weights=config.weights if pretrained else None,
+        n_classes=network.classes,
+        seed=config.seed,
+        **network.smp_arguments,
+    )
 
 
 def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:

@@ -1,5 +1,6 @@
 """Stopping, going on, extending, and the learning rate test, from the command line."""
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 import lungunet
 from lungunet import LRRange, TrainConfig
@@ -69,6 +71,22 @@ class TestExtending:
         assert "2 -> 4 epochs: from epoch 3 on the learning rate is that of a run of 4" in done.out
         assert f"from 0.0e+00 to {lr:.1e} and falls to 0 at epoch 4" in done.out
         assert done.out.count("\n    3  ") == done.out.count("\n    4  ") == 1
+
+    def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(
+        self, run_cli, own_run: Path
+    ) -> None:
+        checkpoint = torch.load(own_run / "last.ckpt", weights_only=True)
+        for name in ("architecture", "smp_arguments"):
+            del checkpoint["settings"][name]
+        torch.save(checkpoint, own_run / "last.ckpt")
+        settings = own_run / "config.toml"
+        before = settings.read_text(encoding="utf-8").partition("architecture =")[0]
+        settings.write_text(f'{before}\narchitecture = "fpn"\n', encoding="utf-8")
+        done = run_cli("train", "--resume", own_run, "--epochs", 3)
+        assert done.code == 1
+        assert "was trained with architecture unet, now fpn" in done.err
+        settings.write_text(before, encoding="utf-8")
+        assert run_cli("train", "--resume", own_run, "--epochs", 3).code == 0
 
     def test_a_finished_run_has_nothing_left(self, run_cli, own_run: Path) -> None:
         done = run_cli("train", "--resume", own_run)
@@ -215,3 +233,58 @@ class TestSidesInTheMirror:
         for option in ("--flip", "--no-flip"):
             words = ("train", sided, "--out", tmp_path / option, *QUICK, "--epochs", 1, option)
             assert "mirrored" not in run_cli(*words).err
+
+
+class TestArchitecture:
+    def test_trains_goes_on_and_starts_another(self, run_cli, data: Path, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        named = ("--architecture", "PSPNet", "--encoder", "resnet18")
+        done = run_cli("train", data, "--out", run, *QUICK, "--epochs", 1, *named)
+        assert done.code == 0, done.err
+        assert "pspnet of resnet18, 32x32" in done.out
+        about = json.loads((run / "best" / "lungunet.json").read_text(encoding="utf-8"))
+        assert about["architecture"]["name"] == "pspnet"
+        assert 'architecture = "pspnet"' in (run / "config.toml").read_text(encoding="utf-8")
+        assert ">pspnet<" in (run / "report.html").read_text(encoding="utf-8")
+        assert run_cli("train", "--resume", run, "--epochs", 2).code == 0
+        more = (*QUICK, "--epochs", 1, *named, "--weights", run)
+        assert run_cli("train", data, "--out", tmp_path / "other", *more).code == 0
+
+    def test_arguments_of_smp(self, run_cli, data: Path, tmp_path: Path) -> None:
+        words = ("--encoder", "resnet18", "--smp", "decoder_attention_type=scse", "--smp")
+        words = (*words, "decoder_channels=[32,32,16,16,16]", *QUICK, "--epochs", 1)
+        assert run_cli("train", data, "--out", tmp_path / "run", *words).code == 0
+        about = json.loads((tmp_path / "run/best/lungunet.json").read_text(encoding="utf-8"))
+        given = {"decoder_attention_type": "scse", "decoder_channels": [32, 32, 16, 16, 16]}
+        assert about["architecture"]["smp_arguments"] == given
+        settings = lungunet.RunConfig.from_toml(tmp_path / "run" / "config.toml")
+        assert settings.smp_arguments == given
+        done = run_cli("train", "--resume", tmp_path / "run", "--smp", "decoder_channels=1")
+        assert done.code == 1
+        assert "--smp: a resumed run keeps its settings" in done.err
+
+    def test_an_encoder_of_one_size_is_built_for_that_of_the_run(
+        self, run_cli, data: Path, tmp_path: Path
+    ) -> None:
+        words = ("--architecture", "dpt", "--encoder", "tu-test_vit", *QUICK, "--epochs", 1)
+        done = run_cli("train", data, "--out", tmp_path / "run", *words)
+        assert done.code == 0, done.err
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--architecture", "fpn", "--size", 250), "The nearest are 224 and 256."),
+            (("--architecture", "pan", "--encoder", "vgg11"), "and vgg11 cannot"),
+            (("--architecture", "unett"), "Unknown architecture 'unett'. Closest: 'unet'"),
+            (("--smp", "width"), "--smp width: Write NAME=VALUE"),
+            (("--encoder", "resnet18", "--smp", "widht=3"), "unknown argument 'widht'"),
+            (("--weights", "imagnet"), "Did you mean 'imagenet'?"),
+        ],
+    )
+    def test_is_refused_before_anything_is_written(
+        self, run_cli, data: Path, tmp_path: Path, words: tuple[object, ...], message: str
+    ) -> None:
+        done = run_cli("train", data, "--out", tmp_path / "run", *words)
+        assert done.code == 1
+        assert message in done.err
+        assert not (tmp_path / "run").exists()

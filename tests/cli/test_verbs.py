@@ -482,6 +482,19 @@ class TestEncoders:
             {"name": "resnet18", "parameters": 11170240, "weights": ["imagenet", "ssl", "swsl"]}
         ]
 
+    def test_architectures(self, run_cli) -> None:
+        table = run_cli("encoders", "--architectures")
+        assert table.code == 0
+        rows = {line.split()[0]: line for line in table.out.splitlines()}
+        assert "multiples of 16 from 128  https://arxiv.org/abs/1805.10180" in rows["pan"]
+        assert "  any  " in rows["unet"]
+        listed = json.loads(run_cli("encoders", "--architectures", "--json").out)
+        assert [each["name"] for each in listed] == list(rows)[1:]
+        assert {each["name"]: each["multiple"] for each in listed}["pspnet"] == 8
+        done = run_cli("encoders", "x*", "--architectures")
+        assert done.code == 1
+        assert "--architectures: lists all" in done.err
+
     def test_no_match(self, run_cli) -> None:
         for more in ((), ("--json",)):
             done = run_cli("encoders", "nothing*", *more)

@@ -142,7 +142,7 @@ class TestParts:
 
         monkeypatch.setattr(network, "_PART_PX", SIDE**2)
         own = segmenter(Broken())
-        with pytest.raises(RuntimeError, match="no"):
+        with pytest.raises(ConfigError, match=r"does not take slices of shape .* \(no\)"):
             own(prepared(own, 4))
         assert threads_of_a_new_thread() == 4
 

@@ -468,13 +468,19 @@ class TestRefusals:
             build_unet(name)
 
     def test_timm_model_that_cannot_be_an_encoder(self):
-        with pytest.raises(ConfigError, match="cannot be a U-Net encoder"):
+        with pytest.raises(ConfigError, match="cannot be an encoder of unet"):
             build_unet("tu-vit_tiny_patch16_224")
 
     @pytest.mark.parametrize(
         ("encoder", "tag", "message"),
         [
-            ("resnet18", "imagnet", "There are 'imagenet', 'ssl', 'swsl'"),
+            (
+                "resnet18",
+                "imagnet",
+                r"Did you mean 'imagenet'\? There are 'imagenet', 'ssl', 'swsl'",
+            ),
+            ("tu-resnet18", "imagenette", r"Did you mean 'imagenet'\? There are 'a1_in1k'"),
+            ("resnet18", "lung", r"Did you mean 'lungs'\? There are"),
             ("resnext101_32x32d", "imagenet", "There are 'instagram'"),
             ("tu-mobilenetv3_small_100", "a1_in1k", "There are 'lamb_in1k'"),
             ("tu-coatnet_0_224", "imagenet", "There are none to download"),
@@ -566,7 +572,7 @@ class TestList:
     )
     def test_timm_models_that_cannot_be_encoders_are_left_out(self, name):
         assert list_encoders(f"tu-{name}") == []
-        with pytest.raises(ConfigError, match="cannot be a U-Net encoder"):
+        with pytest.raises(ConfigError, match="cannot be an encoder of unet"):
             build_unet(f"tu-{name}")
 
     @pytest.mark.parametrize("name", ["tu-regnetx_002", "tu-pvt_v2_b0", "tu-edgenext_xx_small"])

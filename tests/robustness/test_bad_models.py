@@ -67,8 +67,9 @@ def contract(**changes: object):
         (
             file("best/lungunet.json", None),
             "W/run/best: weights without lungunet.json, which says the window, size and labels "
-            "that they were trained with. Copy it from the model folder that they came from, or "
-            "write both with lungunet.save_model(folder, model, contract=..., codec=...).",
+            "that they were trained with. Copy it from the model folder that they came from; or, "
+            "in Python, load_model(path, contract=..., codec=...) says it, and save_model(folder, "
+            "model, contract=..., codec=...) writes both.",
         ),
         (
             file("best/model.safetensors", None),
@@ -84,8 +85,8 @@ def contract(**changes: object):
         ),
         (file("best/lungunet.json", lambda _: b"[]"), f"{ABOUT}: not a JSON object. {COPY}"),
         (
-            about(format=2),
-            "W/run/best: format 2 is not one that this lungunet reads (1 to 1). Upgrade lungunet.",
+            about(format=3),
+            "W/run/best: format 3 is not one that this lungunet reads (1 to 2). Upgrade lungunet.",
         ),
         (
             about(contract={}),
@@ -189,7 +190,7 @@ def checkpoint(**changes: object):
         ),
         (
             checkpoint(model={}),
-            "W/run: belongs to another model. Resume with the same encoder.",
+            "W/run: belongs to another model. Resume with the same architecture and encoder.",
         ),
     ],
 )

@@ -12,11 +12,16 @@ from lungunet import ConfigError, RunConfig, TrainConfig
 
 
 def test_toml_round_trip_holds_every_setting(tmp_path: Path) -> None:
-    config = RunConfig(data="a folder/ä", epochs=3, lr=1e-4, flip=False, labels="0,3=1,4=1")
+    arguments = {"encoder_depth": 3, "decoder_channels": [64, 32, 16]}
+    config = RunConfig(
+        data="a folder/ä", epochs=3, flip=False, labels="0,3=1,4=1", smp_arguments=arguments
+    )
     config.save(tmp_path / "config.toml")
     assert RunConfig.from_toml(tmp_path / "config.toml") == config
     text = (tmp_path / "config.toml").read_text(encoding="utf-8")
-    assert all(f"{field.name} = " in text for field in dataclasses.fields(RunConfig))
+    plain = [f.name for f in dataclasses.fields(RunConfig) if f.name != "smp_arguments"]
+    assert all(f"{name} = " in text for name in plain)
+    assert "[smp_arguments]" in text
 
 
 def test_changes_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) -> None:
