@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, require_hu
@@ -388,6 +388,12 @@ def _fits(raw: np.ndarray, codec: LabelCodec) -> bool:
     return True
 
 
+def _read_classes(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
+    """Encode a mask; what is ignored is not measured."""
+    classes = codec.encode(raw, where)
+    return np.where(classes == IGNORE, 0, classes) if codec.ignores else classes
+
+
 def _tell_sides(
     classes: np.ndarray, codec: LabelCodec, sides: bool, spacing_mm: tuple[float, ...] | None
 ) -> np.ndarray | None:
@@ -407,7 +413,7 @@ def _measure_image(
     judged: HuSurvey,
 ) -> tuple[list[Measurement], bool]:
     mask = pair.require_mask()
-    image, classes = read_image(pair.image), codec.encode(read_mask(mask), str(mask))
+    image, classes = read_image(pair.image), _read_classes(read_mask(mask), codec, str(mask))
     fault = judged.look(image, name)
     if fault is not None and fault.severity == "error":
         raise DataError(fault.text, where=pair.image)
@@ -427,7 +433,7 @@ def _measure_scan(
     mask = pair.require_mask()
     scan = read_volume(pair.image, resample=resample)
     require_hu(scan.array, scan.path)
-    classes = codec.encode(put_on_grid(read_volume(mask), scan), str(mask))
+    classes = _read_classes(put_on_grid(read_volume(mask), scan), codec, str(mask))
     lungs = _tell_sides(classes, codec, sides, scan.spacing_mm)
     measured = measure_volume(
         scan.array,

@@ -8,7 +8,7 @@ its focal loss takes each class for a question of its own.
 import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -414,7 +414,7 @@ class BoundaryLoss(_SliceLoss):
         return {"weight": self.weight, "reach": self.reach}
 
 
-_LOSSES: Mapping[str, tuple[type[_SliceLoss], Mapping[str, float]]] = {
+_LOSSES: Mapping[str, tuple[Callable[..., _SliceLoss], Mapping[str, float]]] = {
     "ce-dice": (CrossEntropyDiceLoss, {}),
     "ce": (CrossEntropyDiceLoss, {"dice_weight": 0.0}),
     "dice": (CrossEntropyDiceLoss, {"ce_weight": 0.0}),
@@ -457,6 +457,17 @@ def build_loss(
     >>> build_loss("focal", gamma=3)
     FocalLoss(gamma=3)
     """
+    return make_loss(name, arguments, class_weights=class_weights, ignore_index=ignore_index)
+
+
+def make_loss(
+    name: str,
+    arguments: Mapping[str, float],
+    *,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+) -> nn.Module:
+    """Do what :func:`build_loss` does, with the arguments as they stand in a settings file."""
     if name not in _LOSSES:
         near = difflib.get_close_matches(name, _LOSSES, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -89,7 +89,8 @@ def check_same_run(
                 "Resume with the same data and settings, or start a new run.",
                 where=where,
             )
-    before, now = state["settings"], config.fixed()
+    # What a run was not asked for when it began, it began with as it stands by default.
+    before, now = {**type(config).defaults(), **state["settings"]}, config.fixed()
     changed = [
         f"{name} {before.get(name)}, now {now.get(name)}"
         for name in sorted({*before, *now})

@@ -10,7 +10,7 @@ import os
 import tomllib
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +20,16 @@ from lungunet.data.dataset import DEFAULT_SIZE
 from lungunet.data.files import write_text
 from lungunet.errors import ConfigError
 from lungunet.models.device import Precision
+from lungunet.models.losses import LossName, make_loss
+from lungunet.training.class_weights import parse_class_weights
+
+_POLY = 0.9  # of nnU-Net and DeepLab
+_USUAL = {
+    "adamw": {"lr": 2e-3, "weight_decay": 1e-2},
+    # Adam and SGD add the decay to the gradients, where 1e-2 would hold the weights down.
+    "adam": {"lr": 1e-3, "weight_decay": 0.0},
+    "sgd": {"lr": 1e-2, "weight_decay": 3e-5},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +40,9 @@ class TrainConfig:
     ----------
     epochs : passes over train
     batch_size : slices per forward pass
-    lr : highest learning rate, reached after warm-up; then a cosine down to 0
-    weight_decay : of AdamW
+    lr : highest learning rate, reached after warm-up; None is what suits the optimizer: 2e-3 for
+        adamw, 1e-3 for adam, 1e-2 for sgd
+    weight_decay : None is what suits the optimizer: 1e-2 for adamw, 0 for adam, 3e-5 for sgd
     warmup_epochs : length of the linear rise of the learning rate; may be a fraction
     accumulate : forward passes per optimizer step
     clip_norm : gradients are scaled down to this norm; 0 leaves them
@@ -44,6 +55,18 @@ class TrainConfig:
         at one per epoch
     freeze_epochs : the encoder stays as it is for so many epochs, for pretrained weights
     compile : let torch.compile make the model faster; starting takes a minute longer
+    loss : as :func:`build_loss` takes it
+    loss_arguments : of that loss, such as ``{"gamma": 3.0}`` of focal
+    class_weights : none; auto, by how rare a class is in train; or numbers, background first: 1,3
+    optimizer : adamw, adam or sgd (with Nesterov momentum)
+    momentum : of sgd
+    schedule : what follows the warm-up: cosine down to 0, poly (to the power of 0.9) down to 0, or
+        constant
+
+    Notes
+    -----
+    Once made, a config holds numbers: one that is read from a file or changed with
+    ``dataclasses.replace`` keeps ``lr`` and ``weight_decay``, whatever optimizer it gets.
 
     Raises
     ------
@@ -58,8 +81,8 @@ class TrainConfig:
 
     epochs: int = 25
     batch_size: int = 4
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
+    lr: float = None  # type: ignore[assignment]  # a number as soon as the config is made
+    weight_decay: float = None  # type: ignore[assignment]
     warmup_epochs: float = 1.0
     accumulate: int = 1
     clip_norm: float = 1.0
@@ -71,9 +94,19 @@ class TrainConfig:
     save_every_minutes: float = 10.0
     freeze_epochs: int = 0
     compile: bool = False
+    loss: LossName = "ce-dice"
+    loss_arguments: dict[str, float] = field(default_factory=dict)
+    class_weights: str = "none"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = 0.9
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
 
     def __post_init__(self) -> None:
         """Refuse what no training can work with."""
+        usual = _USUAL.get(self.optimizer, _USUAL["adamw"])
+        for name, number in usual.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, number)
         for name, hint in typing.get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not _fits(value, hint):
@@ -89,7 +122,7 @@ class TrainConfig:
             if not value >= minimum:
                 raise ConfigError(
                     f"{name}={value}: must be at least {minimum}. "
-                    f"{getattr(TrainConfig, name)} is usual.",
+                    f"{usual.get(name, getattr(TrainConfig, name))} is usual.",
                     where="config",
                 )
         for name, value in dataclasses.asdict(self).items():
@@ -101,13 +134,29 @@ class TrainConfig:
             raise ConfigError(
                 f"lr={self.lr}: must be above 0 and finite. 0.001 is a safe start.", where="config"
             )
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(
+                f"momentum={self.momentum}: must be from 0 to below 1. 0.9 is usual.",
+                where="config",
+            )
+        make_loss(self.loss, self.loss_arguments)  # says what is wrong with them
+        parse_class_weights(self.class_weights)
 
     def fixed(self) -> dict[str, Any]:
         """Return the settings that a resumed run must keep, all but ``MAY_CHANGE``."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.MAY_CHANGE}
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return what :meth:`fixed` holds where nothing is said, as far as there is a default."""
+        return {
+            each.name: each.default_factory() if callable(each.default_factory) else each.default
+            for each in dataclasses.fields(cls)
+            if each.name not in cls.MAY_CHANGE and not _required(each)
+        }
+
     def learning_rate(self, step: int, *, steps_per_epoch: int) -> float:
-        """Return the rate of a step: linear warm-up, then half a cosine down to 0.
+        """Return the rate of a step: linear warm-up, then what ``schedule`` says.
 
         A pure function, so that resuming needs no state.
 
@@ -124,8 +173,12 @@ class TrainConfig:
         warmup = round(self.warmup_epochs * steps_per_epoch)
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        done = (step - warmup) / max(1, self.epochs * steps_per_epoch - warmup)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        done = min(1.0, (step - warmup) / max(1, self.epochs * steps_per_epoch - warmup))
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "poly":
+            return float(self.lr * (1 - done) ** _POLY)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def to_toml(self) -> str:
         """Return every setting as TOML text; :meth:`from_toml` reads it."""
@@ -160,9 +213,9 @@ class TrainConfig:
                 hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
                 raise ConfigError(f"unknown setting '{name}'. {hint}", where=where)
         missing = [
-            field.name
-            for field in dataclasses.fields(cls)
-            if field.default is dataclasses.MISSING and field.name not in values
+            each.name
+            for each in dataclasses.fields(cls)
+            if _required(each) and each.name not in values
         ]
         if missing:
             raise ConfigError(f"{', '.join(missing)} is missing. Add it.", where=where)
@@ -189,6 +242,8 @@ class RunConfig(TrainConfig):
     window : auto, or LEVEL,WIDTH in HU
     labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it
     label_threshold : raw mask values from here on are lung, for smeared masks; -1 is off
+    label_names : auto (what split.json says, else lung, or class 1 and so on), or one name per
+        class, background first: background,left,right
     flip : mirror left and right at random; auto does so where lung is the only class beside the
         background, since more classes may tell left from right, and mirrored they would lie
     disease : share of the samples into whose lung a disease is painted
@@ -205,6 +260,7 @@ class RunConfig(TrainConfig):
     flip: bool | Literal["auto"] = "auto"
     disease: float = 0.0
     cache: str = "off"
+    label_names: str = "auto"
 
     @classmethod
     def of_run(cls, run: str | Path, **changes: Any) -> Self:
@@ -267,7 +323,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from err
 
 
+def _required(each: "dataclasses.Field[Any]") -> bool:
+    return each.default is each.default_factory is dataclasses.MISSING
+
+
 def _fits(value: object, hint: Any) -> bool:
+    if typing.get_origin(hint) is dict:
+        key, kind = typing.get_args(hint)
+        return isinstance(value, dict) and all(
+            _fits(name, key) and _fits(each, kind) for name, each in value.items()
+        )
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
     if typing.get_origin(hint) is typing.Union:
@@ -282,5 +347,7 @@ def _describe(hint: Any) -> str:
         return " or ".join(f'"{choice}"' for choice in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Union:
         return " or ".join(_describe(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is dict:
+        return "a table of numbers, as in {gamma = 2.0}"
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
     return names.get(hint, "text in quotes")

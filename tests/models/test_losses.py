@@ -282,7 +282,7 @@ def tversky(p, g, alpha=0.3, beta=0.7):
 
 
 def lovasz(p, g):
-    """Equation 8 of the paper as it stands: errors in falling order, times steps of the set loss."""
+    """Equation 8 as it stands: errors in falling order, times the steps of the set loss."""
     errors = np.abs(g - p)
     total, before, wrong = 0.0, 0.0, set()
     lung = set(np.flatnonzero(g).tolist())

@@ -163,7 +163,7 @@ class TestAskedToStop:
 
 
 def test_time_before_an_interruption_counts(train: LungCTDataset) -> None:
-    meter = PassMeter(2)
+    meter = PassMeter(lungunet.LUNG_CODEC)
     meter.restore({"counts": torch.eye(2).long(), "loss": torch.ones(2), "seconds": 100.0})
     assert meter.measured(Ranks()).seconds > 100
 
