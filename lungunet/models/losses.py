@@ -473,7 +473,7 @@ def make_loss(
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"'{name}' is not one of {', '.join(_LOSSES)}.{hint}", where="loss")
     kind, fixed = _LOSSES[name]
-    known = [] if fixed else [*kind().arguments()]
+    known = [] if fixed or not arguments else [*kind().arguments()]
     unknown = [argument for argument in arguments if argument not in known]
     if unknown:
         takes = f"takes {', '.join(known)}" if known else "takes no arguments"

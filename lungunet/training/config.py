@@ -139,7 +139,7 @@ class TrainConfig:
                 f"momentum={self.momentum}: must be from 0 to below 1. 0.9 is usual.",
                 where="config",
             )
-        make_loss(self.loss, self.loss_arguments)  # says what is wrong with them
+        make_loss(self.loss, self.loss_arguments)  # says what is wrong with it
         parse_class_weights(self.class_weights)
 
     def fixed(self) -> dict[str, Any]:

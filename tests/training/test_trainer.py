@@ -643,7 +643,7 @@ def test_three_classes_have_a_column_each(phantoms, tmp_path: Path) -> None:
     Trainer(model, config(epochs=1), out=tmp_path / "run").fit(train, train)
     with (tmp_path / "run" / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {"iou_class_0", "iou_class_1", "iou_class_2"} <= set(rows[1])
+    assert {"iou_background", "iou_class 1", "iou_class 2"} <= set(rows[1])
     predictor = lungunet.Predictor.load(tmp_path / "run")
     card = lungunet.evaluate(predictor, three, codec=codec)
     card.save(tmp_path / "scores")
