@@ -133,6 +133,11 @@ class LabelCodec:
         return bool(self.raw_values)
 
     @property
+    def is_named(self) -> bool:
+        """Whether somebody named the classes."""
+        return self.names != _default_names(self.n_classes)
+
+    @property
     def ignores(self) -> bool:
         """Whether there are pixels that count nowhere."""
         return IGNORE in (*self.classes.values(), self.other)
@@ -144,8 +149,7 @@ class LabelCodec:
         A prediction answers for every pixel: nothing is ignored in it.
         """
         if self.n_classes == 2:
-            named = self.names != LUNG_CODEC.names
-            return replace(LUNG_CODEC, names=self.names) if named else LUNG_CODEC
+            return replace(LUNG_CODEC, names=self.names) if self.is_named else LUNG_CODEC
         if not self.ignores:
             return self
         kept = {raw: index for raw, index in self.classes.items() if index != IGNORE}

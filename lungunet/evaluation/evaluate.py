@@ -95,6 +95,8 @@ def evaluate(
             f"the masks have {codec.n_classes} classes, the model "
             f"{predictor.codec.n_classes}. Pass the labels that map one to the other."
         )
+    if not codec.is_named:
+        codec = replace(codec, names=predictor.codec.names)
     owners = patients or {}
     cases: list[CaseScore] = []
     rules = _baselines(predictor) if baselines else {}
