@@ -54,7 +54,7 @@ class _Seen:
 
 
 class _SliceLoss(nn.Module, ABC):
-    """Checks a batch, and takes the mean of what :meth:`of_slices` gives."""
+    """Checks a batch, and takes the mean of what :meth:`_of_slices` gives."""
 
     def __init__(self, class_weights: Sequence[float] | None, ignore_index: int | None) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _SliceLoss(nn.Module, ABC):
                 f"class_weights: {len(self.class_weights)} weights for {logits.shape[1]} classes. "
                 "Give one per class, background first."
             )
-        return self.of_slices(self._look(logits, mask)).mean()
+        return self._of_slices(self._look(logits, mask)).mean()
 
     def _look(self, logits: Tensor, mask: Tensor) -> _Seen:
         n_classes = logits.shape[1]
@@ -130,7 +130,7 @@ class _SliceLoss(nn.Module, ABC):
         probs, truth = (torch.where(inside, each, nothing) for each in (probs, truth))
         return _Seen(torch.where(counted, nll, nothing), probs, truth, counted)
 
-    def over_classes(self, losses: Tensor) -> Tensor:
+    def _over_classes(self, losses: Tensor) -> Tensor:
         """Average (N, K) losses of lung classes, by their weights, to (N,)."""
         if self.class_weights is None:
             return losses.mean(dim=1)
@@ -138,16 +138,16 @@ class _SliceLoss(nn.Module, ABC):
         return (losses * weights).sum(dim=1) / weights.sum()
 
     @abstractmethod
-    def of_slices(self, seen: _Seen) -> Tensor:
+    def _of_slices(self, seen: _Seen) -> Tensor:
         """Return the loss of each slice, (N,)."""
 
-    def arguments(self) -> dict[str, float]:
+    def _arguments(self) -> dict[str, float]:
         """Return what the loss was made with, beside weights of classes and what is ignored."""
         return {}
 
     def extra_repr(self) -> str:
         """Show in ``print(loss)`` what it was made with."""
-        about: dict[str, object] = dict(self.arguments())
+        about: dict[str, object] = dict(self._arguments())
         if self.class_weights is not None:
             about["class_weights"] = [round(weight, 4) for weight in self.class_weights.tolist()]
         if self.ignore_index is not None:
@@ -229,12 +229,12 @@ class CrossEntropyDiceLoss(_SliceLoss):
         self.ce_weight = ce_weight
         self.dice_weight = dice_weight
 
-    def of_slices(self, seen: _Seen) -> Tensor:
+    def _of_slices(self, seen: _Seen) -> Tensor:
         """Add both terms."""
-        dice = self.over_classes(_tversky_loss(seen, 0.5, 0.5))
+        dice = self._over_classes(_tversky_loss(seen, 0.5, 0.5))
         return self.ce_weight * seen.mean(seen.nll) + self.dice_weight * dice
 
-    def arguments(self) -> dict[str, float]:
+    def _arguments(self) -> dict[str, float]:
         """Return both weights."""
         return {"ce_weight": self.ce_weight, "dice_weight": self.dice_weight}
 
@@ -268,7 +268,7 @@ class FocalLoss(_SliceLoss):
             raise ConfigError(f"gamma: {gamma}. Give 0, or 1 or more. 2 is usual.")
         self.gamma = gamma
 
-    def of_slices(self, seen: _Seen) -> Tensor:
+    def _of_slices(self, seen: _Seen) -> Tensor:
         """Average over the pixels."""
         p_wrong = (1 - self._p_right(seen)).clamp_min(0)  # which rounding may pass
         return seen.mean(p_wrong.pow(self.gamma) * seen.nll)
@@ -279,7 +279,7 @@ class FocalLoss(_SliceLoss):
         p_lung, is_lung = seen.probs.sum(dim=1), seen.truth.sum(dim=1)
         return (seen.probs * seen.truth).sum(dim=1) + (1 - p_lung) * (1 - is_lung)
 
-    def arguments(self) -> dict[str, float]:
+    def _arguments(self) -> dict[str, float]:
         """Return gamma."""
         return {"gamma": self.gamma}
 
@@ -317,12 +317,12 @@ class TverskyLoss(_SliceLoss):
         _check_at_least_0(ce_weight=ce_weight)
         self.alpha, self.beta, self.ce_weight = alpha, beta, ce_weight
 
-    def of_slices(self, seen: _Seen) -> Tensor:
+    def _of_slices(self, seen: _Seen) -> Tensor:
         """Take each lung class by itself."""
-        region = self.over_classes(_tversky_loss(seen, self.alpha, self.beta))
+        region = self._over_classes(_tversky_loss(seen, self.alpha, self.beta))
         return region + self.ce_weight * seen.mean(seen.nll)  # 0 times NaN stays NaN
 
-    def arguments(self) -> dict[str, float]:
+    def _arguments(self) -> dict[str, float]:
         """Return the weights."""
         return {"alpha": self.alpha, "beta": self.beta, "ce_weight": self.ce_weight}
 
@@ -355,14 +355,14 @@ class LovaszLoss(_SliceLoss):
         _check_at_least_0(ce_weight=ce_weight)
         self.ce_weight = ce_weight
 
-    def of_slices(self, seen: _Seen) -> Tensor:
+    def _of_slices(self, seen: _Seen) -> Tensor:
         """Weigh each error by what it takes from the IoU, the largest errors first."""
         errors = (seen.truth - seen.probs).abs().flatten(2)
         weights = _lovasz_weights(errors.detach(), seen)
-        region = self.over_classes(seen.where_held((errors * weights).sum(dim=2)))
+        region = self._over_classes(seen.where_held((errors * weights).sum(dim=2)))
         return region + self.ce_weight * seen.mean(seen.nll)  # 0 times NaN stays NaN
 
-    def arguments(self) -> dict[str, float]:
+    def _arguments(self) -> dict[str, float]:
         """Return the weight of the cross-entropy."""
         return {"ce_weight": self.ce_weight}
 
@@ -402,14 +402,14 @@ class BoundaryLoss(_SliceLoss):
             raise ConfigError(f"reach: {reach}. Give whole px, at least 1. 32 is usual.")
         self.weight, self.reach = weight, int(reach)
 
-    def of_slices(self, seen: _Seen) -> Tensor:
+    def _of_slices(self, seen: _Seen) -> Tensor:
         """Add the three terms."""
         depth = _border_depth(seen, self.reach)
-        far = self.over_classes(seen.mean((seen.truth - seen.probs).abs() * depth))
-        dice = self.over_classes(_tversky_loss(seen, 0.5, 0.5))
+        far = self._over_classes(seen.mean((seen.truth - seen.probs).abs() * depth))
+        dice = self._over_classes(_tversky_loss(seen, 0.5, 0.5))
         return seen.mean(seen.nll) + dice + self.weight * far
 
-    def arguments(self) -> dict[str, float]:
+    def _arguments(self) -> dict[str, float]:
         """Return weight and reach."""
         return {"weight": self.weight, "reach": self.reach}
 
@@ -473,7 +473,7 @@ def make_loss(
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"'{name}' is not one of {', '.join(_LOSSES)}.{hint}", where="loss")
     kind, fixed = _LOSSES[name]
-    known = [] if fixed or not arguments else [*kind().arguments()]
+    known = [] if fixed or not arguments else [*kind()._arguments()]
     unknown = [argument for argument in arguments if argument not in known]
     if unknown:
         takes = f"takes {', '.join(known)}" if known else "takes no arguments"
