@@ -358,7 +358,7 @@ class LovaszLoss(_SliceLoss):
     def _of_slices(self, seen: _Seen) -> Tensor:
         """Weigh each error by what it takes from the IoU, the largest errors first."""
         errors = (seen.truth - seen.probs).abs().flatten(2)
-        weights = _lovasz_weights(errors.detach(), seen)
+        weights = _lovasz_weights(errors.detach(), seen.truth.flatten(2))
         region = self._over_classes(seen.where_held((errors * weights).sum(dim=2)))
         return region + self.ce_weight * seen.mean(seen.nll)  # 0 times NaN stays NaN
 
@@ -547,14 +547,12 @@ def _tversky_loss(seen: _Seen, alpha: float, beta: float) -> Tensor:
     return seen.where_held(1 - n_both / torch.where(n_truth > 0, whole, 1))
 
 
-def _lovasz_weights(errors: Tensor, seen: _Seen) -> Tensor:
+def _lovasz_weights(errors: Tensor, truth: Tensor) -> Tensor:
     """Give what each of (N, K, P) errors takes from the IoU of its slice and class.
 
     That is the gradient of the Lovász extension, which is linear between changes of the order.
+    Ignored pixels have no error and come last, where they take nothing from the others.
     """
-    truth = seen.truth.flatten(2)
-    if seen.counted is not None:  # last, where nothing comes after them
-        errors = torch.where(seen.counted.flatten(1).unsqueeze(1), errors, -1)
     order = errors.argsort(dim=2, descending=True, stable=True)
     # Whole numbers: CUDA has no deterministic cumulative sum of others.
     is_lung = truth.gather(2, order).long()
