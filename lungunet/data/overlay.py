@@ -11,7 +11,7 @@ from lungunet.data.window import LUNG_WINDOW, Window
 TRUTH_RGB = (64, 200, 255)
 """Blue for the truth, orange for the prediction: told apart by colour-blind eyes too."""
 PRED_RGB = (255, 140, 0)
-_HATCH_PX = 6  # from line to line
+_HATCH_PX = 8  # from line to line
 
 
 def show_grey(image: np.ndarray) -> np.ndarray:
