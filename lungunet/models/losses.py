@@ -221,7 +221,7 @@ class CrossEntropyDiceLoss(_SliceLoss):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__(class_weights, ignore_index)
-        if min(ce_weight, dice_weight) < 0 or not ce_weight + dice_weight > 0:
+        if min(ce_weight, dice_weight) < 0 or not 0 < ce_weight + dice_weight < math.inf:
             raise ConfigError(
                 f"ce_weight: {ce_weight}, dice_weight: {dice_weight}. Neither may be negative and "
                 "one must be above 0."

@@ -379,7 +379,9 @@ class Trainer:
         state, where, rank = self.folder.load_last(), self.folder.path, self._learner.ranks.rank
         check_same_run(state, position.train, position.names, self.config, where=where)
         load_into(state, self.model, self._learner.stepper, where=where)
-        self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
+        names = position.train.codec.names  # which an older version did not store
+        stored = [EpochResult.from_dict(row) for row in state["history"]]
+        self.history = [replace(result, class_names=names) for result in stored]
         self.best = next((r for r in reversed(self.history) if r.is_best), None)
         # Sums differ between thread counts; more than there are cores would crawl.
         torch.set_num_threads(min(state["threads"], count_cores()))

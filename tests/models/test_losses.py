@@ -234,7 +234,7 @@ class TestRefusals:
         mask[1, 2, 3] = value
         assert CrossEntropyDiceLoss()(logits, mask).isnan()
 
-    @pytest.mark.parametrize("weights", [(0, 0), (-1, 1), (1, -1), (math.nan, 1)])
+    @pytest.mark.parametrize("weights", [(0, 0), (-1, 1), (1, -1), (math.nan, 1), (math.inf, 1)])
     def test_weights(self, weights):
         with pytest.raises(ConfigError, match="ce_weight"):
             CrossEntropyDiceLoss(ce_weight=weights[0], dice_weight=weights[1])
