@@ -36,6 +36,9 @@ _USUAL = {
 class TrainConfig:
     """How to train: what :class:`Trainer` needs beside model and data.
 
+    Once made, a config holds numbers: one that is read from a file or changed with
+    ``dataclasses.replace`` keeps ``lr`` and ``weight_decay``, whatever optimizer it gets.
+
     Parameters
     ----------
     epochs : passes over train
@@ -62,11 +65,6 @@ class TrainConfig:
     momentum : of sgd
     schedule : what follows the warm-up: cosine down to 0, poly (to the power of 0.9) down to 0, or
         constant
-
-    Notes
-    -----
-    Once made, a config holds numbers: one that is read from a file or changed with
-    ``dataclasses.replace`` keeps ``lr`` and ``weight_decay``, whatever optimizer it gets.
 
     Raises
     ------
