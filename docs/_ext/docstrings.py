@@ -27,7 +27,7 @@ def mend_signature(
     name: str,
     obj: object,
     options: object,
-    signature: str | None,
+    text: str | None,
     back: str,
 ) -> tuple[str | None, str]:
     """Write a default that is made anew each time as dots: <factory> is no Python to parse."""
