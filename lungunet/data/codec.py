@@ -363,9 +363,8 @@ class LabelCodec:
             return f"{raw}={'ignore' if index == IGNORE else index}"
 
         others = [] if self.other is None else [written("*", self.other)]
-        if [index for index in self.classes.values() if index != IGNORE] == [
-            *range(self.n_classes)
-        ]:
+        kept = [index for index in self.classes.values() if index != IGNORE]
+        if kept == list(range(self.n_classes)):
             values = [
                 written(raw, index) if index == IGNORE else str(raw)
                 for raw, index in self.classes.items()
