@@ -1,6 +1,7 @@
 """The public names and where they live: the one list, for type checkers and the lazy loader."""
 
 from lungunet._version import __version__ as __version__
+from lungunet.data.codec import IGNORE as IGNORE
 from lungunet.data.codec import LUNG_CODEC as LUNG_CODEC
 from lungunet.data.codec import LabelCodec as LabelCodec
 from lungunet.data.contract import InputContract as InputContract
@@ -108,6 +109,7 @@ from lungunet.models.folder import SavedModel as SavedModel
 from lungunet.models.folder import load_model as load_model
 from lungunet.models.folder import save_model as save_model
 from lungunet.models.losses import CrossEntropyDiceLoss as CrossEntropyDiceLoss
+from lungunet.models.losses import build_loss as build_loss
 from lungunet.models.onnx import export_onnx as export_onnx
 from lungunet.models.unet import build_model as build_model
 from lungunet.models.unet import build_unet as build_unet

@@ -17,7 +17,21 @@ _SECTIONS = (*_LISTS, "References", "Examples")
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the converter with autodoc."""
     app.connect("autodoc-process-docstring", convert)
+    app.connect("autodoc-process-signature", mend_signature)
     return {"parallel_read_safe": True}
+
+
+def mend_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    text: str | None,
+    back: str,
+) -> tuple[str | None, str]:
+    """Write a default that is made anew each time as dots: <factory> is no Python to parse."""
+    return text and text.replace("<factory>", "..."), back
 
 
 def convert(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list) -> None:

@@ -9,7 +9,16 @@ if TYPE_CHECKING:
 
 Labels = Annotated[
     str,
-    typer.Option(help="Raw mask values in class order: 0,255 or 0,1 or 0,3=1,4=1."),
+    typer.Option(
+        help="Raw mask values in class order: 0,255 or 0,1 or 0,3=1,4=1. 255=ignore leaves pixels "
+        "out of every loss and score."
+    ),
+]
+LabelNames = Annotated[
+    str | None,
+    typer.Option(
+        help="Names of the classes, background first: background,left,right.", show_default=False
+    ),
 ]
 LabelThreshold = Annotated[
     int,
@@ -39,11 +48,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing o
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 
-def parse_labels(labels: str, threshold: int) -> "LabelCodec":
-    """Read ``--labels`` and ``--label-threshold`` of verbs that guess neither."""
+def parse_labels(labels: str, threshold: int, names: str | None = None) -> "LabelCodec":
+    """Read ``--labels``, ``--label-threshold`` and ``--label-names`` of verbs that guess none."""
     from lungunet import LabelCodec
 
-    return LabelCodec.parse(labels, threshold=threshold if threshold >= 0 else None)
+    named = [name.strip() for name in names.split(",")] if names else ()
+    return LabelCodec.parse(
+        labels, threshold=threshold if threshold >= 0 else None, names=tuple(named)
+    )
 
 
 def parse_codec(labels: str, threshold: int) -> "LabelCodec | None":

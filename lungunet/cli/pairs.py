@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, Labels, LabelThreshold, Names, Overwrite, parse_labels
+from lungunet.cli.options import (
+    Json,
+    LabelNames,
+    Labels,
+    LabelThreshold,
+    Names,
+    Overwrite,
+    parse_labels,
+)
 
 if TYPE_CHECKING:
     from lungunet import SplitRecord
@@ -52,6 +60,7 @@ def split(
     names: Names = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
+    label_names: LabelNames = None,
 ) -> None:
     """Pair slices with masks and write train.txt, val.txt and test.txt.
 
@@ -66,7 +75,7 @@ def split(
         masks,
         data,
         config=SplitConfig(val, test, seed, group, guard, folds),
-        codec=parse_labels(labels, label_threshold),
+        codec=parse_labels(labels, label_threshold, label_names),
         names=names,
         overwrite=overwrite,
         progress=console.progress_bar,
@@ -93,6 +102,7 @@ def prepare(
     names: Names = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
+    label_names: LabelNames = None,
 ) -> None:
     """Write slices and label images anew: resized, labels as classes 0/1, with the three lists.
 
@@ -107,7 +117,7 @@ def prepare(
         masks,
         data,
         config=SplitConfig(val, test, seed, group, guard, folds),
-        codec=parse_labels(labels, label_threshold),
+        codec=parse_labels(labels, label_threshold, label_names),
         names=names,
         size=size,
         raw=raw,

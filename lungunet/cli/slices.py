@@ -63,11 +63,12 @@ def slices(
     """
     from lungunet import SliceConfig, slice_files
 
+    codec = parse_labels(labels, label_threshold)
     results = slice_files(
         scans,
         masks,
         folder,
-        config=SliceConfig(parse_labels(labels, label_threshold), every, max_empty),
+        config=SliceConfig(codec, every, max_empty),
         group=group,
         names=names,
         series=series,
@@ -78,18 +79,21 @@ def slices(
     failed: list[str] = []
     cut = list(console.going_on(results, failed))
     rows = [(scan.name, len(scan.pairs)) for scan in cut if scan.error is None]
-    _report(folder, rows, failed, as_json)
+    _report(folder, rows, failed, as_json, labels=str(codec.for_truth))
     console.refuse_skipped(len(failed), len(cut), "scan")
 
 
-def _report(folder: Path, rows: list[tuple[str, int]], failed: list[str], as_json: bool) -> None:
+def _report(
+    folder: Path, rows: list[tuple[str, int]], failed: list[str], as_json: bool, *, labels: str
+) -> None:
     if as_json:
         scans = [{"name": name, "slices": count} for name, count in rows]
         console.say_json({"folder": str(folder), "scans": scans, "failed": failed})
         return
     console.show_table(("scan", "slices"), rows)
     images, masks, groups = folder / "images", folder / "masks", folder / "groups.csv"
-    command = console.command("split", images, masks, "data", "--group", groups)
+    coded = [] if labels == "0,255" else ["--labels", labels]
+    command = console.command("split", images, masks, "data", "--group", groups, *coded)
     total = sum(count for _, count in rows)
     console.say(f"\n{total} slices in {folder}" if total else "\nno slice was written")
     if total:

@@ -62,8 +62,10 @@ def train(
     ] = None,
     epochs: Annotated[int | None, _option("Passes over train. [default: 25]")] = None,
     batch_size: Annotated[int | None, _option("Slices per forward pass. [default: 4]")] = None,
-    lr: Annotated[float | None, _option("Highest learning rate. [default: 0.002]")] = None,
-    weight_decay: Annotated[float | None, _option("Of AdamW. [default: 0.01]")] = None,
+    lr: Annotated[
+        float | None, _option("Highest learning rate. [default: 0.002; adam 0.001, sgd 0.01]")
+    ] = None,
+    weight_decay: Annotated[float | None, _option("[default: 0.01; adam 0, sgd 3e-5]")] = None,
     warmup_epochs: Annotated[
         float | None, _option("Linear rise of the learning rate. [default: 1]")
     ] = None,
@@ -134,6 +136,26 @@ def train(
             metavar="NAME=VALUE",
             show_default=False,
         ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        _option(
+            "ce-dice, ce, dice, focal, tversky, lovasz or boundary; their numbers are "
+            "loss_arguments in config.toml. [default: ce-dice]"
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        _option("none, auto (by how rare a class is), or 1,3, background first. [default: none]"),
+    ] = None,
+    label_names: Annotated[
+        str | None,
+        _option("background,left,right. [default: what split.json says]"),
+    ] = None,
+    optimizer: Annotated[str | None, _option("adamw, adam or sgd. [default: adamw]")] = None,
+    schedule: Annotated[
+        str | None,
+        _option("After the warm-up: cosine, poly or constant. [default: cosine]"),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="config.toml of another run; options win over it.")
@@ -224,7 +246,7 @@ def _resume(run: Path, given: dict[str, Any], others: dict[str, object]) -> None
 
 def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None:
     """Say what another number of epochs does to the learning rate."""
-    if before.epochs == now.epochs or done >= now.epochs:
+    if before.epochs == now.epochs or done >= now.epochs or now.schedule == "constant":
         return
     fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
     lr_old, lr_new = (c.learning_rate(done * fine, steps_per_epoch=fine) for c in (before, now))
@@ -354,21 +376,26 @@ def _say_spread(folds: "list[FoldResult]") -> None:
 def _say_row(result: "EpochResult", *, first: bool = False) -> None:
     train, val = result.train, result.val
     # With two classes IoU is that of lung; with more it is that of all of them as one.
-    classes = val.class_iou[1:] if len(val.class_iou) > 2 else ()
-    columns = [*_COLUMNS, *((f"val {index}", 7) for index in range(1, len(classes) + 1))]
+    classes = _lung_classes(result)
+    columns = [*_COLUMNS, *((f"val {name}", max(7, len(name) + 4)) for name in classes)]
     if first:
         console.say("  ".join(name.rjust(width) for name, width in columns))
     scores = (train.loss, val.loss, train.accuracy, val.accuracy, train.iou, val.iou)
     seconds = f"{train.seconds + val.seconds:.1f}"
     cells = [str(result.epoch), *map(console.short, scores), f"{result.lr:.1e}", seconds]
-    cells += map(console.short, classes)
+    cells += map(console.short, classes.values())
     row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, columns, strict=True))
     console.say(row + ("  best" if result.is_best else ""))
 
 
 def _each_class(result: "EpochResult") -> str:
     """Say the IoU of each class, where there is more than lung."""
-    classes = list(enumerate(result.val.class_iou))[1:]
-    if len(classes) < 2:
+    classes = _lung_classes(result)
+    if not classes:
         return ""
-    return " (" + ", ".join(f"class {index} {console.short(iou)}" for index, iou in classes) + ")"
+    return " (" + ", ".join(f"{name} {console.short(iou)}" for name, iou in classes.items()) + ")"
+
+
+def _lung_classes(result: "EpochResult") -> dict[str, float]:
+    """Return val IoU of each class of lung by its name, where there is more than one."""
+    return dict(list(result.class_iou.items())[1:])

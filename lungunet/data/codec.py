@@ -5,7 +5,7 @@ Owns the label map and nothing else: no files, no tensors.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,10 @@ import numpy as np
 
 from lungunet.errors import ConfigError, LabelError, counted, listed
 
-_UNKNOWN = 255  # in the lookup table; class indices end at 254
+IGNORE = 255
+"""Stands in a mask of classes where a pixel counts nowhere; class indices end at 254."""
+
+_UNKNOWN = IGNORE  # in the lookup table, too: the two are told apart by their raw values
 _MAX_CLASSES = 255
 _FEW = 7  # values that can all be lung, as lobes are
 _NOT_IN_FILE_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
@@ -27,14 +30,15 @@ class LabelCodec:
 
     Parameters
     ----------
-    classes : raw value -> class index; every index from 0 to C-1 must occur, C is 2 to 255
+    classes : raw value -> class index; every index from 0 to C-1 must occur, C is 2 to 255.
+        :data:`IGNORE` as an index is no class: such pixels count in no loss and no score
     raw_values : class index -> the raw value that a predicted mask gets. May be left out where the
         map is one-to-one; a map that merges raw values cannot decode without it.
     names : one name per class, for messages and tables
     threshold : for masks with smeared values (JPEG, anti-aliasing): raw values from here on are
         class 1, smaller ones class 0. Two classes only.
-    other : class of every raw value that the map does not name, as of all organs but the lung; None
-        refuses such values
+    other : class of every raw value that the map does not name, as of all organs but the lung, or
+        :data:`IGNORE`; None refuses such values
 
     Raises
     ------
@@ -67,8 +71,9 @@ class LabelCodec:
                 )
         n = self._count_classes(classes, self.other)
         raw_values = {int(index): int(raw) for index, raw in self.raw_values.items()}
-        if not raw_values and len(classes) == n:
-            raw_values = {index: raw for raw, index in classes.items()}
+        kept = {raw: index for raw, index in classes.items() if index != IGNORE}
+        if not raw_values and len(kept) == n:
+            raw_values = {index: raw for raw, index in kept.items()}
         if raw_values and sorted(raw_values) != list(range(n)):
             raise ConfigError(
                 f"label codec: {len(raw_values)} raw values are declared for {n} classes. "
@@ -85,10 +90,11 @@ class LabelCodec:
         if len(names) != n:
             raise ConfigError(f"label codec: {len(names)} names for {n} classes. Name each class.")
         self._check_names(names)
-        if self.threshold is not None and (n != 2 or self.other is not None):
+        if self.threshold is not None and (n != 2 or self.other is not None or kept != classes):
+            more = "" if self.other is None else " and a class for other values"
+            more += "" if kept == classes else " and values to ignore"
             raise ConfigError(
-                f"label codec: a threshold parts two classes, the map has {n}"
-                f"{'' if self.other is None else ' and a class for other values'}. Leave one out."
+                f"label codec: a threshold parts two classes, the map has {n}{more}. Leave one out."
             )
         for name, value in (("classes", classes), ("raw_values", raw_values), ("names", names)):
             object.__setattr__(self, name, value)
@@ -107,7 +113,7 @@ class LabelCodec:
 
     @staticmethod
     def _count_classes(classes: dict[int, int], other: int | None) -> int:
-        indices = sorted({*classes.values()} | ({other} if other is not None else set()))
+        indices = sorted({*classes.values(), *([] if other is None else [other])} - {IGNORE})
         named = listed([str(index) for index in indices], separator=", ")
         if indices != list(range(len(indices))) or not 2 <= len(indices) <= _MAX_CLASSES:
             raise ConfigError(
@@ -127,9 +133,45 @@ class LabelCodec:
         return bool(self.raw_values)
 
     @property
+    def is_named(self) -> bool:
+        """Whether somebody named the classes."""
+        return self.names != _default_names(self.n_classes)
+
+    @property
+    def ignores(self) -> bool:
+        """Whether there are pixels that count nowhere."""
+        return IGNORE in (*self.classes.values(), self.other)
+
+    @property
     def for_prediction(self) -> "LabelCodec":
-        """The codec of predicted masks: 0/255 for lung against background, else this one."""
-        return LUNG_CODEC if self.n_classes == 2 else self
+        """The codec of predicted masks: 0/255 for lung against background, else this one.
+
+        A prediction answers for every pixel: nothing is ignored in it.
+        """
+        if self.n_classes == 2:
+            return replace(LUNG_CODEC, names=self.names) if self.is_named else LUNG_CODEC
+        if not self.ignores:
+            return self
+        kept = {raw: index for raw, index in self.classes.items() if index != IGNORE}
+        return replace(self, classes=kept, other=None if self.other == IGNORE else self.other)
+
+    @property
+    def for_truth(self) -> "LabelCodec":
+        """The codec of masks that are written anew to be trained on.
+
+        As :attr:`for_prediction`, and what is ignored is written too: as 128 between 0 and 255.
+        """
+        codec = self.for_prediction
+        if not self.ignores:
+            return codec
+        raw = 128 if self.n_classes == 2 else self.ignored_value
+        return replace(codec, classes={**codec.classes, raw: IGNORE})
+
+    @property
+    def ignored_value(self) -> int:
+        """The raw value that an ignored pixel is written as."""
+        named = [raw for raw, index in self.classes.items() if index == IGNORE]
+        return (named or [raw for raw in range(255, -1, -1) if raw not in self.classes])[0]
 
     def encode(self, raw: np.ndarray, where: str = "mask") -> np.ndarray:
         """Map raw values to class indices.
@@ -162,7 +204,7 @@ class LabelCodec:
             indices = _look_up(raw, self._table)
             # One pass over uint8 costs a tenth of the look-up: being strict is nearly free.
             if self.other is None and raw.size and indices.max() == _UNKNOWN:
-                raise self._unknown(raw, where)
+                self._refuse_unknown(raw, indices, where)
             return indices
         keys = np.array(list(self.classes), np.int64)
         values = np.array(list(self.classes.values()), np.uint8)
@@ -174,12 +216,17 @@ class LabelCodec:
             raise self._unknown(raw, where)
         return np.asarray(values[at])
 
+    def _refuse_unknown(self, raw: np.ndarray, indices: np.ndarray, where: str) -> None:
+        if not self.ignores or not np.isin(raw[indices == _UNKNOWN], list(self.classes)).all():
+            raise self._unknown(raw, where)
+
     def decode(self, indices: np.ndarray, where: str = "prediction") -> np.ndarray:
         """Map class indices to raw values.
 
         Parameters
         ----------
-        indices : (..., H, W) of any integer dtype or bool, values 0..C-1
+        indices : (..., H, W) of any integer dtype or bool, values 0..C-1, and :data:`IGNORE` where
+            the codec knows it
         where : what a message calls this array
 
         Returns
@@ -203,15 +250,20 @@ class LabelCodec:
         indices = _integers(indices, where)
         # What is not uint8 by now holds a value below 0 or above 255.
         if indices.size and (indices.dtype != np.uint8 or indices.max() >= self.n_classes):
-            wrong = indices[(indices < 0) | (indices >= self.n_classes)]
-            raise LabelError(
-                f"class index {wrong[0]} ({wrong.size} pixels) is not one of 0 to "
-                f"{self.n_classes - 1}. Use the codec that the classes were made with.",
-                where=where,
-            )
+            unknown = (indices < 0) | (indices >= self.n_classes)
+            wrong = indices[unknown & (indices != IGNORE) if self.ignores else unknown]
+            if wrong.size:
+                raise LabelError(
+                    f"class index {wrong[0]} ({wrong.size} pixels) is not one of 0 to "
+                    f"{self.n_classes - 1}. Use the codec that the classes were made with.",
+                    where=where,
+                )
         if self._lung_alone is not None:
             return np.multiply(indices.astype(np.uint8, copy=False), np.uint8(self._lung_alone))
         values = np.array([self.raw_values[i] for i in range(self.n_classes)], np.int32)
+        if self.ignores:  # in the last place of the table
+            gap = np.zeros(IGNORE - len(values), np.int32)
+            values = np.concatenate([values, gap, [np.int32(self.ignored_value)]])
         for dtype in (np.uint8, np.uint16):
             if values.min() >= 0 and values.max() <= np.iinfo(dtype).max:
                 values = values.astype(dtype)
@@ -223,7 +275,7 @@ class LabelCodec:
     @cached_property
     def _lung_alone(self) -> int | None:
         """The raw value of lung, where masks hold 0 and that alone, in eight bits."""
-        if self.other is not None or list(self.classes.values()) != [0, 1]:
+        if self.ignores or self.other is not None or list(self.classes.values()) != [0, 1]:
             return None
         background, lung = self.classes
         return lung if background == 0 and lung <= 255 else None
@@ -243,7 +295,7 @@ class LabelCodec:
         others = len(unknown) - int((raw == value).sum())
         at = f"row {first[-2]}, column {first[-1]}" if len(first) == 2 else f"index {first}"
         known = listed(
-            [f"{value} ({self.names[index]})" for value, index in self.classes.items()],
+            [f"{value} ({self._name(index)})" for value, index in self.classes.items()],
             separator=", ",
         )
         return LabelError(
@@ -252,6 +304,9 @@ class LabelCodec:
             + f") is not one of {known}. Pass a codec that maps it "
             f"(--labels {self._suggest_labels(raw)}), or fix the file."
         )
+
+    def _name(self, index: int) -> str:
+        return "ignored" if index == IGNORE else self.names[index]
 
     def _suggest_labels(self, raw: np.ndarray) -> str:
         if len(self.classes) == 2:
@@ -266,12 +321,19 @@ class LabelCodec:
         )
 
     @classmethod
-    def parse(cls, text: str, *, threshold: int | None = None) -> "LabelCodec":
+    def parse(
+        cls, text: str, *, threshold: int | None = None, names: Sequence[str] = ()
+    ) -> "LabelCodec":
         """Read the notation of ``--labels``.
 
         ``0,255`` numbers the raw values in order; ``0,3=1,4=1`` names the class where it is not
-        the next one; ``0,10=1,11=1,*=0`` says what all other values are;
-        ``0,3=1,4=1,5=2:0,3,5`` adds the raw value that each class is written as.
+        the next one; ``0,10=1,11=1,*=0`` says what all other values are; ``0,1,255=ignore`` leaves
+        pixels out of every loss and score; ``0,3=1,4=1,5=2:0,3,5`` adds the raw value that each
+        class is written as.
+
+        Parameters
+        ----------
+        names : one per class, background first
 
         Examples
         --------
@@ -291,30 +353,41 @@ class LabelCodec:
             for item in head.split(","):
                 raw, _, index = item.partition("=")
                 if raw.strip() == "*" and other is None:
-                    other = int(index)
+                    other = _class_index(index)
                     continue
                 if int(raw) in classes:
                     raise ConfigError(
                         f"{int(raw)} appears twice. Name it once.", where=f"labels '{text}'"
                     )
-                classes[int(raw)] = int(index) if index else len(set(classes.values()))
+                next_one = len({*classes.values()} - {IGNORE})
+                classes[int(raw)] = _class_index(index) if index else next_one
             raw_values = {i: int(raw) for i, raw in enumerate(tail.split(","))} if tail else {}
         except ConfigError:
             raise
         except ValueError as err:
             raise ConfigError(
                 "not a list of whole numbers. "
-                "Write raw values in class order, as in 0,255 or 0,3=1,4=1 or 0,10=1,*=0.",
+                "Write raw values in class order, as in 0,255 or 0,3=1,4=1 or 0,10=1,*=0 or "
+                "0,1,255=ignore.",
                 where=f"labels '{text}'",
             ) from err
-        return cls(classes, raw_values, threshold=threshold, other=other)
+        return cls(classes, raw_values, tuple(names), threshold, other)
 
     def __str__(self) -> str:
-        """Return the notation that :meth:`parse` reads (without the threshold)."""
-        others = [] if self.other is None else [f"*={self.other}"]
-        head = ",".join([*(f"{raw}={index}" for raw, index in self.classes.items()), *others])
-        if list(self.classes.values()) == list(range(self.n_classes)):
-            return ",".join([*(str(raw) for raw in self.classes), *others])
+        """Return the notation that :meth:`parse` reads (without threshold and names)."""
+
+        def written(raw: object, index: int) -> str:
+            return f"{raw}={'ignore' if index == IGNORE else index}"
+
+        others = [] if self.other is None else [written("*", self.other)]
+        kept = [index for index in self.classes.values() if index != IGNORE]
+        if kept == list(range(self.n_classes)):
+            values = [
+                written(raw, index) if index == IGNORE else str(raw)
+                for raw, index in self.classes.items()
+            ]
+            return ",".join([*values, *others])
+        head = ",".join([*(written(raw, index) for raw, index in self.classes.items()), *others])
         tail = ",".join(str(self.raw_values[i]) for i in sorted(self.raw_values))
         return f"{head}:{tail}" if tail else head
 
@@ -348,6 +421,31 @@ class LabelCodec:
                 f"label codec: stored as {stored!r}, which is incomplete. Store what to_dict gives."
             ) from err
         return cls(classes, raw_values, names, threshold, other)
+
+
+def is_lung(classes: np.ndarray) -> np.ndarray:
+    """Return where a mask of classes shows lung, bool: any class above 0, and no ignored pixel."""
+    return np.asarray((classes > 0) & (classes != IGNORE))
+
+
+def _class_index(text: str) -> int:
+    """Read what stands behind the equals sign: a number of a class, or the word ignore."""
+    if text.strip() == "ignore":
+        return IGNORE
+    if int(text) == IGNORE:
+        raise ConfigError(f"{IGNORE} is no class. Write ignore.", where=f"labels '...={text}'")
+    return int(text)
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Read ``--label-names``: a name per class, background first.
+
+    Examples
+    --------
+    >>> parse_names("background, left, right")
+    ('background', 'left', 'right')
+    """
+    return tuple(name.strip() for name in text.split(","))
 
 
 def suggest_labels(values: Sequence[int]) -> str:

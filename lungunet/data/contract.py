@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from lungunet.data.codec import IGNORE
 from lungunet.data.window import LUNG_WINDOW, Window
 from lungunet.errors import ConfigError, DataError
 
@@ -362,14 +363,23 @@ def resize_classes(classes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _majority(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    indices = _occurring(classes)
     shares = [
         cv2.resize((classes == index).view(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
-        for index in range(1, int(classes.max()) + 1)
+        for index in indices
     ]
     if not shares:
         return np.zeros(size[::-1], np.uint8)
     if len(shares) == 1:
-        return np.asarray((shares[0] > 127).view(np.uint8))
+        return np.asarray((shares[0] > 127).view(np.uint8) * np.uint8(indices[0]))
     covered = np.sum(shares, axis=0, dtype=np.int32)
     stack = np.stack([np.maximum(255 - covered, 0), *shares])
-    return np.asarray(stack.argmax(axis=0), np.uint8)
+    return np.asarray(np.array([0, *indices], np.uint8)[stack.argmax(axis=0)])
+
+
+def _occurring(classes: np.ndarray) -> list[int]:
+    """List the indices above 0 that a mask may hold, what is ignored last."""
+    highest = int(classes.max())
+    if highest != IGNORE:
+        return [*range(1, highest + 1)]
+    return [*range(1, int(classes[classes != IGNORE].max(initial=0)) + 1), IGNORE]

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from lungunet.data.cache import Sample, SliceCache
-from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header, read_image, read_mask
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
@@ -120,7 +120,7 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         Returns
         -------
         image : (1, size, size) float32, normalised; smaller where the transform crops
-        mask : (size, size) int64, classes 0..C-1
+        mask : (size, size) int64, classes 0..C-1, and :data:`IGNORE` where the codec ignores pixels
 
         Raises
         ------
@@ -221,7 +221,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 f"{grey.shape}. Use transforms that move both.",
                 where=pair.name,
             )
-        low, high = int(classes.min()), int(classes.max())
+        known = classes[classes != IGNORE] if self.codec.ignores else classes
+        low, high = int(known.min(initial=0)), int(known.max(initial=0))
         if low < 0 or high >= self.codec.n_classes:
             raise LabelError(
                 f"after the transform the mask holds class "
@@ -269,7 +270,7 @@ def read_pair(pair: Pair, codec: LabelCodec) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     image : (H, W), dtype of the file
-    classes : (H, W) uint8
+    classes : (H, W) uint8, with :data:`IGNORE` where the codec ignores pixels
 
     Raises
     ------

@@ -11,6 +11,7 @@ from lungunet.data.window import LUNG_WINDOW, Window
 TRUTH_RGB = (64, 200, 255)
 """Blue for the truth, orange for the prediction: told apart by colour-blind eyes too."""
 PRED_RGB = (255, 140, 0)
+_HATCH_PX = 8  # from line to line
 
 
 def show_grey(image: np.ndarray) -> np.ndarray:
@@ -31,7 +32,11 @@ def show_grey(image: np.ndarray) -> np.ndarray:
 
 
 def draw_overlay(
-    grey: np.ndarray, *, truth: np.ndarray | None = None, pred: np.ndarray | None = None
+    grey: np.ndarray,
+    *,
+    truth: np.ndarray | None = None,
+    pred: np.ndarray | None = None,
+    ignore_index: int | None = None,
 ) -> np.ndarray:
     """Draw the outlines of masks on a slice: truth blue, prediction orange.
 
@@ -39,12 +44,18 @@ def draw_overlay(
     ----------
     grey : (H, W) uint8, as :meth:`InputContract.to_grey` gives it
     truth, pred : (H, W) integer classes; the outline runs around each class above 0
+    ignore_index : where the truth has this value, it is hatched in blue
 
     Returns
     -------
     (H, W, 3) uint8, RGB
     """
     rgb = np.repeat(grey[..., None], 3, axis=2)
+    if truth is not None and ignore_index is not None:
+        ignored = truth == ignore_index
+        rows, columns = np.ogrid[: truth.shape[0], : truth.shape[1]]
+        rgb[ignored & ((rows + columns) % _HATCH_PX == 0)] = TRUTH_RGB
+        truth = np.where(ignored, 0, truth)
     for classes, colour in ((truth, TRUTH_RGB), (pred, PRED_RGB)):
         if classes is None:
             continue

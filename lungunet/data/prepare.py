@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from lungunet._version import __version__
-from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
@@ -183,7 +183,7 @@ def survey_pairs(
             continue
         dtypes[image.dtype.name] += 1
         sizes[f"{image.shape[0]}x{image.shape[1]}"] += 1
-        lung = float((classes > 0).mean())
+        lung = float(is_lung(classes).mean())
         empty += lung == 0
         share += lung
     if problems:
@@ -255,7 +255,8 @@ def prepare_pairs(
         written.append(new)
     kept = {value: index for index, value in codec.raw_values.items()}
     plain = {index: index for index in range(codec.n_classes)}
-    return written, LabelCodec(kept if raw else plain, names=codec.names)
+    ignored = {codec.ignored_value if raw else IGNORE: IGNORE} if codec.ignores else {}
+    return written, LabelCodec({**(kept if raw else plain), **ignored}, names=codec.names)
 
 
 def _shape(array: np.ndarray, size: int) -> tuple[int, int]:

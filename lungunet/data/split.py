@@ -7,7 +7,7 @@ import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -417,23 +417,27 @@ def read_list(folder: str | Path, name: str) -> list[Pair]:
     return pairs
 
 
-def choose_codec(data: str | Path, labels: str = "auto", threshold: int = -1) -> LabelCodec:
+def choose_codec(
+    data: str | Path, labels: str = "auto", threshold: int = -1, *, names: Sequence[str] = ()
+) -> LabelCodec:
     """Return the codec of a data folder's masks: as said, else as split.json says, else 0,255.
 
     Parameters
     ----------
     labels : auto, or as :meth:`LabelCodec.parse` reads it
     threshold : raw values from here on are lung; -1 is off
+    names : one per class; none takes those that split.json says, where it says the classes
     """
     record = read_split_record(data)
     if labels == "auto" and threshold < 0:
         try:
-            return record.codec or LUNG_CODEC
+            codec = record.codec or LUNG_CODEC
         except ConfigError as err:
             path = Path(data) / "split.json"
             raise DataError(f"{err} Or run 'lungunet split' again.", where=path) from err
+        return replace(codec, names=tuple(names)) if names else codec
     text = "0,255" if labels == "auto" else labels
-    return LabelCodec.parse(text, threshold=threshold if threshold >= 0 else None)
+    return LabelCodec.parse(text, threshold=threshold if threshold >= 0 else None, names=names)
 
 
 def read_split_record(folder: str | Path) -> SplitRecord:

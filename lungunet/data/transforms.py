@@ -16,6 +16,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 
+from lungunet.data.codec import is_lung
 from lungunet.data.disease import paint_disease
 from lungunet.errors import ConfigError
 
@@ -74,7 +75,7 @@ class PaintDisease(A.ImageOnlyTransform):  # type: ignore[misc]
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
         """Paint."""
-        return {"ill": paint_disease(data["image"], data["mask"], self.random_generator)}
+        return {"ill": paint_disease(data["image"], is_lung(data["mask"]), self.random_generator)}
 
     def apply(self, img: np.ndarray, ill: np.ndarray, **params: Any) -> np.ndarray:
         """Hand over what was painted."""

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec, is_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import refuse_existing, write_csv, write_json
@@ -301,7 +301,7 @@ def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
             fingerprint=fingerprint(image),
         )
     if classes is not None:
-        share = float((classes > 0).mean())
+        share = float(is_lung(classes).mean())
         facts = replace(facts, mask_digest=_digest(classes), lung_share=share)
     if image is not None and classes is not None:
         try:
@@ -309,11 +309,24 @@ def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
         except GeometryError as err:
             verdicts.append(Verdict("error", "size", str(err)))
         else:
-            view = LabelView(image, classes > 0)
+            view = LabelView(image, _settled_lung(image, classes))
             doubt = doubt_label(view)
             verdicts += check_inverted(view.lung, view.airy, codec, str(pair.mask))
     findings = tuple(Finding(pair, list_name, v.severity, v.kind, v.message) for v in verdicts)
     return _Look(facts, findings, doubt)
+
+
+def _settled_lung(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the lung of a mask, (H, W) bool; where it is ignored, the rule's: not in dispute."""
+    lung, ignored = is_lung(classes), classes == IGNORE
+    return np.where(ignored, _rule(image, lung), lung) if ignored.any() else lung
+
+
+def _rule(image: np.ndarray, lung: np.ndarray) -> np.ndarray:
+    """Return what the threshold rule calls lung, (H, W) bool."""
+    rule = LabelView(image, lung).baseline.view(np.uint8)
+    size = (image.shape[1], image.shape[0])
+    return cv2.resize(rule, size, interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 def _digest(pixels: np.ndarray) -> bytes:
@@ -358,7 +371,9 @@ def _second_opinions(
         place = place_of[pair]
         image, classes = read_pair(pair, codec)
         seen = prediction.classes > 0
-        doubt = doubt_label(LabelView(image, classes > 0), pred=seen)
+        lung = _settled_lung(image, classes)
+        pred = np.where(classes == IGNORE, lung, seen)
+        doubt = doubt_label(LabelView(image, lung), pred=pred)
         name = suspects[place].list
         judged[place] = Suspect(
             pair, name, doubt.score, doubt.kind, doubt.reasons, np.packbits(seen)
@@ -374,16 +389,14 @@ def _draw_pair(suspect: Suspect, codec: LabelCodec, *, caption: str) -> np.ndarr
     image, classes = read_pair(suspect.pair, codec)
     grey = show_grey(image)
     if suspect.seen is None:
-        rule = LabelView(image, classes > 0).baseline.view(np.uint8)
-        size = (image.shape[1], image.shape[0])
-        other = cv2.resize(rule, size, interpolation=cv2.INTER_NEAREST)
+        other = _rule(image, is_lung(classes)).view(np.uint8)
     else:
         other = np.unpackbits(suspect.seen, count=image.size).reshape(image.shape)
     panels = tile_pictures(
         [
             draw_overlay(grey),
-            draw_overlay(grey, truth=classes),
-            draw_overlay(grey, truth=classes, pred=other),
+            draw_overlay(grey, truth=classes, ignore_index=IGNORE),
+            draw_overlay(grey, truth=classes, pred=other, ignore_index=IGNORE),
         ],
         columns=3,
         side=_PANEL,

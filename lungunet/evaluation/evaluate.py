@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
@@ -95,6 +95,8 @@ def evaluate(
             f"the masks have {codec.n_classes} classes, the model "
             f"{predictor.codec.n_classes}. Pass the labels that map one to the other."
         )
+    if not codec.is_named:
+        codec = replace(codec, names=predictor.codec.names)
     owners = patients or {}
     cases: list[CaseScore] = []
     rules = _baselines(predictor) if baselines else {}
@@ -113,7 +115,8 @@ def evaluate(
         patient = str(owners.get(pair.name, pair.name))
         score = partial(score_case, pair.name, patient=patient)
         cases.append(score(truth, prediction.classes, n_classes=codec.n_classes))
-        lung = (truth > 0).astype(np.uint8)  # baselines know lung and background alone
+        # Baselines know lung and background alone.
+        lung = np.where(truth == IGNORE, truth, truth > 0)
         for name in list(scored):
             try:
                 scored[name].append(score(lung, rules[name](image)))
@@ -253,7 +256,7 @@ def save_pictures(
     for title, prediction in zip(wanted, predictor.predict_files(chosen), strict=True):
         image, truth = read_pair(by_name[wanted[title]], codec)
         grey = predictor.to_grey(image)
-        picture = draw_overlay(grey, truth=truth, pred=prediction.classes)
+        picture = draw_overlay(grey, truth=truth, pred=prediction.classes, ignore_index=IGNORE)
         # Small enough that a page with all of them can be mailed.
         write_picture(folder / f"{title}.png", tile_pictures([picture], side=_PICTURE_PX))
 

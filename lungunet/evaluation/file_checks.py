@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lungunet.data import tiff
-from lungunet.data.codec import LabelCodec, suggest_labels
+from lungunet.data.codec import IGNORE, LabelCodec, is_lung, suggest_labels
 from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
 from lungunet.data.hu import judge_hu
 from lungunet.data.manifest import Pair
@@ -115,7 +115,7 @@ def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[V
         classes = codec.encode(raw, str(path))
     except LabelError:
         return None, [check_coding(raw, codec, str(path))]
-    return classes, _check_share(classes > 0, str(path))
+    return classes, _check_share(is_lung(classes)[classes != IGNORE], str(path))
 
 
 def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
@@ -144,6 +144,7 @@ def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
 
 
 def _check_share(lung: np.ndarray, where: str) -> list[Verdict]:
+    """Judge the pixels that count."""
     if not lung.any():
         text = f"{where}: no lung. Fine where the slice shows none."
         return [Verdict("note", "mask-empty", text)]
@@ -166,7 +167,7 @@ def check_inverted(
     ring = np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]])
     if lung.all() or float(ring.mean()) < 0.9 or float(airy[~lung].mean()) < 0.6:
         return []
-    first, second, *_ = codec.classes
+    first, second, *_ = (raw for raw, index in codec.classes.items() if index != IGNORE)
     text = (
         f"{where}: lung is drawn as background, and background, up to the margin, as lung. "
         f"Invert it; if all are so, pass --labels {second},{first}."

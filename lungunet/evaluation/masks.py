@@ -9,7 +9,7 @@ from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_mask
 from lungunet.data.manifest import find_images
 from lungunet.data.overlay import show_grey
-from lungunet.errors import DataError, listed
+from lungunet.errors import ConfigError, DataError, listed
 from lungunet.inference.predictor import Prediction
 from lungunet.inference.segmenter import Segmented
 
@@ -26,6 +26,8 @@ class MaskFolder:
     ------
     DataError
         When the folder is missing or empty, or two masks share a stem.
+    ConfigError
+        When the codec ignores pixels: a mask that is scored answers for all of them.
     """
 
     word = ""
@@ -33,6 +35,12 @@ class MaskFolder:
     def __init__(self, folder: str | Path, codec: LabelCodec = LUNG_CODEC) -> None:
         self.folder = Path(folder)
         self.codec = codec
+        if codec.ignores:
+            raise ConfigError(
+                "a mask that is scored answers for every pixel. Ignore pixels of the truth, and "
+                "name a class here.",
+                where=f"labels {codec}",
+            )
         files = find_images(folder)
         self._by_stem = {file.stem: file for file in files}
         if len(self._by_stem) < len(files):

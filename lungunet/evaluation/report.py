@@ -33,7 +33,9 @@ from lungunet.metrics.overlap import METRICS, column
 REPORT = "report.html"
 _SETTINGS = (
     *(("batch", "batch_size"), ("learning rate", "lr"), ("weight decay", "weight_decay")),
-    *(("precision", "precision"), ("flip", "flip"), ("disease", "painted disease")),
+    *(("precision", "precision"), ("flip", "flip"), ("painted disease", "disease")),
+    *(("loss", "loss"), ("class weights", "class_weights")),
+    *(("optimizer", "optimizer"), ("schedule", "schedule")),
 )
 _WORDS = {"True": "yes", "False": "no"}
 _CURVES = ("loss", "accuracy", "iou")

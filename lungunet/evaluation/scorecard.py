@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lungunet.data.codec import IGNORE, is_lung
 from lungunet.data.files import plain, write_csv, write_json
 from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 from lungunet.metrics.overlap import (
@@ -97,15 +98,18 @@ def score_case(
 
     Parameters
     ----------
-    truth, pred : (H, W) integer, classes 0..n_classes-1
+    truth, pred : (H, W) integer, classes 0..n_classes-1; the truth may hold :data:`IGNORE`
     """
-    meter = ConfusionMeter(n_classes)
+    meter = ConfusionMeter(n_classes, ignore_index=IGNORE)
     meter.update(truth=torch.from_numpy(truth), pred=torch.from_numpy(pred))
+    ignored = truth == IGNORE if (truth == IGNORE).any() else None
     return CaseScore(
         name=name,
         patient=patient or name,
         counts=meter.counts.numpy(),
-        surface=surface_distances(truth > 0, pred > 0, tolerance=TOLERANCE_PX),
+        surface=surface_distances(
+            is_lung(truth), pred > 0, tolerance=TOLERANCE_PX, ignored=ignored
+        ),
         shape=(truth.shape[0], truth.shape[1]),
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, require_hu
@@ -396,19 +396,25 @@ def _guess_codec(
 
 def _fits(raw: np.ndarray, codec: LabelCodec) -> bool:
     try:
-        codec.encode(raw) if raw.ndim == 2 else _encode(raw, codec, "mask")
+        codec.encode(raw) if raw.ndim == 2 else _read_scan_classes(raw, codec, "mask")
     except LabelError:
         return False
     return True
 
 
-def _encode(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
+def _read_classes(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
+    """Encode a mask; what is ignored is not measured."""
+    classes = codec.encode(raw, where)
+    return np.where(classes == IGNORE, 0, classes) if codec.ignores else classes
+
+
+def _read_scan_classes(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
     """Return classes of a scan, or 3 for all lung in a mask with sides that does not tell them."""
     if codec.n_classes == 3 and UNTOLD not in codec.classes:
         unsure = raw == UNTOLD
         if unsure.any() and not raw[~unsure].any():
             return np.where(unsure, np.uint8(UNTOLD), np.uint8(0))
-    return codec.encode(raw, where)
+    return _read_classes(raw, codec, where)
 
 
 def _tell_sides(
@@ -435,7 +441,7 @@ def _measure_image(
     judged: HuSurvey,
 ) -> MeasuredFile:
     mask = pair.require_mask()
-    image, classes = read_image(pair.image), codec.encode(read_mask(mask), str(mask))
+    image, classes = read_image(pair.image), _read_classes(read_mask(mask), codec, str(mask))
     fault = judged.look(image, name)
     if fault is not None and fault.severity == "error":
         raise DataError(fault.text, where=pair.image)
@@ -454,7 +460,7 @@ def _measure_scan(
     mask = pair.require_mask()
     scan = read_volume(pair.image, resample=resample)
     require_hu(scan.array, scan.path)
-    classes = _encode(put_on_grid(read_volume(mask), scan), codec, str(mask))
+    classes = _read_scan_classes(put_on_grid(read_volume(mask), scan), codec, str(mask))
     lungs = _tell_sides(classes, codec, sides, spacing_mm=scan.spacing_mm, hu=scan.array)
     measured = measure_volume(
         scan.array,

@@ -231,6 +231,7 @@ class ConfusionMeter:
     Parameters
     ----------
     n_classes : number of classes C with background, at least 2
+    ignore_index : where the truth has this value, a pixel is not counted, whatever was predicted
 
     Examples
     --------
@@ -243,10 +244,13 @@ class ConfusionMeter:
     0.5
     """
 
-    def __init__(self, n_classes: int) -> None:
+    def __init__(self, n_classes: int, *, ignore_index: int | None = None) -> None:
         if n_classes < 2:
             raise DataError(f"n_classes: {n_classes}. Count background as a class: at least 2.")
+        if ignore_index is not None and 0 <= ignore_index < n_classes:
+            raise DataError(f"ignore_index: {ignore_index} is a class. Give a number that is none.")
         self.n_classes = n_classes
+        self.ignore_index = ignore_index
         self.reset()
 
     def reset(self) -> None:
@@ -259,7 +263,7 @@ class ConfusionMeter:
 
         Parameters
         ----------
-        truth : any shape, integer or bool, class indices 0..C-1
+        truth : any shape, integer or bool, class indices 0..C-1, or ``ignore_index``
         pred : the same shape and device
 
         Raises
@@ -271,12 +275,18 @@ class ConfusionMeter:
         _check_same_pixels(truth, pred)
         truth, pred = truth.detach().reshape(-1).long(), pred.detach().reshape(-1).long()
         n_bins = self.n_classes**2 + 1
+        counted = None if self.ignore_index is None else truth != self.ignore_index
         if pred.device.type == "cpu":
+            if counted is not None:
+                truth, pred = truth[counted], pred[counted]
             _check_range("pred", pred, self.n_classes)
             _check_range("truth", truth, self.n_classes)
             self._add(torch.bincount(truth * self.n_classes + pred, minlength=n_bins))
         else:
-            self._add(_count_without_sync(_bin_of(truth, pred, self.n_classes), n_bins))
+            bins = _bin_of(truth, pred, self.n_classes)
+            if counted is not None:  # into a bin that is not looked at
+                bins = torch.where(counted, bins, n_bins)
+            self._add(_count_without_sync(bins, n_bins))
 
     def merge(self, other: "ConfusionMeter | Tensor | np.ndarray") -> None:
         """Add what another meter counted, or a (C, C) matrix of counts (a rank's, a checkpoint's).

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +89,8 @@ def check_same_run(
                 "Resume with the same data and settings, or start a new run.",
                 where=where,
             )
-    now = config.fixed()
-    # What the version that began the run could not be asked, it did as the default does.
-    before = {name: value for name, value in _defaults(config).items() if name in now}
-    before |= state["settings"]
+    # What a run was not asked for when it began, it began with as it stands by default.
+    before, now = {**type(config).defaults(), **state["settings"]}, config.fixed()
     changed = [
         f"{name} {before.get(name)}, now {now.get(name)}"
         for name in sorted({*before, *now})
@@ -106,13 +103,6 @@ def check_same_run(
             f"settings (only {free} may differ), or start a new run.",
             where=where,
         )
-
-
-def _defaults(config: TrainConfig) -> dict[str, Any]:
-    return {
-        f.name: f.default if f.default_factory is MISSING else f.default_factory()
-        for f in fields(config)
-    }
 
 
 def load_into(state: Mapping[str, Any], model: nn.Module, stepper: Stepper, *, where: Path) -> None:

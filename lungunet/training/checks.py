@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lungunet.data.codec import is_lung
 from lungunet.data.ct import read_image
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.hu import HuSurvey
@@ -39,7 +40,7 @@ def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
 
 def check_has_lung(name: str, dataset: LungCTDataset) -> None:
     """Refuse a list whose masks are all empty; reads masks up to the first that is not."""
-    if not any(dataset.read(index)[1].any() for index in range(len(dataset))):
+    if not any(is_lung(dataset.read(index)[1]).any() for index in range(len(dataset))):
         raise SplitError(
             f"no lung in any of its {len(dataset)} masks. "
             "Split again so that it gets slices with lung, or look at the label coding (--labels).",

@@ -21,18 +21,32 @@ from lungunet.data.files import write_text
 from lungunet.errors import ConfigError
 from lungunet.models.architectures import check_architecture, default_encoder, describe_network
 from lungunet.models.device import Precision
+from lungunet.models.losses import LossName, make_loss
+from lungunet.training.class_weights import parse_class_weights
+
+_POLY = 0.9  # of nnU-Net and DeepLab
+_USUAL = {
+    "adamw": {"lr": 2e-3, "weight_decay": 1e-2},
+    # Adam and SGD add the decay to the gradients, where 1e-2 would hold the weights down.
+    "adam": {"lr": 1e-3, "weight_decay": 0.0},
+    "sgd": {"lr": 1e-2, "weight_decay": 3e-5},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to train: what :class:`Trainer` needs beside model and data.
 
+    Once made, a config holds numbers: one that is read from a file or changed with
+    ``dataclasses.replace`` keeps ``lr`` and ``weight_decay``, whatever optimizer it gets.
+
     Parameters
     ----------
     epochs : passes over train
     batch_size : slices per forward pass
-    lr : highest learning rate, reached after warm-up; then a cosine down to 0
-    weight_decay : of AdamW
+    lr : highest learning rate, reached after warm-up; None is what suits the optimizer: 2e-3 for
+        adamw, 1e-3 for adam, 1e-2 for sgd
+    weight_decay : None is what suits the optimizer: 1e-2 for adamw, 0 for adam, 3e-5 for sgd
     warmup_epochs : length of the linear rise of the learning rate; may be a fraction
     accumulate : forward passes per optimizer step
     clip_norm : gradients are scaled down to this norm; 0 leaves them
@@ -45,6 +59,13 @@ class TrainConfig:
         at one per epoch
     freeze_epochs : the encoder stays as it is for so many epochs, for pretrained weights
     compile : let torch.compile make the model faster; starting takes a minute longer
+    loss : as :func:`build_loss` takes it
+    loss_arguments : of that loss, such as ``{"gamma": 3.0}`` of focal
+    class_weights : none; auto, by how rare a class is in train; or numbers, background first: 1,3
+    optimizer : adamw, adam or sgd (with Nesterov momentum)
+    momentum : of sgd
+    schedule : what follows the warm-up: cosine down to 0, poly (to the power of 0.9) down to 0, or
+        constant
 
     Raises
     ------
@@ -59,8 +80,8 @@ class TrainConfig:
 
     epochs: int = 25
     batch_size: int = 4
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
+    lr: float = None  # type: ignore[assignment]  # a number as soon as the config is made
+    weight_decay: float = None  # type: ignore[assignment]
     warmup_epochs: float = 1.0
     accumulate: int = 1
     clip_norm: float = 1.0
@@ -72,9 +93,19 @@ class TrainConfig:
     save_every_minutes: float = 10.0
     freeze_epochs: int = 0
     compile: bool = False
+    loss: LossName = "ce-dice"
+    loss_arguments: dict[str, float] = field(default_factory=dict)
+    class_weights: str = "none"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = 0.9
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
 
     def __post_init__(self) -> None:
         """Refuse what no training can work with."""
+        usual = _USUAL.get(self.optimizer, _USUAL["adamw"])
+        for name, number in usual.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, number)
         for name, hint in typing.get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not _fits(value, hint):
@@ -90,7 +121,7 @@ class TrainConfig:
             if not value >= minimum:
                 raise ConfigError(
                     f"{name}={value}: must be at least {minimum}. "
-                    f"{getattr(TrainConfig, name)} is usual.",
+                    f"{usual.get(name, getattr(TrainConfig, name))} is usual.",
                     where="config",
                 )
         for name, value in dataclasses.asdict(self).items():
@@ -102,13 +133,29 @@ class TrainConfig:
             raise ConfigError(
                 f"lr={self.lr}: must be above 0 and finite. 0.001 is a safe start.", where="config"
             )
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(
+                f"momentum={self.momentum}: must be from 0 to below 1. 0.9 is usual.",
+                where="config",
+            )
+        make_loss(self.loss, self.loss_arguments)  # says what is wrong with it
+        parse_class_weights(self.class_weights)
 
     def fixed(self) -> dict[str, Any]:
         """Return the settings that a resumed run must keep, all but ``MAY_CHANGE``."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.MAY_CHANGE}
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return what :meth:`fixed` holds where nothing is said, as far as there is a default."""
+        return {
+            each.name: each.default_factory() if callable(each.default_factory) else each.default
+            for each in dataclasses.fields(cls)
+            if each.name not in cls.MAY_CHANGE and not _required(each)
+        }
+
     def learning_rate(self, step: int, *, steps_per_epoch: int) -> float:
-        """Return the rate of a step: linear warm-up, then half a cosine down to 0.
+        """Return the rate of a step: linear warm-up, then what ``schedule`` says.
 
         A pure function, so that resuming needs no state.
 
@@ -125,8 +172,12 @@ class TrainConfig:
         warmup = round(self.warmup_epochs * steps_per_epoch)
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        done = (step - warmup) / max(1, self.epochs * steps_per_epoch - warmup)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        done = min(1.0, (step - warmup) / max(1, self.epochs * steps_per_epoch - warmup))
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "poly":
+            return float(self.lr * (1 - done) ** _POLY)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def to_toml(self) -> str:
         """Return every setting as TOML text; :meth:`from_toml` reads it."""
@@ -161,9 +212,9 @@ class TrainConfig:
                 hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(hints)}."
                 raise ConfigError(f"unknown setting '{name}'. {hint}", where=where)
         missing = [
-            f.name
-            for f in dataclasses.fields(cls)
-            if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
+            each.name
+            for each in dataclasses.fields(cls)
+            if _required(each) and each.name not in values
         ]
         if missing:
             raise ConfigError(f"{', '.join(missing)} is missing. Add it.", where=where)
@@ -191,6 +242,8 @@ class RunConfig(TrainConfig):
     window : auto, or LEVEL,WIDTH in HU
     labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it
     label_threshold : raw mask values from here on are lung, for smeared masks; -1 is off
+    label_names : auto (what split.json says, else lung, or class 1 and so on), or one name per
+        class, background first: background,left,right
     flip : mirror left and right at random; auto does so where lung is the only class beside the
         background, since more classes may tell left from right, and mirrored they would lie
     disease : share of the samples into whose lung a disease is painted
@@ -211,6 +264,7 @@ class RunConfig(TrainConfig):
     cache: str = "off"
     architecture: str = "unet"
     smp_arguments: dict[str, Any] = field(default_factory=dict)
+    label_names: str = "auto"
 
     @classmethod
     def of_run(cls, run: str | Path, **changes: Any) -> Self:
@@ -281,13 +335,22 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from err
 
 
+def _required(each: "dataclasses.Field[Any]") -> bool:
+    return each.default is each.default_factory is dataclasses.MISSING
+
+
 def _fits(value: object, hint: Any) -> bool:
+    if typing.get_origin(hint) is dict:
+        key, kind = typing.get_args(hint)
+        return isinstance(value, dict) and all(
+            _fits(name, key) and _fits(each, kind) for name, each in value.items()
+        )
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
     if typing.get_origin(hint) is typing.Union:
         return any(_fits(value, part) for part in typing.get_args(hint))
-    if typing.get_origin(hint) is dict:
-        return isinstance(value, dict)
+    if hint is Any:
+        return True
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -299,6 +362,9 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Union:
         return " or ".join(_describe(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is dict:
-        return "a table of names and values"
+        numbers = typing.get_args(hint)[1] is float
+        return (
+            "a table of numbers, as in {gamma = 2.0}" if numbers else "a table of names and values"
+        )
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
     return names.get(hint, "text in quotes")

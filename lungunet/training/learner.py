@@ -8,10 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from lungunet.data.codec import IGNORE
+from lungunet.data.dataset import LungCTDataset
 from lungunet.errors import ConfigError
 from lungunet.models.device import pick_device, pick_precision, share_batch_norm
-from lungunet.models.losses import CrossEntropyDiceLoss
+from lungunet.models.losses import make_loss
 from lungunet.models.original import crop_centre
+from lungunet.training.class_weights import choose_class_weights
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks, data_parallel
 from lungunet.training.optimizer import Stepper
@@ -20,7 +23,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Image (N, 1, H, W) float32 and mask (N, H, W) int64."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Takes logits (N, C, H, W) and mask (N, H, W) int64; returns the mean over slices, a scalar."""
+"""Takes logits (N, C, H, W) and mask (N, H, W) int64; returns the mean over slices, a scalar.
+
+The mask holds :data:`IGNORE` where the label codec ignores pixels."""
 
 
 class Learner:
@@ -28,7 +33,8 @@ class Learner:
 
     def __init__(self, model: nn.Module, config: TrainConfig, loss: Loss | None) -> None:
         self.ranks = Ranks.from_environment()
-        self.loss: Loss = loss or CrossEntropyDiceLoss()
+        self._config, self._is_own_loss = config, loss is not None
+        self.loss: Loss = loss or make_loss(config.loss, config.loss_arguments)
         self.device = self.ranks.device(pick_device(config.device))
         if self.ranks.count > 1 and self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -44,6 +50,18 @@ class Learner:
         self._movable = [p for p in self._encoder.parameters() if p.requires_grad]
         # Compiled or not, self.model holds the weights.
         self.net: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
+
+    def fit_loss(self, train: LungCTDataset) -> None:
+        """Make the loss know what the masks of ``train`` hold; a loss of the user's own stays."""
+        if self._is_own_loss:
+            return
+        loss = make_loss(
+            self._config.loss,
+            self._config.loss_arguments,
+            class_weights=choose_class_weights(self._config.class_weights, train),
+            ignore_index=IGNORE if train.codec.ignores else None,
+        )
+        self.loss = loss.to(self.device)
 
     def training_net(self, epoch: int) -> nn.Module:
         """Return what to call in a training pass; its gradients are those of all ranks."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.metrics.overlap import ConfusionMeter, Mean, overlap
 from lungunet.training.distributed import Ranks
 from lungunet.training.tracking import Measured
@@ -21,8 +22,9 @@ _LAG = 16  # steps; by then a GPU has long finished the copy
 class PassMeter:
     """Starts its clock when it is made; waits for the device only when it is read."""
 
-    def __init__(self, n_classes: int) -> None:
-        self.counts = ConfusionMeter(n_classes)
+    def __init__(self, codec: LabelCodec) -> None:
+        ignored = IGNORE if codec.ignores else None
+        self.counts = ConfusionMeter(codec.n_classes, ignore_index=ignored)
         self.loss = Mean()
         self.start = time.perf_counter()
 

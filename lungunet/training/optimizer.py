@@ -1,4 +1,4 @@
-"""AdamW with its learning rate, gradient scale and clipping: how a loss moves the weights."""
+"""Optimizer, learning rate, gradient scale and clipping: how a loss moves the weights."""
 
 import math
 from typing import Any
@@ -20,10 +20,7 @@ class Stepper:
     ) -> None:
         self._model = model
         self._config = config
-        # fused: one kernel for all parameters, and no device sync in fp16's scaler.
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = _make_optimizer(model, config)
         # Disabled, it passes everything through: one loop for all precisions.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
@@ -70,3 +67,19 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters, lr, decay = model.parameters(), config.lr, config.weight_decay
+    # fused: one kernel for all parameters, and no device sync in fp16's scaler.
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=lr,
+            weight_decay=decay,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            fused=True,
+        )
+    adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return adam(parameters, lr=lr, weight_decay=decay, fused=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import LabelCodec, parse_names
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.split import choose_codec, read_split, read_split_record
 from lungunet.data.transforms import train_transform
@@ -158,7 +158,8 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
                 f"no pairs. Training needs {name}: split again with a larger share for it.",
                 where=f"{Path(config.data) / name}.txt",
             )
-    codec = choose_codec(config.data, config.labels, config.label_threshold)
+    names = () if config.label_names == "auto" else parse_names(config.label_names)
+    codec = choose_codec(config.data, config.labels, config.label_threshold, names=names)
     if not codec.for_prediction.can_decode:
         raise ConfigError(
             "several raw values share a class, so predicted masks could not be "

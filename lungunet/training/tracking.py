@@ -5,7 +5,7 @@ The only place that imports TensorBoard. Knows numbers and pictures, no models.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from lungunet.data.codec import IGNORE
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.files import write_csv
 from lungunet.data.overlay import draw_overlay
@@ -59,6 +60,7 @@ class EpochResult:
     val : afterwards, without augmentation
     lr : of the epoch's last step
     is_best : whether val IoU is the best so far, and ``best/`` holds these weights
+    class_names : of the codec, background first; empty where an older version measured
     """
 
     epoch: int
@@ -66,6 +68,17 @@ class EpochResult:
     val: Measured
     lr: float
     is_best: bool
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def class_iou(self) -> dict[str, float]:
+        """Val IoU of each class by its name, where there is more than lung; else empty."""
+        classes = dict(zip(self._names, self.val.class_iou, strict=True))
+        return classes if len(classes) > 2 else {}
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return self.class_names or [f"class {i}" for i in range(len(self.val.class_iou))]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the two lines of history.csv."""
@@ -74,7 +87,7 @@ class EpochResult:
             row = {"epoch": self.epoch, "split": name, "lr": self.lr, **asdict(measured)}
             classes = row.pop("class_iou")
             if len(classes) > 2:  # with two, IoU of lung says it
-                row |= {f"iou_class_{index}": iou for index, iou in enumerate(classes)}
+                row |= {f"iou_{name}": iou for name, iou in zip(self._names, classes, strict=True)}
             rows.append(row)
         return rows
 
@@ -86,7 +99,8 @@ class EpochResult:
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """Rebuild a result from :meth:`to_dict`."""
         passes = {name: Measured(**stored[name]) for name in ("train", "val")}
-        return cls(**{**stored, **passes})
+        names = tuple(stored.get("class_names", ()))
+        return cls(**{**stored, **passes, "class_names": names})
 
 
 def write_history(path: str | Path, results: Iterable[EpochResult]) -> None:
@@ -111,7 +125,7 @@ def val_pictures(
         pred = torch.zeros(truth.shape, dtype=torch.uint8)
         crop_centre(pred, *logits.shape[-2:])[:] = logits[0].argmax(0)
         name = f"val/{val.pairs[index].name} (truth blue, prediction orange)"
-        yield name, draw_overlay(grey, truth=truth, pred=pred.numpy())
+        yield name, draw_overlay(grey, truth=truth, pred=pred.numpy(), ignore_index=IGNORE)
 
 
 class TensorBoardLog:

@@ -90,7 +90,8 @@ class Trainer:
         with valid convolutions gives, is trained on the centre of the mask
     config : settings; None takes the defaults
     out : the run folder; made when training starts
-    loss : None means :class:`CrossEntropyDiceLoss`; must be a mean over slices
+    loss : in the place of the one that the config names; must be a mean over slices, and know
+        :data:`IGNORE` where masks hold it
     progress : shows how far an epoch is, such as ``tqdm.tqdm``
     should_stop : asked at every step; True writes a checkpoint, and :meth:`epochs` ends
     notes : JSON-able facts that environment.json gets beside its own
@@ -190,6 +191,7 @@ class Trainer:
             check_values(train)
         check_has_lung("train", train)
         check_has_lung("val", val)
+        self._learner.fit_loss(train)
         with ExitStack() as stack:
             stack.enter_context(explain_memory(self.config, train))
             stack.enter_context(fast_products(device))
@@ -201,7 +203,8 @@ class Trainer:
                     self.folder.reopen(self.history)
                 else:
                     self.folder.start(overwrite=overwrite)
-                    self.folder.save_environment(device, self._notes)
+                    notes = {"loss": str(self._learner.loss), **self._notes}
+                    self.folder.save_environment(device, notes)
                 self.folder.save_config(self.config)
             ranks.wait()
             yield from self._epochs(position)
@@ -222,6 +225,7 @@ class Trainer:
         """
         test = RangeTest(lowest=lowest, highest=highest, steps=steps)
         check_values(train)
+        self._learner.fit_loss(train)
         batches = self._batches(train, shuffle=True)
         endless = itertools.chain.from_iterable(itertools.repeat(batches))
         some = self._progress(itertools.islice(endless, steps), desc="range test", total=steps)
@@ -239,7 +243,8 @@ class Trainer:
                 if trained is None or validated is None:
                     self._save(position)
                     return
-                result = self._judge(position.epoch, trained, validated)
+                names = position.train.codec.names
+                result = self._judge(position.epoch, trained, validated, names)
                 if log is not None:
                     self._write(result, position, log)
                 position = _Position(position.train, position.val, position.epoch + 1)
@@ -253,7 +258,7 @@ class Trainer:
         """Return how far it came and what that measured: None when it was asked to stop."""
         epoch, first = position.epoch, position.step
         ranks, stepper = self._learner.ranks, self._learner.stepper
-        meters = PassMeter(position.train.codec.n_classes)
+        meters = PassMeter(position.train.codec)
         if first and ranks.is_first:  # one rank goes on with what all had counted
             meters.restore(position.meters)
         losses = FiniteLosses(lambda *seen: self._diverged(position, batches, *seen))
@@ -294,7 +299,7 @@ class Trainer:
         self._learner.net.eval()
         self._learner.ranks.share_buffers(self.model)
         batches.sampler.set_epoch(position.epoch)
-        meters = PassMeter(position.train.codec.n_classes)
+        meters = PassMeter(position.train.codec)
         for image, mask in self._show(batches, "val"):
             if self._save_or_stop.stops_now():  # ranks may differ in their number of batches here
                 return None
@@ -302,14 +307,17 @@ class Trainer:
             meters.update(self._learner.loss(logits, mask), logits, mask)
         return meters.measured(self._learner.ranks)
 
-    def _judge(self, epoch: int, train: Measured, val: Measured) -> EpochResult:
+    def _judge(
+        self, epoch: int, train: Measured, val: Measured, names: tuple[str, ...]
+    ) -> EpochResult:
         if not math.isfinite(val.loss):
             raise self._failure(f"the loss is {val.loss} on val after epoch {epoch}")
         if self._learner.stepper.overflows:
             raise self._failure(f"fp16 overflowed in nearly every step of epoch {epoch}")
         # NaN (no lung in val and none predicted) is worse than any number.
         is_best = self.best is None or _rank(val.iou) > _rank(self.best.val.iou)
-        result = EpochResult(epoch, train, val, self._learner.stepper.lr, is_best)
+        lr = self._learner.stepper.lr
+        result = EpochResult(epoch, train, val, lr, is_best, class_names=names)
         self.history.append(result)
         self.best = result if is_best else self.best
         return result
@@ -371,7 +379,9 @@ class Trainer:
         state, where, rank = self.folder.load_last(), self.folder.path, self._learner.ranks.rank
         check_same_run(state, position.train, position.names, self.config, where=where)
         load_into(state, self.model, self._learner.stepper, where=where)
-        self.history = [EpochResult.from_dict(stored) for stored in state["history"]]
+        names = position.train.codec.names  # which an older version did not store
+        stored = [EpochResult.from_dict(row) for row in state["history"]]
+        self.history = [replace(result, class_names=names) for result in stored]
         self.best = next((r for r in reversed(self.history) if r.is_best), None)
         # Sums differ between thread counts; more than there are cores would crawl.
         torch.set_num_threads(min(state["threads"], count_cores()))

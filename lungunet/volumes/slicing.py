@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import LabelCodec, is_lung
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
@@ -275,7 +275,7 @@ def _choose_slices(
     require_hu(scan.array, scan.path)
     classes = config.codec.encode(put_on_grid(mask, scan), str(mask.path))
     candidates = np.arange(0, len(classes), config.every)
-    has_lung = classes[candidates].any(axis=(1, 2))
+    has_lung = is_lung(classes[candidates]).any(axis=(1, 2))
     empty = candidates[~has_lung]
     if config.max_empty < 1:
         share = config.max_empty / (1 - config.max_empty)
@@ -300,7 +300,7 @@ def _write_slices(
         if hu.dtype != np.int16:
             hu = np.clip(np.rint(hu), _INT16.min, _INT16.max).astype(np.int16)
         write_image(pair.image, hu)
-        write_mask(pair.require_mask(), config.codec.for_prediction.decode(classes[index]))
+        write_mask(pair.require_mask(), config.codec.for_truth.decode(classes[index]))
         written.append(pair)
     return written
 

@@ -209,7 +209,7 @@ class TestSidesInTheMirror:
         assert done.code == 0
         assert "3 classes, which may tell left from right, so slices are not mirrored" in done.err
         header, row = done.out.splitlines()[2:4]
-        assert header.endswith("val 1    val 2")
+        assert header.endswith("val class 1  val class 2")
         assert len(row.split("best")[0].split()) == 11
         assert re.search(r"best val IoU \S+ \(class 1 \S+, class 2 \S+\) in epoch 1", done.out)
 

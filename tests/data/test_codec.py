@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import one_to_one_codecs, views
 
-from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
 from lungunet.errors import ConfigError, LabelError, counted
 
 MERGING = {0: 0, 3: 1, 4: 1, 5: 2}
@@ -234,7 +234,7 @@ class TestRefusals:
             ({"classes": {0: 0}}, r"class indices are 0\. .* 2 to 255 of them"),
             ({"classes": {}}, r"class indices are "),
             (
-                {"classes": {i: i for i in range(256)}},
+                {"classes": {i: i + (i > 254) for i in range(256)}},
                 r"class indices are 0, 1, .* and 248 more\. .* 2 to 255",
             ),
             (
@@ -343,3 +343,102 @@ class TestOtherValues:
     def test_knows_no_threshold(self):
         with pytest.raises(ConfigError, match=r"and a class for other values\. Leave one out"):
             LabelCodec.parse("0,1,*=0", threshold=3)
+
+
+class TestIgnored:
+    """Pixels that count nowhere: neither class nor mistake."""
+
+    CODEC = LabelCodec.parse("0,1,255=ignore")
+
+    @given(views(st.sampled_from([0, 1, 255]), dtypes=("uint8", "int16", "int64")))
+    def test_is_the_pixel_loop_and_back(self, raw):
+        classes = self.CODEC.encode(raw)
+        assert classes.dtype == np.uint8
+        assert classes.ravel().tolist() == [
+            {0: 0, 1: 1, 255: IGNORE}[value] for value in raw.ravel().tolist()
+        ]
+        assert np.array_equal(self.CODEC.decode(classes), raw)
+        assert np.array_equal(is_lung(classes), raw == 1)
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int32"])
+    def test_other_values_are_refused_still(self, dtype):
+        raw = np.array([[0, 255, 7], [1, 255, 255]], dtype)
+        with pytest.raises(LabelError, match=r"value 7 \(1 pixel, first at row 0, column 2\)"):
+            self.CODEC.encode(raw)
+        with pytest.raises(LabelError, match=r"1 \(lung\), 255 \(ignored\)"):
+            self.CODEC.encode(raw)
+
+    def test_is_no_class(self):
+        assert (self.CODEC.n_classes, self.CODEC.names) == (2, ("background", "lung"))
+        assert self.CODEC.ignores
+        assert not LUNG_CODEC.ignores
+        assert not LabelCodec.parse("0,1,*=0").ignores
+
+    def test_all_other_values_may_be_ignored(self):
+        codec = LabelCodec.parse("0,1,*=ignore")
+        assert codec.encode(np.array([[0, 1, 9, 255, 300]])).tolist() == [[0, 1, *[IGNORE] * 3]]
+        assert codec.decode(np.array([[0, 1, IGNORE]])).tolist() == [[0, 1, 255]]
+        assert codec.ignores
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "0,1,255=ignore",
+            "0,128=ignore,255",
+            "0,1,2,9=ignore,255=ignore",
+            "0,1,*=ignore",
+            "0=0,3=1,4=1,7=ignore:0,4",
+            "-5=ignore,0,1,70000=ignore",
+        ],
+    )
+    def test_is_written_and_read_back(self, text):
+        codec = LabelCodec.parse(text)
+        assert str(codec) == text
+        assert LabelCodec.parse(str(codec)) == codec
+        assert LabelCodec.from_dict(codec.to_dict()) == codec
+        assert pickle.loads(pickle.dumps(codec)) == codec
+
+    def test_a_prediction_ignores_nothing(self):
+        assert self.CODEC.for_prediction is LUNG_CODEC
+        sides = LabelCodec.parse("0,1,2,255=ignore", names=("rest", "left", "right"))
+        assert sides.for_prediction == LabelCodec.parse("0,1,2", names=sides.names)
+        assert not LabelCodec.parse("0,1,2,*=ignore").for_prediction.ignores
+        with pytest.raises(LabelError, match="class index 255"):
+            sides.for_prediction.decode(np.array([[0, IGNORE]]))
+
+    @pytest.mark.parametrize(
+        ("text", "raw"),
+        [
+            ("0,1,255=ignore", [0, 255, 128]),
+            ("0,1,*=ignore", [0, 255, 128]),
+            ("0,1,2,9=ignore", [0, 1, 9]),
+            ("0,1,2,*=ignore", [0, 1, 255]),
+            ("0,1", [0, 255]),
+        ],
+    )
+    def test_masks_written_anew_keep_it(self, text, raw):
+        codec = LabelCodec.parse(text)
+        classes = np.array([[0, 1, IGNORE][: len(raw)]])
+        assert codec.for_truth.decode(classes).tolist() == [raw]
+        assert codec.for_truth.encode(np.array([raw])).tolist() == classes.tolist()
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("0,255=ignore", "class indices are 0. Use every"),
+            ("0,1,255=255", "255 is no class. Write ignore"),
+            ("0,1,255=ignored", "not a list of whole numbers"),
+        ],
+    )
+    def test_refusals(self, text, says):
+        with pytest.raises(ConfigError, match=says):
+            LabelCodec.parse(text)
+
+    def test_knows_no_threshold(self):
+        with pytest.raises(ConfigError, match="and values to ignore"):
+            LabelCodec.parse("0,255,7=ignore", threshold=128)
+
+    def test_names_are_kept(self):
+        codec = LabelCodec.parse("0,1,255=ignore", names=("rest", "lungs"))
+        assert codec.for_prediction.names == codec.for_truth.names == ("rest", "lungs")
+        assert codec.for_prediction.classes == LUNG_CODEC.classes

@@ -495,3 +495,14 @@ class TestParseWindow:
     def test_no_width(self):
         with pytest.raises(ConfigError, match="the width must be above 0"):
             parse_window("40,0")
+
+
+@pytest.mark.parametrize("size", [17, 24, 48])
+def test_ignored_pixels_are_fitted_as_a_class_of_their_own(size):
+    generator = np.random.default_rng(0)
+    classes = np.repeat(np.repeat(generator.integers(0, 3, (8, 6), np.uint8), 4, 0), 4, 1)
+    third = InputContract(size).fit_mask(classes)
+    ignored = InputContract(size).fit_mask(np.where(classes == 2, np.uint8(255), classes))
+    assert np.array_equal(ignored, np.where(third == 2, 255, third))
+    alone = InputContract(size).fit_mask(np.where(classes == 2, np.uint8(255), np.uint8(0)))
+    assert set(np.unique(alone)) == {0, 255}

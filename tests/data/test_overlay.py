@@ -120,3 +120,19 @@ class TestWithoutContract:
         values = np.array([[20_000, 30_000, 40_000]], np.uint16)
         assert show_grey(values).tolist() == [[0, 128, 255]]
         assert show_grey(np.full((1, 2), 7, np.uint16)).tolist() == [[128, 128]]
+
+
+def test_what_is_ignored_is_hatched_and_has_no_outline():
+    grey = np.full((60, 80), 90, np.uint8)
+    truth = np.zeros((60, 80), np.uint8)
+    truth[10:50, 10:40] = 255
+    truth[30:55, 60:75] = 1
+    drawn = draw_overlay(grey, truth=truth, ignore_index=255)
+    inside = (drawn[10:50, 10:40] == TRUTH_RGB).all(axis=-1)
+    assert 0.1 < inside.mean() < 0.3  # lines, and what lies under them can be seen
+    assert all(row.any() for row in inside)
+    assert (drawn[30, 60] == TRUTH_RGB).all()  # lung is outlined as ever
+    assert np.array_equal(drawn[:, 41:55], np.full((60, 14, 3), 90))
+    plain = draw_overlay(grey, truth=np.where(truth == 1, truth, 0))
+    untouched = truth != 255
+    assert np.array_equal(drawn[untouched], plain[untouched])

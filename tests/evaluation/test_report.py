@@ -308,6 +308,8 @@ class TestWords:
         assert facts["Labels"] == "0 = background, 255 = lung"
         assert facts["Epochs"] == "4 of 9; best: 3"
         assert facts["Seed"] == "41"
+        assert "painted disease 0" in facts["Settings"]
+        assert "loss ce-dice" in facts["Settings"]
         assert facts["Device"] == "cpu, 2 threads"
         assert facts["lungunet"] == "9.8.7"
         assert facts["Versions"] == "torch 6.5.4"

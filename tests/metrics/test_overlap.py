@@ -415,3 +415,36 @@ class TestMean:
     def test_refuses_foreign_sums(self):
         with pytest.raises(DataError, match=r"\(3,\)"):
             Mean().merge(torch.zeros(3))
+
+
+class TestIgnored:
+    @pytest.mark.parametrize("classes", [2, 4])
+    def test_is_as_if_the_pixels_were_not_there(self, classes):
+        generator = torch.Generator().manual_seed(classes)
+        truth = torch.randint(classes, (3, 17, 23), generator=generator)
+        pred = torch.randint(classes, (3, 17, 23), generator=generator)
+        truth[:, 4:9] = 255
+        some, ignoring = ConfusionMeter(classes), ConfusionMeter(classes, ignore_index=255)
+        some.update(truth=truth[truth != 255], pred=pred[truth != 255])
+        pred[:, 5] = 99  # whatever was predicted there
+        ignoring.update(truth=truth.to(torch.uint8), pred=pred)
+        assert torch.equal(ignoring.counts, some.counts)
+        assert ignoring.compute().n_pixels == 3 * 12 * 23
+
+    def test_other_values_are_refused_still(self):
+        meter = ConfusionMeter(2, ignore_index=255)
+        with pytest.raises(DataError, match="254"):
+            meter.update(truth=torch.tensor([254]), pred=torch.tensor([0]))
+        with pytest.raises(DataError, match="255 is not one of"):
+            meter.update(truth=torch.tensor([0]), pred=torch.tensor([255]))
+        with pytest.raises(DataError, match="255"):
+            ConfusionMeter(2).update(truth=torch.tensor([255]), pred=torch.tensor([0]))
+
+    def test_all_ignored_is_undefined(self):
+        meter = ConfusionMeter(2, ignore_index=255)
+        meter.update(truth=torch.full((2, 3), 255), pred=torch.ones(2, 3, dtype=torch.int64))
+        assert math.isnan(meter.compute().accuracy)
+
+    def test_a_class_cannot_be_ignored(self):
+        with pytest.raises(DataError, match="ignore_index: 1 is a class"):
+            ConfusionMeter(2, ignore_index=1)

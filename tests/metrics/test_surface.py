@@ -346,3 +346,47 @@ class TestScoreDistance:
     def test_refuses_other_numbers_of_axes(self):
         with pytest.raises(DataError, match=r"^shape: shape \(3,\)\. Give one slice"):
             score_distance(1.0, (3,))
+
+
+class TestIgnored:
+    @staticmethod
+    def masks():
+        truth = np.zeros((40, 56), bool)
+        truth[8:30, 6:22] = truth[10:32, 32:50] = True
+        pred = np.roll(truth, 2, axis=1)
+        ignored = np.zeros_like(truth)
+        ignored[:, 28:] = True
+        return truth, pred, ignored
+
+    def test_measures_what_is_left(self):
+        truth, pred, ignored = self.masks()
+        left = surface_distances(truth & ~ignored, pred & ~ignored)
+        assert surface_distances(truth, pred, ignored=ignored) == left
+
+    def test_what_lies_there_does_not_matter(self):
+        truth, pred, ignored = self.masks()
+        expected = surface_distances(truth, pred, ignored=ignored)
+        for there in (True, False, ~truth):
+            assert surface_distances(np.where(ignored, there, truth), pred, ignored=ignored) == (
+                expected
+            )
+
+    def test_makes_no_border_where_it_begins(self):
+        truth, _, ignored = self.masks()
+        pred = truth.copy()
+        ignored[:] = False
+        ignored[15:25] = True  # through both lungs
+        truth = np.where(ignored, False, truth)
+        assert surface_distances(truth, pred, ignored=ignored).hd == 0
+
+    def test_nothing_left(self):
+        truth, pred, ignored = self.masks()
+        assert math.isnan(surface_distances(truth, pred, ignored=np.ones_like(truth)).hd95)
+        nothing = np.zeros_like(truth)
+        one = surface_distances(truth, np.where(ignored, pred, nothing), ignored=ignored)
+        assert (one.hd95, one.surface_dice) == (math.inf, 0)
+
+    def test_shapes_must_agree(self):
+        truth, pred, ignored = self.masks()
+        with pytest.raises(DataError, match="ignored: shape"):
+            surface_distances(truth, pred, ignored=ignored[1:])

@@ -14,14 +14,20 @@ from lungunet import ConfigError, RunConfig, TrainConfig
 def test_toml_round_trip_holds_every_setting(tmp_path: Path) -> None:
     arguments = {"encoder_depth": 3, "decoder_channels": [64, 32, 16]}
     config = RunConfig(
-        data="a folder/ä", epochs=3, flip=False, labels="0,3=1,4=1", smp_arguments=arguments
+        data="a folder/ä",
+        epochs=3,
+        lr=1e-4,
+        flip=False,
+        labels="0,3=1,4=1",
+        smp_arguments=arguments,
+        loss="tversky",
+        loss_arguments={"beta": 0.9},
     )
     config.save(tmp_path / "config.toml")
     assert RunConfig.from_toml(tmp_path / "config.toml") == config
     text = (tmp_path / "config.toml").read_text(encoding="utf-8")
-    plain = [f.name for f in dataclasses.fields(RunConfig) if f.name != "smp_arguments"]
-    assert all(f"{name} = " in text for name in plain)
-    assert "[smp_arguments]" in text
+    names = [field.name for field in dataclasses.fields(RunConfig)]
+    assert all(f"{name} = " in text or f"[{name}]" in text for name in names)
 
 
 def test_changes_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) -> None:
@@ -46,13 +52,40 @@ def test_changes_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) ->
         ({"epochs": 0}, "epochs=0: must be at least 1"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"workers": -2}, "workers=-2: must be at least -1"),
-        ({"weight_decay": float("nan")}, "weight_decay=nan: must be at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan: must be at least 0. 0.01 is usual"),
+        ({"optimizer": "sgd", "weight_decay": -1.0}, "must be at least 0. 3e-05 is usual"),
+        ({"optimizer": "lion"}, 'Write "adamw" or "adam" or "sgd".'),
+        ({"schedule": "step"}, 'Write "cosine" or "poly" or "constant".'),
+        ({"momentum": 1.0}, "momentum=1.0: must be from 0 to below 1"),
+        ({"loss": "iou"}, 'Write "ce-dice" or "ce" or "dice" or "focal" or "tversky"'),
+        ({"loss_arguments": {"gamma": "2"}}, "Write a table of numbers, as in {gamma = 2.0}."),
+        ({"loss_arguments": [2.0]}, "Write a table of numbers"),
+        ({"loss_arguments": {"gamma": 2.0}}, "run.toml: unknown argument 'gamma'. It takes ce_wei"),
+        ({"loss_arguments": {"ignore_index": 9}}, "unknown argument 'ignore_index'"),
+        ({"loss": "focal", "loss_arguments": {"gamma": -2.0}}, "gamma: -2.0. Give 0, or 1 or more"),
+        ({"class_weights": "1"}, "not one number above 0 per class"),
+        ({"class_weights": "1,-3"}, "not one number above 0 per class"),
+        ({"class_weights": "balanced"}, "Write none, auto, or the weights"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_dict(values, where="run.toml")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "weight_decay"),
+    [("adamw", 2e-3, 1e-2), ("adam", 1e-3, 0.0), ("sgd", 1e-2, 3e-5)],
+)
+def test_rate_and_decay_suit_the_optimizer_unless_they_are_said(
+    tmp_path: Path, optimizer: str, lr: float, weight_decay: float
+) -> None:
+    config = TrainConfig.from_dict({"optimizer": optimizer})
+    assert (config.lr, config.weight_decay) == (lr, weight_decay)
+    assert TrainConfig.from_dict({"optimizer": optimizer, "lr": 0.5}).lr == 0.5
+    config.save(tmp_path / "c.toml")  # holds the numbers
+    assert f"lr = {lr}" in (tmp_path / "c.toml").read_text()
 
 
 @pytest.mark.parametrize("content", [b"epochs = ", b"\xff\xfe", b"[section]\nx = 1"])

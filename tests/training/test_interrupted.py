@@ -119,6 +119,55 @@ def in_child(work: Callable[[], object]) -> int:
     return child.exitcode
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam", "schedule": "constant"},
+        {"optimizer": "sgd", "schedule": "poly", "loss": "lovasz", "class_weights": "1,3"},
+        {"loss": "boundary", "class_weights": "auto", "loss_arguments": {"reach": 5.0}},
+    ],
+)
+def test_every_optimizer_and_schedule_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, changes: dict[str, Any]
+) -> None:
+    def again(out: Path, **options: Any) -> Trainer:
+        settings = {"epochs": 2, "batch_size": 2, "device": "cpu", "precision": "fp32", **changes}
+        model = build_unet("unet2015", width=2, seed=0)
+        return Trainer(model, TrainConfig.from_dict(settings), out=out, **options)
+
+    again(tmp_path / "whole").fit(train, val)
+    asked = itertools.count()
+    again(tmp_path / "run", should_stop=lambda: next(asked) >= 2).fit(train, val)
+    again(tmp_path / "run").fit(train, val, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_that_knew_fewer_settings_goes_on(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset, whole: Path
+) -> None:
+    asked = itertools.count()
+    trainer(tmp_path, should_stop=lambda: next(asked) >= 7).fit(train, val)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["history"]
+    for row in state["history"]:
+        del row["class_names"]
+    for name in ("loss", "loss_arguments", "class_weights", "optimizer", "momentum", "schedule"):
+        del state["settings"][name]
+    torch.save(state, tmp_path / "last.ckpt")
+    trainer(tmp_path).fit(train, val, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+def test_another_loss_is_another_run(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+) -> None:
+    asked = itertools.count()
+    trainer(tmp_path, should_stop=lambda: next(asked) >= 2).fit(train, val)
+    other = TrainConfig(epochs=EPOCHS, batch_size=2, lr=0.02, loss="focal", precision="fp32")
+    with pytest.raises(lungunet.ModelError, match=r"was trained with loss ce-dice, now focal"):
+        Trainer(build_unet("unet2015", width=2), other, out=tmp_path).fit(train, val, resume=True)
+
+
 class TestAskedToStop:
     def test_stopped_again_and_again_it_is_the_same_run(
         self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset, whole: Path
@@ -163,7 +212,7 @@ class TestAskedToStop:
 
 
 def test_time_before_an_interruption_counts(train: LungCTDataset) -> None:
-    meter = PassMeter(2)
+    meter = PassMeter(lungunet.LUNG_CODEC)
     meter.restore({"counts": torch.eye(2).long(), "loss": torch.ones(2), "seconds": 100.0})
     assert meter.measured(Ranks()).seconds > 100
 

@@ -37,6 +37,18 @@ def test_a_fraction_of_an_epoch_warms_up() -> None:
     assert rates == [0.5, 1.0, 1.0]
 
 
+def test_poly_is_that_of_nnu_net() -> None:
+    config = TrainConfig(epochs=10, warmup_epochs=0, lr=0.01, schedule="poly")
+    rates = [config.learning_rate(step, steps_per_epoch=1) for step in range(11)]
+    assert rates == [0.01 * (1 - step / 10) ** 0.9 for step in range(11)]
+
+
+def test_constant_stays_after_the_warm_up() -> None:
+    config = TrainConfig(epochs=4, warmup_epochs=1, lr=1.0, schedule="constant")
+    rates = [config.learning_rate(step, steps_per_epoch=2) for step in range(9)]
+    assert rates == [0.5, *[1.0] * 8]
+
+
 def test_after_the_last_epoch_it_stays_at_zero() -> None:
     config = TrainConfig(epochs=3, warmup_epochs=0, lr=1.0)
     assert config.learning_rate(12, steps_per_epoch=4) == 0

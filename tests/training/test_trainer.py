@@ -473,7 +473,7 @@ class TestBeforeTheFirstStep:
         ("model", "changes", "message"),
         [
             (lambda: build_unet("resnet18"), {"batch_size": 1}, "does not take a batch of 1"),
-            (lambda: build_unet("unet2015", width=2, in_channels=3), {}, "does not take a batch"),
+            (lambda: build_unet("unet2015", width=2, in_channels=3), {}, "takes 3 channels"),
             (lambda: build_unet("unet2015", width=2, classes=3), {}, "the model gives 3 classes"),
         ],
     )
@@ -599,7 +599,7 @@ def test_three_classes_have_a_column_each(phantoms, tmp_path: Path) -> None:
     Trainer(model, config(epochs=1), out=tmp_path / "run").fit(train, train)
     with (tmp_path / "run" / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {"iou_class_0", "iou_class_1", "iou_class_2"} <= set(rows[1])
+    assert {"iou_background", "iou_class 1", "iou_class 2"} <= set(rows[1])
     predictor = lungunet.Predictor.load(tmp_path / "run")
     card = lungunet.evaluate(predictor, three, codec=codec)
     card.save(tmp_path / "scores")
