@@ -1,5 +1,6 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,6 +85,9 @@ def _show(result: "Audit", out: Path) -> None:
             f"\n{clear} with {_CLEAR} and above: look at the pictures, then mend the mask or drop "
             "the pair;\nhard but right ones mostly stay below, and so can small faults"
         )
+        ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
+        again = f"lungunet split IMAGES MASKS DATA --exclude {shlex.quote(ranking)}"
+        console.say(f"drop all of these: {again}")
     console.say(f"\nall of it: {out}, pictures in {out / 'pictures'}")
 
 

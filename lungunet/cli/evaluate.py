@@ -46,6 +46,13 @@ def evaluate(
         str, typer.Option(help="Raw values of a folder of masks; auto: as lungunet writes them.")
     ] = "auto",
     device: Device = "auto",
+    allow_seen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-seen",
+            help="Score what the run was trained on too; every table says so.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -70,6 +77,7 @@ def evaluate(
         mask_codec=parse_codec(mask_labels, -1),
         baselines=baselines,
         device=device,
+        allow_seen=allow_seen,
         overwrite=overwrite,
         progress=console.progress_bar,
     )
@@ -88,16 +96,17 @@ def _show(card: "ScoreCard", model: str, split: str) -> None:
         f"{model} on {len(card.cases)} slices of {split}, at the size of the files; intervals are "
         f"95 %, resampled by {unit}\n"
     )
-    console.show_table(("", "pooled", "interval", "mean per slice", "median", "n"), _rows(card))
+    known = f"{card.seen} of {len(card.cases)} slices seen" if card.seen else ""
+    console.show_table((known, "pooled", "interval", "mean per slice", "median", "n"), _rows(card))
     if len(card.class_names) > 2:
         console.say()
         classes = zip(card.class_names, card.pooled.class_iou, strict=True)
-        console.show_table(("class", "IoU pooled"), classes)
-    _show_empty(card)
-    _show_baselines(card, model)
+        console.show_table((f"class{known and ', '}{known}", "IoU pooled"), classes)
+    _show_empty(card, known)
+    _show_baselines(card, model, known)
     console.say("\nworst slices")
     console.show_table(
-        ("", "IoU", "HD95, px", "lung px", "predicted px"),
+        (known, "IoU", "HD95, px", "lung px", "predicted px"),
         [
             (case.name, case.scores.iou, f"{case.value('hd95'):.1f}", case.truth_px, case.pred_px)
             for case in card.worst()
@@ -126,7 +135,7 @@ def _interval(interval: "Interval", sign: str = "") -> str:
     return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
 
 
-def _show_empty(card: "ScoreCard") -> None:
+def _show_empty(card: "ScoreCard", known: str) -> None:
     empty = card.empty_slices()
     if not empty["slices"]:
         return
@@ -140,10 +149,12 @@ def _show_empty(card: "ScoreCard") -> None:
         "empty_truth_skipped": "nothing, whatever was predicted",
     }
     rules = card.dice_by_rule()
-    console.show_table(("rule", "Dice"), [(titles[rule], rules[rule]) for rule in titles])
+    console.show_table(
+        (f"rule{known and ', '}{known}", "Dice"), [(titles[rule], rules[rule]) for rule in titles]
+    )
 
 
-def _show_baselines(card: "ScoreCard", model: str) -> None:
+def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
     for remark in card.remarks:
         console.say(f"\n{remark}")
     if not card.baselines:
@@ -154,6 +165,6 @@ def _show_baselines(card: "ScoreCard", model: str) -> None:
         gained = (f"{gain.value:+.4f}", _interval(gain.interval, "+"))
         rows.append((name, other.pooled.iou, other.pooled.accuracy, *gained))
     console.say()
-    console.show_table(("", "lung IoU", "accuracy", "IoU gained", "interval"), rows)
+    console.show_table((known, "lung IoU", "accuracy", "IoU gained", "interval"), rows)
     if verdict := card.verdict(model):
         console.say(verdict)

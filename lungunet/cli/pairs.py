@@ -7,6 +7,7 @@ import typer
 
 from lungunet.cli import console
 from lungunet.cli.options import Json, Labels, LabelThreshold, Names, Overwrite, parse_labels
+from lungunet.errors import counted
 
 if TYPE_CHECKING:
     from lungunet import SplitRecord
@@ -32,6 +33,13 @@ Guard = Annotated[
         "or not.",
     ),
 ]
+Exclude = Annotated[
+    str | None,
+    typer.Option(
+        help="Leave slices out, the others stay in their lists: a .txt with one a line, or an "
+        "audit's ranking with a bound, as audit/ranking.csv:0.2."
+    ),
+]
 Folds = Annotated[
     int, typer.Option(help="Also write this many fold-K folders for cross-validation.")
 ]
@@ -50,6 +58,7 @@ def split(
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
     names: Names = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +74,7 @@ def split(
         images,
         masks,
         data,
-        config=SplitConfig(val, test, seed, group, guard, folds),
+        config=SplitConfig(val, test, seed, group, guard, folds, exclude),
         codec=parse_labels(labels, label_threshold),
         names=names,
         overwrite=overwrite,
@@ -91,6 +100,7 @@ def prepare(
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
     names: Names = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +116,7 @@ def prepare(
         images,
         masks,
         data,
-        config=SplitConfig(val, test, seed, group, guard, folds),
+        config=SplitConfig(val, test, seed, group, guard, folds, exclude),
         codec=parse_labels(labels, label_threshold),
         names=names,
         size=size,
@@ -130,4 +140,7 @@ def _report(data: Path, record: "SplitRecord", as_json: bool) -> None:
     console.say(
         f"lung:   {record.lung_share:.1%} of the pixels; {record.empty_masks} slices without"
     )
-    console.say(f"\nnext:   {console.command('train', data)}")
+    if record.excluded:
+        console.say(f"left out: {counted(len(record.excluded), 'slice')}, named in split.json")
+    console.say(f"\nnext:   {console.command('audit', data, '--out', data / 'audit')}")
+    console.say(f"then:   {console.command('train', data)}")

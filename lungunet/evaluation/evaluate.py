@@ -1,7 +1,6 @@
 """Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,19 @@ from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile_pictures
-from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients, read_split
+from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
 from lungunet.errors import (
     ConfigError,
     DataError,
     GeometryError,
-    LungUNetWarning,
     SplitError,
+    counted,
+    listed,
 )
 from lungunet.evaluation.masks import MaskFolder
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
+from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.doubt import load_opinion
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.metrics.bootstrap import Interval
@@ -33,7 +34,6 @@ from lungunet.metrics.overlap import METRICS
 from lungunet.models.builtin import named_folder
 from lungunet.models.folder import add_scores, is_model_folder, weights_hash
 from lungunet.progress import Progress, silent
-from lungunet.training.config import read_toml
 
 _PICTURE_PX = 384
 
@@ -147,12 +147,15 @@ def evaluate_list(
     baselines: bool = True,
     device: str = "auto",
     overwrite: bool = False,
+    allow_seen: bool = False,
     progress: Progress = silent,
 ) -> ScoreCard:
     """Score a model, or a folder of masks, on one list of a data folder, and keep the scores.
 
-    Of a run, its own ``evaluation/SPLIT``, the card in its model folder and its report are written
-    anew. Warns (:class:`LungUNetWarning`) where a run is judged by slices that it was trained on.
+    Of a run, the scores go to its own ``evaluation/SPLIT``, and the card in its model folder and
+    its report are written anew. Slices that a run was trained on do not judge it, nor those its
+    epoch was chosen on, wherever they lie by now; ``split="val"`` are the latter, and the list's
+    name says so.
 
     Parameters
     ----------
@@ -165,22 +168,26 @@ def evaluate_list(
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
     device : of a network
-    overwrite : replace the scores that ``out`` holds; those of a run's own are always the latest
+    overwrite : replace scores that are there
+    allow_seen : score slices too that the model has seen; every table says how many they were
 
     Raises
     ------
     ConfigError
-        When there is no such list or device, or ``out`` holds scores.
+        When there is no such list or device, or scores are there already.
     ModelError
         When there is no usable model.
-    DataError, GeometryError, LabelError, SplitError
-        When a list or a file in it is wrong.
+    SplitError
+        When the model has seen some of the slices, or a list is wrong.
+    DataError, GeometryError, LabelError
+        When a file is wrong.
     """
     if split not in SPLITS:
         raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
-    if out is not None:
-        refuse_existing([Path(out) / name for name in ("scores.json", "cases.csv")], overwrite)
     own = out is None and (named_folder(model) / "best").is_dir()
+    folder = Path(model) / "evaluation" / split if own else out
+    if folder is not None:
+        refuse_existing([Path(folder) / name for name in ("scores.json", "cases.csv")], overwrite)
     # Before the model is read: where a training goes on meanwhile, the scores are of older weights.
     scored = weights_hash(model) if own else ""
     pairs = read_list(data, split)
@@ -191,7 +198,16 @@ def evaluate_list(
         predictor = MaskFolder(model, mask_codec or codec.for_prediction)
     else:
         predictor = Predictor.load(model, device=device)
-    _warn_of_trained(model, pairs)
+    seen = seen_by(model, pairs)
+    known = seen.train if split == "val" else seen.train | seen.val
+    if known and not allow_seen:
+        raise SplitError(
+            f"{len(known)} of these {len(pairs)} slices are among those that {model} was trained "
+            f"on, or its epoch chosen on ({listed(sorted(known), separator=', ')}): scores on them "
+            "are too good. Choose a list that it has not seen, or score them all the same with "
+            "allow_seen=True, which every table will say.",
+            where=Path(data) / f"{split}.txt",
+        )
     card = evaluate(
         predictor,
         pairs,
@@ -200,7 +216,7 @@ def evaluate_list(
         baselines=baselines,
         progress=progress,
     )
-    folder = Path(model) / "evaluation" / split if own else out
+    card = _marked(card, known, seen.alike)
     if folder is not None:
         card = replace(card, folder=Path(folder))
         card.save(folder, model=str(model), split=split)
@@ -211,20 +227,21 @@ def evaluate_list(
     return card
 
 
-def _warn_of_trained(model: str | Path, pairs: Sequence[Pair]) -> None:
-    try:
-        lists = read_split(str(read_toml(Path(model) / "config.toml")["data"]), "train")
-    except (ConfigError, DataError, KeyError):  # no run, or its lists are elsewhere by now
-        return
-    trained = {pair.image.resolve() for pair in lists.train}
-    count = sum(pair.image.resolve() in trained for pair in pairs)
-    if count:
-        warnings.warn(
-            f"{count} of these {len(pairs)} slices are in the list that {model} was trained on: "
-            "these scores are too good.",
-            LungUNetWarning,
-            stacklevel=3,
+def _marked(card: ScoreCard, known: Set[str], alike: Set[str]) -> ScoreCard:
+    """Note in a score card what the model has seen."""
+    cases = tuple(replace(case, seen=case.name in known) for case in card.cases)
+    remarks = card.remarks
+    if known:
+        remarks += (
+            f"{len(known)} of these {len(cases)} slices were trained on, or the epoch chosen on "
+            "them: these scores are too good",
         )
+    if alike:
+        remarks += (
+            f"{counted(len(alike), 'slice')} called like ones that were trained on, from other "
+            "files: where they are the same slices, these scores are too good",
+        )
+    return replace(card, cases=cases, remarks=remarks)
 
 
 def save_pictures(
@@ -264,6 +281,8 @@ def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha25
     Nothing is written when the folder holds other weights by now than those that were scored.
     """
     scores: dict[str, Any] = {"slices": len(card.cases), "patients": len(set(card.patients))}
+    if card.seen:
+        scores["seen_slices"] = card.seen
     for metric, about in METRICS.items():
         if about.interval:
             scores[metric] = _noted(card.pooled_value(metric), card.pooled_interval(metric))

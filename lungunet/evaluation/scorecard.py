@@ -41,6 +41,7 @@ class CaseScore:
     counts : (C, C) int64, ``counts[t, p]`` pixels of true class t predicted as p
     surface : of lung, all classes above 0 merged, px
     shape : (H, W) of the slice, px
+    seen : whether the model was trained on it, or its epoch chosen on it
     """
 
     name: str
@@ -48,6 +49,7 @@ class CaseScore:
     counts: np.ndarray
     surface: SurfaceDistances
     shape: tuple[int, int]
+    seen: bool = False
 
     @cached_property
     def scores(self) -> Overlap:
@@ -205,6 +207,11 @@ class ScoreCard:
         """The patient of each case."""
         return [case.patient for case in self.cases]
 
+    @property
+    def seen(self) -> int:
+        """How many slices the model has seen while it was made: its scores on them are too good."""
+        return sum(case.seen for case in self.cases)
+
     @cached_property
     def _pooled(self) -> dict[str, float]:
         return {name: float(value) for name, value in ratios(self._counts.sum(axis=0)).items()}
@@ -293,7 +300,10 @@ class ScoreCard:
     def verdict(self, model: str = "the model") -> str | None:
         """Say whether the masks are better than those of the threshold; None without that one."""
         threshold = self.baselines.get("threshold")
-        return verdict(self.difference(threshold, "iou"), model=model) if threshold else None
+        if not threshold:
+            return None
+        seen = f", on slices of which it has seen {self.seen}" if self.seen else ""
+        return verdict(self.difference(threshold, "iou"), model=model) + seen
 
     def worst(self, count: int = 5) -> list[CaseScore]:
         """Return the slices of lowest IoU, worst first; undefined ones left out."""
@@ -306,6 +316,7 @@ class ScoreCard:
             {
                 "slices": len(self.cases),
                 "patients": len(set(self.patients)),
+                "seen_slices": self.seen,
                 "measured_at": "file size",
                 "surface_tolerance_px": TOLERANCE_PX,
                 **self._tables(),
@@ -359,7 +370,10 @@ class ScoreCard:
         folder = Path(folder)
         content = {**about, **self.to_dict()}
         write_json(folder / "scores.json", content)
-        write_csv(folder / "cases.csv", content["cases"])
+        # Of what was seen every row says it; else none has the column.
+        seen = [{"seen": case.seen} for case in self.cases] if self.seen else [{}] * len(self.cases)
+        rows = [{**row, **more} for row, more in zip(content["cases"], seen, strict=True)]
+        write_csv(folder / "cases.csv", rows)
 
 
 def _summarise(values: np.ndarray, patients: Sequence[str]) -> Summary:

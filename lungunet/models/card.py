@@ -130,6 +130,8 @@ def _evaluated(split: str, scores: Mapping[str, Any]) -> str:
     )
     slices, patients = scores.get("slices"), scores.get("patients")
     of, unit = (f" of {patients} patients", "patient") if patients != slices else ("", "slice")
+    if seen := scores.get("seen_slices"):
+        of += f", {seen} of which it has seen while it was made: these scores are too good"
     verdict = f"\nVerdict: {scores['verdict']}." if scores.get("verdict") else ""
     return (
         f"On {slices} slices{of}, list {split}, at the size of the files. Intervals are 95 %,\n"

@@ -203,6 +203,7 @@ class Trainer:
                     self.folder.start(overwrite=overwrite)
                     self.folder.save_environment(device, self._notes)
                 self.folder.save_config(self.config)
+                self.folder.save_slices({"train": train.pairs, "val": val.pairs})
             ranks.wait()
             yield from self._epochs(position)
 
