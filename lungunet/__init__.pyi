@@ -52,6 +52,8 @@ from lungunet.errors import WeightsUnavailableError as WeightsUnavailableError
 from lungunet.evaluation.audit import Audit as Audit
 from lungunet.evaluation.audit import Suspect as Suspect
 from lungunet.evaluation.audit import audit as audit
+from lungunet.evaluation.calibration import Calibration as Calibration
+from lungunet.evaluation.calibration import fit_temperature as fit_temperature
 from lungunet.evaluation.crossval import FoldResult as FoldResult
 from lungunet.evaluation.crossval import cross_validate as cross_validate
 from lungunet.evaluation.crossval import find_folds as find_folds

@@ -17,8 +17,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, a word (lungs, threshold), or a folder of "
-            "masks.",
+            help="Run folder, model folder, .onnx file, a word (lungs, threshold), a folder of "
+            "masks; averaged: the folder of a cross-validation, or A+B.",
             metavar="MODEL",
         ),
     ],
@@ -102,6 +102,7 @@ def _show(card: "ScoreCard", model: str, split: str) -> None:
         console.say()
         classes = zip(card.class_names, card.pooled.class_iou, strict=True)
         console.show_table((f"class{known and ', '}{known}", "IoU pooled"), classes)
+    _show_calibration(card)
     _show_empty(card, known)
     _show_baselines(card, model, known)
     console.say("\nworst slices")
@@ -133,6 +134,20 @@ def _interval(interval: "Interval", sign: str = "") -> str:
     if math.isnan(interval.low):
         return "-"
     return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
+
+
+def _show_calibration(card: "ScoreCard") -> None:
+    found = card.calibration
+    if found is None:
+        return
+    text = f"\nof pixels called lung, probabilities are off by {found.ece:.4f} (ECE, interval "
+    text += f"{_interval(found.interval)})"
+    if found.temperature is not None and found.interval_after is not None:
+        text += (
+            f"; with one temperature of {found.temperature:.2f}, fitted on val, by "
+            f"{found.ece_after:.4f} ({_interval(found.interval_after)})"
+        )
+    console.say(text)
 
 
 def _show_empty(card: "ScoreCard", known: str) -> None:

@@ -12,7 +12,12 @@ from lungunet.errors import ConfigError
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="Run folder, model folder, or the word lungs.", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="Run folder, model folder, or the word lungs; averaged: the folder of a "
+            "cross-validation, or A+B.",
+            metavar="MODEL",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write, ends with .onnx.")],
     check: Annotated[

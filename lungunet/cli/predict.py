@@ -22,7 +22,8 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, or a word: lungs (built in), threshold.",
+            help="Run folder, model folder, .onnx file, or a word: lungs (built in), threshold. "
+            "Averaged: the folder of a cross-validation, or A+B.",
             metavar="MODEL",
         ),
     ],
@@ -62,6 +63,14 @@ def predict(
     tta: Annotated[
         bool,
         typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
+    ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also how unsure of each pixel, 0 to 1, in OUT/uncertainty: between the models of "
+            "an ensemble, else by probabilities.",
+        ),
     ] = False,
     batch_size: Annotated[
         int, typer.Option(help="Slices at once; more take more memory.", min=1)
@@ -112,7 +121,7 @@ def predict(
         "progress": console.progress_bar,
     }
     if scans:
-        scan_files = ScanFiles(sides=sides, preview=preview)
+        scan_files = ScanFiles(sides=sides, preview=preview, uncertainty=uncertainty)
         _show_scans(
             predict_scans(
                 predictor,
@@ -127,7 +136,9 @@ def predict(
             out,
         )
     else:
-        slice_files = SliceFiles(overlay=overlay, probabilities=probabilities, triage=triage)
+        slice_files = SliceFiles(
+            overlay=overlay, probabilities=probabilities, triage=triage, uncertainty=uncertainty
+        )
         _show_slices(predict_slices(predictor, inputs, out, write=slice_files, **common), out)
 
 

@@ -1,10 +1,10 @@
 """Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,41 +23,21 @@ from lungunet.errors import (
     counted,
     listed,
 )
-from lungunet.evaluation.masks import MaskFolder
+from lungunet.evaluation.calibration import count_reliability, fit_temperature
+from lungunet.evaluation.masks import MaskFolder, Predicts
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.doubt import load_opinion
-from lungunet.inference.predictor import Prediction, Predictor
+from lungunet.inference.predictor import Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import METRICS
 from lungunet.models.builtin import named_folder
-from lungunet.models.folder import add_scores, is_model_folder, weights_hash
+from lungunet.models.folder import add_scores, weights_hash
+from lungunet.models.members import find_members, is_model_folder
 from lungunet.progress import Progress, silent
 
 _PICTURE_PX = 384
-
-
-class Predicts(Protocol):
-    """What can be scored: a :class:`Predictor`, or a :class:`MaskFolder`."""
-
-    @property
-    def codec(self) -> LabelCodec:
-        """Of the masks that come out."""
-        ...
-
-    @property
-    def word(self) -> str:
-        """Which baseline it is itself; empty where it is none."""
-        ...
-
-    def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
-        """Yield one prediction per path, in order."""
-        ...
-
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        """Return a slice as (H, W) uint8, the way it should be looked at."""
-        ...
 
 
 def evaluate(
@@ -67,6 +47,7 @@ def evaluate(
     codec: LabelCodec | None = None,
     patients: Mapping[str, object] | None = None,
     baselines: bool = True,
+    temperature: float | None = None,
     progress: Progress = silent,
 ) -> ScoreCard:
     """Score masks on pairs at the size of the files, beside what costs nothing.
@@ -79,6 +60,7 @@ def evaluate(
         intervals too narrow where that is not so
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
+    temperature : to measure calibration with, beside without; as :func:`fit_temperature` gives it
 
     Raises
     ------
@@ -112,7 +94,16 @@ def evaluate(
             )
         patient = str(owners.get(pair.name, pair.name))
         score = partial(score_case, pair.name, patient=patient)
-        cases.append(score(truth, prediction.classes, n_classes=codec.n_classes))
+        case = score(truth, prediction.classes, n_classes=codec.n_classes)
+        if prediction.segmented is not None:
+            case = replace(
+                case,
+                reliability=count_reliability(truth, prediction.segmented),
+                reliability_after=None
+                if temperature is None
+                else count_reliability(truth, prediction.segmented, temperature=temperature),
+            )
+        cases.append(case)
         lung = (truth > 0).astype(np.uint8)  # baselines know lung and background alone
         for name in list(scored):
             try:
@@ -121,7 +112,7 @@ def evaluate(
                 remarks.append(f"no {name} baseline: {err}")
                 del scored[name]
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
-    return ScoreCard(tuple(cases), codec.names, others, tuple(remarks))
+    return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
 
 def _baselines(predictor: Predicts) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -184,8 +175,10 @@ def evaluate_list(
     """
     if split not in SPLITS:
         raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
-    own = out is None and (named_folder(model) / "best").is_dir()
-    folder = Path(model) / "evaluation" / split if own else out
+    place, members = named_folder(model), find_members(model)
+    own = out is None and (place / "best").is_dir()
+    folds = out is None and len(members) > 1 and place.is_dir()
+    folder = place / "evaluation" / split if own or folds else out
     if folder is not None:
         refuse_existing([Path(folder) / name for name in ("scores.json", "cases.csv")], overwrite)
     # Before the model is read: where a training goes on meanwhile, the scores are of older weights.
@@ -193,11 +186,11 @@ def evaluate_list(
     pairs = read_list(data, split)
     codec = codec or choose_codec(data)
     predictor: Predicts
-    place = named_folder(model)
-    if place.is_dir() and not is_model_folder(place) and model != "threshold":
+    masks = len(members) == 1 and place.is_dir() and not is_model_folder(place)
+    if masks and model != "threshold":
         predictor = MaskFolder(model, mask_codec or codec.for_prediction)
     else:
-        predictor = Predictor.load(model, device=device)
+        masks, predictor = False, Predictor.load(model, device=device)
     seen = seen_by(model, pairs)
     known = seen.train if split == "val" else seen.train | seen.val
     if known and not allow_seen:
@@ -208,14 +201,20 @@ def evaluate_list(
             "allow_seen=True, which every table will say.",
             where=Path(data) / f"{split}.txt",
         )
+    temperature: float | None = None
+    remarks: tuple[str, ...] = ()
+    if not masks and split != "val":
+        temperature, remarks = _fit(predictor, model, Path(data), codec, progress=progress)
     card = evaluate(
         predictor,
         pairs,
         codec=codec,
         patients=read_patients(data),
         baselines=baselines,
+        temperature=temperature,
         progress=progress,
     )
+    card = replace(card, remarks=card.remarks + remarks)
     card = _marked(card, known, seen.alike)
     if folder is not None:
         card = replace(card, folder=Path(folder))
@@ -225,6 +224,28 @@ def evaluate_list(
         note_scores(model, split, card, weights_sha256=scored)
         write_report(model)
     return card
+
+
+def _fit(
+    predictor: Predicts,
+    model: str | Path,
+    data: Path,
+    codec: LabelCodec,
+    *,
+    progress: Progress,
+) -> tuple[float | None, tuple[str, ...]]:
+    """Fit a temperature on val; where that cannot be, say why."""
+    if predictor.word == "threshold" or not (data / "val.txt").exists():
+        return None, ()
+    try:
+        pairs = read_list(data, "val")
+        if trained := seen_by(model, pairs).train:
+            why = f"{len(trained)} of the {len(pairs)} slices of val were trained on"
+        else:
+            return fit_temperature(predictor, pairs, codec, progress=progress), ()
+    except DataError as err:
+        why = str(err)
+    return None, (f"no temperature was fitted: {why}",)
 
 
 def _marked(card: ScoreCard, known: Set[str], alike: Set[str]) -> ScoreCard:
@@ -293,6 +314,8 @@ def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha25
         scores["threshold_iou"] = _noted(threshold.pooled.iou, threshold.pooled_interval("iou"))
         scores["iou_above_threshold"] = _noted(gain.value, gain.interval)
         scores["verdict"] = card.verdict()
+    if calibration := card.calibration:
+        scores["ece"] = _noted(calibration.ece, calibration.interval)
     add_scores(model, {split: plain(scores)}, weights_sha256=weights_sha256)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lungunet.data.files import plain, write_csv, write_json
+from lungunet.evaluation.calibration import Calibration, ece
 from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 from lungunet.metrics.overlap import (
     METRICS,
@@ -42,6 +43,8 @@ class CaseScore:
     surface : of lung, all classes above 0 merged, px
     shape : (H, W) of the slice, px
     seen : whether the model was trained on it, or its epoch chosen on it
+    reliability : (15, 3) float64, as :func:`count_reliability` gives it; None without probabilities
+    reliability_after : the same with a temperature
     """
 
     name: str
@@ -50,6 +53,8 @@ class CaseScore:
     surface: SurfaceDistances
     shape: tuple[int, int]
     seen: bool = False
+    reliability: np.ndarray | None = None
+    reliability_after: np.ndarray | None = None
 
     @cached_property
     def scores(self) -> Overlap:
@@ -179,6 +184,7 @@ class ScoreCard:
     baselines : the same slices, scored for masks that cost nothing
     remarks : what a reader should know, such as why a baseline is missing
     folder : where :func:`evaluate_list` saved it; None where it did not
+    temperature : that calibration was measured with, beside without
     """
 
     cases: tuple[CaseScore, ...]
@@ -186,6 +192,7 @@ class ScoreCard:
     baselines: Mapping[str, "ScoreCard"] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     folder: Path | None = None
+    temperature: float | None = None
 
     def __repr__(self) -> str:
         """Say in a line what it is about; :meth:`to_dict` has everything."""
@@ -206,6 +213,25 @@ class ScoreCard:
     def patients(self) -> list[str]:
         """The patient of each case."""
         return [case.patient for case in self.cases]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How far the probabilities can be taken at their word; None where there are none."""
+        before = [case.reliability for case in self.cases if case.reliability is not None]
+        if len(before) < len(self.cases):
+            return None
+        value, interval = self._ece(before)
+        after = [
+            case.reliability_after for case in self.cases if case.reliability_after is not None
+        ]
+        if len(after) < len(self.cases):
+            return Calibration(value, interval)
+        return Calibration(value, interval, self.temperature, *self._ece(after))
+
+    def _ece(self, counts: Sequence[np.ndarray]) -> tuple[float, Interval]:
+        table = np.stack([each.ravel() for each in counts])
+        interval = bootstrap_interval(table, self.patients, statistic=ece)
+        return float(ece(table.sum(axis=0))), interval
 
     @property
     def seen(self) -> int:
@@ -320,6 +346,7 @@ class ScoreCard:
                 "measured_at": "file size",
                 "surface_tolerance_px": TOLERANCE_PX,
                 **self._tables(),
+                "calibration": self.calibration and self.calibration.to_dict(),
                 "dice_by_rule": self.dice_by_rule(),
                 "empty_slices": self.empty_slices(),
                 "baselines": {

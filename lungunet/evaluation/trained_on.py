@@ -3,6 +3,8 @@
 import hashlib
 import warnings
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from lungunet.data.files import read_json
@@ -10,6 +12,7 @@ from lungunet.data.manifest import Pair
 from lungunet.data.seen import Seen, find_seen
 from lungunet.data.split import read_split
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
+from lungunet.models.members import find_members
 from lungunet.training.config import read_toml
 
 
@@ -17,14 +20,17 @@ def seen_by(model: str | Path, pairs: Sequence[Pair]) -> Seen:
     """Tell which pairs a model was trained on, or its epoch chosen on.
 
     A run knows, by its folder or that of its best model; others have seen nothing that anybody
-    could tell. Warns (:class:`LungUNetWarning`) where a run is too old to have kept its lists, and
-    they are not what they were.
+    could tell. An ensemble has seen what any of its models has. Warns (:class:`LungUNetWarning`)
+    where a run is too old to have kept its lists, and they are not what they were.
 
     Raises
     ------
     DataError
         When what a run says of it is damaged.
     """
+    members = find_members(model)
+    if len(members) > 1:
+        return reduce(or_, (seen_by(member, pairs) for member in members))
     place = Path(model)
     for run in (place, place.parent) if place.name == "best" else (place,):
         if (run / "slices.csv").is_file():

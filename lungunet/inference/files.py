@@ -26,7 +26,7 @@ from lungunet.inference.measure import (
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice, check_volume, write_triage
-from lungunet.inference.scans import VolumePrediction, predict_volume
+from lungunet.inference.scans import VolumePrediction, predict_volume, refuse_rule
 from lungunet.inference.sides import split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes, written_suffix
@@ -47,11 +47,13 @@ class SliceFiles:
     overlay : outlines, to the subfolder overlays
     probabilities : float TIFFs, to the subfolder probabilities; one per class but background
     triage : ``triage.csv``, which says which masks to look at first
+    uncertainty : float TIFFs of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
     """
 
     overlay: bool = False
     probabilities: bool = False
     triage: bool = True
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,12 @@ class ScanFiles:
     ----------
     sides : masks hold 1 for the left and 2 for the right lung, instead of 1 for both
     preview : a picture of three planes, to the subfolder previews
+    uncertainty : a float volume of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
     """
 
     sides: bool = False
     preview: bool = False
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ def predict_slices(
     KeyboardInterrupt
         On Ctrl-C; its text says how many masks are there, all of them whole.
     """
+    if write.uncertainty:
+        refuse_rule(predictor)
     out = Path(out)
     files = _list_slices(_as_list(inputs), out)
     names = predictor.codec.names
@@ -243,6 +249,8 @@ def predict_scans(
             f"sides: the model has {predictor.codec.n_classes} classes, sides are told of lung "
             "against background. Leave it out."
         )
+    if write.uncertainty:
+        refuse_rule(predictor)
     out = Path(out)
     scans = find_volumes(_as_list(inputs), series=series)
     planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
@@ -255,7 +263,12 @@ def predict_scans(
             try:
                 volume = replace(read_volume(scan, resample=resample), name=scan.name)
                 prediction = predict_volume(
-                    predictor, volume, batch_size=batch_size, refine=refine, progress=progress
+                    predictor,
+                    volume,
+                    batch_size=batch_size,
+                    refine=refine,
+                    uncertainty=write.uncertainty,
+                    progress=progress,
                 )
                 result = _write_scan(prediction, out, write, by=predictor.word)
             except (DataError, ConfigError) as err:
@@ -340,6 +353,8 @@ def _write_slice(
     if write.probabilities:
         for index, name in enumerate(_maps(path.stem, predictor.codec.names), start=1):
             write_image(out / name, segmented.probability(index))
+    if write.uncertainty and segmented.uncertainty is not None:
+        write_image(out / _unsure(f"{path.stem}.tif"), segmented.uncertainty)
     write_mask(mask, predictor.codec.decode(classes))
     checked = None
     if write.triage:
@@ -348,6 +363,7 @@ def _write_slice(
             classes,
             probabilities=segmented.probabilities,
             disagreement=segmented.disagreement,
+            spread=segmented.spread,
             by=predictor.word,
         )
     return SliceResult(path, mask, measure_slice(image, classes, name=path.stem), checked)
@@ -363,6 +379,7 @@ def _write_scan(
         classes,
         spacing_mm=spacing_mm,
         disagreement=prediction.disagreement,
+        spread_px=prediction.spread_px,
         by=by,
     )
     if write.sides:
@@ -370,9 +387,11 @@ def _write_scan(
     measured = measure_volume(
         scan.array, classes, name=scan.name, spacing_mm=spacing_mm, sides=write.sides
     )
-    mask, *pictures = (out / path for path in _scan_paths(scan.path, scan.name, write))
+    mask, *others = (out / path for path in _scan_paths(scan.path, scan.name, write))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
-    for picture in pictures:
+    if write.uncertainty and prediction.uncertainty is not None:
+        write_volume(others[-1], prediction.uncertainty, like=scan)
+    for picture in others[:1] if write.preview else ():
         sides = [_say(lung) for lung in (measured.right, measured.left) if lung]
         write_picture(picture, draw_montage(scan, classes, lines=[result.summary, *sides]))
     write_volume(mask, classes, like=scan)
@@ -395,13 +414,20 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
     """List what is written for one slice, below the folder; the mask first."""
     pictures = [_overlay(stem)] if write.overlay else []
     maps = _maps(stem, class_names) if write.probabilities else []
+    maps += [_unsure(f"{stem}.tif")] if write.uncertainty else []
     return [Path(f"{stem}.png"), *pictures, *maps]
 
 
 def _scan_paths(scan: Path, name: str, write: ScanFiles) -> list[Path]:
     """List what is written for one scan: NRRD and MHA stay what they are, else NIfTI."""
     pictures = [Path("previews", f"{name}.png")] if write.preview else []
-    return [Path(f"{name}{written_suffix(scan)}"), *pictures]
+    mask = f"{name}{written_suffix(scan)}"
+    unsure = [_unsure(mask)] if write.uncertainty else []
+    return [Path(mask), *pictures, *unsure]
+
+
+def _unsure(name: str) -> Path:
+    return Path("uncertainty", name)
 
 
 def _overlay(stem: str) -> Path:

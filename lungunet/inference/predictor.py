@@ -23,6 +23,7 @@ from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
 from lungunet.models.builtin import BUILTIN
+from lungunet.models.members import find_members
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.volume import Volume, read_volume
 
@@ -128,7 +129,9 @@ class Predictor:
         model : a run folder, a model folder, what :func:`load_model` returned, an ``.onnx`` file
             that :func:`export_onnx` wrote, or a word: ``"lungs"`` for the built-in model,
             ``"threshold"`` for the baseline by HU, which needs no weights. A folder of that name
-            is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch
+            is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch.
+            Several are averaged: the folder of a cross-validation, for the models of its folds,
+            or ``"runs/a+runs/b"``
         device, precision : of a network; the others compute on the CPU in fp32
         tta : see :class:`Predictor`
 
@@ -142,6 +145,10 @@ class Predictor:
             When an ``.onnx`` file is given and onnxruntime is not installed.
         """
         if isinstance(model, str | Path):
+            if len(members := find_members(model)) > 1:
+                from lungunet.inference.ensemble import load_ensemble
+
+                return cls(load_ensemble(members, device=device, precision=precision), tta=tta)
             if model == "threshold":
                 from lungunet.inference.threshold import ThresholdSegmenter
 
@@ -343,7 +350,10 @@ def _merged(plain: Segmented, mirrored: Segmented | None = None) -> Segmented:
         # Of the mean of two such masks the likeliest class is lung where both say so.
         return Segmented(plain.classes & again, disagreement=disagreement)
     mean = (plain.probabilities + mirrored.probabilities[..., ::-1]) / np.float32(2)
-    return Segmented.likeliest(mean, disagreement=disagreement)
+    spread = None
+    if plain.spread is not None and mirrored.spread is not None:
+        spread = (plain.spread + mirrored.spread[..., ::-1]) / np.float32(2)
+    return Segmented.likeliest(mean, disagreement=disagreement, spread=spread)
 
 
 def _refuse_device(path: str | Path, device: str, precision: str) -> None:

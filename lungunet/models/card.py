@@ -117,6 +117,7 @@ def _titles() -> dict[str, str]:
         },
         "threshold_iou": "lung IoU of a threshold without weights, pooled",
         "iou_above_threshold": "lung IoU gained over that threshold",
+        "ece": "expected calibration error of pixels called lung, pooled",
     }
 
 

@@ -22,11 +22,13 @@ from lungunet.data.files import json_text, read_json, write_bytes, write_text
 from lungunet.errors import ModelError
 from lungunet.models.builtin import named_folder
 from lungunet.models.card import model_card
+from lungunet.models.members import ABOUT as _ABOUT
+from lungunet.models.members import WEIGHTS as _WEIGHTS
 from lungunet.models.unet import Architecture, architecture_of, build_from
 from lungunet.models.weights import load_weights
 
 FORMAT = 1
-_CONFIG, _WEIGHTS, _ABOUT, _CARD = "config.json", "model.safetensors", "lungunet.json", "README.md"
+_CONFIG, _CARD = "config.json", "README.md"
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,6 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json_text(content, sort_keys=True, default=str)
-
-
-def is_model_folder(path: str | Path) -> bool:
-    """Tell whether a path is a model folder, whole or not, or a run folder that holds one."""
-    folders = (Path(path), Path(path) / "best")
-    return any((folder / name).is_file() for folder in folders for name in (_ABOUT, _WEIGHTS))
 
 
 def find_model_folder(path: str | Path) -> Path:

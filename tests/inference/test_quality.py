@@ -65,7 +65,7 @@ def test_what_was_not_given_is_undefined() -> None:
     values = check_slice(hu, mask, second_opinion=False).values
     missing = {name for name, value in values.items() if value is None}
     opinions = {"disputed", "rule_difference", "builtin_difference"}
-    assert missing == {"mirror_difference", "expected_error", *opinions}
+    assert missing == {"mirror_difference", "members_difference", "expected_error", *opinions}
     grey = np.clip((hu + 1350) / 1500 * 255, 0, 255).astype(np.uint8)
     assert check_slice(grey, mask).values["mean_hu"] is None
     assert check_slice(grey, mask).light == "green"
