@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, parse_codec
+from lungunet.cli.options import Json, LabelThreshold, Overwrite, Quiet, parse_codec
 from lungunet.errors import listed
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _CLEAR = 0.2  # on 200 real slices right masks stayed below 0.1, wrong ones bega
 
 def audit(
     data: Annotated[Path, typer.Argument(help="Folder with the lists.", metavar="DATA")],
-    out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
     folds: Annotated[
         int,
         typer.Option(
@@ -36,6 +36,7 @@ def audit(
     ] = "auto",
     label_threshold: LabelThreshold = -1,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Check every file of every list, and rank the masks by doubt, worst first.

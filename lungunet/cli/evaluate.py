@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, parse_codec
+from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, Quiet, parse_codec
 
 if TYPE_CHECKING:
     from lungunet import Interval, ScoreCard
@@ -27,8 +27,10 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             help="Write scores.json, cases.csv and pictures here. Default for a run: its own "
-            "evaluation/SPLIT."
+            "evaluation/SPLIT.",
         ),
     ] = None,
     baselines: Annotated[
@@ -54,6 +56,7 @@ def evaluate(
         ),
     ] = False,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Score masks on one list at the size of the files: pooled, slice by slice, by patient.
@@ -61,8 +64,11 @@ def evaluate(
     Beside the model stand a threshold without weights, the built-in model and all background, on
     the same slices.
 
-    Examples: `lungunet evaluate runs/001 data` | `lungunet evaluate threshold data` |
-    `lungunet evaluate masks_of_another_tool/ data`
+    Examples
+    --------
+    - `lungunet evaluate runs/001 data`
+    - `lungunet evaluate threshold data`
+    - `lungunet evaluate masks_of_another_tool/ data`
     """
     from lungunet import evaluate_list
 

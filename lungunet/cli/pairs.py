@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, Labels, LabelThreshold, Names, Overwrite, parse_labels
+from lungunet.cli.options import Json, Labels, LabelThreshold, Names, Overwrite, Quiet, parse_labels
 from lungunet.errors import counted
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def split(
     names: Names = None,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Pair slices with masks and write train.txt, val.txt and test.txt.
@@ -102,6 +103,7 @@ def prepare(
     names: Names = None,
     exclude: Exclude = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write slices and label images anew: resized, labels as classes 0/1, with the three lists.

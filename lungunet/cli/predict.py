@@ -1,7 +1,7 @@
 """``lungunet predict``: a mask for every slice, or for every scan."""
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Overwrite, Precision, Resample, Series
+from lungunet.cli.options import Device, Json, Overwrite, Precision, Quiet, Resample, Series
 from lungunet.errors import ConfigError, counted, listed
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def predict(
             metavar="INPUT...",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks.")],
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Slices: also draw the outlines, in OUT/overlays.")
     ] = False,
@@ -78,6 +78,8 @@ def predict(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Write one mask per slice, or per scan.
 
@@ -85,8 +87,10 @@ def predict(
     1, on the grid of the scan. triage.csv says which masks to look at first. A file that cannot be
     read is named and skipped, and the exit code is 1 in the end.
 
-    Examples: `lungunet predict lungs study/ --out masks` |
-    `lungunet predict runs/001 slices/ --out masks --overlay`
+    Examples
+    --------
+    - `lungunet predict lungs study/ --out masks`
+    - `lungunet predict runs/001 slices/ --out masks --overlay`
     """
     from lungunet import (
         Predictor,
@@ -97,6 +101,7 @@ def predict(
         predict_slices,
     )
 
+    console.be_quiet(quiet or as_json)
     scans = [source for source in inputs if is_volume_source(source)]
     if scans and len(scans) < len(inputs):
         others = [source for source in inputs if source not in scans]
@@ -134,15 +139,17 @@ def predict(
                 **common,
             ),
             out,
+            as_json,
         )
     else:
         slice_files = SliceFiles(
             overlay=overlay, probabilities=probabilities, triage=triage, uncertainty=uncertainty
         )
-        _show_slices(predict_slices(predictor, inputs, out, write=slice_files, **common), out)
+        results = predict_slices(predictor, inputs, out, write=slice_files, **common)
+        _show_slices(results, out, as_json)
 
 
-def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> None:
+def _show_slices(results: "Generator[SliceResult, None, None]", out: Path, as_json: bool) -> None:
     done: list[SliceResult] = []
     failed: list[str] = []
     try:
@@ -152,31 +159,58 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
         console.warn(f"\nlungunet: interrupted: {err}. Predict again with --overwrite.")
         raise typer.Exit(130) from None
     console.say(f"{counted(len(done), 'mask')} in {out}")
+    if as_json:
+        _say_results(out, done, failed)
     checked = {each.name: each.checked for each in done if each.checked}
     if checked:
         say_triage(out / "triage.csv", checked)
     console.refuse_skipped(len(failed), len(done) + len(failed), "file")
 
 
-def _show_scans(results: "Generator[ScanResult, None, None]", out: Path) -> None:
-    done, stopped = 0, ""
+def _show_scans(results: "Generator[ScanResult, None, None]", out: Path, as_json: bool) -> None:
+    done: list[ScanResult] = []
+    stopped = ""
     failed: list[str] = []
     try:
         with closing(results):
             for result in console.going_on(results, failed):
                 if result.error is None:
-                    done += 1
+                    done.append(result)
                     console.say(result.summary)
     except KeyboardInterrupt as err:
-        stopped = str(err) or f"{done} done"
-    console.say(f"\n{counted(done, 'mask')} in {out}")
+        stopped = str(err) or f"{len(done)} done"
+    console.say(f"\n{counted(len(done), 'mask')} in {out}")
+    if as_json:
+        _say_results(out, done, failed)
     if stopped:
         console.warn(
             f"lungunet: interrupted: {stopped}. "
             "Predict the others into another folder, or all again with --overwrite."
         )
         raise typer.Exit(130)
-    console.refuse_skipped(len(failed), done + len(failed), "scan")
+    console.refuse_skipped(len(failed), len(done) + len(failed), "scan")
+
+
+def _say_results(
+    out: Path, done: "Sequence[SliceResult | ScanResult]", failed: Sequence[str]
+) -> None:
+    """Print as JSON what became of each file; what was measured stands in the tables."""
+    console.say_json(
+        {
+            "out": str(out),
+            "masks": [
+                {
+                    "path": str(each.path),
+                    "mask": str(each.mask),
+                    "light": each.checked and each.checked.light,
+                    "worry": each.checked and each.checked.worry,
+                    "reasons": list(each.checked.reasons) if each.checked else [],
+                }
+                for each in done
+            ],
+            "skipped": list(failed),
+        }
+    )
 
 
 def say_triage(path: Path, checked: "Mapping[str, Plausibility]") -> None:

@@ -215,7 +215,7 @@ def survey_pairs(
         raise DataError(
             f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
             + (
-                "\nIf all masks are coded so, say it: --labels 0,1, or --label-threshold 128 for "
+                "\nIf all masks are coded so, say it: labels='0,1', or label_threshold=128 for "
                 "smeared ones. If slices and masks are swapped, swap them."
                 if coded
                 else ""
@@ -269,7 +269,9 @@ def prepare_pairs(
     if size < 1:
         raise ConfigError("must be at least 1 px.", where=f"size {size}")
     if raw and not codec.can_decode:
-        raise ConfigError("merged values cannot be kept. Leave out --raw.", where=f"labels {codec}")
+        raise ConfigError(
+            "merged values cannot be kept. Leave out raw=True.", where=f"labels {codec}"
+        )
     written = []
     for pair in progress(pairs, desc="prepare", total=len(pairs)):
         image, classes = read_pair(pair, codec)

@@ -88,7 +88,7 @@ def ece(sums: np.ndarray) -> np.ndarray:
     pixels, promised, hits = np.moveaxis(sums.reshape(*sums.shape[:-1], BINS, 3), -1, 0)
     gaps = np.abs(promised - hits).sum(axis=-1)
     total = pixels.sum(axis=-1)
-    return np.asarray(np.divide(gaps, total, out=np.full_like(gaps, np.nan), where=total > 0))
+    return np.asarray(gaps / np.where(total > 0, total, np.nan))
 
 
 def fit_temperature(

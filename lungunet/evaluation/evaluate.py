@@ -70,7 +70,7 @@ def evaluate(
         When a file is wrong: a score that leaves slices out would not be one of this list.
     """
     if not pairs:
-        raise SplitError("no pairs to evaluate on. Choose another list with --split.")
+        raise SplitError("no pairs to evaluate on. Choose another list.")
     codec = codec or predictor.codec.for_prediction
     if codec.n_classes != predictor.codec.n_classes:
         raise DataError(
@@ -136,7 +136,7 @@ def evaluate_list(
     codec: LabelCodec | None = None,
     mask_codec: LabelCodec | None = None,
     baselines: bool = True,
-    device: str = "auto",
+    device: str | int = "auto",
     overwrite: bool = False,
     allow_seen: bool = False,
     progress: Progress = silent,

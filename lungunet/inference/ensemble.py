@@ -125,7 +125,7 @@ class _OnDemand:
 
 
 def load_ensemble(
-    members: Sequence[str | Path], *, device: str = "auto", precision: Precision = "auto"
+    members: Sequence[str | Path], *, device: str | int = "auto", precision: Precision = "auto"
 ) -> EnsembleSegmenter:
     """Read models that predict together; see :meth:`Predictor.load`.
 
@@ -145,7 +145,7 @@ def load_ensemble(
     return EnsembleSegmenter([load(member) for member in members])
 
 
-def _on_cpu(device: str) -> bool:
+def _on_cpu(device: str | int) -> bool:
     from lungunet.models.device import pick_device
 
     return pick_device(device).type == "cpu"

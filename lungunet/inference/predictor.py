@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class Predictor:
         contract: InputContract | None = None,
         codec: LabelCodec | None = None,
         *,
-        device: str = "auto",
+        device: str | int = "auto",
         precision: Precision = "auto",
         tta: bool = False,
     ) -> None:
@@ -118,7 +118,7 @@ class Predictor:
         cls,
         model: str | Path | SavedModel,
         *,
-        device: str = "auto",
+        device: str | int = "auto",
         precision: Precision = "auto",
         tta: bool = False,
     ) -> Predictor:
@@ -240,16 +240,26 @@ class Predictor:
         segmented = self.segment([image])[0]
         return np.stack([segmented.probability(index) for index in range(self.codec.n_classes)])
 
-    def predict(self, image: np.ndarray | str | Path | Volume) -> np.ndarray:
-        """Segment one slice, or one scan by :func:`predict_volume`.
+    @overload  # text is an iterable of text, but no list of slices
+    def predict(self, image: np.ndarray | str | Path | Volume) -> np.ndarray: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, image: Iterable[np.ndarray | str | Path | Volume]) -> list[np.ndarray]: ...
+
+    def predict(
+        self,
+        image: np.ndarray | str | Path | Volume | Iterable[np.ndarray | str | Path | Volume],
+    ) -> np.ndarray | list[np.ndarray]:
+        """Segment one slice, or one scan by :func:`predict_volume`, or several of either.
 
         Parameters
         ----------
         image : a slice, (H, W) as :func:`read_image` gives it; a scan, as :func:`read_volume` gives
-            it; or the path of either
+            it; the path of either; or a list of these, one after the other
 
         Returns
         -------
+        list of what follows, of a list
         (H, W) uint8 of a slice, (D, H, W) uint8 of a scan in the order of ``Volume.array``
             Raw mask values: 0 and 255 for lung against background.
 
@@ -258,6 +268,8 @@ class Predictor:
         DataError
             As for :meth:`probabilities`, and when a file cannot be read.
         """
+        if not isinstance(image, np.ndarray | str | Path | Volume):
+            return [self.predict(each) for each in image]
         where = "slice"
         if isinstance(image, str | Path):
             where = str(image)
@@ -319,7 +331,7 @@ def _as_segmenter(
     contract: InputContract | None,
     codec: LabelCodec | None,
     *,
-    device: str,
+    device: str | int,
     precision: Precision,
 ) -> Segmenter:
     if hasattr(model, "segment_volume"):
@@ -356,7 +368,7 @@ def _merged(plain: Segmented, mirrored: Segmented | None = None) -> Segmented:
     return Segmented.likeliest(mean, disagreement=disagreement, spread=spread)
 
 
-def _refuse_device(path: str | Path, device: str, precision: str) -> None:
+def _refuse_device(path: str | Path, device: str | int, precision: str) -> None:
     if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
         raise ConfigError(
             f"computes on the CPU in fp32, not on '{device}' in '{precision}'. "

@@ -135,7 +135,7 @@ def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:
     if after < _MOSTLY * before:
         warnings.warn(
             f"{volume.path}: {1 - after / before:.0%} of the predicted lung was taken away: it is "
-            "outside a body, or in small parts. Look at it, or keep it with --raw (refine=False).",
+            "outside a body, or in small parts. Look at it, or keep it with refine=False.",
             LungUNetWarning,
             stacklevel=3,
         )

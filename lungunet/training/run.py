@@ -77,8 +77,8 @@ def _warn_of_no_mirror(config: RunConfig, codec: LabelCodec) -> None:
     if config.flip == "auto" and not _mirrors(config, codec):
         warnings.warn(
             f"{codec.n_classes} classes, which may tell left from right, so slices are not "
-            "mirrored. Where a mirrored mask is right as well, pass flip=True (--flip); "
-            "flip=False (--no-flip) leaves this line out.",
+            "mirrored. Where a mirrored mask is right as well, pass flip=True; "
+            "flip=False leaves this line out.",
             LungUNetWarning,
             stacklevel=3,
         )

@@ -61,12 +61,12 @@ class RunFolder:
             file = path.open("a", encoding="utf-8")
         except OSError as err:
             raise DataError(
-                f"cannot be written ({err.strerror}). Choose another --out.", where=self.path
+                f"cannot be written ({err.strerror}). Choose another folder.", where=self.path
             ) from err
         with file:
             if not _is_free(file):
                 raise ConfigError(
-                    "another process trains in it. Wait for it, or choose another --out.",
+                    "another process trains in it. Wait for it, or choose another folder.",
                     where=self.path,
                 )
             try:
@@ -84,8 +84,8 @@ class RunFolder:
         """Refuse a folder that holds a run."""
         if any((self.path / name).exists() for name in _WORTH_KEEPING):
             raise ConfigError(
-                f"holds a run already. Go on with it (--resume {self.path}), replace "
-                "it (--overwrite), or choose another --out.",
+                "holds a run already. Go on with it (resume=True), replace "
+                "it (overwrite=True), or choose another folder.",
                 where=self.path,
             )
 
@@ -184,7 +184,7 @@ def next_run_folder(parent: str | Path = "runs") -> Iterator[Path]:
     """
     if Ranks.from_environment().count > 1:
         raise ConfigError(
-            "each process would take a number of its own. Give --out RUN.", where="--out"
+            "each process would take a number of its own. Name the folder, out='RUN'.", where="out"
         )
     Path(parent).mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):

@@ -326,7 +326,7 @@ class Trainer:
         )
 
     def _failure(self, what: str) -> ConfigError:
-        other = " or use --precision bf16" if self._learner.dtype == torch.float16 else ""
+        other = " or use precision='bf16'" if self._learner.dtype == torch.float16 else ""
         return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.path)
 
     def _write(self, result: EpochResult, position: _Position, log: TensorBoardLog) -> None:
