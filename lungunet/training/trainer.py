@@ -129,16 +129,23 @@ class Trainer:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        on_epoch: Callable[[EpochResult], object] | None = None,
     ) -> list[EpochResult]:
         """Train to the end: the loop over :meth:`epochs`.
+
+        Parameters
+        ----------
+        on_epoch : called with the result of each epoch once its files are written, such as to send
+            it to a tracker
 
         Returns
         -------
         list of EpochResult
             Of all epochs, those before a resume included.
         """
-        for _ in self.epochs(train, val, resume=resume, overwrite=overwrite):
-            pass
+        for result in self.epochs(train, val, resume=resume, overwrite=overwrite):
+            if on_epoch is not None:
+                on_epoch(result)
         return self.history
 
     def epochs(
