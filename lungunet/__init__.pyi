@@ -113,6 +113,7 @@ from lungunet.training.config import RunConfig as RunConfig
 from lungunet.training.config import TrainConfig as TrainConfig
 from lungunet.training.distributed import is_first_process as is_first_process
 from lungunet.training.lr_finder import LRRange as LRRange
+from lungunet.training.mlflow_log import MlflowLog as MlflowLog
 from lungunet.training.run import train_run as train_run
 from lungunet.training.run_folder import count_epochs as count_epochs
 from lungunet.training.run_folder import next_run_folder as next_run_folder

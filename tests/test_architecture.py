@@ -36,6 +36,7 @@ DOORS = {
     "pydicom": ("volumes/dicom.py",),
     "torch.utils.tensorboard": ("training/tracking.py",),
     "tensorboard": ("training/tracking.py",),
+    "mlflow": ("training/mlflow_log.py",),
     "onnxruntime": ("models/onnx_file.py",),
     "onnx": ("models/onnx.py", "models/onnx_graph.py"),
     "onnxscript": ("models/onnx.py",),

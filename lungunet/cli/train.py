@@ -3,7 +3,7 @@
 import shlex
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +32,7 @@ _COLUMNS = (
 )
 
 _NO_SETTINGS = {"data", "out", "config", "resume", "cross_validate", "find_lr", "overwrite"}
-_NO_SETTINGS |= {"quiet", "as_json"}
+_NO_SETTINGS |= {"log", "quiet", "as_json"}
 
 
 def _option(text: str) -> Any:
@@ -133,6 +133,13 @@ def train(
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Do not train; suggest a learning rate.")
     ] = False,
+    log: Annotated[
+        str,
+        typer.Option(
+            help="tensorboard, or mlflow beside it: in RUN/mlflow.db, or where "
+            "MLFLOW_TRACKING_URI says."
+        ),
+    ] = "tensorboard",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -156,6 +163,10 @@ def train(
     if data is not None:
         given["data"] = str(data)
     console.be_quiet(quiet or as_json)
+    if log not in ("tensorboard", "mlflow"):
+        raise typer.BadParameter(f"'{log}' is not one of tensorboard, mlflow", param_hint="--log")
+    if log == "mlflow" and (cross_validate or find_lr):
+        raise ConfigError("logs runs, and this is none by itself. Leave it out.", where="--log")
     if find_lr and cross_validate:
         raise ConfigError(
             "do different things. Leave one out.", where="--find-lr, --cross-validate"
@@ -163,7 +174,7 @@ def train(
     if resume is not None:
         others = {"out": out, "config": config, "cross-validate": cross_validate}
         others |= {"find-lr": find_lr, "overwrite": overwrite}
-        _resume(resume, given, others, as_json=as_json)
+        _resume(resume, given, others, log=log, as_json=as_json)
         return
     from lungunet import RunConfig, next_run_folder
 
@@ -180,11 +191,11 @@ def train(
         if cross_validate:
             _cross_validate(settings, folder, overwrite, as_json)
         else:
-            _train(settings, folder, overwrite=overwrite, as_json=as_json)
+            _train(settings, folder, overwrite=overwrite, log=log, as_json=as_json)
 
 
 def _resume(
-    run: Path, given: dict[str, Any], others: Mapping[str, object], *, as_json: bool
+    run: Path, given: dict[str, Any], others: Mapping[str, object], *, log: str, as_json: bool
 ) -> None:
     from lungunet import RunConfig, count_epochs
 
@@ -200,7 +211,7 @@ def _resume(
     settings = RunConfig.of_run(run, **given)
     with suppress(ConfigError):  # of a setting that is damaged where another takes its place
         _say_new_length(RunConfig.of_run(run), settings, done=count_epochs(run))
-    _train(settings, run, resume=True, as_json=as_json)
+    _train(settings, run, resume=True, log=log, as_json=as_json)
 
 
 def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None:
@@ -222,6 +233,7 @@ def _train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    log: str = "tensorboard",
     as_json: bool = False,
 ) -> None:
     from lungunet import is_first_process, train_run, write_report
@@ -233,6 +245,7 @@ def _train(
         f"{config.encoder}, {config.size}x{config.size}, batch {config.batch_size}, "
         f"{config.epochs} epochs -> {out}\n"
     )
+    tell, close = _tracker(log, config, out, resume=resume) if shows else (None, None)
     with StopSignal() as stop:
         try:
             for result in train_run(
@@ -242,12 +255,16 @@ def _train(
                 overwrite=overwrite,
                 progress=console.HeadedProgress(heading) if shows else silent,
                 should_stop=stop,
+                on_epoch=tell,
             ):
                 if shows:
                     _say_row(result, first=not results)
                 results.append(result)
         except KeyboardInterrupt:
             stop.number = stop.number or signal.SIGINT
+        finally:
+            if close is not None:
+                close()
     if not shows:
         raise typer.Exit(stop.exit_code if stop.number else 0)
     if stop.number and not (results and results[-1].epoch == config.epochs):
@@ -269,6 +286,18 @@ def _train(
             {**facts, "seconds": seconds, "epochs": [result.to_dict() for result in results]}
         )
     _say_end(config, out, results, report=report, seconds=seconds)
+
+
+def _tracker(
+    log: str, config: "RunConfig", out: Path, *, resume: bool
+) -> "tuple[Callable[[EpochResult], None] | None, Callable[[], None] | None]":
+    """Return who is told of each epoch, and of the end."""
+    if log != "mlflow":
+        return None, None
+    from lungunet import MlflowLog
+
+    tracker = MlflowLog(out, config, resume=resume)
+    return tracker.add_epoch, tracker.close
 
 
 def _say_stopped(out: Path) -> None:
