@@ -27,7 +27,8 @@ class MlflowLog:
     """Logs each epoch of a run; pass :meth:`add_epoch` as ``on_epoch``.
 
     Goes to ``RUN/mlflow.db``, which ``mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db``
-    shows, or to the server that ``MLFLOW_TRACKING_URI`` names. MLflow's own usage reports are turned off.
+    shows, or to the server that ``MLFLOW_TRACKING_URI`` names. MLflow's own usage reports are
+    turned off.
 
     Parameters
     ----------
