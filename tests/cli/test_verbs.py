@@ -297,7 +297,7 @@ class TestTrain:
         ("args", "message"),
         [
             (("--encoder", "resnet3x"), "Unknown encoder 'resnet3x'. Closest: 'resnet34'"),
-            (("--lr", -1), "lr=-1.0: must be above 0"),
+            (("--lr", -1), "--lr -1.0: must be above 0"),
             (("--precision", "fp8"), "precision = 'fp8' is of the wrong kind"),
             (("--window", "x"), "window 'x': write LEVEL,WIDTH"),
             (("--size", 8), "size 8: must be 16 to 16384 px"),

@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[Spoil, str, str, str]] = {
     ),
     "offset, unsigned": (
         rewrite_image(lambda i: (i + 1024).clip(0).astype(np.uint16)),
-        "warning", "hu-offset", "the window 424,1500 (--window)",
+        "warning", "hu-offset", "window='424,1500'",
     ),
     "wrap": (rewrite_image(lambda i: i.view(np.uint16)), "error", "hu-wrap", "astype('int16')"),
     "scaled": (

@@ -406,8 +406,8 @@ class TestLoop:
         assert math.isfinite(history[-1].val.loss)
 
     def test_unknown_device_and_precision(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="device 'gpu': write auto"):
-            Trainer(tiny(), config(device="gpu"), out=tmp_path)
+        with pytest.raises(ConfigError, match="device 'tpu': write auto"):
+            Trainer(tiny(), config(device="tpu"), out=tmp_path)
         with pytest.raises(ConfigError, match="precision 'fp16': needs CUDA"):
             Trainer(tiny(), config(precision="fp16"), out=tmp_path)
 
