@@ -9,6 +9,7 @@ import typer
 
 from lungunet.cli import console
 from lungunet.cli.options import Json, LabelThreshold, Overwrite, Quiet, parse_codec
+from lungunet.cli.wording import in_options
 from lungunet.errors import listed
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _show(result: "Audit", out: Path) -> None:
 
 def _show_findings(result: "Audit") -> None:
     for (severity, kind), items in groupby(result.findings, lambda f: (f.severity, f.kind)):
-        messages = [finding.message for finding in items]
+        messages = [in_options(finding.message) for finding in items]
         count = f"{len(messages)} file{'' if len(messages) == 1 else 's'}"
         if severity == "note":  # good to know, not worth a page
             console.say(f"\n{severity}: {kind}, {count}; see findings.csv")
