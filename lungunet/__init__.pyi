@@ -56,6 +56,8 @@ from lungunet.errors import WeightsUnavailableError as WeightsUnavailableError
 from lungunet.evaluation.audit import Audit as Audit
 from lungunet.evaluation.audit import Suspect as Suspect
 from lungunet.evaluation.audit import audit as audit
+from lungunet.evaluation.calibration import Calibration as Calibration
+from lungunet.evaluation.calibration import fit_temperature as fit_temperature
 from lungunet.evaluation.crossval import FoldResult as FoldResult
 from lungunet.evaluation.crossval import cross_validate as cross_validate
 from lungunet.evaluation.crossval import find_folds as find_folds
@@ -123,6 +125,7 @@ from lungunet.training.config import RunConfig as RunConfig
 from lungunet.training.config import TrainConfig as TrainConfig
 from lungunet.training.distributed import is_first_process as is_first_process
 from lungunet.training.lr_finder import LRRange as LRRange
+from lungunet.training.mlflow_log import MlflowLog as MlflowLog
 from lungunet.training.run import train_run as train_run
 from lungunet.training.run_folder import count_epochs as count_epochs
 from lungunet.training.run_folder import next_run_folder as next_run_folder

@@ -32,7 +32,9 @@ _TORCHVISION = (
     "Mostly torchvision was built for another torch: 'pip install --force-reinstall torch "
     "torchvision' brings two that fit."
 )
-_ANOTHER_DEVICE = f"If '--device cpu' trains, it is the GPU or its driver. If not: {_ANEW}"
+_ANOTHER_DEVICE = (
+    f"If 'lungunet train ... --device cpu' works, it is the GPU or its driver. If not: {_ANEW}"
+)
 _STEP_PX = 64
 _STEP_SLICES = 2
 _RIGHT_IOU = 0.8

@@ -40,6 +40,7 @@ DOORS = {
     "requests": ("volumes/pacs.py",),
     "torch.utils.tensorboard": ("training/tracking.py",),
     "tensorboard": ("training/tracking.py",),
+    "mlflow": ("training/mlflow_log.py",),
     "onnxruntime": ("models/onnx_file.py",),
     "onnx": ("models/onnx.py", "models/onnx_graph.py"),
     "onnxscript": ("models/onnx.py",),

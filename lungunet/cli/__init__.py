@@ -17,10 +17,12 @@ _SPINS = "20000"
 
 def main() -> None:
     """Run the command line; the entry point of the ``lungunet`` script."""
+    from lungunet.cli import console
     from lungunet.cli.app import app
     from lungunet.errors import LungUNetError
 
     warnings.showwarning = _show_warning
+    console.be_quiet(False)  # where one process runs several commands
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # before torch is imported
     try:
@@ -36,7 +38,9 @@ def main() -> None:
 
 
 def _stop(text: str) -> NoReturn:
-    print(f"lungunet: {text}", file=sys.stderr)  # noqa: T201
+    from lungunet.cli.wording import in_options
+
+    print(f"lungunet: {in_options(text)}", file=sys.stderr)  # noqa: T201
     sys.exit(1)
 
 
@@ -52,7 +56,9 @@ def _show_warning(
     from lungunet.errors import LungUNetWarning
 
     if issubclass(category, LungUNetWarning):
-        text = f"lungunet: {message}\n"
+        from lungunet.cli.wording import in_options
+
+        text = f"lungunet: {in_options(str(message))}\n"
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
     print(text, end="", file=file or sys.stderr)

@@ -1,8 +1,10 @@
 """The Typer application and its verbs, in the order a user meets them."""
 
-from typing import Annotated
+import difflib
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from lungunet import __version__
 from lungunet.cli import (
@@ -20,6 +22,41 @@ from lungunet.cli import (
     slices,
     train,
 )
+
+# What other programs call it.
+_SYNONYMS = {
+    **{"--output": "--out", "--output-dir": "--out", "--out-dir": "--out", "--imgsz": "--size"},
+    **{"--img-size": "--size", "--image-size": "--size", "--bs": "--batch-size"},
+    **{"--batch": "--batch-size", "--learning-rate": "--lr", "--gpu": "--device"},
+    **{"--force": "--overwrite", "--num-workers": "--workers", "--backbone": "--encoder"},
+    **{"--pretrained": "--weights", "--checkpoint": "--weights", "--amp": "--precision"},
+    **{"--normalize": "--window", "--folds": "--cross-validate"},
+    **{"--lr0": "--lr", "--wd": "--weight-decay", "--early-stopping": "--patience"},
+}
+_NEAR = 0.75  # of the letters; below, a suggestion is a guess
+
+
+class _Verb(typer.core.TyperCommand):
+    """A verb that suggests what is near to an option it does not know, or nothing."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as err:
+            name = getattr(err, "option_name", None)
+            if name is not None and hasattr(err, "possibilities"):
+                err.possibilities = self._near(name)
+            raise
+
+    def _near(self, name: str) -> list[str]:
+        options = [param for param in self.params if param.param_type_name == "option"]
+        known = [each for option in options for each in (*option.opts, *option.secondary_opts)]
+        meant = _SYNONYMS.get(name.replace("_", "-"), "")
+        if meant in known:
+            return [meant]
+        return difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=_NEAR)
+
 
 app = typer.Typer(
     help="Lung segmentation in CT: from two folders of slices and masks to a mask you can trust.",
@@ -46,17 +83,17 @@ def _root(
     pass
 
 
-app.command()(demo.demo)
-app.command()(pairs.split)
-app.command()(pairs.prepare)
-app.command()(slices.slices)
-app.command()(audit.audit)
-app.command()(review.review)
-app.command()(train.train)
-app.command()(evaluate.evaluate)
-app.command()(predict.predict)
-app.command()(measure.measure)
-app.command()(report.report)
-app.command()(export.export)
-app.command()(encoders.encoders)
-app.command()(doctor.doctor)
+app.command(cls=_Verb)(demo.demo)
+app.command(cls=_Verb)(pairs.split)
+app.command(cls=_Verb)(pairs.prepare)
+app.command(cls=_Verb)(slices.slices)
+app.command(cls=_Verb)(audit.audit)
+app.command(cls=_Verb)(review.review)
+app.command(cls=_Verb)(train.train)
+app.command(cls=_Verb)(evaluate.evaluate)
+app.command(cls=_Verb)(predict.predict)
+app.command(cls=_Verb)(measure.measure)
+app.command(cls=_Verb)(report.report)
+app.command(cls=_Verb)(export.export)
+app.command(cls=_Verb)(encoders.encoders)
+app.command(cls=_Verb)(doctor.doctor)

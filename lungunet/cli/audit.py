@@ -1,5 +1,6 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, parse_codec
+from lungunet.cli.options import Json, LabelThreshold, Overwrite, Quiet, parse_codec
+from lungunet.cli.wording import in_options
 from lungunet.errors import listed
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ _CLEAR = 0.2  # on 200 real slices right masks stayed below 0.1, wrong ones bega
 
 def audit(
     data: Annotated[Path, typer.Argument(help="Folder with the lists.", metavar="DATA")],
-    out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
     folds: Annotated[
         int,
         typer.Option(
@@ -35,6 +37,7 @@ def audit(
     ] = "auto",
     label_threshold: LabelThreshold = -1,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Check every file of every list, and rank the masks by doubt, worst first.
@@ -84,12 +87,15 @@ def _show(result: "Audit", out: Path) -> None:
             f"\n{clear} with {_CLEAR} and above: look at the pictures, then mend the mask or drop "
             "the pair;\nhard but right ones mostly stay below, and so can small faults"
         )
+        ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
+        again = f"lungunet split IMAGES MASKS DATA --exclude {shlex.quote(ranking)}"
+        console.say(f"drop all of these: {again}")
     console.say(f"\nall of it: {out}, pictures in {out / 'pictures'}")
 
 
 def _show_findings(result: "Audit") -> None:
     for (severity, kind), items in groupby(result.findings, lambda f: (f.severity, f.kind)):
-        messages = [finding.message for finding in items]
+        messages = [in_options(finding.message) for finding in items]
         count = f"{len(messages)} file{'' if len(messages) == 1 else 's'}"
         if severity == "note":  # good to know, not worth a page
             console.say(f"\n{severity}: {kind}, {count}; see findings.csv")

@@ -27,10 +27,12 @@ R = TypeVar("R", bound=Result)
 
 def going_on(results: Iterable[R], failed: list[str]) -> Iterator[R]:
     """Yield the results of a job; name what it skipped on stderr, and add that to ``failed``."""
+    from lungunet.cli.wording import in_options
+
     for result in results:
         if result.error is not None:
             failed.append(str(result.error))
-            warn(f"lungunet: skipped {result.error}")
+            warn(f"lungunet: skipped {in_options(str(result.error))}")
         yield result
 
 
@@ -40,9 +42,19 @@ def refuse_skipped(failed: int, total: int, noun: str) -> None:
         raise DataError(f"{failed} of {counted(total, noun)} skipped. Mend or remove them.")
 
 
+_silent = False
+
+
+def be_quiet(wanted: bool) -> bool:
+    """Let :func:`say` print nothing from here on, and no bar show; or let them again."""
+    global _silent
+    _silent = wanted
+    return wanted
+
+
 def progress_bar(iterable: Iterable[T], *, desc: str, total: int) -> Iterator[T]:
     """Show a bar with rate and time left on stderr; nothing where that is no terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if _silent or sys.stderr is None or not sys.stderr.isatty():
         yield from iterable
         return
     from rich.console import Console
@@ -80,15 +92,25 @@ class HeadedProgress:
 
 
 def say(text: str = "") -> None:
-    """Print one line on stdout."""
-    typer.echo(text)
+    """Print one line on stdout, unless quiet was asked for."""
+    if not _silent:
+        typer.echo(text)
 
 
 def say_json(content: Any) -> None:
     """Print JSON alone on stdout."""
     import json
 
-    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+    typer.echo(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Return None for what is no finite number, however deep."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def warn(text: str) -> None:

@@ -19,7 +19,9 @@ _ONE_PATIENT = r"^(patient-\d+)"  # the group of --group
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for everything it makes.")
+    ] = Path("demo"),
     overwrite: Overwrite = False,
 ) -> None:
     """Make chest-CT phantoms, split, train, evaluate and predict: one to two minutes on two cores.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, parse_codec
+from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, Quiet, parse_codec
 
 if TYPE_CHECKING:
     from lungunet import Interval, ScoreCard
@@ -17,8 +17,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, a word (lungs, threshold), or a folder of "
-            "masks.",
+            help="Run folder, model folder, .onnx file, a word (lungs, threshold), a folder of "
+            "masks; averaged: the folder of a cross-validation, or A+B.",
             metavar="MODEL",
         ),
     ],
@@ -27,8 +27,10 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             help="Write scores.json, cases.csv and pictures here. Default for a run: its own "
-            "evaluation/SPLIT."
+            "evaluation/SPLIT.",
         ),
     ] = None,
     baselines: Annotated[
@@ -46,7 +48,15 @@ def evaluate(
         str, typer.Option(help="Raw values of a folder of masks; auto: as lungunet writes them.")
     ] = "auto",
     device: Device = "auto",
+    allow_seen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-seen",
+            help="Score what the run was trained on too; every table says so.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Score masks on one list at the size of the files: pooled, slice by slice, by patient.
@@ -54,8 +64,11 @@ def evaluate(
     Beside the model stand a threshold without weights, the built-in model and all background, on
     the same slices.
 
-    Examples: `lungunet evaluate runs/001 data` | `lungunet evaluate threshold data` |
-    `lungunet evaluate masks_of_another_tool/ data`
+    Examples
+    --------
+    - `lungunet evaluate runs/001 data`
+    - `lungunet evaluate threshold data`
+    - `lungunet evaluate masks_of_another_tool/ data`
     """
     from lungunet import evaluate_list
 
@@ -70,6 +83,7 @@ def evaluate(
         mask_codec=parse_codec(mask_labels, -1),
         baselines=baselines,
         device=device,
+        allow_seen=allow_seen,
         overwrite=overwrite,
         progress=console.progress_bar,
     )
@@ -88,16 +102,18 @@ def _show(card: "ScoreCard", model: str, split: str) -> None:
         f"{model} on {len(card.cases)} slices of {split}, at the size of the files; intervals are "
         f"95 %, resampled by {unit}\n"
     )
-    console.show_table(("", "pooled", "interval", "mean per slice", "median", "n"), _rows(card))
+    known = f"{card.seen} of {len(card.cases)} slices seen" if card.seen else ""
+    console.show_table((known, "pooled", "interval", "mean per slice", "median", "n"), _rows(card))
     if len(card.class_names) > 2:
         console.say()
         classes = zip(card.class_names, card.pooled.class_iou, strict=True)
-        console.show_table(("class", "IoU pooled"), classes)
-    _show_empty(card)
-    _show_baselines(card, model)
+        console.show_table((f"class{known and ', '}{known}", "IoU pooled"), classes)
+    _show_calibration(card)
+    _show_empty(card, known)
+    _show_baselines(card, model, known)
     console.say("\nworst slices")
     console.show_table(
-        ("", "IoU", "HD95, px", "lung px", "predicted px"),
+        (known, "IoU", "HD95, px", "lung px", "predicted px"),
         [
             (case.name, case.scores.iou, f"{case.value('hd95'):.1f}", case.truth_px, case.pred_px)
             for case in card.worst()
@@ -126,7 +142,21 @@ def _interval(interval: "Interval", sign: str = "") -> str:
     return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
 
 
-def _show_empty(card: "ScoreCard") -> None:
+def _show_calibration(card: "ScoreCard") -> None:
+    found = card.calibration
+    if found is None:
+        return
+    text = f"\nof pixels called lung, probabilities are off by {found.ece:.4f} (ECE, interval "
+    text += f"{_interval(found.interval)})"
+    if found.temperature is not None and found.interval_after is not None:
+        text += (
+            f"; with one temperature of {found.temperature:.2f}, fitted on val, by "
+            f"{found.ece_after:.4f} ({_interval(found.interval_after)})"
+        )
+    console.say(text)
+
+
+def _show_empty(card: "ScoreCard", known: str) -> None:
     empty = card.empty_slices()
     if not empty["slices"]:
         return
@@ -140,10 +170,12 @@ def _show_empty(card: "ScoreCard") -> None:
         "empty_truth_skipped": "nothing, whatever was predicted",
     }
     rules = card.dice_by_rule()
-    console.show_table(("rule", "Dice"), [(titles[rule], rules[rule]) for rule in titles])
+    console.show_table(
+        (f"rule{known and ', '}{known}", "Dice"), [(titles[rule], rules[rule]) for rule in titles]
+    )
 
 
-def _show_baselines(card: "ScoreCard", model: str) -> None:
+def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
     for remark in card.remarks:
         console.say(f"\n{remark}")
     if not card.baselines:
@@ -154,6 +186,6 @@ def _show_baselines(card: "ScoreCard", model: str) -> None:
         gained = (f"{gain.value:+.4f}", _interval(gain.interval, "+"))
         rows.append((name, other.pooled.iou, other.pooled.accuracy, *gained))
     console.say()
-    console.show_table(("", "lung IoU", "accuracy", "IoU gained", "interval"), rows)
+    console.show_table((known, "lung IoU", "accuracy", "IoU gained", "interval"), rows)
     if verdict := card.verdict(model):
         console.say(verdict)

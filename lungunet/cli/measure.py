@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, Resample, Series, parse_codec
+from lungunet.cli.options import (
+    Json,
+    LabelThreshold,
+    Overwrite,
+    Quiet,
+    Resample,
+    Series,
+    parse_codec,
+)
 from lungunet.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ def measure(
     masks: Annotated[
         Path, typer.Argument(help="Folder of masks; paired by name. Or one.", metavar="MASKS")
     ],
-    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.")],
     spacing_mm: Annotated[
         str | None,
         typer.Option(
@@ -47,6 +55,7 @@ def measure(
     series: Series = None,
     resample: Resample = False,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure masks: area, volume, mean HU, 5th and 95th percentile, emphysema index.
@@ -56,8 +65,10 @@ def measure(
     without a spacing. A pair that cannot be used is named and skipped, and the exit code is 1 in
     the end.
 
-    Examples: `lungunet measure slices masks --out areas.csv --spacing-mm 0.7,0.7` |
-    `lungunet measure scans masks --out volumes.csv --sides`
+    Examples
+    --------
+    - `lungunet measure slices masks --out areas.csv --spacing-mm 0.7,0.7`
+    - `lungunet measure scans masks --out volumes.csv --sides`
     """
     from lungunet import is_volume_source, measure_files
 

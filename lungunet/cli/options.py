@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lungunet.cli import console
+
 if TYPE_CHECKING:
     from lungunet import LabelCodec
 
@@ -31,7 +33,7 @@ Names = Annotated[
         "Default: alike, or by a usual ending, which is said."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, gpu, cuda:N (or N) or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Series = Annotated[
     str | None,
@@ -45,6 +47,12 @@ Resample = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=console.be_quiet, help="Print warnings and errors alone."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 

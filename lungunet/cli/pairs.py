@@ -13,8 +13,10 @@ from lungunet.cli.options import (
     LabelThreshold,
     Names,
     Overwrite,
+    Quiet,
     parse_labels,
 )
+from lungunet.errors import counted
 
 if TYPE_CHECKING:
     from lungunet import SplitRecord
@@ -40,6 +42,13 @@ Guard = Annotated[
         "or not.",
     ),
 ]
+Exclude = Annotated[
+    str | None,
+    typer.Option(
+        help="Leave slices out, the others stay in their lists: a .txt with one a line, or an "
+        "audit's ranking with a bound, as audit/ranking.csv:0.2."
+    ),
+]
 Folds = Annotated[
     int, typer.Option(help="Also write this many fold-K folders for cross-validation.")
 ]
@@ -58,7 +67,9 @@ def split(
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
     names: Names = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     label_names: LabelNames = None,
 ) -> None:
@@ -74,7 +85,7 @@ def split(
         images,
         masks,
         data,
-        config=SplitConfig(val, test, seed, group, guard, folds),
+        config=SplitConfig(val, test, seed, group, guard, folds, exclude),
         codec=parse_labels(labels, label_threshold, label_names),
         names=names,
         overwrite=overwrite,
@@ -100,7 +111,9 @@ def prepare(
     labels: Labels = "0,255",
     label_threshold: LabelThreshold = -1,
     names: Names = None,
+    exclude: Exclude = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     label_names: LabelNames = None,
 ) -> None:
@@ -116,7 +129,7 @@ def prepare(
         images,
         masks,
         data,
-        config=SplitConfig(val, test, seed, group, guard, folds),
+        config=SplitConfig(val, test, seed, group, guard, folds, exclude),
         codec=parse_labels(labels, label_threshold, label_names),
         names=names,
         size=size,
@@ -140,4 +153,7 @@ def _report(data: Path, record: "SplitRecord", as_json: bool) -> None:
     console.say(
         f"lung:   {record.lung_share:.1%} of the pixels; {record.empty_masks} slices without"
     )
-    console.say(f"\nnext:   {console.command('train', data)}")
+    if record.excluded:
+        console.say(f"left out: {counted(len(record.excluded), 'slice')}, named in split.json")
+    console.say(f"\nnext:   {console.command('audit', data, '--out', data / 'audit')}")
+    console.say(f"then:   {console.command('train', data)}")

@@ -1,7 +1,7 @@
 """``lungunet predict``: a mask for every slice, or for every scan."""
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Overwrite, Precision, Resample, Series
+from lungunet.cli.options import Device, Json, Overwrite, Precision, Quiet, Resample, Series
 from lungunet.errors import ConfigError, counted, listed
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, or a word: lungs (built in), threshold.",
+            help="Run folder, model folder, .onnx file, or a word: lungs (built in), threshold. "
+            "Averaged: the folder of a cross-validation, or A+B.",
             metavar="MODEL",
         ),
     ],
@@ -35,7 +36,7 @@ def predict(
             metavar="INPUT...",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks.")],
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Slices: also draw the outlines, in OUT/overlays.")
     ] = False,
@@ -75,6 +76,14 @@ def predict(
         bool,
         typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also how unsure of each pixel, 0 to 1, in OUT/uncertainty: between the models of "
+            "an ensemble, else by probabilities.",
+        ),
+    ] = False,
     batch_size: Annotated[
         int, typer.Option(help="Slices at once; more take more memory.", min=1)
     ] = 8,
@@ -88,6 +97,8 @@ def predict(
             help="Go on where the same command stopped, or add to what it made.",
         ),
     ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Write one mask per slice, or per scan.
 
@@ -95,8 +106,10 @@ def predict(
     1, on the grid of the scan. triage.csv says which masks to look at first. A file that cannot be
     read is named and skipped, and the exit code is 1 in the end.
 
-    Examples: `lungunet predict lungs study/ --out masks` |
-    `lungunet predict runs/001 slices/ --out masks --overlay`
+    Examples
+    --------
+    - `lungunet predict lungs study/ --out masks`
+    - `lungunet predict runs/001 slices/ --out masks --overlay`
     """
     from lungunet import (
         Predictor,
@@ -107,6 +120,7 @@ def predict(
         predict_slices,
     )
 
+    console.be_quiet(quiet or as_json)
     scans = [source for source in inputs if is_volume_source(source)]
     if scans and len(scans) < len(inputs):
         others = [source for source in inputs if source not in scans]
@@ -138,7 +152,13 @@ def predict(
         "progress": console.progress_bar,
     }
     if scans:
-        scan_files = ScanFiles(sides=sides, preview=preview, format=format, store=store)  # type: ignore[arg-type]
+        scan_files = ScanFiles(
+            sides=sides,
+            preview=preview,
+            format=format,  # type: ignore[arg-type]
+            store=store,
+            uncertainty=uncertainty,
+        )
         _show_scans(
             predict_scans(
                 predictor,
@@ -151,14 +171,18 @@ def predict(
                 **common,
             ),
             out,
+            as_json,
             names_patient=store or format in ("dicom-seg", "rtstruct"),
         )
     else:
-        slice_files = SliceFiles(overlay=overlay, probabilities=probabilities, triage=triage)
-        _show_slices(predict_slices(predictor, inputs, out, write=slice_files, **common), out)
+        slice_files = SliceFiles(
+            overlay=overlay, probabilities=probabilities, triage=triage, uncertainty=uncertainty
+        )
+        results = predict_slices(predictor, inputs, out, write=slice_files, **common)
+        _show_slices(results, out, as_json)
 
 
-def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> None:
+def _show_slices(results: "Generator[SliceResult, None, None]", out: Path, as_json: bool) -> None:
     done: list[SliceResult] = []
     failed: list[str] = []
     try:
@@ -169,6 +193,8 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
         raise typer.Exit(130) from None
     there = _were_there(sum(each.skipped for each in done))
     console.say(f"{counted(len(done), 'mask')} in {out}{there}")
+    if as_json:
+        _say_results(out, done, failed)
     checked = {each.name: each.checked for each in done if each.checked}
     if checked:
         say_triage(out / "triage.csv", checked)
@@ -176,27 +202,52 @@ def _show_slices(results: "Generator[SliceResult, None, None]", out: Path) -> No
 
 
 def _show_scans(
-    results: "Generator[ScanResult, None, None]", out: Path, *, names_patient: bool
+    results: "Generator[ScanResult, None, None]", out: Path, as_json: bool, *, names_patient: bool
 ) -> None:
-    done, there, stopped = 0, 0, ""
+    done: list[ScanResult] = []
+    stopped = ""
     failed: list[str] = []
     try:
         with closing(results):
             for result in console.going_on(results, failed):
                 if result.error is None:
-                    done += 1
-                    there += result.skipped
+                    done.append(result)
                     if not result.skipped:
                         console.say(result.summary)
     except KeyboardInterrupt as err:
-        stopped = str(err) or f"{done} done"
-    console.say(f"\n{counted(done, 'mask')} in {out}{_were_there(there)}")
+        stopped = str(err) or f"{len(done)} done"
+    there = _were_there(sum(each.skipped for each in done))
+    console.say(f"\n{counted(len(done), 'mask')} in {out}{there}")
     if names_patient and done:
         console.say("They name patient and study, as the scans do. Treat them alike.")
+    if as_json:
+        _say_results(out, done, failed)
     if stopped:
         console.warn(f"lungunet: interrupted: {stopped}. {_GO_ON}")
         raise typer.Exit(130)
-    console.refuse_skipped(len(failed), done + len(failed), "scan")
+    console.refuse_skipped(len(failed), len(done) + len(failed), "scan")
+
+
+def _say_results(
+    out: Path, done: "Sequence[SliceResult | ScanResult]", failed: Sequence[str]
+) -> None:
+    """Print as JSON what became of each file; what was measured stands in the tables."""
+    console.say_json(
+        {
+            "out": str(out),
+            "masks": [
+                {
+                    "path": str(each.path),
+                    "mask": str(each.mask),
+                    "light": each.checked and each.checked.light,
+                    "worry": each.checked and each.checked.worry,
+                    "reasons": list(each.checked.reasons) if each.checked else [],
+                }
+                for each in done
+            ],
+            "skipped": list(failed),
+        }
+    )
 
 
 def _were_there(count: int) -> str:

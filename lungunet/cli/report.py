@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console
+from lungunet.cli.options import Json
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    as_json: Json = False,
 ) -> None:
     """Write RUN/report.html, one page of all that RUN holds; an older one is replaced.
 
@@ -19,4 +21,8 @@ def report(
     """
     from lungunet import write_report
 
-    console.say(str(write_report(run)))
+    page = str(write_report(run))
+    if as_json:
+        console.say_json({"report": page})
+    else:
+        console.say(page)

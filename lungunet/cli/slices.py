@@ -11,6 +11,7 @@ from lungunet.cli.options import (
     LabelThreshold,
     Names,
     Overwrite,
+    Quiet,
     Resample,
     Series,
     parse_labels,
@@ -51,6 +52,7 @@ def slices(
     series: Series = None,
     resample: Resample = False,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Cut axial slices from scans and masks: int16 TIFF in HU, and PNG with 0 and 255.
@@ -58,8 +60,10 @@ def slices(
     DIR/groups.csv says which slices are of one patient, so that a split keeps them together. A scan
     that cannot be used is named and skipped, and the exit code is 1 in the end.
 
-    Examples: `lungunet slices scans masks sliced --every 5` |
-    `lungunet split sliced/images sliced/masks data --group sliced/groups.csv`
+    Examples
+    --------
+    - `lungunet slices scans masks sliced --every 5`
+    - `lungunet split sliced/images sliced/masks data --group sliced/groups.csv`
     """
     from lungunet import SliceConfig, slice_files
 

@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Overwrite
+from lungunet.cli.options import Json, Overwrite, Quiet
 from lungunet.cli.stopping import StopSignal
 from lungunet.errors import ConfigError, counted
 from lungunet.progress import silent
@@ -31,7 +32,8 @@ _COLUMNS = (
     ("s", 6),
 )
 
-_NO_SETTINGS = {"data", "out", "config", "resume", "cross_validate", "find_lr", "overwrite", "smp"}
+_NO_SETTINGS = {"data", "out", "config", "resume", "cross_validate", "find_lr", "overwrite"}
+_NO_SETTINGS |= {"log", "quiet", "as_json", "smp"}
 
 
 def _option(text: str) -> Any:
@@ -43,7 +45,8 @@ def train(
         Path | None, typer.Argument(help="Folder with train.txt and val.txt.", metavar="[DATA]")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: the next free runs/NNN.")
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder. Default: the next free runs/NNN."),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -100,7 +103,7 @@ def train(
         _option("Share of the samples into whose lung a disease is painted. [default: 0]"),
     ] = None,
     device: Annotated[
-        str | None, _option("auto, cpu, cuda, cuda:N or mps. [default: auto]")
+        str | None, _option("auto, cpu, gpu, cuda:N (or N) or mps. [default: auto]")
     ] = None,
     precision: Annotated[str | None, _option("auto, fp32, bf16 or fp16. [default: auto]")] = None,
     workers: Annotated[
@@ -168,15 +171,28 @@ def train(
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Do not train; suggest a learning rate.")
     ] = False,
+    log: Annotated[
+        str,
+        typer.Option(
+            help="tensorboard, or mlflow beside it: in RUN/mlflow.db, or where "
+            "MLFLOW_TRACKING_URI says."
+        ),
+    ] = "tensorboard",
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train on train.txt, choose the best epoch on val.txt; test.txt is never opened.
 
     The defaults suit a start without pretrained weights: 136 slices take 4 minutes on two CPU
     cores with AMX, about twice that without.
 
-    Examples: `lungunet train data` | `lungunet train data --encoder resnet34 --size 512` |
-    `lungunet train data --architecture unetplusplus` | `lungunet train --resume runs/001`
+    Examples
+    --------
+    - `lungunet train data`
+    - `lungunet train data --encoder resnet34 --size 512`
+    - `lungunet train data --architecture unetplusplus`
+    - `lungunet train --resume runs/001`
     """
     given = {
         name: value
@@ -187,13 +203,19 @@ def train(
         given["data"] = str(data)
     if smp:
         given["smp_arguments"] = dict(map(_argument, smp))
+    console.be_quiet(quiet or as_json)
+    if log not in ("tensorboard", "mlflow"):
+        raise typer.BadParameter(f"'{log}' is not one of tensorboard, mlflow", param_hint="--log")
+    if log == "mlflow" and (cross_validate or find_lr):
+        raise ConfigError("logs runs, and this is none by itself. Leave it out.", where="--log")
     if find_lr and cross_validate:
         raise ConfigError(
             "do different things. Leave one out.", where="--find-lr, --cross-validate"
         )
     if resume is not None:
         others = {"out": out, "config": config, "cross-validate": cross_validate}
-        _resume(resume, given, {**others, "find-lr": find_lr, "overwrite": overwrite})
+        others |= {"find-lr": find_lr, "overwrite": overwrite}
+        _resume(resume, given, others, log=log, as_json=as_json)
         return
     from lungunet import RunConfig, next_run_folder
 
@@ -204,13 +226,13 @@ def train(
     else:
         raise typer.BadParameter("give the DATA folder that 'lungunet split' made")
     if find_lr:
-        _find_lr(settings, out or Path("runs/find-lr"), overwrite)
+        _find_lr(settings, out or Path("runs/find-lr"), overwrite, as_json)
         return
     with next_run_folder() if out is None else nullcontext(out) as folder:
         if cross_validate:
-            _cross_validate(settings, folder, overwrite)
+            _cross_validate(settings, folder, overwrite, as_json)
         else:
-            _train(settings, folder, overwrite=overwrite)
+            _train(settings, folder, overwrite=overwrite, log=log, as_json=as_json)
 
 
 def _argument(text: str) -> tuple[str, Any]:
@@ -226,7 +248,9 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _resume(run: Path, given: dict[str, Any], others: dict[str, object]) -> None:
+def _resume(
+    run: Path, given: dict[str, Any], others: Mapping[str, object], *, log: str, as_json: bool
+) -> None:
     from lungunet import RunConfig, count_epochs
 
     extra = sorted({"smp" if n == "smp_arguments" else n for n in given} - RunConfig.MAY_CHANGE)
@@ -241,7 +265,7 @@ def _resume(run: Path, given: dict[str, Any], others: dict[str, object]) -> None
     settings = RunConfig.of_run(run, **given)
     with suppress(ConfigError):  # of a setting that is damaged where another takes its place
         _say_new_length(RunConfig.of_run(run), settings, done=count_epochs(run))
-    _train(settings, run, resume=True)
+    _train(settings, run, resume=True, log=log, as_json=as_json)
 
 
 def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None:
@@ -258,7 +282,13 @@ def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None
 
 
 def _train(
-    config: "RunConfig", out: Path, *, resume: bool = False, overwrite: bool = False
+    config: "RunConfig",
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    log: str = "tensorboard",
+    as_json: bool = False,
 ) -> None:
     from lungunet import is_first_process, train_run, write_report
 
@@ -269,6 +299,7 @@ def _train(
         f"{config.network}, {config.size}x{config.size}, batch {config.batch_size}, "
         f"{config.epochs} epochs -> {out}\n"
     )
+    tell, close = _tracker(log, config, out, resume=resume) if shows else (None, None)
     with StopSignal() as stop:
         try:
             for result in train_run(
@@ -278,12 +309,16 @@ def _train(
                 overwrite=overwrite,
                 progress=console.HeadedProgress(heading) if shows else silent,
                 should_stop=stop,
+                on_epoch=tell,
             ):
                 if shows:
                     _say_row(result, first=not results)
                 results.append(result)
         except KeyboardInterrupt:
             stop.number = stop.number or signal.SIGINT
+        finally:
+            if close is not None:
+                close()
     if not shows:
         raise typer.Exit(stop.exit_code if stop.number else 0)
     if stop.number and not (results and results[-1].epoch == config.epochs):
@@ -295,9 +330,28 @@ def _train(
             why += f", or val IoU has not risen for {counted(config.patience, 'epoch')}"
             how += ", or --patience 0"
         console.say(f"{out}: nothing left to do: {why}. Go on with {how}.")
+        if as_json:
+            console.say_json({"run": str(out), "epochs": [], "model": str(out / "best")})
         return
-    seconds = time.perf_counter() - start
-    _say_end(config, out, results, report=write_report(out), seconds=seconds)
+    seconds, report = time.perf_counter() - start, write_report(out)
+    if as_json:
+        facts = {"run": str(out), "model": str(out / "best"), "report": str(report)}
+        console.say_json(
+            {**facts, "seconds": seconds, "epochs": [result.to_dict() for result in results]}
+        )
+    _say_end(config, out, results, report=report, seconds=seconds)
+
+
+def _tracker(
+    log: str, config: "RunConfig", out: Path, *, resume: bool
+) -> "tuple[Callable[[EpochResult], None] | None, Callable[[], None] | None]":
+    """Return who is told of each epoch, and of the end."""
+    if log != "mlflow":
+        return None, None
+    from lungunet import MlflowLog
+
+    tracker = MlflowLog(out, config, resume=resume)
+    return tracker.add_epoch, tracker.close
 
 
 def _say_stopped(out: Path) -> None:
@@ -325,17 +379,19 @@ def _say_end(
     console.say(f"next:   {console.command('evaluate', out, config.data)}")
 
 
-def _find_lr(config: "RunConfig", out: Path, overwrite: bool) -> None:
+def _find_lr(config: "RunConfig", out: Path, overwrite: bool, as_json: bool) -> None:
     from lungunet import find_learning_rate
 
     tested = find_learning_rate(config, out, overwrite=overwrite, progress=console.progress_bar)
     rate = f"{tested.suggestion:.1e}"
+    if as_json:
+        console.say_json({"suggestion": tested.suggestion, "curve": str(out / "find_lr.svg")})
     console.say(f"the loss fell fastest at a learning rate of {rate}")
     console.say(f"curve:  {out / 'find_lr.svg'}")
     console.say(f"next:   {console.command('train', config.data, '--lr', rate)}")
 
 
-def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
+def _cross_validate(config: "RunConfig", out: Path, overwrite: bool, as_json: bool) -> None:
     from lungunet import FoldResult, cross_validate
 
     start = time.perf_counter()
@@ -349,6 +405,12 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool) -> None:
             continue
         folds.append(result)
         console.say(f"{result.name}: lung IoU {result.card.pooled.iou:.4f}, last epoch\n")
+    if as_json:
+        scores = [
+            {"name": fold.name, "slices": len(fold.card.cases), "iou": fold.card.pooled.iou}
+            for fold in folds
+        ]
+        console.say_json({"out": str(out), "scores": str(out / "scores.json"), "folds": scores})
     _say_spread(folds)
     console.say(f"\n{len(folds)} folds in {console.minutes(time.perf_counter() - start)}")
     console.say(f"scores of every slice by a model that never saw it: {out / 'scores.json'}")

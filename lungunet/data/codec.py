@@ -302,7 +302,7 @@ class LabelCodec:
             f"{where}: mask value {value} ({counted(len(unknown) - others, 'pixel')}, first at {at}"
             + (f"; other unknown values in {counted(others, 'pixel')}" if others else "")
             + f") is not one of {known}. Pass a codec that maps it "
-            f"(--labels {self._suggest_labels(raw)}), or fix the file."
+            f"(labels='{self._suggest_labels(raw)}'), or fix the file."
         )
 
     def _name(self, index: int) -> str:

@@ -107,7 +107,7 @@ class InputContract:
             return cls(size, LUNG_WINDOW, _HU_DTYPES)
         raise ConfigError(
             "the values can mean anything. "
-            "Say which range to show, in the values of the files: --window LEVEL,WIDTH "
+            "Say which range to show, in the values of the files: window='LEVEL,WIDTH' "
             "(a HU window of -600,1500 in files stored with an offset of 1024 is 424,1500).",
             where=f"slices of dtype {' and '.join(given) or 'unknown'}",
         )

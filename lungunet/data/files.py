@@ -170,6 +170,6 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     existing = [str(path) for path in paths if path.exists()]
     if existing and not overwrite:
         raise ConfigError(
-            "already there. Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            "already there. Add overwrite=True to replace, or choose another folder.",
             where=listed(existing, separator=", "),
         )

@@ -43,7 +43,7 @@ class HuFault:
     @property
     def for_training(self) -> str:
         """The text, with the other way out that training has: a window of the stored values."""
-        other = " Or train with the window 424,1500 (--window)."
+        other = " Or train with window='424,1500'."
         return self.text + (other if self.kind == "hu-offset" else "")
 
 

@@ -181,7 +181,7 @@ def _part(
             return images, masks
     raise DataError(
         "is the folder of the images and that of the masks. Give two; where both lie in it, say "
-        "how masks are called, as names='*=*_mask' (--names).",
+        "how masks are called, as names='*=*_mask'.",
         where=folder,
     )
 
@@ -190,7 +190,7 @@ def _hint(pairs: Sequence[Pair], names: str | None) -> str:
     if pairs or names is not None:
         return ""
     return (
-        " If masks are called otherwise than images, say how: names='*=*_mask' (--names) where "
+        " If masks are called otherwise than images, say how: names='*=*_mask' where "
         "a.tif has a_mask.png."
     )
 
@@ -228,7 +228,7 @@ def _match(
     found, problems, rule = find_rule(images, masks)
     if found and rule != NameRule():
         warnings.warn(
-            f"masks pair with images as {rule}; names says otherwise (--names).",
+            f"masks pair with images as {rule}; names says otherwise.",
             LungUNetWarning,
             stacklevel=4,
         )

@@ -6,7 +6,6 @@ Looks at every file before anything is written, and writes slices anew where tha
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,7 @@ from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
+from lungunet.data.exclude import read_excluded, refuse_unknown
 from lungunet.data.files import refuse_existing, refuse_inputs, write_text
 from lungunet.data.manifest import Pair, find_pairs, render_manifest
 from lungunet.data.split import (
@@ -28,8 +28,10 @@ from lungunet.data.split import (
     fold_pairs,
     number_patients,
     read_groups,
+    read_split_record,
     render_split,
     split_pairs,
+    without,
 )
 from lungunet.data.twins import find_twins, fingerprint_pairs, guard_groups
 from lungunet.errors import ConfigError, DataError, LabelError, SplitError, listed
@@ -90,9 +92,14 @@ def write_data_folder(
         made = [folder / "images", folder / "masks"]
         refuse_inputs(made, [Path(images), Path(masks)])
         refuse_existing([*(folder / f"{name}.txt" for name in SPLITS), *made], overwrite)
+    if config.exclude is not None:
+        _refuse_other_lists(folder, config)
+    excluded = [] if config.exclude is None else read_excluded(config.exclude)
+    refuse_unknown(excluded, {pair.name for pair in pairs}, source=config.exclude)
     groups = _find_groups(pairs, config, progress)
-    split = partial(split_pairs, val=config.val, test=config.test, seed=config.seed, groups=groups)
-    lists = split(pairs)
+    whole = split_pairs(pairs, val=config.val, test=config.test, seed=config.seed, groups=groups)
+    without(whole, excluded)  # before minutes of work
+    pairs = [pair for pair in pairs if pair.name not in excluded]
     survey = survey_pairs(pairs, codec=codec, progress=progress)
     if size is not None:
         # An odd name would be refused when all is written.
@@ -100,19 +107,27 @@ def write_data_folder(
         pairs, codec = prepare_pairs(
             pairs, folder, codec=codec, size=size, raw=raw, progress=progress
         )
-        lists = split(pairs)
         survey = survey_pairs(pairs, codec=codec, progress=progress)
+    written = {pair.name: pair for pair in pairs}
     settings = asdict(config)
     folds = settings.pop("folds")
+    del settings["exclude"]
     record = replace(
         survey,
         **settings,
         patients=number_patients(groups),
         labels=codec.to_dict(),
         prepared_size=size,
+        excluded=excluded or None,
         version=__version__,
     )
-    files = _render_lists(folder, lists, record, folds=folds, groups=groups)
+    lists, *parts = (
+        _in_place(without(part, excluded), written)
+        for part in (whole, *_fold(whole, folds, seed=config.seed, groups=groups))
+    )
+    files = render_split(folder, lists, record)
+    for number, part in enumerate(parts, start=1):
+        files |= render_split(folder / f"fold-{number}", part, replace(record, fold=number))
     stale = _stale_folds(folder, files)
     if size is None:
         changed = [path for path, text in files.items() if _differs(path, text)]
@@ -122,6 +137,22 @@ def write_data_folder(
     for path, text in files.items():
         write_text(path, text)
     return replace(record, counts=count_pairs(lists))
+
+
+def _refuse_other_lists(folder: Path, config: SplitConfig) -> None:
+    """Keep slices where they are: with other settings, those that trained would be in test."""
+    before = read_split_record(folder)
+    others = [
+        f"{name} {getattr(before, name)}"
+        for name in ("val", "test", "seed", "group", "guard")
+        if getattr(before, name) not in (None, getattr(config, name))
+    ]
+    if others:
+        raise ConfigError(
+            f"was made with {', '.join(others)}. Say that again, or the slices that are not "
+            "excluded go into other lists; or split into another folder.",
+            where=folder / "split.json",
+        )
 
 
 def _find_groups(
@@ -134,22 +165,16 @@ def _find_groups(
     return guard_groups(pairs, twins, groups=groups)
 
 
-def _render_lists(
-    folder: Path,
-    lists: Split,
-    record: SplitRecord,
-    *,
-    folds: int,
-    groups: Mapping[str, str] | None,
-) -> dict[Path, str]:
-    files = render_split(folder, lists, record)
-    rest = [*lists.train, *lists.val]
-    parts = fold_pairs(rest, folds=folds, seed=record.seed or 0, groups=groups) if folds else []
-    for number, part in enumerate(parts, start=1):
-        # Each fold is a data folder of its own; what was held out for test stays held out.
-        whole = Split(part.train, part.val, lists.test)
-        files |= render_split(folder / f"fold-{number}", whole, replace(record, fold=number))
-    return files
+def _fold(whole: Split, folds: int, *, seed: int, groups: Mapping[str, str] | None) -> list[Split]:
+    """Make a data folder of each fold; what was held out for test stays held out."""
+    rest = [*whole.train, *whole.val]
+    parts = fold_pairs(rest, folds=folds, seed=seed, groups=groups) if folds else []
+    return [Split(part.train, part.val, whole.test) for part in parts]
+
+
+def _in_place(split: Split, pairs: Mapping[str, Pair]) -> Split:
+    """Return the lists with the files that each slice has by now."""
+    return Split(*([pairs[pair.name] for pair in getattr(split, name)] for name in SPLITS))
 
 
 def _stale_folds(folder: Path, files: Mapping[Path, str]) -> list[Path]:
@@ -190,7 +215,7 @@ def survey_pairs(
         raise DataError(
             f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
             + (
-                "\nIf all masks are coded so, say it: --labels 0,1, or --label-threshold 128 for "
+                "\nIf all masks are coded so, say it: labels='0,1', or label_threshold=128 for "
                 "smeared ones. If slices and masks are swapped, swap them."
                 if coded
                 else ""
@@ -244,7 +269,9 @@ def prepare_pairs(
     if size < 1:
         raise ConfigError("must be at least 1 px.", where=f"size {size}")
     if raw and not codec.can_decode:
-        raise ConfigError("merged values cannot be kept. Leave out --raw.", where=f"labels {codec}")
+        raise ConfigError(
+            "merged values cannot be kept. Leave out raw=True.", where=f"labels {codec}"
+        )
     written = []
     for pair in progress(pairs, desc="prepare", total=len(pairs)):
         image, classes = read_pair(pair, codec)

@@ -6,7 +6,7 @@ Owns the three lists and split.json beside them; reads no image.
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
@@ -45,6 +45,9 @@ class SplitConfig:
     group : which pairs are of one patient, as :func:`read_groups` takes it; None: each is its own
     guard : keep slices that look like neighbours of one patient in one list, patients named or not
     folds : split train and val also into so many folds, for :func:`cross_validate`; 0 for none
+    exclude : slices to leave out, a file: one slice a line, or the ``ranking.csv`` of an audit with
+        the score from which on they go, as ``audit/ranking.csv:0.2``. All others stay in the list
+        where they would be without this: a model trained before can be judged after
     """
 
     val: float = 0.1
@@ -53,6 +56,7 @@ class SplitConfig:
     group: str | None = None
     guard: bool = False
     folds: int = 0
+    exclude: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class SplitRecord:
     counts : name of a list to how many pairs it holds
     prepared_size : longer side in px, where the slices were written anew
     fold : number of the fold, from 1, in a fold folder
+    excluded : stems of the slices that were left out
     version : of lungunet
     """
 
@@ -90,6 +95,7 @@ class SplitRecord:
     counts: Mapping[str, int] | None = None
     prepared_size: int | None = None
     fold: int | None = None
+    excluded: Sequence[str] | None = None
     version: str | None = None
 
     @property
@@ -107,7 +113,7 @@ class SplitRecord:
         """Return what split.json holds; :meth:`from_dict` reads it."""
         stored = asdict(self)
         del stored["lung_share"]
-        for name in ("counts", "prepared_size", "fold"):  # a null would say nothing
+        for name in ("counts", "prepared_size", "fold", "excluded"):  # a null would say nothing
             if stored[name] is None:
                 del stored[name]
         return stored
@@ -329,6 +335,23 @@ def render_split(
     }
     record = json_text({**stored, "counts": counts}, sort_keys=True)
     return {**manifests, folder / "split.json": record}
+
+
+def without(split: Split, names: Collection[str]) -> Split:
+    """Return the lists without some slices; the others stay where they are.
+
+    Raises
+    ------
+    SplitError
+        When that leaves a list empty that was not.
+    """
+    lists = {
+        name: [pair for pair in getattr(split, name) if pair.name not in names] for name in SPLITS
+    }
+    for name, left in lists.items():
+        if getattr(split, name) and not left:
+            raise SplitError("all of its slices are excluded. Exclude fewer.", where=name)
+    return Split(**lists)
 
 
 def count_pairs(split: Split) -> dict[str, int]:

@@ -1,11 +1,10 @@
 """Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,49 +14,30 @@ from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile_pictures
-from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients, read_split
+from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
 from lungunet.errors import (
     ConfigError,
     DataError,
     GeometryError,
-    LungUNetWarning,
     SplitError,
+    counted,
+    listed,
 )
-from lungunet.evaluation.masks import MaskFolder
+from lungunet.evaluation.calibration import count_reliability, fit_temperature
+from lungunet.evaluation.masks import MaskFolder, Predicts
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
+from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.doubt import load_opinion
-from lungunet.inference.predictor import Prediction, Predictor
+from lungunet.inference.predictor import Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import METRICS
 from lungunet.models.builtin import named_folder
-from lungunet.models.folder import add_scores, is_model_folder, weights_hash
+from lungunet.models.folder import add_scores, weights_hash
+from lungunet.models.members import find_members, is_model_folder
 from lungunet.progress import Progress, silent
-from lungunet.training.config import read_toml
 
 _PICTURE_PX = 384
-
-
-class Predicts(Protocol):
-    """What can be scored: a :class:`Predictor`, or a :class:`MaskFolder`."""
-
-    @property
-    def codec(self) -> LabelCodec:
-        """Of the masks that come out."""
-        ...
-
-    @property
-    def word(self) -> str:
-        """Which baseline it is itself; empty where it is none."""
-        ...
-
-    def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
-        """Yield one prediction per path, in order."""
-        ...
-
-    def to_grey(self, image: np.ndarray) -> np.ndarray:
-        """Return a slice as (H, W) uint8, the way it should be looked at."""
-        ...
 
 
 def evaluate(
@@ -67,6 +47,7 @@ def evaluate(
     codec: LabelCodec | None = None,
     patients: Mapping[str, object] | None = None,
     baselines: bool = True,
+    temperature: float | None = None,
     progress: Progress = silent,
 ) -> ScoreCard:
     """Score masks on pairs at the size of the files, beside what costs nothing.
@@ -79,6 +60,7 @@ def evaluate(
         intervals too narrow where that is not so
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
+    temperature : to measure calibration with, beside without; as :func:`fit_temperature` gives it
 
     Raises
     ------
@@ -88,7 +70,7 @@ def evaluate(
         When a file is wrong: a score that leaves slices out would not be one of this list.
     """
     if not pairs:
-        raise SplitError("no pairs to evaluate on. Choose another list with --split.")
+        raise SplitError("no pairs to evaluate on. Choose another list.")
     codec = codec or predictor.codec.for_prediction
     if codec.n_classes != predictor.codec.n_classes:
         raise DataError(
@@ -114,7 +96,16 @@ def evaluate(
             )
         patient = str(owners.get(pair.name, pair.name))
         score = partial(score_case, pair.name, patient=patient)
-        cases.append(score(truth, prediction.classes, n_classes=codec.n_classes))
+        case = score(truth, prediction.classes, n_classes=codec.n_classes)
+        if prediction.segmented is not None:
+            case = replace(
+                case,
+                reliability=count_reliability(truth, prediction.segmented),
+                reliability_after=None
+                if temperature is None
+                else count_reliability(truth, prediction.segmented, temperature=temperature),
+            )
+        cases.append(case)
         # Baselines know lung and background alone.
         lung = np.where(truth == IGNORE, truth, truth > 0)
         for name in list(scored):
@@ -124,7 +115,7 @@ def evaluate(
                 remarks.append(f"no {name} baseline: {err}")
                 del scored[name]
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
-    return ScoreCard(tuple(cases), codec.names, others, tuple(remarks))
+    return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
 
 def _baselines(predictor: Predicts) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -148,14 +139,17 @@ def evaluate_list(
     codec: LabelCodec | None = None,
     mask_codec: LabelCodec | None = None,
     baselines: bool = True,
-    device: str = "auto",
+    device: str | int = "auto",
     overwrite: bool = False,
+    allow_seen: bool = False,
     progress: Progress = silent,
 ) -> ScoreCard:
     """Score a model, or a folder of masks, on one list of a data folder, and keep the scores.
 
-    Of a run, its own ``evaluation/SPLIT``, the card in its model folder and its report are written
-    anew. Warns (:class:`LungUNetWarning`) where a run is judged by slices that it was trained on.
+    Of a run, the scores go to its own ``evaluation/SPLIT``, and the card in its model folder and
+    its report are written anew. Slices that a run was trained on do not judge it, nor those its
+    epoch was chosen on, wherever they lie by now; ``split="val"`` are the latter, and the list's
+    name says so.
 
     Parameters
     ----------
@@ -168,42 +162,63 @@ def evaluate_list(
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
     device : of a network
-    overwrite : replace the scores that ``out`` holds; those of a run's own are always the latest
+    overwrite : replace scores that are there
+    allow_seen : score slices too that the model has seen; every table says how many they were
 
     Raises
     ------
     ConfigError
-        When there is no such list or device, or ``out`` holds scores.
+        When there is no such list or device, or scores are there already.
     ModelError
         When there is no usable model.
-    DataError, GeometryError, LabelError, SplitError
-        When a list or a file in it is wrong.
+    SplitError
+        When the model has seen some of the slices, or a list is wrong.
+    DataError, GeometryError, LabelError
+        When a file is wrong.
     """
     if split not in SPLITS:
         raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
-    if out is not None:
-        refuse_existing([Path(out) / name for name in ("scores.json", "cases.csv")], overwrite)
-    own = out is None and (named_folder(model) / "best").is_dir()
+    place, members = named_folder(model), find_members(model)
+    own = out is None and (place / "best").is_dir()
+    folds = out is None and len(members) > 1 and place.is_dir()
+    folder = place / "evaluation" / split if own or folds else out
+    if folder is not None:
+        refuse_existing([Path(folder) / name for name in ("scores.json", "cases.csv")], overwrite)
     # Before the model is read: where a training goes on meanwhile, the scores are of older weights.
     scored = weights_hash(model) if own else ""
     pairs = read_list(data, split)
     codec = codec or choose_codec(data)
     predictor: Predicts
-    place = named_folder(model)
-    if place.is_dir() and not is_model_folder(place) and model != "threshold":
+    masks = len(members) == 1 and place.is_dir() and not is_model_folder(place)
+    if masks and model != "threshold":
         predictor = MaskFolder(model, mask_codec or codec.for_prediction)
     else:
-        predictor = Predictor.load(model, device=device)
-    _warn_of_trained(model, pairs)
+        masks, predictor = False, Predictor.load(model, device=device)
+    seen = seen_by(model, pairs)
+    known = seen.train if split == "val" else seen.train | seen.val
+    if known and not allow_seen:
+        raise SplitError(
+            f"{len(known)} of these {len(pairs)} slices are among those that {model} was trained "
+            f"on, or its epoch chosen on ({listed(sorted(known), separator=', ')}): scores on them "
+            "are too good. Choose a list that it has not seen, or score them all the same with "
+            "allow_seen=True, which every table will say.",
+            where=Path(data) / f"{split}.txt",
+        )
+    temperature: float | None = None
+    remarks: tuple[str, ...] = ()
+    if not masks and split != "val":
+        temperature, remarks = _fit(predictor, model, Path(data), codec, progress=progress)
     card = evaluate(
         predictor,
         pairs,
         codec=codec,
         patients=read_patients(data),
         baselines=baselines,
+        temperature=temperature,
         progress=progress,
     )
-    folder = Path(model) / "evaluation" / split if own else out
+    card = replace(card, remarks=card.remarks + remarks)
+    card = _marked(card, known, seen.alike)
     if folder is not None:
         card = replace(card, folder=Path(folder))
         card.save(folder, model=str(model), split=split)
@@ -214,20 +229,43 @@ def evaluate_list(
     return card
 
 
-def _warn_of_trained(model: str | Path, pairs: Sequence[Pair]) -> None:
+def _fit(
+    predictor: Predicts,
+    model: str | Path,
+    data: Path,
+    codec: LabelCodec,
+    *,
+    progress: Progress,
+) -> tuple[float | None, tuple[str, ...]]:
+    """Fit a temperature on val; where that cannot be, say why."""
+    if predictor.word == "threshold" or not (data / "val.txt").exists():
+        return None, ()
     try:
-        lists = read_split(str(read_toml(Path(model) / "config.toml")["data"]), "train")
-    except (ConfigError, DataError, KeyError):  # no run, or its lists are elsewhere by now
-        return
-    trained = {pair.image.resolve() for pair in lists.train}
-    count = sum(pair.image.resolve() in trained for pair in pairs)
-    if count:
-        warnings.warn(
-            f"{count} of these {len(pairs)} slices are in the list that {model} was trained on: "
-            "these scores are too good.",
-            LungUNetWarning,
-            stacklevel=3,
+        pairs = read_list(data, "val")
+        if trained := seen_by(model, pairs).train:
+            why = f"{len(trained)} of the {len(pairs)} slices of val were trained on"
+        else:
+            return fit_temperature(predictor, pairs, codec, progress=progress), ()
+    except DataError as err:
+        why = str(err)
+    return None, (f"no temperature was fitted: {why}",)
+
+
+def _marked(card: ScoreCard, known: Set[str], alike: Set[str]) -> ScoreCard:
+    """Note in a score card what the model has seen."""
+    cases = tuple(replace(case, seen=case.name in known) for case in card.cases)
+    remarks = card.remarks
+    if known:
+        remarks += (
+            f"{len(known)} of these {len(cases)} slices were trained on, or the epoch chosen on "
+            "them: these scores are too good",
         )
+    if alike:
+        remarks += (
+            f"{counted(len(alike), 'slice')} called like ones that were trained on, from other "
+            "files: where they are the same slices, these scores are too good",
+        )
+    return replace(card, cases=cases, remarks=remarks)
 
 
 def save_pictures(
@@ -267,6 +305,8 @@ def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha25
     Nothing is written when the folder holds other weights by now than those that were scored.
     """
     scores: dict[str, Any] = {"slices": len(card.cases), "patients": len(set(card.patients))}
+    if card.seen:
+        scores["seen_slices"] = card.seen
     for metric, about in METRICS.items():
         if about.interval:
             scores[metric] = _noted(card.pooled_value(metric), card.pooled_interval(metric))
@@ -277,6 +317,8 @@ def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha25
         scores["threshold_iou"] = _noted(threshold.pooled.iou, threshold.pooled_interval("iou"))
         scores["iou_above_threshold"] = _noted(gain.value, gain.interval)
         scores["verdict"] = card.verdict()
+    if calibration := card.calibration:
+        scores["ece"] = _noted(calibration.ece, calibration.interval)
     add_scores(model, {split: plain(scores)}, weights_sha256=weights_sha256)
 
 

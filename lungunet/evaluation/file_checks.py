@@ -131,10 +131,10 @@ def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
             "error",
             "mask-smeared",
             f"{where}: {len(values)} values from {values[0]} to {values[-1]}, smeared by JPEG or "
-            f"smoothing. Pass --label-threshold {middle}, or export it again without loss.",
+            f"smoothing. Pass label_threshold={middle}, or export it again without loss.",
         )
     shown = listed([str(value) for value in values], separator=", ")
-    fix = f"Pass --labels {suggest_labels(values)}"
+    fix = f"Pass labels='{suggest_labels(values)}'"
     expected = listed([str(value) for value in codec.classes], separator=", ")
     return Verdict(
         "error",
@@ -170,7 +170,7 @@ def check_inverted(
     first, second, *_ = (raw for raw, index in codec.classes.items() if index != IGNORE)
     text = (
         f"{where}: lung is drawn as background, and background, up to the margin, as lung. "
-        f"Invert it; if all are so, pass --labels {second},{first}."
+        f"Invert it; if all are so, pass labels='{second},{first}'."
     )
     return [Verdict("error", "mask-inverted", text)]
 

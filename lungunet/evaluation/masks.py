@@ -1,7 +1,8 @@
-"""Masks that any other tool made, in the place of a model."""
+"""What can be scored: a model, or the masks that any other tool made, in its place."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,28 @@ from lungunet.data.overlay import show_grey
 from lungunet.errors import ConfigError, DataError, listed
 from lungunet.inference.predictor import Prediction
 from lungunet.inference.segmenter import Segmented
+
+
+class Predicts(Protocol):
+    """What can be scored: a :class:`Predictor`, or a :class:`MaskFolder`."""
+
+    @property
+    def codec(self) -> LabelCodec:
+        """Of the masks that come out."""
+        ...
+
+    @property
+    def word(self) -> str:
+        """Which baseline it is itself; empty where it is none."""
+        ...
+
+    def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
+        """Yield one prediction per path, in order."""
+        ...
+
+    def to_grey(self, image: np.ndarray) -> np.ndarray:
+        """Return a slice as (H, W) uint8, the way it should be looked at."""
+        ...
 
 
 class MaskFolder:

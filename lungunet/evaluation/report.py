@@ -355,6 +355,8 @@ def _read_evaluation(folder: Path) -> dict[str, Any]:
         raise ModelError(f"no '{missing[0]}' in it. Run 'lungunet evaluate' again.", where=file)
     defined = [case for case in scores["cases"] if case["iou"] is not None]
     ranked = sorted(defined, key=lambda case: (case["iou"], case["name"]))
+    scores.setdefault("seen_slices", 0)  # of an older version, this and the next
+    scores.setdefault("calibration", None)
     threshold = scores["baselines"].get("threshold")
     against = threshold and threshold["model_minus_baseline"]
     pictures = _read_pictures(folder / "pictures", {case["name"]: case["iou"] for case in defined})

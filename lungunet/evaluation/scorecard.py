@@ -15,6 +15,7 @@ import torch
 
 from lungunet.data.codec import IGNORE, is_lung
 from lungunet.data.files import plain, write_csv, write_json
+from lungunet.evaluation.calibration import Calibration, ece
 from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 from lungunet.metrics.overlap import (
     METRICS,
@@ -42,6 +43,9 @@ class CaseScore:
     counts : (C, C) int64, ``counts[t, p]`` pixels of true class t predicted as p
     surface : of lung, all classes above 0 merged, px
     shape : (H, W) of the slice, px
+    seen : whether the model was trained on it, or its epoch chosen on it
+    reliability : (15, 3) float64, as :func:`count_reliability` gives it; None without probabilities
+    reliability_after : the same with a temperature
     """
 
     name: str
@@ -49,6 +53,9 @@ class CaseScore:
     counts: np.ndarray
     surface: SurfaceDistances
     shape: tuple[int, int]
+    seen: bool = False
+    reliability: np.ndarray | None = None
+    reliability_after: np.ndarray | None = None
 
     @cached_property
     def scores(self) -> Overlap:
@@ -181,6 +188,7 @@ class ScoreCard:
     baselines : the same slices, scored for masks that cost nothing
     remarks : what a reader should know, such as why a baseline is missing
     folder : where :func:`evaluate_list` saved it; None where it did not
+    temperature : that calibration was measured with, beside without
     """
 
     cases: tuple[CaseScore, ...]
@@ -188,6 +196,7 @@ class ScoreCard:
     baselines: Mapping[str, "ScoreCard"] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     folder: Path | None = None
+    temperature: float | None = None
 
     def __repr__(self) -> str:
         """Say in a line what it is about; :meth:`to_dict` has everything."""
@@ -208,6 +217,30 @@ class ScoreCard:
     def patients(self) -> list[str]:
         """The patient of each case."""
         return [case.patient for case in self.cases]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How far the probabilities can be taken at their word; None where there are none."""
+        before = [case.reliability for case in self.cases if case.reliability is not None]
+        if len(before) < len(self.cases):
+            return None
+        value, interval = self._ece(before)
+        after = [
+            case.reliability_after for case in self.cases if case.reliability_after is not None
+        ]
+        if len(after) < len(self.cases):
+            return Calibration(value, interval)
+        return Calibration(value, interval, self.temperature, *self._ece(after))
+
+    def _ece(self, counts: Sequence[np.ndarray]) -> tuple[float, Interval]:
+        table = np.stack([each.ravel() for each in counts])
+        interval = bootstrap_interval(table, self.patients, statistic=ece)
+        return float(ece(table.sum(axis=0))), interval
+
+    @property
+    def seen(self) -> int:
+        """How many slices the model has seen while it was made: its scores on them are too good."""
+        return sum(case.seen for case in self.cases)
 
     @cached_property
     def _pooled(self) -> dict[str, float]:
@@ -297,7 +330,10 @@ class ScoreCard:
     def verdict(self, model: str = "the model") -> str | None:
         """Say whether the masks are better than those of the threshold; None without that one."""
         threshold = self.baselines.get("threshold")
-        return verdict(self.difference(threshold, "iou"), model=model) if threshold else None
+        if not threshold:
+            return None
+        seen = f", on slices of which it has seen {self.seen}" if self.seen else ""
+        return verdict(self.difference(threshold, "iou"), model=model) + seen
 
     def worst(self, count: int = 5) -> list[CaseScore]:
         """Return the slices of lowest IoU, worst first; undefined ones left out."""
@@ -310,9 +346,11 @@ class ScoreCard:
             {
                 "slices": len(self.cases),
                 "patients": len(set(self.patients)),
+                "seen_slices": self.seen,
                 "measured_at": "file size",
                 "surface_tolerance_px": TOLERANCE_PX,
                 **self._tables(),
+                "calibration": self.calibration and self.calibration.to_dict(),
                 "dice_by_rule": self.dice_by_rule(),
                 "empty_slices": self.empty_slices(),
                 "baselines": {
@@ -363,7 +401,10 @@ class ScoreCard:
         folder = Path(folder)
         content = {**about, **self.to_dict()}
         write_json(folder / "scores.json", content)
-        write_csv(folder / "cases.csv", content["cases"])
+        # Of what was seen every row says it; else none has the column.
+        seen = [{"seen": case.seen} for case in self.cases] if self.seen else [{}] * len(self.cases)
+        rows = [{**row, **more} for row, more in zip(content["cases"], seen, strict=True)]
+        write_csv(folder / "cases.csv", rows)
 
 
 def _summarise(values: np.ndarray, patients: Sequence[str]) -> Summary:

@@ -110,8 +110,8 @@ def _leaks(facts: Sequence[PairFacts], twins: Sequence[Twins]) -> Iterator[Findi
             f"{first.pair.name} in {first.list} (similarity {twin.similarity:.2f}). "
         )
         text += (
-            "A score on patients that were trained on means little: split again with --guard, or "
-            "--group if patients are known."
+            "A score on patients that were trained on means little: split again by "
+            "'lungunet split ... --guard', or by patient where they are known."
             if apart
             else "Fine where slices lie about a millimetre apart."
         )

@@ -30,11 +30,11 @@ from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice, check_volume
 from lungunet.inference.record import Record, fingerprint
-from lungunet.inference.scans import VolumePrediction, predict_volume
+from lungunet.inference.scans import VolumePrediction, predict_volume, refuse_rule
 from lungunet.inference.segmenter import Segmenter
 from lungunet.inference.sides import UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
-from lungunet.volumes.formats import find_volumes
+from lungunet.volumes.formats import find_volumes, written_suffix
 from lungunet.volumes.labels import SIDES
 from lungunet.volumes.masks import (
     MaskFormat,
@@ -49,7 +49,7 @@ from lungunet.volumes.masks import (
 from lungunet.volumes.montage import draw_montage
 from lungunet.volumes.pacs import at_hand, store
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import Volume, read_volume
+from lungunet.volumes.volume import Volume, read_volume, write_volume
 
 _BEHIND = 8  # slices that may wait to be written before the model waits too
 _LABELS = "labels.txt"
@@ -64,11 +64,13 @@ class SliceFiles:
     overlay : outlines, to the subfolder overlays
     probabilities : float TIFFs, to the subfolder probabilities; one per class but background
     triage : ``triage.csv``, which says which masks to look at first
+    uncertainty : float TIFFs of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
     """
 
     overlay: bool = False
     probabilities: bool = False
     triage: bool = True
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,14 @@ class ScanFiles:
     format : of the masks: nifti, nrrd, or of DICOM series dicom-seg or rtstruct, which name patient
         and study; auto keeps NRRD and MHA, and is NIfTI for all others
     store : send masks in DICOM back to the PACS that the scans come from
+    uncertainty : a float volume of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
     """
 
     sides: bool = False
     preview: bool = False
     format: MaskFormat = "auto"
     store: bool = False
+    uncertainty: bool = False
 
     @property
     def mask_format(self) -> MaskFormat:
@@ -201,6 +205,8 @@ def predict_slices(
     KeyboardInterrupt
         On Ctrl-C; its text says how many masks are there, all of them whole.
     """
+    if write.uncertainty:
+        refuse_rule(predictor)
     out = Path(out)
     files = _list_slices(_as_list(inputs), out)
     names = predictor.codec.names
@@ -298,6 +304,8 @@ def predict_scans(
             f"sides: the model has {predictor.codec.n_classes} classes, sides are told of lung "
             "against background. Leave it out."
         )
+    if write.uncertainty:
+        refuse_rule(predictor)
     out = Path(out)
     scans = find_volumes(_as_list(inputs), series=series)
     refuse_others(scans, write.mask_format)
@@ -323,7 +331,12 @@ def predict_scans(
                     volume = replace(read_volume(here, resample=resample), name=scan.name)
                     refuse_unreferable(volume, write.mask_format)
                     prediction = predict_volume(
-                        predictor, volume, batch_size=batch_size, refine=refine, progress=progress
+                        predictor,
+                        volume,
+                        batch_size=batch_size,
+                        refine=refine,
+                        uncertainty=write.uncertainty,
+                        progress=progress,
                     )
                     result = _write_scan(prediction, predictor, out, write)
                 result = replace(result, path=scan.path)
@@ -477,6 +490,8 @@ def _write_slice(
     if write.probabilities:
         for index, name in enumerate(_maps(path.stem, predictor.codec.names), start=1):
             write_image(out / name, segmented.probability(index))
+    if write.uncertainty and segmented.uncertainty is not None:
+        write_image(out / _unsure(f"{path.stem}.tif"), segmented.uncertainty)
     write_mask(mask, predictor.codec.decode(classes))
     checked = None
     if write.triage:
@@ -485,6 +500,7 @@ def _write_slice(
             classes,
             probabilities=segmented.probabilities,
             disagreement=segmented.disagreement,
+            spread=segmented.spread,
             by=predictor.word,
         )
     return SliceResult(path, mask, measure_slice(image, classes, name=path.stem), checked)
@@ -500,6 +516,7 @@ def _write_scan(
         classes,
         spacing_mm=spacing_mm,
         disagreement=prediction.disagreement,
+        spread_px=prediction.spread_px,
         by=predictor.word,
     )
     if write.sides:
@@ -513,9 +530,11 @@ def _write_scan(
     )
     if checked.chest is False:
         measured = _without_volume(measured)
-    mask, *pictures = (out / path for path in _scan_paths(scan.path, scan.name, write))
+    mask, *others = (out / path for path in _scan_paths(scan.path, scan.name, write))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
-    for picture in pictures:
+    if write.uncertainty and prediction.uncertainty is not None:
+        write_volume(others[-1], prediction.uncertainty, like=scan)
+    for picture in others[:1] if write.preview else ():
         sides = {"orange": measured.right, "blue": measured.left}
         lines = [f"{_say(lung)} ({colour})" for colour, lung in sides.items() if lung]
         lines.insert(0, result.summary)
@@ -556,13 +575,19 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
     """List what is written for one slice, below the folder; the mask first."""
     pictures = [_overlay(stem)] if write.overlay else []
     maps = _maps(stem, class_names) if write.probabilities else []
+    maps += [_unsure(f"{stem}.tif")] if write.uncertainty else []
     return [Path(f"{stem}.png"), *pictures, *maps]
 
 
 def _scan_paths(scan: Path, name: str, write: ScanFiles) -> list[Path]:
     """List what is written for one scan, below the folder; the mask first."""
     pictures = [Path("previews", f"{name}.png")] if write.preview else []
-    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures]
+    unsure = [_unsure(f"{name}{written_suffix(scan)}")] if write.uncertainty else []
+    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures, *unsure]
+
+
+def _unsure(name: str) -> Path:
+    return Path("uncertainty", name)
 
 
 def _overlay(stem: str) -> Path:

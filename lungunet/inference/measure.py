@@ -500,7 +500,7 @@ def _warn_of_swapped(names: list[str], total: int, codec: LabelCodec) -> None:
         f"{listed(names, separator=', ')}: {left} lies on the patient's right and {right} on the "
         f"left in {len(names)} of {counted(total, 'mask')}, so left and right are swapped in the "
         f"table. If {left} is the right lung, read it so: "
-        f"LabelCodec.parse('{background},{right},{left}') (--labels {background},{right},{left}).",
+        f"labels='{background},{right},{left}'.",
         LungUNetWarning,
         stacklevel=3,
     )

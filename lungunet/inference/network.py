@@ -72,7 +72,7 @@ class TorchSegmenter:
         contract: InputContract,
         codec: LabelCodec,
         *,
-        device: str = "auto",
+        device: str | int = "auto",
         precision: Precision = "auto",
     ) -> None:
         check_fits(model, contract.size)
@@ -97,9 +97,7 @@ class TorchSegmenter:
         n, size = len(prepared), self.contract.size
         each = max(1, _PART_PX // size**2) if self.device.type == "cpu" else n
         parts = [prepared[at : at + each] for at in range(0, n, each)]
-        with explained(
-            f"{n} slices at {size}x{size}", "Lower --batch-size (batch_size), or use --device cpu."
-        ):
+        with explained(f"{n} slices at {size}x{size}", "Lower batch_size, or use device='cpu'."):
             return list(chain.from_iterable(_side_by_side(self._segment, parts)))
 
     @torch.inference_mode()

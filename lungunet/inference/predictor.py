@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
 from lungunet.models.builtin import BUILTIN
+from lungunet.models.members import find_members
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.volume import Volume, read_volume
 
@@ -101,7 +102,7 @@ class Predictor:
         contract: InputContract | None = None,
         codec: LabelCodec | None = None,
         *,
-        device: str = "auto",
+        device: str | int = "auto",
         precision: Precision = "auto",
         tta: bool = False,
     ) -> None:
@@ -119,7 +120,7 @@ class Predictor:
         cls,
         model: str | Path | SavedModel,
         *,
-        device: str = "auto",
+        device: str | int = "auto",
         precision: Precision = "auto",
         tta: bool = False,
     ) -> Predictor:
@@ -130,7 +131,9 @@ class Predictor:
         model : a run folder, a model folder, what :func:`load_model` returned, an ``.onnx`` file
             that :func:`export_onnx` wrote, or a word: ``"lungs"`` for the built-in model,
             ``"threshold"`` for the baseline by HU, which needs no weights. A folder of that name
-            is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch
+            is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch.
+            Several are averaged: the folder of a cross-validation, for the models of its folds,
+            or ``"runs/a+runs/b"``
         device, precision : of a network; the others compute on the CPU in fp32
         tta : see :class:`Predictor`
 
@@ -144,6 +147,10 @@ class Predictor:
             When an ``.onnx`` file is given and onnxruntime is not installed.
         """
         if isinstance(model, str | Path):
+            if len(members := find_members(model)) > 1:
+                from lungunet.inference.ensemble import load_ensemble
+
+                return cls(load_ensemble(members, device=device, precision=precision), tta=tta)
             if model == "threshold":
                 from lungunet.inference.threshold import ThresholdSegmenter
 
@@ -256,16 +263,26 @@ class Predictor:
         segmented = self.segment([image])[0]
         return np.stack([segmented.probability(index) for index in range(self.codec.n_classes)])
 
-    def predict(self, image: np.ndarray | str | Path | Volume) -> np.ndarray:
-        """Segment one slice, or one scan by :func:`predict_volume`.
+    @overload  # text is an iterable of text, but no list of slices
+    def predict(self, image: np.ndarray | str | Path | Volume) -> np.ndarray: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, image: Iterable[np.ndarray | str | Path | Volume]) -> list[np.ndarray]: ...
+
+    def predict(
+        self,
+        image: np.ndarray | str | Path | Volume | Iterable[np.ndarray | str | Path | Volume],
+    ) -> np.ndarray | list[np.ndarray]:
+        """Segment one slice, or one scan by :func:`predict_volume`, or several of either.
 
         Parameters
         ----------
         image : a slice, (H, W) as :func:`read_image` gives it; a scan, as :func:`read_volume` gives
-            it; or the path of either
+            it; the path of either; or a list of these, one after the other
 
         Returns
         -------
+        list of what follows, of a list
         (H, W) uint8 of a slice, (D, H, W) uint8 of a scan in the order of ``Volume.array``
             Raw mask values: 0 and 255 for lung against background.
 
@@ -274,6 +291,8 @@ class Predictor:
         DataError
             As for :meth:`probabilities`, and when a file cannot be read.
         """
+        if not isinstance(image, np.ndarray | str | Path | Volume):
+            return [self.predict(each) for each in image]
         where = "slice"
         if isinstance(image, str | Path):
             where = str(image)
@@ -335,7 +354,7 @@ def _as_segmenter(
     contract: InputContract | None,
     codec: LabelCodec | None,
     *,
-    device: str,
+    device: str | int,
     precision: Precision,
 ) -> Segmenter:
     if hasattr(model, "segment_volume"):
@@ -366,10 +385,13 @@ def _merged(plain: Segmented, mirrored: Segmented | None = None) -> Segmented:
         # Of the mean of two such masks the likeliest class is lung where both say so.
         return Segmented(plain.classes & again, disagreement=disagreement)
     mean = (plain.probabilities + mirrored.probabilities[..., ::-1]) / np.float32(2)
-    return Segmented.likeliest(mean, disagreement=disagreement)
+    spread = None
+    if plain.spread is not None and mirrored.spread is not None:
+        spread = (plain.spread + mirrored.spread[..., ::-1]) / np.float32(2)
+    return Segmented.likeliest(mean, disagreement=disagreement, spread=spread)
 
 
-def _refuse_device(path: str | Path, device: str, precision: str) -> None:
+def _refuse_device(path: str | Path, device: str | int, precision: str) -> None:
     if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
         raise ConfigError(
             f"computes on the CPU in fp32, not on '{device}' in '{precision}'. "

@@ -96,6 +96,9 @@ _USUAL = {
         0.1, "{} of the lung differs from the built-in model", most=_TOLD_ONLY
     ),
     "mirror_difference": _Usual(0.05, "{} of the lung changes when the slice is mirrored"),
+    "members_difference": _Usual(
+        0.05, "{} of the lung is between the models of the ensemble, which disagree"
+    ),
     "expected_error": _Usual(0.05, "{} of the lung is wrong by the model's own probabilities"),
     "outside_body": _Usual(0.01, "{} of the lung lies outside the body"),
     # Bowel and stomach hold up to 0.05, two lungs 0.2 and more.
@@ -156,6 +159,7 @@ def check_slice(
     *,
     probabilities: np.ndarray | None = None,
     disagreement: float | None = None,
+    spread: np.ndarray | None = None,
     second_opinion: bool = True,
     by: str = "",
 ) -> Plausibility:
@@ -168,6 +172,8 @@ def check_slice(
     probabilities : (C, H, W) float that ``classes`` are the likeliest of; None leaves them out
     disagreement : in [0, 1]; 1 - IoU of the lung found in the slice and in its mirror, as ``tta``
         tells it; None leaves it out
+    spread : (H, W) float in [0, 1], how far the models of an ensemble are from each other; see
+        :class:`Segmented`; None leaves it out
     second_opinion : ask the threshold rule, :func:`segment_lungs`, and the built-in model where
         torch is there
     by : word of who made the mask, threshold or lungs, who is not asked about its own
@@ -199,6 +205,8 @@ def check_slice(
         counts["hu"] = float(view.hu[view.lung].sum())
     if probabilities is not None:
         counts["wrong"] = _expected_wrong(classes, probabilities) / view.scale**2
+    if spread is not None:
+        counts["between"] = float(spread.sum(dtype=np.float64)) / view.scale**2
     return _judge_slice(image, view, _measure(counts))
 
 
@@ -208,6 +216,7 @@ def check_volume(
     *,
     spacing_mm: tuple[float, float, float],
     disagreement: Sequence[float] | np.ndarray | None = None,
+    spread_px: Sequence[float] | np.ndarray | None = None,
     second_opinion: bool = True,
     by: str = "",
 ) -> Plausibility:
@@ -219,6 +228,7 @@ def check_volume(
     classes : (D, H, W) integer; above 0 is lung
     spacing_mm : (z, y, x)
     disagreement : (D,) in [0, 1], of each slice; see :func:`check_slice`
+    spread_px : (D,), the sum over each slice of what :func:`check_slice` takes as ``spread``
     second_opinion : ask the threshold rule, :func:`segment_lungs`, and the built-in model about
         the whole scan
     by : word of who made the mask, threshold or lungs, who is not asked about its own
@@ -241,6 +251,7 @@ def check_volume(
         When the shapes do not fit, or the spacing is not above 0.
     """
     _refuse_other_scans(hu, classes, spacing_mm, disagreement)
+    _refuse_another_number("spread_px", spread_px, hu)
     asked = _others(by) if second_opinion else ()
     opinions = _ask(asked, hu, spacing_mm)
     areas = np.count_nonzero(classes, axis=(1, 2))
@@ -258,6 +269,8 @@ def check_volume(
         )
         count["hu"] = float(view.hu[view.lung].sum())
         count["tissue"] = float(np.count_nonzero(~view.airy))
+        if spread_px is not None:
+            count["between"] = float(spread_px[index]) / view.scale**2
         values = _measure(count) | {"area_jump": jumps[index]}
         return view.lung, count, _judge_slice(plane, view, values)
 
@@ -326,6 +339,7 @@ def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
         "rule_difference": share("threshold differs", of="threshold or mask"),
         "builtin_difference": share("lungs differs", of="lungs or mask"),
         "mirror_difference": share("mirrored"),
+        "members_difference": share("between"),
         "expected_error": share("wrong"),
         "outside_body": share("outside"),
         "left_out": share("left_out", of="body"),
@@ -411,10 +425,16 @@ def _refuse_other_scans(
             "not three lengths above 0. Pass (z, y, x), mm.",
             where=f"spacing_mm {tuple(spacing_mm)}",
         )
-    if disagreement is not None and len(disagreement) != len(hu):
+    _refuse_another_number("disagreement", disagreement, hu)
+
+
+def _refuse_another_number(
+    name: str, values: Sequence[float] | np.ndarray | None, hu: np.ndarray
+) -> None:
+    if values is not None and len(values) != len(hu):
         raise DataError(
-            f"disagreement: {counted(len(disagreement), 'value')} for "
-            f"{counted(len(hu), 'slice')}. Pass one for each."
+            f"{name}: {counted(len(values), 'value')} for {counted(len(hu), 'slice')}. "
+            "Pass one for each."
         )
 
 

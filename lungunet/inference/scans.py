@@ -34,11 +34,16 @@ class VolumePrediction:
     classes : (D, H, W) uint8, the likeliest class of each voxel; 1 is lung
     disagreement : (D,) float64 in [0, 1]; for each slice 1 - IoU of the lung found in it and in its
         left-right mirror, 0 where there is none in both; None without ``tta``
+    spread_px : (D,) float64; for each slice the sum of :attr:`Segmented.spread`; None of one model
+    uncertainty : (D, H, W) float32, :attr:`Segmented.uncertainty` of each slice; None unless it was
+        asked for
     """
 
     volume: Volume
     classes: np.ndarray
     disagreement: np.ndarray | None = None
+    spread_px: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
 
 
 def predict_volume(
@@ -47,6 +52,7 @@ def predict_volume(
     *,
     batch_size: int = 8,
     refine: bool = True,
+    uncertainty: bool = False,
     progress: Progress = silent,
 ) -> VolumePrediction:
     """Segment a scan.
@@ -59,6 +65,7 @@ def predict_volume(
     batch_size : slices at once
     refine : mend what a network with two classes says by :func:`refine_volume`; a warning says
         where that takes more than half away. What sees the whole scan is left as it is
+    uncertainty : also say how unsure the model is of each voxel; takes 4 bytes each
     progress : counts batches
 
     Returns
@@ -70,10 +77,12 @@ def predict_volume(
     DataError
         When the model was trained on something else than HU, or the scan holds no HU.
     ConfigError
-        When the batch size is below 1.
+        When the batch size is below 1, or uncertainty is asked of a rule.
     """
     if batch_size < 1:
         raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
+    if uncertainty:
+        refuse_rule(predictor)
     predictor.segmenter.prepare(volume.array[0], str(volume.path))
     require_hu(volume.array, volume.path)
     segment_volume = predictor.segmenter.segment_volume
@@ -81,18 +90,35 @@ def predict_volume(
         return _predict_whole(segment_volume, volume, tta=predictor.tta)
     array = volume.array
     classes = np.empty(array.shape, np.uint8)
-    disagreement = np.zeros(len(array))
-    done = 0
+    disagreement, spread_px = np.zeros(len(array)), np.zeros(len(array))
+    unsure = np.empty(array.shape, np.float32) if uncertainty else None
+    several, done = False, 0
     batches = predictor.segment_ahead(array, batch_size=batch_size)
     total = -(-len(array) // batch_size)
     for batch in progress(batches, desc=volume.name, total=total):
         for index, segmented in enumerate(batch, done):
             classes[index] = segmented.classes
             disagreement[index] = segmented.disagreement or 0.0
+            if segmented.spread is not None:
+                several, spread_px[index] = True, segmented.spread.sum(dtype=np.float64)
+            if unsure is not None:
+                unsure[index] = segmented.uncertainty
         done += len(batch)
     if refine and predictor.codec.n_classes == 2:
         classes = _refine(volume, classes)
-    return VolumePrediction(volume, classes, disagreement if predictor.tta else None)
+    return VolumePrediction(
+        volume,
+        classes,
+        disagreement if predictor.tta else None,
+        spread_px if several else None,
+        unsure,
+    )
+
+
+def refuse_rule(predictor: "Predictor") -> None:
+    """Refuse to say how unsure a model is that has no probabilities."""
+    if predictor.word == "threshold":
+        raise ConfigError("the threshold has no probabilities. Leave it out.", where="uncertainty")
 
 
 def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:
@@ -110,7 +136,7 @@ def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:
     if after < _MOSTLY * before:
         warnings.warn(
             f"{volume.path}: {1 - after / before:.0%} of the predicted lung was taken away: it is "
-            "outside a body, or in small parts. Look at it, or keep it with --raw (refine=False).",
+            "outside a body, or in small parts. Look at it, or keep it with refine=False.",
             LungUNetWarning,
             stacklevel=3,
         )

@@ -25,28 +25,47 @@ class Segmented:
     probabilities : (C, H, W) float32, sum to 1 over C; None of a rule, and of masks from elsewhere
     disagreement : in [0, 1]; 1 - IoU of the lung found in the slice and in its left-right mirror, 0
         where there is none in both; None without ``tta``
+    spread : (H, W) float32 in [0, 1]; twice the standard deviation of the probability of lung
+        among the models of an ensemble, 1 where half are sure of lung and half of none; None of
+        one model
     """
 
     classes: np.ndarray
     probabilities: np.ndarray | None = None
     disagreement: float | None = None
+    spread: np.ndarray | None = None
 
     @classmethod
     def likeliest(
-        cls, probabilities: np.ndarray, *, disagreement: float | None = None
+        cls,
+        probabilities: np.ndarray,
+        *,
+        disagreement: float | None = None,
+        spread: np.ndarray | None = None,
     ) -> Segmented:
         """Give each pixel its likeliest class; of equal ones the first."""
         if len(probabilities) == 2:  # much faster than argmax along the first axis
             classes: np.ndarray = (probabilities[1] > probabilities[0]).view(np.uint8)
         else:
             classes = probabilities.argmax(axis=0).astype(np.uint8)
-        return cls(classes, probabilities, disagreement)
+        return cls(classes, probabilities, disagreement, spread)
 
     def probability(self, index: int) -> np.ndarray:
         """Return the probability of a class, (H, W) float32; 0 or 1 where classes are all."""
         if self.probabilities is None:
             return np.asarray(self.classes == index, np.float32)
         return np.asarray(self.probabilities[index])
+
+    @property
+    def uncertainty(self) -> np.ndarray | None:
+        """How unsure it is of lung or not, (H, W) float32 in [0, 1].
+
+        Of an ensemble the ``spread`` between its models; of one model ``1 - |2 p - 1|``, 0 where it
+        is sure and 1 at even odds; None of a rule.
+        """
+        if self.spread is not None or self.probabilities is None:
+            return self.spread
+        return np.asarray(1 - np.abs(2 * self.probabilities[0] - 1))
 
 
 class Segmenter(Protocol):

@@ -119,6 +119,7 @@ def _titles() -> dict[str, str]:
         },
         "threshold_iou": "lung IoU of a threshold without weights, pooled",
         "iou_above_threshold": "lung IoU gained over that threshold",
+        "ece": "expected calibration error of pixels called lung, pooled",
     }
 
 
@@ -132,6 +133,8 @@ def _evaluated(split: str, scores: Mapping[str, Any]) -> str:
     )
     slices, patients = scores.get("slices"), scores.get("patients")
     of, unit = (f" of {patients} patients", "patient") if patients != slices else ("", "slice")
+    if seen := scores.get("seen_slices"):
+        of += f", {seen} of which it has seen while it was made: these scores are too good"
     verdict = f"\nVerdict: {scores['verdict']}." if scores.get("verdict") else ""
     return (
         f"On {slices} slices{of}, list {split}, at the size of the files. Intervals are 95 %,\n"

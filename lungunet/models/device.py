@@ -18,18 +18,23 @@ _MOST_WORKERS = 14
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | int = "auto") -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device.
 
-    ``auto`` is CUDA where there is one, else the CPU.
+    ``auto`` is CUDA where there is one, else the CPU. A number is that CUDA device, and ``gpu`` the
+    first GPU of either kind.
     """
+    if str(name).isdecimal():
+        name = f"cuda:{name}"
+    if name == "gpu":
+        name = "mps" if torch.backends.mps.is_available() else "cuda"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = f"device '{name}'"
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise ConfigError("write auto, cpu, cuda, cuda:1 or mps.", where=where) from err
+        raise ConfigError("write auto, cpu, gpu, cuda, cuda:1, 1 or mps.", where=where) from err
     present = {
         "cpu": True,
         "cuda": (device.index or 0) < torch.cuda.device_count(),

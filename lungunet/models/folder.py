@@ -23,11 +23,14 @@ from lungunet.errors import ConfigError, ModelError
 from lungunet.models.architectures import Architecture
 from lungunet.models.builtin import named_folder
 from lungunet.models.card import model_card
+from lungunet.models.members import ABOUT as _ABOUT
+from lungunet.models.members import WEIGHTS as _WEIGHTS
+from lungunet.models.members import is_model_folder
 from lungunet.models.unet import architecture_in, architecture_of, build_from, check_fits
 from lungunet.models.weights import load_weights
 
 FORMAT = 2  # 1 knows no architecture beside the U-Net, and still holds those that are
-_CONFIG, _WEIGHTS, _ABOUT, _CARD = "config.json", "model.safetensors", "lungunet.json", "README.md"
+_CONFIG, _CARD = "config.json", "README.md"
 
 
 @dataclass(frozen=True)
@@ -152,12 +155,6 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json_text(content, sort_keys=True, default=str)
-
-
-def is_model_folder(path: str | Path) -> bool:
-    """Tell whether a path is a model folder, whole or not, or a run folder that holds one."""
-    folders = (Path(path), Path(path) / "best")
-    return any((folder / name).is_file() for folder in folders for name in (_ABOUT, _WEIGHTS))
 
 
 def find_model_folder(path: str | Path) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lungunet.data.manifest import list_images
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
 from lungunet.models.folder import SavedModel, describe, encode_weights, load_model
+from lungunet.models.members import find_members
 from lungunet.models.onnx_file import ABOUT, FORMAT, OnnxFile, onnxruntime, open_onnx
 from lungunet.models.original import padding
 from lungunet.phantom.phantom import phantom_slice
@@ -67,7 +68,8 @@ def export_onnx(
 
     Parameters
     ----------
-    model : as :func:`load_model` takes it, or what that returned
+    model : as :func:`load_model` takes it, or what that returned; or several that are averaged, the
+        folder of a cross-validation or ``"runs/a+runs/b"``: one file holds them all
     path : ends with .onnx; replaced where it exists
     slices : to compare on, (H, W) each and as the model expects them, or the file, folder, glob or
         list (.txt) that they are read from; None takes phantoms that are larger than the model's
@@ -80,7 +82,8 @@ def export_onnx(
     Raises
     ------
     ConfigError
-        When the path does not end with .onnx, or the codec cannot write classes back.
+        When the path does not end with .onnx, the codec cannot write classes back, or several
+        models do not see and say the same.
     DataError
         When a slice is not what the model expects, or the file cannot be written.
     ModelError
@@ -96,10 +99,12 @@ def export_onnx(
     if path.suffix.lower() != ".onnx":
         raise ConfigError("does not end with .onnx. Add the ending.", where=path)
     onnxruntime()  # before minutes of work
-    saved = model if isinstance(model, SavedModel) else load_model(model)
-    # A copy that predicts as the predictor lets it.
-    network = copy.deepcopy(getattr(saved.model, "_orig_mod", saved.model)).cpu().float().eval()
-    network = padding(network)
+    if isinstance(model, SavedModel):
+        members = [model]
+    else:
+        members = [load_model(member) for member in find_members(model)]
+    saved = members[0] if len(members) == 1 else _joined(members)
+    network = _Members([member.model for member in members]).eval()
     content = _encode(network, saved)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -109,7 +114,36 @@ def export_onnx(
         return _compare(network, open_onnx(temporary), compared, path)
 
 
-def _encode(network: nn.Module, saved: SavedModel) -> bytes:
+class _Members(nn.Module):
+    """Networks that see the same: gives the logits of one after the other."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        # Copies that predict as the predictor lets them.
+        copies = (copy.deepcopy(getattr(model, "_orig_mod", model)) for model in models)
+        self.models = nn.ModuleList(padding(each.cpu().float().eval()) for each in copies)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return (N, members * C, H, W)."""
+        logits = [model(batch) for model in self.models]
+        return torch.cat(logits, 1) if len(logits) > 1 else logits[0]
+
+
+def _joined(members: Sequence[SavedModel]) -> SavedModel:
+    """Return several models as one, of which nobody knows scores."""
+    first = members[0]
+    for other in members[1:]:
+        if (other.contract, other.codec) != (first.contract, first.codec):
+            raise ConfigError(
+                f"sees {other.contract} and gives {other.codec}, {first.folder} {first.contract} "
+                f"and {first.codec}. Join models that were trained alike: window, size and labels.",
+                where=other.folder,
+            )
+    networks = nn.ModuleList(member.model for member in members)
+    return SavedModel(networks, first.contract, first.codec, {}, first.folder)
+
+
+def _encode(network: _Members, saved: SavedModel) -> bytes:
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter writes with it
@@ -119,7 +153,9 @@ def _encode(network: nn.Module, saved: SavedModel) -> bytes:
         ) from err
     from lungunet.models.onnx_graph import surround
 
-    whole = surround(_trace(network, saved), saved.contract, saved.codec)
+    whole = surround(
+        _trace(network, saved), saved.contract, saved.codec, members=len(network.models)
+    )
     weights = encode_weights(saved.model)
     facts = describe(weights, contract=saved.contract, codec=saved.codec, scores=saved.scores)
     about = {"format": FORMAT, **facts}
@@ -157,7 +193,7 @@ def _trace(network: nn.Module, saved: SavedModel) -> Any:
 
 
 def _compare(
-    network: nn.Module, exported: OnnxFile, slices: Iterable[np.ndarray], path: Path
+    network: _Members, exported: OnnxFile, slices: Iterable[np.ndarray], path: Path
 ) -> Parity:
     """Compare masks slice by slice, as they were read back from disk."""
     codec = exported.codec
@@ -186,10 +222,11 @@ def _compare(
 
 @torch.inference_mode()
 def _probabilities(
-    network: nn.Module, contract: InputContract, image: np.ndarray, where: str
+    network: _Members, contract: InputContract, image: np.ndarray, where: str
 ) -> np.ndarray:
-    logits = network(torch.from_numpy(contract.prepare(image, where))[None])
-    return np.asarray(contract.unfit(logits, *image.shape)[0].softmax(0))
+    batch = torch.from_numpy(contract.prepare(image, where))[None]
+    each = [contract.unfit(model(batch), *image.shape)[0].softmax(0) for model in network.models]
+    return np.asarray(torch.stack(each).mean(0))
 
 
 def _phantoms(contract: InputContract) -> list[np.ndarray]:

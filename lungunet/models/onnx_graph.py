@@ -22,13 +22,15 @@ _STEPS = 256.0  # OpenCV's INTER_LINEAR_EXACT rounds places to this fraction of 
 
 
 def surround(
-    network: onnx.ModelProto, contract: InputContract, codec: LabelCodec
+    network: onnx.ModelProto, contract: InputContract, codec: LabelCodec, *, members: int = 1
 ) -> onnx.ModelProto:
     """Put what an input contract does before and after a network into one graph with it.
 
     Parameters
     ----------
-    network : float32 (N, 1, size, size) to logits (N, C, size, size)
+    network : float32 (N, 1, size, size) to logits (N, C, size, size); of several members the
+        logits of one after the other, (N, members * C, size, size), whose probabilities are
+        averaged
 
     Returns
     -------
@@ -41,7 +43,7 @@ def surround(
     before, after = _Nodes(), _Nodes(start=1000)
     sides = _find_sides(before, contract.size)
     before.name(_prepare(before, contract, sides), inner.input[0].name)
-    mask, probability = _finish(after, inner.output[0].name, sides, raw_values)
+    mask, probability = _finish(after, inner.output[0].name, sides, raw_values, members)
     after.name(mask, MASK)
     after.name(probability, PROBABILITY)
     for node in inner.node:  # the exporter notes source lines, with the paths of this machine
@@ -205,22 +207,42 @@ def _tent(graph: _Nodes, pixel: str, centre: str, reach: str | float) -> str:
 
 
 def _finish(
-    graph: _Nodes, logits: str, sides: list[_Side], raw_values: np.ndarray
+    graph: _Nodes, logits: str, sides: list[_Side], raw_values: np.ndarray, members: int
 ) -> tuple[str, str]:
     """Go from logits to mask and probability at the size of the slice."""
     shrinks = graph("Less", sides[0].length, sides[0].inner)
     rows, columns = (_unfit(graph, side, shrinks) for side in sides)
     if len(raw_values) > 2:
         scaled = graph("MatMul", graph("MatMul", rows, logits), columns)
+        if members > 1:
+            probability = _mean_of(graph, scaled, members, len(raw_values))
+            classes = graph("ArgMax", probability, axis=1, keepdims=0)
+            return graph("Gather", raw_values, classes), probability
         classes = graph("ArgMax", scaled, axis=1, keepdims=0)
         return graph("Gather", raw_values, classes), graph("Softmax", scaled, axis=1)
     # Of two classes the difference says all, at half the cost.
-    background, lung = (graph("Gather", logits, np.array([index]), axis=1) for index in (0, 1))
+    places = 2 * np.arange(members)
+    background, lung = (graph("Gather", logits, places + index, axis=1) for index in (0, 1))
     gain = graph("MatMul", graph("MatMul", rows, graph("Sub", lung, background)), columns)
     likely = graph("Sigmoid", gain)
-    is_lung = graph("Greater", graph("Squeeze", gain, np.array([1])), np.float32(0))
+    if members > 1:
+        likely = graph("ReduceMean", likely, np.array([1]))
+        is_lung = graph("Greater", graph("Squeeze", likely, np.array([1])), np.float32(0.5))
+    else:
+        is_lung = graph("Greater", graph("Squeeze", gain, np.array([1])), np.float32(0))
     mask = graph("Where", is_lung, raw_values[1], raw_values[0])
     return mask, graph("Concat", graph("Sub", np.float32(1), likely), likely, axis=1)
+
+
+def _mean_of(graph: _Nodes, logits: str, members: int, classes: int) -> str:
+    """Average the probabilities of members whose logits lie one after the other."""
+    shape = graph("Shape", logits)
+    n, height, width = (
+        graph("Slice", shape, np.array([axis]), np.array([axis + 1])) for axis in (0, 2, 3)
+    )
+    parted = graph("Concat", n, np.array([members, classes]), height, width, axis=0)
+    apart = graph("Softmax", graph("Reshape", logits, parted), axis=2)
+    return graph("ReduceMean", apart, np.array([1]), keepdims=0)
 
 
 def _unfit(graph: _Nodes, side: _Side, shrinks: str) -> str:

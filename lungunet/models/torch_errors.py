@@ -57,12 +57,12 @@ def explained(needs: str, lower: str) -> Iterator[None]:
         if _is_of_worker(err):
             raise ConfigError(
                 f"a process that reads ahead was lost, or had no room {said}. Mostly /dev/shm is "
-                "too small (a container takes --shm-size=2g) or memory ran out. Lower --workers; "
-                "--workers 0 reads in this process."
+                "too small (a container takes --shm-size=2g) or memory ran out. Lower workers; "
+                "workers=0 reads in this process."
             ) from err
         if is_of_the_gpu(err):
             raise ConfigError(
-                f"the GPU failed {said}. 'lungunet doctor' tests it. Use --device cpu, or install "
+                f"the GPU failed {said}. 'lungunet doctor' tests it. Use device='cpu', or install "
                 "a torch that is built for this GPU and its driver."
             ) from err
         raise

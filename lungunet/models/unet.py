@@ -311,7 +311,7 @@ def _explained(err: Exception, network: Architecture, tag: str | None) -> Except
     if tag is not None and _is_unreachable(err):
         return WeightsUnavailableError(
             f"the weights '{tag}' could not be fetched ({type(err).__name__}). Go on "
-            "without (--weights none, in Python weights=None), or from a file or model folder "
+            "without (weights='none'), or from a file or model folder "
             "(weights='path/to/model.safetensors'), or copy the Hugging Face cache of a machine "
             "that has them and point HF_HOME to it.",
             where=encoder,

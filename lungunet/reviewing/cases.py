@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import encode_labels, read_image, read_mask
 from lungunet.data.files import write_bytes
 from lungunet.data.manifest import require_same_size
@@ -163,13 +163,16 @@ def recode(
     raw: np.ndarray, classes: np.ndarray, changed: np.ndarray, codec: LabelCodec, *, where: str
 ) -> np.ndarray:
     """Return raw values in the dtype of ``raw``, with those of other classes where changed."""
-    values = np.zeros(codec.n_classes, np.int64)
+    values = np.zeros(IGNORE + 1, np.int64)
     for value, index in sorted(codec.classes.items(), reverse=True):
         values[index] = value  # the lowest of several
     for index, value in codec.raw_values.items():
         values[index] = value
-    if classes.max(initial=0) >= codec.n_classes:
-        raise DataError(f"class {classes.max()} is none of {codec.n_classes}.", where=where)
+    if codec.ignores:
+        values[IGNORE] = codec.ignored_value
+    unknown = classes[(classes >= codec.n_classes) & ((classes != IGNORE) | (not codec.ignores))]
+    if unknown.size:
+        raise DataError(f"class {unknown[0]} is none of {codec.n_classes}.", where=where)
     limits = np.iinfo(raw.dtype)
     used = values[np.unique(classes[changed])] if changed.any() else values[:0]
     if used.size and (used.min() < limits.min or used.max() > limits.max):

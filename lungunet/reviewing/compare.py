@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import LabelCodec, is_lung
 from lungunet.data.ct import SUFFIXES, read_mask
 from lungunet.data.manifest import require_same_size
 from lungunet.data.review_log import Reviewed, ReviewLog, first_version, read_review
@@ -140,4 +140,4 @@ def _lung(path: Path, codec: LabelCodec) -> np.ndarray:
         from lungunet.volumes.volume import read_volume
 
         raw = read_volume(path).array
-    return np.asarray(codec.encode(raw, str(path)) > 0).astype(np.uint8)
+    return is_lung(codec.encode(raw, str(path))).astype(np.uint8)

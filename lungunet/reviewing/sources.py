@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.codec import LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.ct import encode_labels, read_mask
 from lungunet.data.files import read_csv, read_json, write_bytes, write_json
 from lungunet.data.manifest import Pair, find_images, pair_by_name, read_manifest
@@ -324,5 +324,5 @@ def _judge(case: SliceCase) -> Rank:
         plane = case.plane(0)
     except LungUNetError as err:
         return Rank(1.0, (str(err),))
-    doubt = doubt_label(LabelView(plane.image, plane.classes > 0))
+    doubt = doubt_label(LabelView(plane.image, is_lung(plane.classes)))
     return Rank(doubt.score, doubt.reasons)

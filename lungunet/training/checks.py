@@ -43,7 +43,7 @@ def check_has_lung(name: str, dataset: LungCTDataset) -> None:
     if not any(is_lung(dataset.read(index)[1]).any() for index in range(len(dataset))):
         raise SplitError(
             f"no lung in any of its {len(dataset)} masks. "
-            "Split again so that it gets slices with lung, or look at the label coding (--labels).",
+            "Split again so that it gets slices with lung, or look at the label coding.",
             where=name,
         )
 
@@ -114,8 +114,8 @@ def explain_memory(config: TrainConfig, train: LungCTDataset) -> AbstractContext
     size = train.contract.size
     return explained(
         f"batch_size {config.batch_size} at {size}x{size}",
-        f"Lower --batch-size (and raise --accumulate to keep {config.batch_size} slices per step), "
-        "--size, or --workers, or take a smaller encoder.",
+        f"Lower batch_size (and raise accumulate to keep {config.batch_size} slices per step), "
+        "size, or workers, or take a smaller encoder.",
     )
 
 
@@ -126,7 +126,7 @@ def check_compiler(device: torch.device) -> None:
     except Exception as err:  # torch and its back ends raise whatever they like
         raise ConfigError(
             f"does not work on this machine ({first_line(err)}). Install a C++ compiler, "
-            "or leave --compile out.",
+            "or pass compile=False.",
             where="compile",
         ) from err
 
@@ -160,7 +160,7 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
         raise ConfigError(
             f"the model does not take a batch of {count} of shape {tuple(image.shape[1:])}: "
             f"{first_line(err)}. "
-            "Change --size or --batch-size, add pairs, or take another encoder."
+            "Change size or batch_size, add pairs, or take another encoder."
         ) from err
     finally:
         for name, buffer in model.named_buffers():

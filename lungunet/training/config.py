@@ -52,7 +52,7 @@ class TrainConfig:
     clip_norm : gradients are scaled down to this norm; 0 leaves them
     patience : stop after so many epochs without a better val IoU; 0 never stops early
     seed : of shuffling, augmentation, dropout and (in ``lungunet train``) initial weights
-    device : auto, cpu, cuda, cuda:1 or mps
+    device : auto, cpu, gpu, cuda, cuda:1 (or 1) or mps
     precision : auto, fp32, bf16 or fp16
     workers : processes that read ahead; -1 decides from device and cores
     save_every_minutes : a checkpoint at least so often, in the middle of an epoch too; 0 leaves it
@@ -106,6 +106,8 @@ class TrainConfig:
         for name, number in usual.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, number)
+        if isinstance(self.device, int) and not isinstance(self.device, bool):
+            object.__setattr__(self, "device", str(self.device))
         for name, hint in typing.get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not _fits(value, hint):

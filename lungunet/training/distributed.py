@@ -54,14 +54,14 @@ class Ranks:
         if wanted.index is not None:
             raise ConfigError(
                 f"of {self.count} processes each takes a GPU of its own. "
-                "Leave --device out, or use cpu.",
+                "Leave device out, or use cpu.",
                 where=f"device '{wanted}'",
             )
         gpus = torch.cuda.device_count()
         if self.local >= gpus:
             raise ConfigError(
                 f"{self.near} processes on this machine, and {gpus} GPU(s) to see: each needs one "
-                f"of its own. Start {gpus} (--nproc-per-node {gpus}), or use --device cpu."
+                f"of its own. Start {gpus} (--nproc-per-node {gpus}), or use device='cpu'."
             )
         return torch.device("cuda", self.local)
 

@@ -37,6 +37,7 @@ def train_run(
     overwrite: bool = False,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = bool,
+    on_epoch: Callable[[EpochResult], object] | None = None,
 ) -> Iterator[EpochResult]:
     """Train on the lists of ``config.data``, yielding each epoch. The test list is never opened.
 
@@ -46,6 +47,8 @@ def train_run(
     resume : go on from its last checkpoint
     overwrite : replace the run that ``out`` holds
     should_stop : asked at every step; True writes a checkpoint and ends
+    on_epoch : called with each epoch before it is yielded, once its files are written; of several
+        processes that train together in the first alone
 
     Raises
     ------
@@ -58,7 +61,11 @@ def train_run(
     if not resume and Ranks.from_environment().is_first:
         _warn_of_lung_everywhere(config)
         _warn_of_no_mirror(config, train.codec)
-    yield from trainer.epochs(train, val, resume=resume, overwrite=overwrite)
+    is_first = Ranks.from_environment().is_first
+    for result in trainer.epochs(train, val, resume=resume, overwrite=overwrite):
+        if on_epoch is not None and is_first:
+            on_epoch(result)
+        yield result
 
 
 def _warn_of_lung_everywhere(config: RunConfig) -> None:
@@ -84,8 +91,8 @@ def _warn_of_no_mirror(config: RunConfig, codec: LabelCodec) -> None:
     if config.flip == "auto" and not _mirrors(config, codec):
         warnings.warn(
             f"{codec.n_classes} classes, which may tell left from right, so slices are not "
-            "mirrored. Where a mirrored mask is right as well, pass flip=True (--flip); "
-            "flip=False (--no-flip) leaves this line out.",
+            "mirrored. Where a mirrored mask is right as well, pass flip=True; "
+            "flip=False leaves this line out.",
             LungUNetWarning,
             stacklevel=3,
         )

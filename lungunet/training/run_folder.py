@@ -19,6 +19,8 @@ from lungunet._version import PACKAGES, __version__, installed
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, plain, write_text
+from lungunet.data.manifest import Pair
+from lungunet.data.seen import write_seen
 from lungunet.errors import ConfigError, DataError
 from lungunet.models.folder import save_model
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -33,7 +35,8 @@ except ImportError:  # Windows has no such locks
 
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
 _WORTH_KEEPING = ("last.ckpt", "history.csv", "best/lungunet.json")
-_REST = ("best/*", "events.out.tfevents.*")  # all that a run leaves that ends in its first epoch
+# All that a run leaves that ends in its first epoch.
+_REST = ("best/*", "events.out.tfevents.*", "slices.csv")
 # Scores and pictures of the best model, and the page about them: wrong as soon as it is another.
 _OF_THE_BEST = (
     *("evaluation/*/scores.json", "evaluation/*/cases.csv", "evaluation/*/pictures/*.png"),
@@ -58,12 +61,12 @@ class RunFolder:
             file = path.open("a", encoding="utf-8")
         except OSError as err:
             raise DataError(
-                f"cannot be written ({err.strerror}). Choose another --out.", where=self.path
+                f"cannot be written ({err.strerror}). Choose another folder.", where=self.path
             ) from err
         with file:
             if not _is_free(file):
                 raise ConfigError(
-                    "another process trains in it. Wait for it, or choose another --out.",
+                    "another process trains in it. Wait for it, or choose another folder.",
                     where=self.path,
                 )
             try:
@@ -81,8 +84,8 @@ class RunFolder:
         """Refuse a folder that holds a run."""
         if any((self.path / name).exists() for name in _WORTH_KEEPING):
             raise ConfigError(
-                f"holds a run already. Go on with it (--resume {self.path}), replace "
-                "it (--overwrite), or choose another --out.",
+                "holds a run already. Go on with it (resume=True), replace "
+                "it (overwrite=True), or choose another folder.",
                 where=self.path,
             )
 
@@ -112,6 +115,11 @@ class RunFolder:
             **notes,
         }
         write_text(self.path / "environment.json", json_text(content, sort_keys=True))
+
+    def save_slices(self, lists: Mapping[str, Sequence[Pair]]) -> None:
+        """Write slices.csv, which tells later what the model has seen; once, at the start."""
+        if not (self.path / "slices.csv").exists():  # as of a run that is gone on with
+            write_seen(self.path / "slices.csv", lists)
 
     def save_config(self, config: TrainConfig) -> None:
         """Write config.toml."""
@@ -176,7 +184,7 @@ def next_run_folder(parent: str | Path = "runs") -> Iterator[Path]:
     """
     if Ranks.from_environment().count > 1:
         raise ConfigError(
-            "each process would take a number of its own. Give --out RUN.", where="--out"
+            "each process would take a number of its own. Name the folder, out='RUN'.", where="out"
         )
     Path(parent).mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):

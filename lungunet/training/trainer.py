@@ -130,16 +130,23 @@ class Trainer:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        on_epoch: Callable[[EpochResult], object] | None = None,
     ) -> list[EpochResult]:
         """Train to the end: the loop over :meth:`epochs`.
+
+        Parameters
+        ----------
+        on_epoch : called with the result of each epoch once its files are written, such as to send
+            it to a tracker
 
         Returns
         -------
         list of EpochResult
             Of all epochs, those before a resume included.
         """
-        for _ in self.epochs(train, val, resume=resume, overwrite=overwrite):
-            pass
+        for result in self.epochs(train, val, resume=resume, overwrite=overwrite):
+            if on_epoch is not None:
+                on_epoch(result)
         return self.history
 
     def epochs(
@@ -206,6 +213,7 @@ class Trainer:
                     notes = {"loss": str(self._learner.loss), **self._notes}
                     self.folder.save_environment(device, notes)
                 self.folder.save_config(self.config)
+                self.folder.save_slices({"train": train.pairs, "val": val.pairs})
             ranks.wait()
             yield from self._epochs(position)
 
@@ -333,7 +341,7 @@ class Trainer:
         )
 
     def _failure(self, what: str) -> ConfigError:
-        other = " or use --precision bf16" if self._learner.dtype == torch.float16 else ""
+        other = " or use precision='bf16'" if self._learner.dtype == torch.float16 else ""
         return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.path)
 
     def _write(self, result: EpochResult, position: _Position, log: TensorBoardLog) -> None:

@@ -140,7 +140,7 @@ class Grid:
         if self.tilted:
             raise GeometryError(
                 f"its axes are {self.tilt_degrees:.1f} degrees off right angles (gantry tilt). "
-                "Have the scan resampled with --resample, or resample=True in Python.",
+                "Have the scan resampled with resample=True.",
                 where=where,
             )
 

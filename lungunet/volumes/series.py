@@ -134,7 +134,7 @@ def several(scans: Sequence[Scan], where: Path, name: str) -> Scan:
 def _listing(scans: Iterable[Scan], wrong: str) -> str:
     ordered = sorted((scan for scan in scans if scan.slices), key=lambda scan: -len(scan.slices))
     rows = [scan.describe() for scan in ordered]
-    first = f"Say which one: --series {ordered[0].id}, or series= in Python." if ordered else ""
+    first = f"Say which one, as series='{ordered[0].id}'." if ordered else ""
     return f"{len(rows)} series{wrong}:\n  {listed(rows)}\n{first}"
 
 
@@ -206,7 +206,7 @@ def _only(found: _Found, series: str) -> _Found:
         meant = next((item for item in found.others if is_meant(item.series)), None)
         if meant is not None:
             raise ConfigError(
-                f"series {series} is {meant.what}, no CT. Leave --series out, or series= in Python."
+                f"series {series} is {meant.what}, no CT. Take another one, or leave it out."
             )
         groups = defaultdict(list)
         for item in found.slices:

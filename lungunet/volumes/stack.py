@@ -21,7 +21,7 @@ _UNEVEN = 0.1  # of the usual step: scanners round positions
 _DRIFT_PX = 0.5  # by which the last slice may lie beside the axis of the first
 _SPARSE, _FAR_MM = 1.5, 30.0  # steps in thicknesses of a slice; and mm, beyond which is no volume
 _FINER = 4  # resampling makes at most so many slices of one
-_ASK = "Have it resampled with --resample, or resample=True in Python"
+_ASK = "Have it resampled with resample=True"
 
 
 @dataclass(frozen=True)

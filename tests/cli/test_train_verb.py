@@ -132,11 +132,16 @@ class TestFindLr:
 
 
 class TestEvaluatingHonestly:
-    @pytest.mark.filterwarnings("default::lungunet.LungUNetWarning")
     def test_slices_that_the_run_was_trained_on_are_named(self, run_cli, own_run, data) -> None:
-        done = run_cli("evaluate", own_run, data, "--split", "train", "--no-baselines")
-        assert done.code == 0
-        assert f"6 of these 6 slices are in the list that {own_run} was trained on" in done.err
+        args = ("evaluate", own_run, data, "--split", "train", "--no-baselines")
+        done = run_cli(*args)
+        assert (done.code, done.out) == (1, "")
+        assert f"6 of these 6 slices are among those that {own_run} was trained on" in done.err
+        done = run_cli(*args, "--allow-seen")
+        assert (done.code, done.err) == (0, "")
+        tables = [part for part in done.out.split("\n\n") if "IoU" in part]
+        assert all("6 of 6 slices seen" in table for table in tables)
+        assert run_cli(*args, "--allow-seen").code == 1  # scores are there
 
     def test_unseen_slices_are_not(self, run_cli, own_run: Path, data: Path) -> None:
         done = run_cli("evaluate", own_run, data, "--no-baselines")

@@ -72,9 +72,7 @@ class TestSplit:
             shutil.copy(mask, masks / f"{mask.stem}_mask.png")
         done = run_cli("split", phantoms[0], masks, tmp_path / "told")
         assert done.code == 0
-        assert done.err == (
-            "lungunet: masks pair with images as *=*_mask; names says otherwise (--names).\n"
-        )
+        assert done.err == ("lungunet: masks pair with images as *=*_mask; names says otherwise.\n")
         done = run_cli("split", phantoms[0], masks, tmp_path / "said", "--names", "*=*_mask")
         assert (done.code, done.err) == (0, "")
         done = run_cli("split", phantoms[0], masks, tmp_path / "wrong", "--names", "*=*_seg")
@@ -299,7 +297,7 @@ class TestTrain:
         ("args", "message"),
         [
             (("--encoder", "resnet3x"), "Unknown encoder 'resnet3x'. Closest: 'resnet34'"),
-            (("--lr", -1), "lr=-1.0: must be above 0"),
+            (("--lr", -1), "--lr -1.0: must be above 0"),
             (("--precision", "fp8"), "precision = 'fp8' is of the wrong kind"),
             (("--window", "x"), "window 'x': write LEVEL,WIDTH"),
             (("--size", 8), "size 8: must be 16 to 16384 px"),
@@ -340,11 +338,11 @@ class TestEvaluate:
         assert f"{scores['pooled']['iou']:.4f}" in row
         assert run_cli("evaluate", own_run, data, "--out", tmp_path / "s").code == 1
 
-    @pytest.mark.filterwarnings("default::lungunet.LungUNetWarning")  # of the list trained on
     def test_other_lists(self, run_cli, own_run: Path, data: Path) -> None:
-        assert json.loads(run_cli("evaluate", own_run, data, "--split", "train", "--json").out)[
-            "slices"
-        ] == len(lungunet.read_split(data).train)
+        done = run_cli("evaluate", own_run, data, "--split", "train", "--json", "--allow-seen")
+        scores = json.loads(done.out)
+        count = len(lungunet.read_split(data).train)
+        assert (scores["slices"], scores["seen_slices"]) == (count, count)
         assert run_cli("evaluate", own_run, data, "--split", "dev").code == 2
 
     def test_a_test_set_travels_alone_but_its_names_are_still_checked(

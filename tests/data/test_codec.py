@@ -337,7 +337,7 @@ class TestOtherValues:
 
     def test_is_what_a_message_proposes(self):
         raw = np.array([[0, 10, 90, 117]])
-        with pytest.raises(LabelError, match=r"\(--labels 0=0,10=1,11=1,\*=0\), or fix the file"):
+        with pytest.raises(LabelError, match=r"\(labels='0=0,10=1,11=1,\*=0'\), or fix the file"):
             LabelCodec.parse("0,10=1,11=1").encode(raw)
 
     def test_knows_no_threshold(self):

@@ -145,3 +145,75 @@ class TestWriting:
         config = replace(GROUPED, guard=True)
         write_data_folder(*phantoms, tmp_path / "d", config=config, size=32, progress=progress)
         assert seen == [("compare", 12), ("read", 12), ("prepare", 12), ("read", 12)]
+
+
+class TestExcluded:
+    def test_the_others_stay_where_they_are(self, phantoms, tmp_path: Path):
+        config = replace(GROUPED, folds=3)
+        write_data_folder(*phantoms, tmp_path / "whole", config=config)
+        whole = lungunet.read_split(tmp_path / "whole")
+        gone = [whole.train[0].name, whole.test[1].name]
+        (tmp_path / "bad.txt").write_text(f"{gone[0]}\r\nsomewhere\\{gone[1]}.png\tmasks/a.png\n\n")
+        config = replace(config, exclude=str(tmp_path / "bad.txt"))
+        record = write_data_folder(*phantoms, tmp_path / "clean", config=config)
+        assert record.excluded == sorted(gone)
+        assert record.counts == {"train": 5, "val": 3, "test": 2}
+        assert sum(record.sizes.values()) == 10  # those left out are not read
+        assert lungunet.read_split_record(tmp_path / "clean") == replace(record, lung_share=None)
+        for place in (".", "fold-1", "fold-2", "fold-3"):
+            before = lungunet.read_split(tmp_path / "whole" / place)
+            after = lungunet.read_split(tmp_path / "clean" / place)
+            for name in ("train", "val", "test"):
+                kept = [pair.name for pair in getattr(before, name) if pair.name not in gone]
+                assert [pair.name for pair in getattr(after, name)] == kept
+        write_data_folder(*phantoms, tmp_path / "small", config=config, size=32)
+        small = lungunet.read_split(tmp_path / "small")
+        assert [p.name for p in small.test] == [p.name for p in whole.test if p.name not in gone]
+        assert len(list((tmp_path / "small" / "images").iterdir())) == 10
+
+    def test_settings_that_would_draw_other_lists(self, phantoms, tmp_path: Path):
+        write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        name = lungunet.read_split(tmp_path / "d").train[0].name
+        (tmp_path / "bad.txt").write_text(name)
+        config = replace(GROUPED, exclude=str(tmp_path / "bad.txt"))
+        for other in (replace(config, seed=1), replace(config, group=None)):
+            with pytest.raises(ConfigError, match=r"made with (seed 0|group patient-\\d\+)\. Say"):
+                write_data_folder(*phantoms, tmp_path / "d", config=other, overwrite=True)
+        write_data_folder(*phantoms, tmp_path / "d", config=config, overwrite=True)
+
+    def test_by_the_ranking_of_an_audit(self, phantoms, tmp_path: Path):
+        write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        audit = lungunet.audit(tmp_path / "d", out=tmp_path / "audit", pictures=0)
+        bound = audit.ranking[1].score
+        ranking = f"{tmp_path / 'audit' / 'ranking.csv'}:{bound}"
+        config = replace(GROUPED, exclude=ranking)
+        record = write_data_folder(*phantoms, tmp_path / "clean", config=config)
+        worst = {suspect.pair.name for suspect in audit.ranking if suspect.score >= bound}
+        assert set(record.excluded) == worst
+        assert len(worst) >= 2
+
+    @pytest.mark.parametrize(
+        ("name", "text", "after", "error", "words"),
+        [
+            ("a.txt", "ID_1\n", "", DataError, "names 1 slice that are not here: ID_1"),
+            ("a.txt", "ID_1\n", ":0.2", ConfigError, "a bound is for a ranking"),
+            ("a.csv", "name,score\nID_1,0.3\n", "", ConfigError, r"Say from which .*a\.csv:0\.2"),
+            ("a.csv", "name,patient\nID_1,3\n", ":0.2", DataError, "is no ranking"),
+            ("a.csv", "name,score\nID_1,x\n", ":0.2", DataError, "is no ranking"),
+        ],
+    )
+    def test_refusals(self, phantoms, tmp_path: Path, name, text, after, error, words):
+        (tmp_path / name).write_text(text)
+        config = replace(GROUPED, exclude=f"{tmp_path / name}{after}")
+        with pytest.raises(error, match=words):
+            write_data_folder(*phantoms, tmp_path / "d", config=config)
+        assert not (tmp_path / "d").exists()
+
+    def test_missing_or_all_of_a_list(self, phantoms, tmp_path: Path):
+        config = replace(GROUPED, exclude="none.txt")
+        with pytest.raises(ConfigError, match=r"none\.txt: cannot be read"):
+            write_data_folder(*phantoms, tmp_path / "d", config=config)
+        write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        config = replace(GROUPED, exclude=str(tmp_path / "d" / "val.txt"))
+        with pytest.raises(DataError, match="val: all of its slices are excluded"):
+            write_data_folder(*phantoms, tmp_path / "e", config=config)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -389,7 +390,9 @@ class TestEvaluateList:
         assert f"Verdict: {said}." in (own_run / "best" / "README.md").read_text()
         page = (own_run / "report.html").read_text(encoding="utf-8")
         assert f"<strong>{said[0].upper()}{said[1:]}.</strong>" in page
-        evaluate_list(own_run, data, device="cpu")  # the latest replace them, unasked
+        with pytest.raises(ConfigError, match=r"scores\.json.*: already there"):
+            evaluate_list(own_run, data, device="cpu")
+        evaluate_list(own_run, data, device="cpu", overwrite=True)
 
     def test_others_only_where_it_is_told_to(self, data: Path, phantoms, tmp_path: Path) -> None:
         card = evaluate_list(phantoms[1], data, split="val", baselines=False)
@@ -412,9 +415,63 @@ class TestEvaluateList:
             evaluate_list(tmp_path / "zero-one", data, codec=ones, mask_codec=ones)
 
     def test_slices_that_a_run_was_trained_on_are_told(self, own_run: Path, data: Path) -> None:
-        with pytest.warns(LungUNetWarning, match="6 of these 6 slices are in the list that"):
-            card = evaluate_list(own_run, data, split="train", device="cpu")
-        assert len(card.cases) == 6
+        with pytest.raises(SplitError, match="6 of these 6 slices are among those that"):
+            evaluate_list(own_run, data, split="train", device="cpu")
+        card = evaluate_list(own_run, data, split="train", device="cpu", allow_seen=True)
+        assert (len(card.cases), card.seen) == (6, 6)
+        assert card.verdict().endswith(", on slices of which it has seen 6")
+        with (card.folder / "cases.csv").open() as file:
+            assert {row["seen"] for row in csv.DictReader(file)} == {"True"}
+        assert json.loads((card.folder / "scores.json").read_text())["seen_slices"] == 6
+        assert ", 6 of which it has seen" in (own_run / "best" / "README.md").read_text()
+        page = (own_run / "report.html").read_text(encoding="utf-8")
+        assert page.count("Model, 6 of 6 slices seen") == 3
+
+    def test_slices_that_were_shuffled_into_test_since(
+        self, own_run: Path, split, tmp_path: Path
+    ) -> None:
+        moved = {}  # elsewhere, and called otherwise
+        for pair in (*split.train[:2], split.val[0], *split.test[1:]):
+            new = tmp_path / "moved" / f"a-{pair.name}.png"
+            new.parent.mkdir(exist_ok=True)
+            shutil.copy(pair.image, new)
+            moved[pair.name] = lungunet.Pair(new, pair.mask)
+        lists = lungunet.Split([], [split.val[1]], list(moved.values()))
+        lungunet.write_split(tmp_path / "again", lists, {})
+        with pytest.raises(SplitError, match="3 of these 5 slices are among") as err:
+            evaluate_list(own_run, tmp_path / "again", device="cpu")
+        assert all(f"a-{name}" in str(err.value) for name in list(moved)[:3])
+        with pytest.raises(SplitError, match="3 of these 5"):  # by its model folder too
+            evaluate_list(own_run / "best", tmp_path / "again", device="cpu")
+        card = evaluate_list(own_run, tmp_path / "again", split="val", device="cpu")
+        assert (card.seen, card.remarks) == (0, ())  # the list's name says it
+
+    def test_slices_that_were_written_anew(self, own_run: Path, split, tmp_path: Path) -> None:
+        pair = split.train[0]
+        lungunet.write_image(tmp_path / f"{pair.name}.tif", lungunet.read_image(pair.image) + 1)
+        new = lungunet.Pair(tmp_path / f"{pair.name}.tif", pair.mask)
+        lungunet.write_split(tmp_path / "again", lungunet.Split([], [], [new]), {})
+        card = evaluate_list(own_run, tmp_path / "again", device="cpu")
+        assert card.seen == 0
+        assert card.remarks[-1].startswith("1 slice called like ones that were trained on")
+
+    def test_runs_that_did_not_keep_their_slices(
+        self, own_run: Path, data: Path, tmp_path: Path
+    ) -> None:
+        (own_run / "slices.csv").unlink()
+        with pytest.raises(SplitError, match="6 of these 6 slices"):
+            evaluate_list(own_run, data, split="train", device="cpu")
+        config = (own_run / "config.toml").read_text()
+        other = shutil.copytree(data, tmp_path / "data")
+        (other / "train.txt").write_text("\n" + (data / "train.txt").read_text())
+        (own_run / "config.toml").write_text(config.replace(str(data), str(other)))
+        with pytest.warns(LungUNetWarning, match="the lists that it was trained on are gone or"):
+            evaluate_list(own_run, data, split="train", device="cpu")
+
+    def test_damaged_notes_are_named(self, own_run: Path, data: Path) -> None:
+        (own_run / "slices.csv").write_text("name\na\n")
+        with pytest.raises(DataError, match=r"slices\.csv: damaged"):
+            evaluate_list(own_run, data, device="cpu")
 
     def test_refusals(self, own_run: Path, data: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="split: 'dev' is not one of train, val, test"):

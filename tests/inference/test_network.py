@@ -153,5 +153,5 @@ def test_no_memory_says_what_to_lower() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     own = segmenter(Large())
-    with pytest.raises(ConfigError, match=r"out of memory with 3 slices at 32x32 .* --batch-size"):
+    with pytest.raises(ConfigError, match=r"out of memory with 3 slices at 32x32 .* batch_size"):
         own(prepared(own, 3))

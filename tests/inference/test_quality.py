@@ -41,7 +41,8 @@ def test_probabilities_that_are_no_numbers_are_red() -> None:
 
 def test_a_good_mask_is_green_and_measured() -> None:
     hu, mask = chest()
-    found = check_slice(hu, mask, probabilities=certain(mask), disagreement=0.0)
+    calm = np.zeros(mask.shape, np.float32)
+    found = check_slice(hu, mask, probabilities=certain(mask), disagreement=0.0, spread=calm)
     assert (found.light, found.reasons, found.slices) == ("green", (), ())
     assert found.worry < 0.05
     values = dict(found.values)
@@ -50,6 +51,7 @@ def test_a_good_mask_is_green_and_measured() -> None:
         assert values.pop(opinion) == pytest.approx(0, abs=0.02)
     assert values == {
         "mirror_difference": 0,
+        "members_difference": 0,
         "expected_error": 0,
         "outside_body": 0,
         "left_out": 0,
@@ -66,7 +68,7 @@ def test_what_was_not_given_is_undefined() -> None:
     values = check_slice(hu, mask, second_opinion=False).values
     missing = {name for name, value in values.items() if value is None}
     opinions = {"disputed", "rule_difference", "builtin_difference"}
-    assert missing == {"mirror_difference", "expected_error", *opinions}
+    assert missing == {"mirror_difference", "members_difference", "expected_error", *opinions}
     grey = np.clip((hu + 1350) / 1500 * 255, 0, 255).astype(np.uint8)
     assert check_slice(grey, mask).values["mean_hu"] is None
     assert check_slice(grey, mask).light == "green"
@@ -193,9 +195,15 @@ def test_large_slices_are_measured_as_small_ones() -> None:
     mask[30:70:4, 56:72:4] = 1
     lung = np.where(mask > 0, 0.9, 0.05).astype(np.float32)
     probs = np.stack([1 - lung, lung])
-    small = check_slice(hu, mask, probabilities=probs, disagreement=0.02)
+    small = check_slice(hu, mask, probabilities=probs, disagreement=0.02, spread=lung / 9)
     wide = [np.kron(plane, np.ones((4, 4), plane.dtype)) for plane in (hu, mask, *probs)]
-    large = check_slice(wide[0], wide[1], probabilities=np.stack(wide[2:]), disagreement=0.02)
+    large = check_slice(
+        wide[0],
+        wide[1],
+        probabilities=np.stack(wide[2:]),
+        disagreement=0.02,
+        spread=wide[3] / 9,
+    )
     for name, value in small.values.items():
         assert large.values[name] == pytest.approx(value, rel=0.1, abs=0.01), name
 

@@ -23,7 +23,7 @@ def test_auto_is_cuda_where_there_is_one() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", ""])
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(ConfigError, match="write auto, cpu, cuda, cuda:1 or mps"):
+    with pytest.raises(ConfigError, match="write auto, cpu, gpu, cuda, cuda:1, 1 or mps"):
         pick_device(name)
 
 

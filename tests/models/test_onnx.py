@@ -270,7 +270,7 @@ class TestExport:
     def test_a_file_that_gives_other_masks_is_not_left_behind(
         self, traced, monkeypatch, tmp_path: Path
     ) -> None:
-        def shifted(network, contract, codec):
+        def shifted(network, contract, codec, *, members):
             moved = InputContract(contract.size, Window(-500, 1500))
             return surround(network, moved, codec)
 

@@ -49,7 +49,7 @@ def test_no_memory(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", NO_GPU)
 def test_a_gpu_that_fails(error: Exception) -> None:
-    with pytest.raises(ConfigError, match=r"^the GPU failed \([^\n]+\)\. .*Use --device cpu"):
+    with pytest.raises(ConfigError, match=r"^the GPU failed \([^\n]+\)\. .*Use device='cpu'"):
         explain(error)
 
 

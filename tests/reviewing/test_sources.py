@@ -8,7 +8,9 @@ import pytest
 from slices import SHAPE, body, lungs, write_case
 
 import lungunet
+from lungunet.data.codec import LabelCodec
 from lungunet.errors import ConfigError, DataError
+from lungunet.reviewing.cases import recode
 from lungunet.reviewing.desk import Desk
 from lungunet.reviewing.sources import Material, slices_to_review
 
@@ -182,3 +184,13 @@ class TestRefused:
 def desk_source(desk: Desk) -> np.ndarray:
     source = desk.entries[0].case.source  # type: ignore[attr-defined]
     return lungunet.LUNG_CODEC.encode(lungunet.read_mask(source))
+
+
+def test_ignored_pixels_stay_what_they_are() -> None:
+    codec = LabelCodec.parse("0,1,255=ignore")
+    raw = np.array([[0, 1, 255], [0, 1, 255]], np.uint8)
+    classes, changed = codec.encode(raw), np.zeros(raw.shape, bool)
+    classes[0] = [1, 0, 0]
+    changed[0] = True
+    changed[1, 2] = True  # painted, and taken back
+    assert recode(raw, classes, changed, codec, where="m").tolist() == [[1, 0, 0], [0, 1, 255]]

@@ -69,11 +69,11 @@ LINES = {
     ),
     "empty": (
         lambda _: b"",
-        "no pairs to evaluate on. Choose another list with --split.",
+        "no pairs to evaluate on. Choose another list.",
     ),
     "blank": (
         lambda _: b"\xef\xbb\xbf\r\n \n\t\n",
-        "no pairs to evaluate on. Choose another list with --split.",
+        "no pairs to evaluate on. Choose another list.",
     ),
 }
 
@@ -250,13 +250,13 @@ SHARE = "not a share of the pairs. Write 0 or more and less than 1; 0.1 is usual
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--val 1", f"val=1: {SHARE}"),
-        ("--test nan", f"test=nan: {SHARE}"),
-        ("--val 0.5 --test 0.5", "val=0.5 and test=0.5 leave nothing for train. Lower them."),
+        ("--val 1", f"--val 1: {SHARE}"),
+        ("--test nan", f"--test nan: {SHARE}"),
+        ("--val 0.5 --test 0.5", "--val 0.5 and --test 0.5 leave nothing for train. Lower them."),
         (
             "--val 0.01",
-            "12 pairs of 12 patients cannot fill train, val and test at val=0.01, test=0.2: val is "
-            "empty. Add pairs or change the ratios.",
+            "12 pairs of 12 patients cannot fill train, val and test at --val 0.01, --test 0.2: "
+            "val is empty. Add pairs or change the ratios.",
         ),
         ("--folds 99", "10 patients cannot fill 99 folds. Use fewer folds."),
         ("--seed -1", "seed -1: must be 0 or more."),

@@ -127,7 +127,7 @@ class TestBatchNorm:
         err = (
             "lungunet: the model does not take a batch of 1 of shape (1, 32, 32): Expected more "
             "than 1 value per channel when training, got input size torch.Size([1, 288, 1, 1]). "
-            "Change --size or --batch-size, add pairs, or take another encoder.\n"
+            "Change size or --batch-size, add pairs, or take another encoder.\n"
         )
         args = f"train W/data --out W/run --size 32 --batch-size 2 {QUICK}"
         check(Row(args, err, only("train", pairs=slice(1))))
@@ -171,7 +171,7 @@ TAKEN = "cannot be written (File exists). Choose another place."
         ),
         (
             f"train W/data --out W/new --size 32 --batch-size 2 {QUICK}",
-            "W/new: cannot be written (File exists). Choose another --out.",
+            "W/new: cannot be written (File exists). Choose another folder.",
         ),
         ("predict threshold W/images --out W/new", f"W/new/patient-000_slice-00.png: {TAKEN}"),
         (
@@ -196,13 +196,13 @@ def test_output_where_a_file_is(check, args: str, message: str) -> None:
             "split W/images W/masks W/data --seed 9",
             bool,
             "W/data/train.txt, W/data/val.txt, W/data/test.txt, W/data/split.json: already there. "
-            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            "Add --overwrite to replace, or choose another folder.",
         ),
         (
             "prepare W/images W/masks W/data",
             bool,
             "W/data/train.txt, W/data/val.txt, W/data/test.txt: already there. "
-            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            "Add --overwrite to replace, or choose another folder.",
         ),
         (
             "predict threshold W/images --out W/out",
@@ -210,19 +210,19 @@ def test_output_where_a_file_is(check, args: str, message: str) -> None:
                 w / "out" / "patient-001_slice-01.png", lungunet.read_mask(next(w.glob("masks/*")))
             ),
             "W/out/patient-001_slice-01.png: already there. "
-            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            "Add --overwrite to replace, or choose another folder.",
         ),
         (
             "evaluate threshold W/data --out W/data",
             file_at("data/scores.json"),
             "W/data/scores.json: already there. "
-            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            "Add --overwrite to replace, or choose another folder.",
         ),
         (
             "audit W/data --out W/data",
             file_at("data/ranking.csv"),
             "W/data/ranking.csv: already there. "
-            "Add --overwrite (overwrite=True) to replace, or choose another folder.",
+            "Add --overwrite to replace, or choose another folder.",
         ),
     ],
 )

@@ -122,8 +122,8 @@ def test_weights_that_were_asked_for_are_looked_up_unless_offline(
     for encoder in encoders:
         assert f"lungunet: {encoder}: the weights 'imagenet' could not be fetched (" in stderr
     advice = (
-        "Go on without (--weights none, in Python weights=None), or from a file or model folder "
-        "(weights='path/to/model.safetensors'), or copy the Hugging Face cache of a machine that "
+        "Go on without (--weights none), or from a file or model folder "
+        "(--weights path/to/model.safetensors), or copy the Hugging Face cache of a machine that "
         "has them and point HF_HOME to it.\n"
     )
     assert stderr.count(advice) == 2

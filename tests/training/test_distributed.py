@@ -281,5 +281,5 @@ def test_processes_together_need_a_name_for_the_run(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     done = run_cli("train", data)
     assert done.code == 1
-    assert "--out: each process would take a number of its own" in done.err
+    assert "out: each process would take a number of its own" in done.err
     assert not list(tmp_path.iterdir())

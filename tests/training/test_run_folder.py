@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import lungunet
 from lungunet import ConfigError, RunConfig, TrainConfig, count_epochs, next_run_folder
 
 
@@ -72,3 +73,25 @@ class TestConfigOfRun:
         TrainConfig().save(tmp_path / "config.toml")
         with pytest.raises(ConfigError, match="was made in Python, with a model and data that"):
             RunConfig.of_run(tmp_path)
+
+
+class TestOnEpoch:
+    def test_is_told_each_epoch_once_it_is_written(self, data: Path, tmp_path: Path) -> None:
+        out, told = tmp_path / "a", []
+
+        def tell(result: lungunet.EpochResult) -> None:
+            told.append((result.epoch, (out / "history.csv").read_text().count("\n")))
+
+        config = lungunet.RunConfig(data=data, epochs=2, size=32, batch_size=2, workers=0)
+        results = list(lungunet.train_run(config, out, on_epoch=tell))
+        assert told == [(1, 3), (2, 5)]
+        assert [result.epoch for result in results] == [1, 2]
+
+    def test_of_fit(self, split: lungunet.Split, tmp_path: Path) -> None:
+        train = lungunet.LungCTDataset(split.train, size=32)
+        val = lungunet.LungCTDataset(split.val, contract=train.contract)
+        model = lungunet.build_unet("unet2015", width=2, seed=0)
+        config = lungunet.TrainConfig(epochs=2, batch_size=2, workers=0)
+        told: list[lungunet.EpochResult] = []
+        trainer = lungunet.Trainer(model, config, out=tmp_path / "b")
+        assert trainer.fit(train, val, on_epoch=told.append) == told

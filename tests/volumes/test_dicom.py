@@ -184,7 +184,7 @@ class TestSeries:
         ]
         short = lines[1].split(":")[0].strip()
         assert len(short) == 8
-        assert lines[3] == f"Say which one: --series {short}, or series= in Python."
+        assert lines[3] == f"Say which one, as series='{short}'."
         assert not any(word in str(caught.value) for word in ("Doe", "4711", SERIES, "9.8.7"))
 
     def test_one_is_taken_by_its_short_id_or_its_uid(self, folder):
@@ -228,7 +228,7 @@ class TestRefusals:
             read_volume(folder)
         assert str(caught.value) == (
             f"{folder}: slices are unevenly spaced: 2.5 mm (3 times), then 2.8 mm (1 time). "
-            "Have it resampled with --resample, or resample=True in Python, or take the part with "
+            "Have it resampled with resample=True, or take the part with "
             "one spacing."
         )
 

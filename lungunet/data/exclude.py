@@ -1,0 +1,74 @@
+"""Which slices a person leaves out: named in a list, or ranked high by an audit. Reads no image."""
+
+import csv
+from collections.abc import Collection
+from pathlib import Path
+
+from lungunet.data.ct import SUFFIXES
+from lungunet.errors import ConfigError, DataError, SplitError, counted, listed
+
+
+def read_excluded(source: str | Path) -> list[str]:
+    """Read the stems of slices to leave out, sorted.
+
+    Parameters
+    ----------
+    source : a text file with one slice a line, by its stem, its file or as a list of pairs has it;
+        or the ``ranking.csv`` of an audit and a bound, as ``audit/ranking.csv:0.2``: those with
+        that score and above
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read, or a ranking comes without a bound.
+    DataError
+        When it is no ranking.
+    """
+    text = str(source)
+    name, colon, end = text.rpartition(":")
+    try:
+        bound = float(end) if colon else None
+    except ValueError:  # a colon of the path
+        bound = None
+    path = Path(text if bound is None else name)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror if isinstance(err, OSError) else "not UTF-8"
+        raise ConfigError(f"cannot be read ({reason}). Check the path.", where=path) from err
+    if path.suffix.lower() == ".csv":
+        if bound is None:
+            raise ConfigError(
+                f"a ranking names every slice. Say from which score on: {path}:0.2.", where=path
+            )
+        return sorted(_read_ranking(path, content, bound))
+    if bound is not None:
+        raise ConfigError("a bound is for a ranking, a .csv file. Leave it out.", where=text)
+    lines = (line.split("\t")[0].strip() for line in content.splitlines())
+    return sorted({_stem(line) for line in lines if line})
+
+
+def _stem(entry: str) -> str:
+    file = Path(entry.replace("\\", "/"))
+    return file.stem if file.suffix.lower() in SUFFIXES else file.name
+
+
+def _read_ranking(path: Path, content: str, bound: float) -> set[str]:
+    try:
+        rows = csv.DictReader(content.splitlines())
+        return {row["name"] for row in rows if float(row["score"]) >= bound}
+    except (KeyError, TypeError, ValueError, csv.Error) as err:
+        raise DataError(
+            f"is no ranking ({err}). Give the ranking.csv of an audit, or a .txt list.", where=path
+        ) from err
+
+
+def refuse_unknown(excluded: Collection[str], known: Collection[str], *, source: object) -> None:
+    """Refuse names of slices that are not there: a typing error would leave a bad slice in."""
+    strange = sorted(set(excluded) - set(known))
+    if strange:
+        raise SplitError(
+            f"names {counted(len(strange), 'slice')} that are not here: "
+            f"{listed(strange, separator=', ')}. Correct it.",
+            where=source,
+        )

@@ -1,0 +1,105 @@
+"""Which slices a run has seen: the list it leaves, and whether other slices are among them.
+
+A slice is known by what its file holds, wherever that lies and however it is called. Reads no
+pixel.
+"""
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungunet.data.files import write_csv
+from lungunet.data.manifest import Pair
+from lungunet.errors import DataError
+from lungunet.progress import map_in_threads, silent
+
+_SAMPLE = 65536  # bytes, from the middle: no two slices share them, and a disk reads them at once
+_COLUMNS = ("list", "name", "digest")
+_THREADS = 8  # they wait for the disk
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Names of slices that a model has seen.
+
+    Parameters
+    ----------
+    train : it was trained on them
+    val : its epoch was chosen on them
+    alike : called like slices of either, and other files: the same slices written anew, or others
+    """
+
+    train: frozenset[str] = frozenset()
+    val: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Seen") -> "Seen":
+        """Join what two models have seen."""
+        train = self.train | other.train
+        val = (self.val | other.val) - train
+        return Seen(train, val, (self.alike | other.alike) - train - val)
+
+
+def digest_file(path: str | Path) -> str:
+    """Return 16 hexadecimal digits of a file: of its length, and of what lies in its middle.
+
+    Empty where the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            length = file.seek(0, 2)
+            file.seek(max(0, (length - _SAMPLE) // 2))
+            sample = file.read(_SAMPLE)
+    except OSError:
+        return ""
+    return hashlib.blake2b(b"%d " % length + sample, digest_size=8).hexdigest()
+
+
+def digest_pairs(pairs: Sequence[Pair]) -> list[str]:
+    """Return the digest of each image; see :func:`digest_file`."""
+    return map_in_threads(
+        lambda pair: digest_file(pair.image),
+        pairs,
+        threads=_THREADS,
+        desc="look",
+        progress=silent,
+    )
+
+
+def write_seen(path: str | Path, lists: Mapping[str, Sequence[Pair]]) -> None:
+    """Write a table of the slices that a run sees: list (train or val), name, digest."""
+    rows = [
+        {"list": name, "name": pair.name, "digest": digest}
+        for name, pairs in lists.items()
+        for pair, digest in zip(pairs, digest_pairs(pairs), strict=True)
+    ]
+    write_csv(path, rows, _COLUMNS)
+
+
+def find_seen(path: str | Path, pairs: Sequence[Pair]) -> Seen:
+    """Compare pairs with the table that :func:`write_seen` wrote.
+
+    Raises
+    ------
+    DataError
+        When the table is damaged.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        # Train wins where a slice stands in both.
+        by_list = {
+            name: {row["digest"] for row in rows if row["list"] == name and row["digest"]}
+            for name in ("train", "val")
+        }
+        names = {row["name"] for row in rows}
+    except (OSError, ValueError, KeyError, csv.Error) as err:
+        raise DataError(f"damaged ({err}). Copy the run folder again.", where=path) from err
+    known: dict[str, set[str]] = {"train": set(), "val": set(), "alike": set()}
+    for pair, digest in zip(pairs, digest_pairs(pairs), strict=True):
+        of = next((name for name, digests in by_list.items() if digest in digests), None)
+        if of or pair.name in names:
+            known[of or "alike"].add(pair.name)
+    return Seen(*(frozenset(known[name]) for name in ("train", "val", "alike")))

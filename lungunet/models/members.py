@@ -1,0 +1,54 @@
+"""What a MODEL is by its name and files: one, the folds of a cross-validation, or A+B.
+
+Knows no torch.
+"""
+
+from pathlib import Path
+
+from lungunet.errors import ModelError, listed
+from lungunet.models.builtin import named_folder
+
+ABOUT, WEIGHTS = "lungunet.json", "model.safetensors"
+"""The files of a model folder that make it one."""
+
+
+def is_model_folder(path: str | Path) -> bool:
+    """Tell whether a path is a model folder, whole or not, or a run folder that holds one."""
+    folders = (Path(path), Path(path) / "best")
+    return any((folder / name).is_file() for folder in folders for name in (ABOUT, WEIGHTS))
+
+
+def find_members(model: str | Path) -> list[str | Path]:
+    """List the models that predict together; most are one by themselves.
+
+    Parameters
+    ----------
+    model : the folder of a cross-validation, for the models of its folds; models joined by ``+``,
+        as ``"runs/a+runs/b"``; or any other, which is its own only member. A path that is there
+        is never taken apart
+
+    Raises
+    ------
+    ModelError
+        When a fold holds no model, or a name beside a ``+`` is empty.
+    """
+    place = named_folder(model)
+    if isinstance(model, str) and "+" in model and not place.exists():
+        parts = [part.strip() for part in model.split("+")]
+        if not all(parts):
+            raise ModelError("a name is missing beside a +. Write A+B.", where=model)
+        return [member for part in parts for member in find_members(part)]
+    folds = [] if is_model_folder(place) else list(place.glob("fold-[0-9]*"))
+    if not folds:
+        return [model]
+    folds.sort(key=lambda fold: int(fold.name.split("-")[1]))
+    empty = [str(fold) for fold in folds if not is_model_folder(fold)]
+    if len(empty) == len(folds):  # folders of lists, as beside a split
+        return [model]
+    if empty:
+        raise ModelError(
+            f"no model in {listed(empty, separator=', ')}: the cross-validation is not done. "
+            "Train the rest, or join the others with +.",
+            where=place,
+        )
+    return list(folds)
