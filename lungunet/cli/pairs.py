@@ -45,8 +45,8 @@ Guard = Annotated[
 Exclude = Annotated[
     str | None,
     typer.Option(
-        help="Leave slices out, the others stay in their lists: a .txt with one a line, or an "
-        "audit's ranking with a bound, as audit/ranking.csv:0.2."
+        help="Leave slices out, the others stay in their lists: a .txt with one a line, what was "
+        "dropped in a review.jsonl, or an audit's ranking with a bound, as audit/ranking.csv:0.2."
     ),
 ]
 Folds = Annotated[

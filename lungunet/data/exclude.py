@@ -1,10 +1,14 @@
-"""Which slices a person leaves out: named in a list, or ranked high by an audit. Reads no image."""
+"""Which slices a person leaves out: in a list, dropped in a review, or ranked high by an audit.
+
+Reads no image.
+"""
 
 import csv
 from collections.abc import Collection
 from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES
+from lungunet.data.review_log import read_review
 from lungunet.errors import ConfigError, DataError, SplitError, counted, listed
 
 
@@ -14,15 +18,15 @@ def read_excluded(source: str | Path) -> list[str]:
     Parameters
     ----------
     source : a text file with one slice a line, by its stem, its file or as a list of pairs has it;
-        or the ``ranking.csv`` of an audit and a bound, as ``audit/ranking.csv:0.2``: those with
-        that score and above
+        the ``review.jsonl`` of a review: what was dropped there; or the ``ranking.csv`` of an audit
+        and a bound, as ``audit/ranking.csv:0.2``: those with that score and above
 
     Raises
     ------
     ConfigError
         When the file cannot be read, or a ranking comes without a bound.
     DataError
-        When it is no ranking.
+        When it is no ranking, or no log of a review.
     """
     text = str(source)
     name, colon, end = text.rpartition(":")
@@ -31,6 +35,8 @@ def read_excluded(source: str | Path) -> list[str]:
     except ValueError:  # a colon of the path
         bound = None
     path = Path(text if bound is None else name)
+    if path.suffix.lower() == ".jsonl":
+        return list(read_review(path).dropped)
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:

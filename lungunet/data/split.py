@@ -45,8 +45,9 @@ class SplitConfig:
     group : which pairs are of one patient, as :func:`read_groups` takes it; None: each is its own
     guard : keep slices that look like neighbours of one patient in one list, patients named or not
     folds : split train and val also into so many folds, for :func:`cross_validate`; 0 for none
-    exclude : slices to leave out, a file: one slice a line, or the ``ranking.csv`` of an audit with
-        the score from which on they go, as ``audit/ranking.csv:0.2``. All others stay in the list
+    exclude : slices to leave out, a file: one slice a line, the ``review.jsonl`` of a review for
+        what was dropped, or the ``ranking.csv`` of an audit with the score from which on they go,
+        as ``audit/ranking.csv:0.2``. All others stay in the list
         where they would be without this: a model trained before can be judged after
     """
 

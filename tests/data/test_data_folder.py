@@ -10,6 +10,7 @@ import pytest
 
 import lungunet
 from lungunet import SplitConfig, SplitRecord, write_data_folder
+from lungunet.data.review_log import LogWriter
 from lungunet.errors import ConfigError, DataError
 
 GROUPED = SplitConfig(0.25, 0.25, group=r"patient-\d+")
@@ -180,6 +181,15 @@ class TestExcluded:
             with pytest.raises(ConfigError, match=r"made with (seed 0|group patient-\\d\+)\. Say"):
                 write_data_folder(*phantoms, tmp_path / "d", config=other, overwrite=True)
         write_data_folder(*phantoms, tmp_path / "d", config=config, overwrite=True)
+
+    def test_by_what_a_review_dropped(self, phantoms, tmp_path: Path):
+        first, second = (pair.name for pair in lungunet.find_pairs(*phantoms)[:2])
+        log = LogWriter(tmp_path / "mended" / "review.jsonl", lungunet.LUNG_CODEC)
+        for name, decision in ((first, "drop"), (second, "drop"), (second, "right")):
+            log.append({"name": name, "decision": decision, "note": "", "who": ""})
+        config = replace(GROUPED, exclude=str(log.path))
+        record = write_data_folder(*phantoms, tmp_path / "clean", config=config)
+        assert record.excluded == [first]
 
     def test_by_the_ranking_of_an_audit(self, phantoms, tmp_path: Path):
         write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
