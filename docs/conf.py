@@ -37,7 +37,10 @@ copybutton_exclude = ".linenos, .gp, .go"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|np|numpy|pathlib|os|collections|albumentations|A|nn)(\..*)?|Path"),
-    ("py:class", r"lungunet\.volumes\.dicom\.Slice"),  # what a Scan is made of, and no promise
+    (
+        "py:class",
+        r"lungunet\.volumes\.(dicom\.Slice|scan\.Remote)",
+    ),  # what Scans are made of, and no promise
 ]
 default_role = "literal"
 autodoc_typehints_format = "short"

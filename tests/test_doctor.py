@@ -153,6 +153,7 @@ class TestBroken:
 
         monkeypatch.setattr("lungunet.models.encoders.is_cached", fail)
         monkeypatch.setattr("lungunet.models.unet.build_unet", fail)
+        monkeypatch.setattr("lungunet.models.folder.build_from", fail)
         builtin, encoders, step = check_installation().problems
         assert builtin.startswith("the built-in model fails: ")
         assert "torchvision::nms does not exist" in builtin

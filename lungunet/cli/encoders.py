@@ -25,7 +25,10 @@ def encoders(
 
     Names that begin with tu- come from timm and are listed when the pattern begins so.
 
-    Examples: `lungunet encoders "resnet*"` | `lungunet encoders --architectures`
+    Examples
+    --------
+    - `lungunet encoders "resnet*"`
+    - `lungunet encoders --architectures`
     """
     if architectures:
         _list_architectures(pattern, as_json=as_json)

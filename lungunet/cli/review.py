@@ -30,7 +30,10 @@ def review(
         Path | None, typer.Option(help="Folder of the scans that MASKS are of.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the masks: all are copied there, copies are mended.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for the masks: all are copied there, copies are mended."
+        ),
     ] = Path("mended"),
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Mend the masks themselves; no copies in OUT.")
@@ -70,8 +73,11 @@ def review(
     .review beside it, and review.jsonl says what was done. Ctrl-C or the page's Finish ends it, and
     the same command goes on where it ended.
 
-    Examples: `lungunet review data` | `lungunet review masks --images slices` |
-    `lungunet review --compare anna/review.jsonl ben/review.jsonl`
+    Examples
+    --------
+    - `lungunet review data`
+    - `lungunet review masks --images slices`
+    - `lungunet review --compare anna/review.jsonl ben/review.jsonl`
     """
     if compare is not None:
         _compare(compare, as_json)

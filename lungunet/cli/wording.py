@@ -9,7 +9,7 @@ import shlex
 import sys
 from typing import Any
 
-_CALLED_OTHERWISE = {"refine=False": "raw=True"}
+_CALLED_OTHERWISE = {"refine=False": "raw=True", "out=None": "in_place=True"}
 _VALUE = r"""('[^']*'|"[^"]*"|[^\s;()'"]*[^\s;()'".,:])"""
 
 

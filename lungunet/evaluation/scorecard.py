@@ -44,7 +44,7 @@ class CaseScore:
     surface : of lung, all classes above 0 merged, px
     shape : (H, W) of the slice, px
     seen : whether the model was trained on it, or its epoch chosen on it
-    reliability : (15, 3) float64, as :func:`count_reliability` gives it; None without probabilities
+    reliability : (15, 3) float64, pixels, promised and true lung by probability; None of a rule
     reliability_after : the same with a temperature
     """
 

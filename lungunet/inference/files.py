@@ -406,7 +406,7 @@ def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
     here = [str(scan) for scan in scans if scan.remote is None]
     if here:
         raise ConfigError(
-            "not from a PACS, so there is none to store its mask in. Leave out --store (store).",
+            "not from a PACS, so there is none to store its mask in. Leave out store=True.",
             where=listed(here, separator=", "),
         )
 

@@ -74,7 +74,7 @@ class Record:
         if self._rows[name][2] != source:
             raise DataError(
                 "a mask of this name is there, of another scan or of another state of it. Choose "
-                "another folder, or predict all again with --overwrite (overwrite=True).",
+                "another folder, or predict all again with overwrite=True.",
                 where=self.path.with_name(name),
             )
         return True
@@ -158,7 +158,7 @@ class Record:
                     self._rows[row["name"]] = (self._end, worry, row["source"])
                 except (ValueError, KeyError, TypeError) as err:
                     raise DataError(
-                        f"damaged at byte {self._end}. Predict all again with --overwrite.",
+                        f"damaged at byte {self._end}. Predict all again with overwrite=True.",
                         where=self.path,
                     ) from err
                 self._end = file.tell()
@@ -172,7 +172,7 @@ class Record:
             made_by = None
         if not isinstance(made_by, dict):
             raise DataError(
-                "no record that this version reads. Predict all again with --overwrite.",
+                "no record that this version reads. Predict all again with overwrite=True.",
                 where=self.path,
             )
         ours = plain(self._made_by)

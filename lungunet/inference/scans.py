@@ -34,7 +34,7 @@ class VolumePrediction:
     classes : (D, H, W) uint8, the likeliest class of each voxel; 1 is lung
     disagreement : (D,) float64 in [0, 1]; for each slice 1 - IoU of the lung found in it and in its
         left-right mirror, 0 where there is none in both; None without ``tta``
-    spread_px : (D,) float64; for each slice the sum of :attr:`Segmented.spread`; None of one model
+    spread_px : (D,) float64; for each slice the sum of ``Segmented.spread``; None of one model
     uncertainty : (D, H, W) float32, :attr:`Segmented.uncertainty` of each slice; None unless it was
         asked for
     """

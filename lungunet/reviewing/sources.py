@@ -128,7 +128,7 @@ def scans_to_review(
         writable = path.name.lower().endswith(ending)
         if out is None and not writable:
             raise ConfigError(
-                "a mask of this format is read and not written. Mend a copy: out (--out).",
+                "a mask of this format is read and not written. Mend a copy: out='mended'.",
                 where=path,
             )
         copy = path if out is None else out / (path.name if writable else f"{name}{ending}")
@@ -148,8 +148,7 @@ def scans_to_review(
 
 def _same_folder(out: Path) -> ConfigError:
     return ConfigError(
-        "holds the masks that are read. Choose another folder, or mend them in place: "
-        "out=None (--in-place).",
+        "holds the masks that are read. Choose another folder, or mend them in place: out=None.",
         where=out,
     )
 
@@ -158,8 +157,8 @@ def _read_lists(folder: Path) -> tuple[dict[str, str], list[Pair]]:
     check_split_folder(folder)
     if not any((folder / f"{name}.txt").exists() for name in SPLITS):
         raise DataError(
-            "holds no train.txt. Where it holds masks, name their slices: images (--images), or "
-            "scans (--scans).",
+            "holds no train.txt. Where it holds masks, name their slices: images='...', or "
+            "scans='...'.",
             where=folder,
         )
     groups: dict[str, str] = {}
@@ -190,7 +189,7 @@ def _pairs_of_masks(masks: Path, images: Path, names: str | None) -> list[Pair]:
     if problems or not pairs:
         raise DataError(
             f"{images} and {masks} do not pair up:\n  {listed(problems or ['no mask'])}\n"
-            "Rename or remove them, or say how masks are called: names='*=*_mask' (--names)."
+            "Rename or remove them, or say how masks are called: names='*=*_mask'."
         )
     return pairs
 
@@ -216,7 +215,7 @@ def _place(pairs: Sequence[Pair], out: Path | None, codec: LabelCodec) -> list[S
         smeared = [str(path) for path in sources if path.suffix.lower() in _LOSSY]
         if smeared:
             raise ConfigError(
-                "a JPEG does not keep labels. Mend copies in another folder: out (--out).",
+                "a JPEG does not keep labels. Mend copies: out='mended'.",
                 where=listed(smeared, separator=", "),
             )
         return [

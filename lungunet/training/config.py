@@ -102,7 +102,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no training can work with."""
-        usual = _USUAL.get(self.optimizer, _USUAL["adamw"])
+        known = isinstance(self.optimizer, str) and self.optimizer in _USUAL
+        usual = _USUAL[self.optimizer if known else "adamw"]
         for name, number in usual.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, number)

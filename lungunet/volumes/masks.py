@@ -60,7 +60,7 @@ def refuse_others(scans: Iterable[Scan], format: MaskFormat) -> None:
     if others and is_dicom(format):
         raise ConfigError(
             f"no series of DICOM slices, so no mask in DICOM ({format}) can refer to it. Of a zip, "
-            "unpack it; of another format, predict without --format, or format= in Python.",
+            "unpack it; of another format, leave format='auto'.",
             where=listed(others, separator=", "),
         )
 

@@ -141,7 +141,7 @@ class TestSlices:
         assert swapped is (labels == "0,2=1,1=2")  # 1 stands on the right of the picture
         if swapped:
             assert "i: 2 lies on the patient's right and 1 on the left in 1 of 1 mask" in done.err
-            assert "(--labels 0,1,2)" in done.err
+            assert "--labels 0,1,2." in done.err
             again = run_cli(
                 "measure", *files, "--out", out, "--labels", labels, "--json", "--overwrite"
             )

@@ -68,7 +68,7 @@ class TestStrictness:
             LUNG_CODEC.encode(raw, "ID_0012.tif")
         assert str(caught.value) == (
             "ID_0012.tif: mask value 7 (31 pixels, first at row 40, column 212) is not one of "
-            "0 (background), 255 (lung). Pass a codec that maps it (--labels 0,7), or fix the file."
+            "0 (background), 255 (lung). Pass a codec that maps it (labels='0,7'), or fix the file."
         )
 
     @pytest.mark.parametrize("value", [1, 254, 256, -1, 511, 65535 - 256, 2**31 - 1, -(2**31)])

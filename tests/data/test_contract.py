@@ -139,7 +139,7 @@ class TestForDtypes:
         with pytest.raises(ConfigError) as caught:
             InputContract.for_dtypes(dtypes, size=96)
         assert str(caught.value).startswith(f"slices of dtype {named}: the values can mean anythin")
-        assert "--window LEVEL,WIDTH" in str(caught.value)
+        assert "window='LEVEL,WIDTH'" in str(caught.value)
 
     @pytest.mark.parametrize("window", [None, LUNG_WINDOW, Window(127.5, 255)])
     def test_grey_among_hu_is_refused_with_any_window(self, window):

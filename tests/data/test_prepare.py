@@ -164,7 +164,7 @@ class TestRefusals:
 
     def test_raw_values_that_were_merged(self, tmp_path):
         codec = LabelCodec.parse("0,3=1,4=1")
-        message = r"^labels 0=0,3=1,4=1: merged values cannot be kept\. Leave out --raw"
+        message = r"^labels 0=0,3=1,4=1: merged values cannot be kept\. Leave out raw=True"
         with pytest.raises(ConfigError, match=message):
             prepare_pairs([], tmp_path, codec=codec, raw=True)
         assert prepare_pairs([], tmp_path, codec=codec) == ([], LabelCodec.parse("0,1"))

@@ -61,7 +61,7 @@ def test_a_lost_worker(error: Exception) -> None:
     ) as caught:
         explain(error)
     assert "Caught" not in str(caught.value)
-    assert "--workers 0" in str(caught.value)
+    assert "workers=0" in str(caught.value)
 
 
 def test_no_room_for_the_locks_of_workers() -> None:

@@ -268,7 +268,7 @@ class TestHub:
 
     @pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])
     def test_offline_and_not_in_the_cache(self, hub, encoder):
-        with pytest.raises(WeightsUnavailableError, match=r"weights=None.*from a file"):
+        with pytest.raises(WeightsUnavailableError, match=r"weights='none'.*from a file"):
             build_unet(encoder, weights="imagenet")
 
     @pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])

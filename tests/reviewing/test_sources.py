@@ -163,7 +163,7 @@ class TestCopies:
 class TestRefused:
     def test_masks_without_their_slices(self, tmp_path: Path) -> None:
         lungunet.write_mask(tmp_path / "masks" / "a.png", np.zeros(SHAPE, np.uint8))
-        with pytest.raises(DataError, match=r"holds no train.txt.*--images"):
+        with pytest.raises(DataError, match=r"holds no train.txt.*images="):
             slices_to_review(tmp_path / "masks", None)
 
     def test_a_mask_that_no_slice_belongs_to(self, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 
+import lungunet
 from lungunet.cli.app import app
+from lungunet.data.review_log import LogWriter
 
 # Runs command lines one after the other and says, for each, whom it tried to reach. Everything that
 # Python can look up or connect to is refused but for this machine.
@@ -83,6 +85,10 @@ def test_no_verb_reaches_for_the_network(world: Path, run: Path) -> None:
         (world / name).mkdir()
         nibabel.save(nibabel.Nifti1Image(content, np.eye(4)), world / name / "a.nii.gz")
     images, masks, data = (world / name for name in ("images", "masks", "data"))
+    logs = [world / who / "review.jsonl" for who in ("anna", "ben")]
+    for log in logs:
+        said = {"name": "patient-000_slice-00", "decision": "right", "note": "", "who": ""}
+        LogWriter(log, lungunet.LUNG_CODEC).append(said)
     quick = ["--size", 32, "--epochs", 1, "--batch-size", 2, "--workers", 0]
     lines = [
         ["split", images, masks, world / "new"],
@@ -93,6 +99,7 @@ def test_no_verb_reaches_for_the_network(world: Path, run: Path) -> None:
         ["evaluate", world / "run", data],
         ["predict", world / "run", images, "--out", world / "out", "--overlay"],
         ["measure", images, masks, "--out", world / "measures.csv"],
+        ["review", "--compare", *logs],  # the server itself: tests/reviewing
         ["report", world / "run"],
         ["export", world / "run", "--out", world / "lung.onnx"],
         ["predict", world / "lung.onnx", images, "--out", world / "out-onnx"],

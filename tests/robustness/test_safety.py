@@ -123,7 +123,7 @@ class TestNames:
         for args in (
             ("predict", own_run, images, "--out", "p", "--overlay", "--probabilities"),
             ("prepare", images, masks, "q", "--size", 32),
-            ("evaluate", own_run, data, "--out", "s"),
+            ("evaluate", own_run, data, "--out", "s", "--allow-seen"),
             ("audit", data, "--out", "a"),
             ("train", data, "--out", "r", "--size", 32, "--epochs", 1, "--workers", 0),
             ("evaluate", "r", data),

@@ -45,7 +45,7 @@ def test_changes_win_over_the_file_and_defaults_fill_the_rest(tmp_path: Path) ->
         ({"epochs": True}, "epochs = True is of the wrong kind"),
         ({"lr": True}, "lr = True is of the wrong kind. Write a number."),
         ({"precision": "fp8"}, 'Write "auto" or "fp32" or "bf16" or "fp16".'),
-        ({"device": 3}, "device = 3 is of the wrong kind. Write text in quotes."),
+        ({"device": 3.5}, "device = 3.5 is of the wrong kind. Write text in quotes."),
         ({"lr": -1.0}, "lr=-1.0: must be above 0"),
         ({"lr": 0.0}, "lr=0.0: must be above 0"),
         ({"lr": float("nan")}, "lr=nan: must be above 0"),

@@ -95,7 +95,8 @@ def test_ten_steps_equal_one_process_with_the_same_global_batch(
         assert float(a["accuracy"]) == pytest.approx(float(b["accuracy"]), abs=1e-3)
     names = {path.name.split(".tfevents")[0] for path in (tmp_path / "two").iterdir()}
     assert names == {
-        *("config.toml", "environment.json", "history.csv", "events.out", "last.ckpt", "best"),
+        *("config.toml", "environment.json", "slices.csv", "history.csv"),
+        *("events.out", "last.ckpt", "best"),
     }
     assert len(list((tmp_path / "two").glob("events*"))) == 1
 

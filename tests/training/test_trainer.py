@@ -73,7 +73,8 @@ class TestRunFolder:
     def test_holds_what_the_design_lists_and_one_event_file(self, run: Path) -> None:
         names = {path.name.split(".tfevents")[0] for path in run.iterdir()}
         assert names == {
-            *("config.toml", "environment.json", "history.csv", "events.out", "last.ckpt", "best"),
+            *("config.toml", "environment.json", "slices.csv", "history.csv"),
+            *("events.out", "last.ckpt", "best"),
         }
         assert len(list(run.rglob("*tfevents*"))) == 1
         best = {path.name for path in (run / "best").iterdir()}

@@ -139,7 +139,7 @@ class TestOrthanc:
         assert "Doe" not in done.out + done.err
         names = sorted(path.name for path in out.iterdir())
         masks = [f"{short_id(uid)}.seg.dcm" for uid in (AXIAL, SCOUTED)]
-        assert names == sorted([*masks, "measurements.csv", "triage.csv"])
+        assert names == sorted([*masks, "measurements.csv", "predicted.jsonl", "triage.csv"])
         client = DICOMwebClient(server)
         there = client.search_for_instances(STUDY, search_filters={"Modality": "SEG"})
         stored = {item["00080018"]["Value"][0]: item for item in there}

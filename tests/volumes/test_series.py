@@ -135,7 +135,7 @@ class TestForeignFiles:
     def test_series_asks_for_what_is_no_ct(self, tmp_path):
         folder = without_ending(tmp_path / "ct")
         of_modality("PT")(folder / "PT1")
-        with pytest.raises(ConfigError, match=r"series 9 is PET \(PT\), no CT\. Leave"):
+        with pytest.raises(ConfigError, match=r"series 9 is PET \(PT\), no CT\. Take another"):
             find_volumes([folder], series="9")
 
     def test_fewer_pictures_than_slices_leave_a_folder_of_slices_one(self, tmp_path):

@@ -83,7 +83,9 @@ class TestTilt:
         return at(tmp_path / "ct", planes, places, orientation=axes, SliceThickness=5)
 
     def test_is_refused_with_the_way_out(self, folder):
-        text = r"15\.0 degrees off right angles \(gantry tilt\)\. Have it resampled with --resample"
+        text = (
+            r"15\.0 degrees off right angles \(gantry tilt\)\. Have it resampled with resample=True"
+        )
         with pytest.raises(GeometryError, match=text):
             read_volume(folder)
 
