@@ -6,6 +6,8 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,11 +31,14 @@ def test_it_serves_until_the_end_and_tells_what_came_of_it(
         *("--no-browser", "--model", "threshold", "--who", "anna"),
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as child:
+    # What began in the background of a shell does not hear Ctrl-C, and its children neither.
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with ExitStack() as ends, subprocess.Popen(command, preexec_fn=hears, **pipes) as child:
         try:
             found = re.fullmatch(r"http://127.0.0.1:(\d+)/#(\S+)\n", child.stderr.readline())
             assert found is not None
             connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+            ends.callback(connection.close)
             said = json.dumps({"decision": "drop", "note": "", "who": "anna"})
             connection.request("POST", "/api/decide?i=0", said, {"X-Token": found[2]})
             assert connection.getresponse().read() == b"{}"
@@ -43,7 +48,6 @@ def test_it_serves_until_the_end_and_tells_what_came_of_it(
             else:
                 child.send_signal(signal.SIGINT)
             out, err = child.communicate(timeout=60)
-            connection.close()
         finally:
             child.kill()
     assert child.returncode == 0, err
