@@ -29,7 +29,7 @@ bench: .venv/installed-dev  ## speed, each figure a ratio; tables, and JSON unde
 		$(BIN)/python $$script --out build/bench/$$(basename $$script .py).json || exit 1; \
 	done
 
-gpu: .venv/installed-dev  ## tests and tables of the GPU, eight minutes; GPU_ARGS="--device cpu --small" tries it without
+gpu: .venv/installed-dev  ## tests and tables of the GPU, ten minutes; GPU_ARGS="--device cpu --small" tries it without
 	$(BIN)/python tests/campaigns/gpu.py --out build/gpu $(GPU_ARGS)
 
 build: .venv/installed-dev  ## wheel and sdist in dist/

@@ -29,7 +29,7 @@ from lungunet.inference.measure import (
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice, check_volume
-from lungunet.inference.record import Record, fingerprint
+from lungunet.inference.record import Record, identify_source
 from lungunet.inference.scans import VolumePrediction, predict_volume, refuse_rule
 from lungunet.inference.segmenter import Segmenter
 from lungunet.inference.sides import UNTOLD, is_told, split_sides
@@ -222,7 +222,7 @@ def predict_slices(
         """Write what belongs to one slice, in a thread."""
         result = _write_slice(prediction, predictor, out, write)
         if result.measured:
-            source = fingerprint(result.path)
+            source = identify_source(result.path)
             record.add(result.name, source, [result.measured], result.checked)
         return result
 
@@ -230,7 +230,7 @@ def predict_slices(
     for file in files:
         belongs = [out / path for path in _slice_paths(file.stem, names, write)]
         try:
-            there = record.goes_on and record.holds(file.stem, fingerprint(file), belongs)
+            there = record.goes_on and record.holds(file.stem, identify_source(file), belongs)
         except DataError as err:
             yield SliceResult(file, error=str(err))
             continue
@@ -359,7 +359,7 @@ def _source_of(scan: Scan) -> str:
     """Return what tells a scan from others of its name."""
     if scan.remote is not None:
         return f"{scan.remote.series} {len(scan.remote.instances)}"
-    return fingerprint(scan.path, [item.path for item in scan.slices])
+    return identify_source(scan.path, [item.path for item in scan.slices])
 
 
 def _begin(

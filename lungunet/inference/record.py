@@ -196,7 +196,7 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def fingerprint(path: Path, slices: Sequence[Path] = ()) -> str:
+def identify_source(path: Path, slices: Sequence[Path] = ()) -> str:
     """Return what tells a slice or a scan from others, wherever it lies, without reading it all."""
     found = hashlib.sha256()
     for file in slices or [path]:

@@ -2,7 +2,7 @@
 
     python tests/campaigns/gpu.py --out build/gpu
 
-At most eight minutes on one GPU with 16 cores; nothing of the network. Each part is a process of
+At most ten minutes on one GPU with 16 cores; nothing of the network. Each part is a process of
 its own with a limit, so that none takes the others along; ``gpu.json`` holds what all of them
 found, ``gpu.log`` what they printed. ``--device cpu --small`` tries the whole of it without a GPU.
 """

@@ -21,7 +21,7 @@ from lungunet import (
 from lungunet.inference import record
 from lungunet.inference.measure import measure_slice
 from lungunet.inference.quality import Plausibility
-from lungunet.inference.record import FILE, Record, fingerprint
+from lungunet.inference.record import FILE, Record, identify_source
 from lungunet.inference.segmenter import Segmented
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
@@ -287,9 +287,9 @@ class TestRecord:
         one, two = tmp_path / "1", tmp_path / "2"
         content = bytearray(200_000)
         one.write_bytes(content)
-        found = {fingerprint(one), fingerprint(one, [one, one])}
+        found = {identify_source(one), identify_source(one, [one, one])}
         for place in (5, 100_005, 199_995):
             two.write_bytes(content[:place] + b"\1" + content[place + 1 :])
-            found.add(fingerprint(two))
+            found.add(identify_source(two))
         two.write_bytes(content[:-1])
-        assert len(found | {fingerprint(two), fingerprint(tmp_path / "none")}) == 7
+        assert len(found | {identify_source(two), identify_source(tmp_path / "none")}) == 7
