@@ -38,7 +38,7 @@ def export(
     Examples
     --------
     - `lungunet export lungs --out lungs.onnx`
-    - `lungunet predict lungs.onnx slices/ --out masks`
+    - `lungunet predict lungs.onnx slices/ --out masks --tta`
     """
     from dataclasses import asdict
 

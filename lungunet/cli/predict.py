@@ -73,9 +73,13 @@ def predict(
         typer.Option("--store", help="Scans of a PACS: send the masks back to it, as DICOM SEG."),
     ] = False,
     tta: Annotated[
-        bool,
-        typer.Option("--tta", help="Average each slice with its mirror image; twice the time."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--tta/--no-tta",
+            help="Average each slice with its mirror image; twice the time. Default: for lungs "
+            "alone.",
+        ),
+    ] = None,
     uncertainty: Annotated[
         bool,
         typer.Option(

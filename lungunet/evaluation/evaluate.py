@@ -28,7 +28,6 @@ from lungunet.evaluation.masks import MaskFolder, Predicts
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
-from lungunet.inference.doubt import load_opinion
 from lungunet.inference.predictor import Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import METRICS
@@ -121,7 +120,7 @@ def evaluate(
 def _baselines(predictor: Predicts) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what makes masks at no cost, by name."""
     words = [word for word in ("threshold", "lungs") if word != predictor.word]
-    rules = {word: partial(_segment_one, load_opinion(word)) for word in words}
+    rules = {word: partial(_segment_one, Predictor.load(word, device="cpu")) for word in words}
     return {**rules, "all background": lambda image: np.zeros(image.shape, np.uint8)}
 
 

@@ -97,7 +97,8 @@ class _Reason:
 @cache
 def load_opinion(word: str) -> Predictor:
     """Return the threshold rule or the built-in model, read once."""
-    return Predictor.load(word, device="cpu")  # of one slice at a time a GPU gains nothing
+    # Of one slice at a time a GPU gains nothing, and an opinion need not be the finest.
+    return Predictor.load(word, device="cpu", tta=False)
 
 
 class LabelView:

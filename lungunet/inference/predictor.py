@@ -122,7 +122,7 @@ class Predictor:
         *,
         device: str | int = "auto",
         precision: Precision = "auto",
-        tta: bool = False,
+        tta: bool | None = None,
     ) -> Predictor:
         """Read a model; no network, no unpickling.
 
@@ -135,7 +135,8 @@ class Predictor:
             Several are averaged: the folder of a cross-validation, for the models of its folds,
             or ``"runs/a+runs/b"``
         device, precision : of a network; the others compute on the CPU in fp32
-        tta : see :class:`Predictor`
+        tta : see :class:`Predictor`; None is True for the built-in model alone, which on patients
+            that it has not seen gains by it
 
         Raises
         ------
@@ -146,21 +147,22 @@ class Predictor:
         MissingExtraError
             When an ``.onnx`` file is given and onnxruntime is not installed.
         """
+        mirrored = bool(tta)
         if isinstance(model, str | Path):
             if len(members := find_members(model)) > 1:
                 from lungunet.inference.ensemble import load_ensemble
 
-                return cls(load_ensemble(members, device=device, precision=precision), tta=tta)
+                return cls(load_ensemble(members, device=device, precision=precision), tta=mirrored)
             if model == "threshold":
                 from lungunet.inference.threshold import ThresholdSegmenter
 
                 _refuse_device(model, device, precision)
-                return cls(ThresholdSegmenter(), tta=tta)
+                return cls(ThresholdSegmenter(), tta=mirrored)
             if Path(model).suffix.lower() == ".onnx" and not Path(model).is_dir():
                 from lungunet.inference.onnx import OnnxSegmenter
 
                 _refuse_device(model, device, precision)
-                return cls(OnnxSegmenter(model), tta=tta)
+                return cls(OnnxSegmenter(model), tta=mirrored)
             from lungunet.models.folder import load_model
 
             saved = load_model(model)
@@ -172,9 +174,14 @@ class Predictor:
             lungs = LungsSegmenter(
                 saved.model, saved.contract, saved.codec, device=device, precision=precision
             )
-            return cls(lungs, tta=tta)._of(saved)
+            return cls(lungs, tta=tta is not False)._of(saved)
         loaded = cls(
-            saved.model, saved.contract, saved.codec, device=device, precision=precision, tta=tta
+            saved.model,
+            saved.contract,
+            saved.codec,
+            device=device,
+            precision=precision,
+            tta=mirrored,
         )
         return loaded._of(saved)
 

@@ -114,6 +114,14 @@ class TestWhatItFinds:
         probability = segmenter([segmenter.prepare(hu)])[0].probability(1)
         assert probability[10:13, 10:13].max() == 0
 
+    def test_is_seen_both_ways_round_unless_told_otherwise(self, lungs: Predictor) -> None:
+        image = lungunet.phantom_slice(3, 0.5).image
+        once = Predictor.load("lungs", device="cpu", precision="fp32", tta=False)
+        mirrored = np.ascontiguousarray(image[:, ::-1])
+        mean = (once.probabilities(image) + once.probabilities(mirrored)[..., ::-1]) / 2
+        assert (lungs.tta, once.tta, Predictor.load("threshold").tta) == (True, False, False)
+        np.testing.assert_allclose(lungs.probabilities(image), mean, atol=1e-5)
+
     def test_any_size_and_a_slice_of_one_grey(self, lungs: Predictor) -> None:
         assert lungs(np.full((37, 64), -1000, np.int16)).shape == (37, 64)
 
@@ -161,4 +169,6 @@ class TestWhatBeginsWithIt:
         parity = lungunet.export_onnx("lungs", tmp_path / "lungs.onnx")
         assert parity.differing_px == 0
         hu = lungunet.phantom_slice(3, 0.5).image
-        np.testing.assert_array_equal(Predictor.load(tmp_path / "lungs.onnx")(hu), lungs(hu))
+        np.testing.assert_array_equal(
+            Predictor.load(tmp_path / "lungs.onnx", tta=True)(hu), lungs(hu)
+        )
