@@ -12,8 +12,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -255,6 +259,12 @@ class Page:
             box_x + (left + (x + 0.5) * scale) / dense,
             box_y + (top + (y + 0.5) * scale) / dense,
         )
+
+    def canvas(self) -> np.ndarray:
+        """Return what the canvas of the slice shows, (H, W, 4) uint8."""
+        picture = self.tab.js("document.getElementById('view').toDataURL('image/png')")
+        with Image.open(BytesIO(base64.b64decode(picture.partition(",")[2]))) as image:
+            return np.asarray(image.convert("RGBA"))
 
     def draw(self, *pixels: tuple[float, float]) -> None:
         self._forget_saved()

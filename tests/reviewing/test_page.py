@@ -91,6 +91,48 @@ def test_a_stroke_covers_its_way_and_an_eraser_takes_it_back(
     assert sorted(np.argwhere(drawn)[:, 1]) == [*range(20, 30), *range(36, 51)]
 
 
+@pytest.mark.parametrize("zoom", [0, -300])
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_stroke_draws_what_it_touches_alone_and_looks_as_if_all_were_drawn(
+    page: Page, pairs: list[lungunet.Pair], tmp_path: Path, filled: bool, zoom: int
+) -> None:
+    with reviewing(page, [pairs[0]], tmp_path / "out"):
+        if filled:
+            page.key("o")
+        if zoom:
+            page.tab.wheel(*page.at(44, 34), zoom)
+        page.size(4)
+        page.frame()
+        page.tab.js(
+            """void (() => {
+                const fill = CanvasRenderingContext2D.prototype.fillRect;
+                window.drawn = [];
+                CanvasRenderingContext2D.prototype.fillRect = function (x, y, wide, high) {
+                    window.drawn.push(wide * high / (this.canvas.width * this.canvas.height));
+                    fill.call(this, x, y, wide, high);
+                };
+            })()"""
+        )
+        places = [page.at(30 + step, 28 + step % 5) for step in range(20)]
+        page.tab.mouse("mouseMoved", *places[0], button="none")
+        page.tab.mouse("mousePressed", *places[0])
+        for place in places:
+            page.tab.mouse("mouseMoved", *place)
+            page.frame()
+        shares = page.tab.js("window.drawn")
+        assert len(shares) > 1
+        assert max(shares) < 0.4  # the whole way in one, where the machine is slow
+        drawn = page.canvas().astype(int)
+        page.tab.js("void document.getElementById('opacity').dispatchEvent(new Event('input'))")
+        page.frame()
+        assert page.tab.js("window.drawn.at(-1)") == 1
+        assert page.tab.js("window.drawn.at(-1)") == 1
+        afresh = page.canvas()
+        page.tab.mouse("mouseReleased", *places[-1])
+        page.saved()
+    assert np.abs(drawn - afresh).max() <= 1  # of 255: smooth lines that begin elsewhere
+
+
 def test_the_first_version_is_kept_and_the_log_agrees_with_the_file(
     page: Page, pairs: list[lungunet.Pair], tmp_path: Path
 ) -> None:

@@ -228,8 +228,8 @@ function act(did, change) {
 
 function keepChange(did, before) {
   const found = difference(before, state.mask.classes, state.mask.width);
-  view.repaint();
   if (!found) return;
+  view.repaint();
   const past = history();
   past.undo.push({ did, ...found });
   past.redo.length = 0;
@@ -304,16 +304,14 @@ function setTool(tool) {
   state.tool = tool;
   for (const button of all("[data-tool]")) button.setAttribute("aria-checked", String(button.dataset.tool === tool));
   $("view").style.cursor = tool === "pan" ? "grab" : "crosshair";
-  view.brush = tool === "brush" || tool === "erase" ? state.size : 0;
-  view.draw();
+  view.setBrush(tool === "brush" || tool === "erase" ? state.size : 0);
 }
 
 function setSize(size) {
   state.size = Math.max(SMALLEST, Math.min(LARGEST, size));
   $("size").value = state.size;
   $("size-of").textContent = `${state.size} px`;
-  if (view.brush) view.brush = state.size;
-  view.draw();
+  if (view.brush) view.setBrush(state.size);
 }
 
 function setClass(value) {
@@ -442,8 +440,7 @@ function begin(event, at) {
   const erases = state.tool === "erase" || event.button === 5; // the other end of a pen
   if (state.tool === "brush" || erases) {
     stroke = { did: erases ? "erase" : "brush", before: state.mask.classes.slice(), value: erases ? 0 : state.value, at };
-    state.mask.stamp(at.x, at.y, state.size, stroke.value);
-    view.repaint();
+    view.repaint(state.mask.stamp(at.x, at.y, state.size, stroke.value));
     return;
   }
   if (x < 0 || y < 0 || x >= state.mask.width || y >= state.mask.height) return;
@@ -462,10 +459,9 @@ function moved(event) {
   if (stroke) {
     for (const each of event.getCoalescedEvents?.() || [event]) {
       const to = view.toSlice(each);
-      state.mask.stroke(stroke.at, to, state.size, stroke.value);
+      view.repaint(state.mask.stroke(stroke.at, to, state.size, stroke.value));
       stroke.at = to;
     }
-    view.repaint();
   } else if (drag?.window) {
     const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
     Object.assign(drag, { x: event.clientX, y: event.clientY });
@@ -478,9 +474,8 @@ function moved(event) {
     view.move((event.clientX - drag.x) * dense, (event.clientY - drag.y) * dense);
     Object.assign(drag, { x: event.clientX, y: event.clientY });
   }
-  view.pointer = event.pointerType === "touch" ? null : at;
+  view.point(event.pointerType === "touch" ? null : at);
   showValue(at);
-  view.draw();
 }
 
 function showValue(at) {
@@ -606,7 +601,7 @@ function listen() {
   canvas.addEventListener("pointermove", moved);
   canvas.addEventListener("pointerup", release);
   canvas.addEventListener("pointercancel", (event) => { fingers.delete(event.pointerId); drag = null; finishStroke(); });
-  canvas.addEventListener("pointerleave", () => { view.pointer = null; $("value").textContent = ""; view.draw(); });
+  canvas.addEventListener("pointerleave", () => { view.point(null); $("value").textContent = ""; });
   canvas.addEventListener("wheel", wheel, { passive: false });
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("mousedown", (event) => { if (event.button === 1) event.preventDefault(); });
