@@ -126,7 +126,6 @@ def test_a_stroke_draws_what_it_touches_alone_and_looks_as_if_all_were_drawn(
         page.tab.js("void document.getElementById('opacity').dispatchEvent(new Event('input'))")
         page.frame()
         assert page.tab.js("window.drawn.at(-1)") == 1
-        assert page.tab.js("window.drawn.at(-1)") == 1
         afresh = page.canvas()
         page.tab.mouse("mouseReleased", *places[-1])
         page.saved()
