@@ -31,6 +31,7 @@ export class View {
     this.filled = false;
     this.opacity = 0.45;
     this.pointer = null;
+    this.circle = null; // where the brush was drawn, in pixels of the slice
     this.brush = 0;
     this.due = null; // the box, in pixels of the slice, that is drawn with the next picture
     new ResizeObserver(() => this.resize()).observe(canvas);
@@ -57,13 +58,19 @@ export class View {
   resize() {
     const box = this.canvas.getBoundingClientRect();
     const dense = devicePixelRatio || 1;
+    const { width, height } = this.canvas;
     this.canvas.width = Math.max(1, Math.round(box.width * dense));
     this.canvas.height = Math.max(1, Math.round(box.height * dense));
-    if (this.image) this.fit();
+    if (this.image && this.fitted) this.fit();
+    else { // a banner came or went: what is looked at stays in the middle
+      this.left += (this.canvas.width - width) / 2;
+      this.top += (this.canvas.height - height) / 2;
+    }
     this.draw();
   }
 
   fit() {
+    this.fitted = true;
     const { width, height } = this.canvas;
     this.scale = Math.min(width / this.image.width, height / (this.image.height * this.ratio)) * 0.98;
     this.left = (width - this.image.width * this.scale) / 2;
@@ -77,10 +84,11 @@ export class View {
     this.left = x - (x - this.left) * real;
     this.top = y - (y - this.top) * real;
     this.scale = scale;
+    this.fitted = false;
     this.draw();
   }
 
-  move(dx, dy) { this.left += dx; this.top += dy; this.draw(); }
+  move(dx, dy) { this.left += dx; this.top += dy; this.fitted = false; this.draw(); }
 
   // From a pointer's place in the window to pixels of the slice, with fractions.
   toSlice(event) {
@@ -118,12 +126,14 @@ export class View {
     this.draw(box);
   }
 
-  point(at) {
-    for (const each of [this.pointer, at]) {
-      const reach = this.brush / 2 + 1;
-      if (each && this.brush) this.draw({ left: each.x - reach, top: each.y - reach, right: each.x + reach, bottom: each.y + reach });
+  // Where the pointer is in the window, with clientX and clientY; null where it is not over the slice.
+  point(place) {
+    this.pointer = place && { clientX: place.clientX, clientY: place.clientY };
+    if (!this.image || !this.brush) return;
+    const reach = this.brush / 2 + 1;
+    for (const each of [this.circle, place && this.toSlice(place)]) {
+      if (each) this.draw({ left: each.x - reach, top: each.y - reach, right: each.x + reach, bottom: each.y + reach });
     }
-    this.pointer = at;
   }
 
   setBrush(size) { this.brush = size; this.draw(); }
@@ -196,7 +206,8 @@ export class View {
     context.globalAlpha = 1;
     context.setTransform(sx, 0, 0, sy, this.left, this.top);
     context.lineWidth = LINE / sx;
-    if (this.pointer && this.brush) this.drawBrush(context);
+    this.circle = this.pointer && this.brush ? this.toSlice(this.pointer) : null;
+    if (this.circle) this.drawBrush(context);
   }
 
   lines(box) {
@@ -227,8 +238,8 @@ export class View {
 
   drawBrush(context) {
     const odd = this.brush % 2 === 1;
-    const x = odd ? Math.floor(this.pointer.x) + 0.5 : Math.round(this.pointer.x);
-    const y = odd ? Math.floor(this.pointer.y) + 0.5 : Math.round(this.pointer.y);
+    const x = odd ? Math.floor(this.circle.x) + 0.5 : Math.round(this.circle.x);
+    const y = odd ? Math.floor(this.circle.y) + 0.5 : Math.round(this.circle.y);
     context.strokeStyle = "#fff";
     context.beginPath();
     context.arc(x, y, this.brush / 2, 0, 2 * Math.PI);
