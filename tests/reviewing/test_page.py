@@ -232,6 +232,7 @@ class TestTools:
             page.key("x")
             page.draw((66, 34))
             page.saved()
+            assert page.text("#value").endswith("background")  # of a pointer that did not move
             filled[:, 48:] = False
             assert np.array_equal(on_disk(out / "holes.png") > 0, filled)
 
@@ -543,12 +544,26 @@ def test_a_wrong_token_shows_why_and_nothing_else(
     page.tab.said.clear()
 
 
-@pytest.mark.parametrize("size", [(1280, 720), (1024, 768)])
+@pytest.mark.parametrize("size", [(1280, 720), (1024, 768), (820, 1180)])
 def test_one_screen_holds_all_of_it(
     page: Page, pairs: list[lungunet.Pair], tmp_path: Path, size: tuple[int, int]
 ) -> None:
     with opened_review(pairs, tmp_path / "out", config=QUICK) as server:
         page.open(server.address, size)
+        for number, decision in enumerate(("d", "u", "d"), start=1):
+            page.key(decision)
+            page.tab.wait(
+                f"document.getElementById('done').textContent.startsWith('{number} of 3')"
+            )
+            page.wait_for_slice()
+        page.frame()
+        over = page.tab.js(
+            """[...document.querySelectorAll('.row *')].filter(e => {
+                const [b, row] = [e, e.closest('.row')].map(x => x.getBoundingClientRect());
+                return b.height && (b.bottom > row.bottom || b.right > row.right);
+            }).map(e => e.outerHTML)"""
+        )
+        assert over == []
         cut = page.tab.js(
             """[...document.querySelectorAll('header *, aside *, footer *')].filter(e => {
                 const b = e.getBoundingClientRect();

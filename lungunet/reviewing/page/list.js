@@ -100,7 +100,7 @@ export class List {
     name.textContent = item.name;
     name.title = item.name;
     const state = document.createElement("em");
-    state.textContent = [item.score === null ? "" : item.score.toFixed(2), item.group, item.decision || (item.changed ? "changed" : "")]
+    state.textContent = [item.decision || (item.changed ? "changed" : ""), item.score === null ? "" : item.score.toFixed(2), item.group]
       .filter(Boolean).join(" · ");
     state.className = item.decision || item.group;
     const why = document.createElement("span");
