@@ -549,7 +549,9 @@ def test_one_screen_holds_all_of_it(
     page: Page, pairs: list[lungunet.Pair], tmp_path: Path, size: tuple[int, int]
 ) -> None:
     with opened_review(pairs, tmp_path / "out", config=QUICK) as server:
-        page.open(server.address, size)
+        page.open(server.address, (size[0], 1400))
+        page.tab.open(server.address, size)  # as when a tablet is turned
+        page.frame()
         for number, decision in enumerate(("d", "u", "d"), start=1):
             page.key(decision)
             page.tab.wait(
