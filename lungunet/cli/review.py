@@ -95,10 +95,6 @@ def review(
 
     def show(address: str) -> None:
         console.warn(f"{address}\nopen in the browser; Ctrl-C ends")
-        if browser:
-            import webbrowser
-
-            webbrowser.open(address)
 
     log = review_masks(
         source,
@@ -112,6 +108,7 @@ def review(
             codec=parse_codec(labels, label_threshold),
             names=names,
             ranking=audit,
+            browser=browser,
             host=host,
             port=port,
         ),

@@ -84,6 +84,10 @@ class Case(Protocol):
         """Read one slice of it, with its mask."""
         ...
 
+    def preview(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and classes, (H, W) both, for the picture in the list."""
+        ...
+
     def version(self, z: int) -> str:
         """Return what :attr:`Plane.version` would be."""
         ...
@@ -124,6 +128,11 @@ class SliceCase:
         image = read_image(self.image)
         require_same_size(image.shape, classes.shape, self.name)
         return Plane(image, classes, digest(content))
+
+    def preview(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read the slice and its mask."""
+        plane = self.plane(0)
+        return plane.image, plane.classes
 
     def version(self, z: int) -> str:
         """Return the SHA-256 of the mask's file; nothing where it cannot be read."""

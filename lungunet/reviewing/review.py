@@ -4,7 +4,9 @@ import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 from lungunet.data.codec import LabelCodec
@@ -18,6 +20,11 @@ from lungunet.reviewing.opinions import Opinions
 from lungunet.reviewing.scans import Shelf
 from lungunet.reviewing.server import ReviewServer
 from lungunet.reviewing.sources import Material, scans_to_review, slices_to_review
+
+_DOOR = (
+    '<!doctype html><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+    '<meta http-equiv="refresh" content="0; url={0}"><p><a href="{0}">Open the review</a>\n'
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class ReviewConfig:
     names : how masks are called beside their slices, as for :func:`find_pairs`
     ranking : folder of the audit whose ranking gives the order; None takes the one in the data
         folder, else the masks are ranked here
+    browser : open the page in the browser
     host : to listen on. Another one than this machine's own lets others of the network in who know
         the token, which goes over the network unencrypted
     port : 0 takes a free one
@@ -44,6 +52,7 @@ class ReviewConfig:
     codec: LabelCodec | None = None
     names: str | None = None
     ranking: Path | None = None
+    browser: bool = True
     host: str = "127.0.0.1"
     port: int = 0
 
@@ -55,7 +64,7 @@ def review(
     images: str | Path | None = None,
     scans: str | Path | None = None,
     config: ReviewConfig = ReviewConfig(),
-    show: Callable[[str], object] = webbrowser.open,
+    show: Callable[[str], object] | None = None,
     progress: Progress = silent,
 ) -> ReviewLog:
     """Look at masks in the browser, the most doubtful first; mend, keep or drop them.
@@ -73,7 +82,7 @@ def review(
     images : folder of the slices that ``source`` holds masks of
     scans : folder of the scans that ``source`` holds masks of
     config : how
-    show : is given the address of the page once it can be opened
+    show : is given the address of the page once it can be opened, with its token
     progress : counts the masks that are ranked
 
     Returns
@@ -92,18 +101,35 @@ def review(
 
     Examples
     --------
-    >>> log = lungunet.review("data", "mended", show=print)  # doctest: +SKIP
+    >>> log = lungunet.review("data", "mended")  # doctest: +SKIP
     >>> log.dropped  # doctest: +SKIP
     ('ID_0007',)
     """
     with opened_review(
         source, out, images=images, scans=scans, config=config, progress=progress
     ) as server:
-        show(server.address)
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), _doorway(server.address) as door:
+            if show is not None:
+                show(server.address)
+            if config.browser:
+                webbrowser.open(door)
             while not server.finished.wait(0.5):  # a wait without end hears no Ctrl-C on Windows
                 pass
         return server.desk.log
+
+
+@contextmanager
+def _doorway(address: str) -> Iterator[str]:
+    """Yield the address of a file of this user alone that leads to the page.
+
+    Every user of the machine sees the command line that a browser is started with; the token must
+    not stand there.
+    """
+    with TemporaryDirectory(prefix="lungunet-", ignore_cleanup_errors=True) as folder:
+        page = Path(folder, "review.html")
+        page.touch(mode=0o600)
+        page.write_text(_DOOR.format(escape(address)), encoding="utf-8")
+        yield page.as_uri()
 
 
 @contextmanager

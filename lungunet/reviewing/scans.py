@@ -8,7 +8,7 @@ import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock, Thread
+from threading import Lock, RLock, Thread
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from lungunet.volumes.volume import Volume, read_volume, write_volume
 
 
 class Shelf:
-    """Keeps the scan that is looked at in memory, and no other."""
+    """Keeps the scan that is looked at in memory, and reads one more while its picture is made."""
 
     def __init__(self) -> None:
+        self.previews = Lock()  # held while a picture is made: never of two scans at a time
         self._name = ""
         self._opened: _Opened | None = None
         self._lock = RLock()
@@ -38,6 +39,11 @@ class Shelf:
                 self.close()
                 self._opened, self._name = read(), name
             return self._opened
+
+    def opened(self, name: str) -> "_Opened | None":
+        """Return the scan where it is the one in memory."""
+        opened = self._opened
+        return opened if self._name == name else None
 
     def close(self) -> None:
         """Wait until all that was changed is in the volume's file."""
@@ -76,14 +82,27 @@ class ScanCase:
     @property
     def start(self) -> int:
         """The slice with the most lung; without any the middle one."""
-        areas = np.count_nonzero(self._open().classes, axis=(1, 2))
-        return int(areas.argmax()) if areas.any() else len(areas) // 2
+        return _fullest(self._open().classes)
 
     def plane(self, z: int) -> Plane:
         """Return one slice of it, with its mask."""
         opened = self._open()
         classes = opened.classes[z]
         return Plane(opened.scan.array[z], classes, digest(classes.tobytes()))
+
+    def preview(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slice with the most lung; the scan that is looked at stays in memory."""
+        with self.shelf.previews:
+            opened = self.shelf.opened(self.name)
+            if opened is not None:
+                z = _fullest(opened.classes)
+                return opened.scan.array[z], opened.classes[z]
+            classes = codec_planes(self.codec, read_volume(self.mask).array, str(self.mask))
+            z = _fullest(classes)
+            image = read_volume(self.scan).array
+            if image.shape != classes.shape:
+                raise GeometryError(f"is on another grid than {self.scan.path}.", where=self.mask)
+            return image[z].copy(), classes[z].copy()
 
     def version(self, z: int) -> str:
         """Return the SHA-256 of a slice's classes."""
@@ -221,6 +240,12 @@ class _Opened:
             writer.join()
         if self._failed is not None:
             raise self._failed
+
+
+def _fullest(classes: np.ndarray) -> int:
+    """Return the slice with the most lung; without any the middle one."""
+    areas = np.count_nonzero(classes, axis=(1, 2))
+    return int(areas.argmax()) if areas.any() else len(areas) // 2
 
 
 def codec_planes(codec: LabelCodec, raw: np.ndarray, where: str) -> np.ndarray:

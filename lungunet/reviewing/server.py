@@ -213,8 +213,15 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.FORBIDDEN, "not the address of this server")
         if origin is not None and origin.lower() != f"http://{host}".lower():
             raise _Refused(HTTPStatus.FORBIDDEN, "asked by another page")
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        own = self.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+        if not own and not self._is_opened:
             raise _Refused(HTTPStatus.FORBIDDEN, "asked by another page")
+
+    @property
+    def _is_opened(self) -> bool:
+        """Whether a link opens the page in a window; without the token it shows nothing."""
+        how = [self.headers.get(f"Sec-Fetch-{name}") for name in ("Mode", "Dest")]
+        return self.command == "GET" and self.path == "/" and how == ["navigate", "document"]
 
     def _demand_token(self) -> None:
         if not self.server.lets_in(self.headers.get("X-Token")):
@@ -232,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
             windows = self.server.count_windows(query.text("window"))
             return _json({"windows": windows, "changes": desk.changes})
         if url.path == "/api/thumb":
-            return _binary({}, _thumb(*_image_and_classes(desk, query)))
+            return _binary({}, _thumb(*desk.entries[query.case].case.preview()))
         if url.path == "/api/slice":
             return self._slice(query)
         if url.path == "/api/first":
@@ -401,11 +408,6 @@ def _look(image: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         windows = {"lung": [-600, 1500], "soft": [40, 400]}
         look = {"windows": windows, "bounds": [-1100, -350], "unit": "HU"}
     return shown, look
-
-
-def _image_and_classes(desk: Desk, query: _Query) -> tuple[np.ndarray, np.ndarray]:
-    plane = desk.plane(query.case, query.z)
-    return plane.image, plane.classes
 
 
 def _thumb(image: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:

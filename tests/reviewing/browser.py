@@ -11,9 +11,13 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -81,6 +85,10 @@ class Socket:
         self._socket.close()
 
 
+class MovedOnError(Exception):
+    """The page went to another address while it was asked."""
+
+
 class Tab:
     """One page in the browser."""
 
@@ -98,6 +106,8 @@ class Tab:
             answer = json.loads(self._socket.receive())
             self._listen(answer)
             if answer.get("id") == self._number:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise MovedOnError
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -122,9 +132,10 @@ class Tab:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while True:
-            value = self.js(expression)
-            if value:
-                return value
+            with suppress(MovedOnError):
+                value = self.js(expression)
+                if value:
+                    return value
             assert time.monotonic() < end, f"never came: {expression}; {self.said}"
             time.sleep(0.02)
 
@@ -158,13 +169,27 @@ class Tab:
             **{"clickCount": 1, "pointerType": "mouse", **more},
         )
 
-    def drag(self, *places: tuple[float, float], button: str = "left") -> None:
+    def drag(
+        self, *places: tuple[float, float], button: str = "left", pointer: str = "mouse"
+    ) -> None:
         """Press at the first place, go through the others, let go."""
-        self.mouse("mouseMoved", *places[0], button="none")
-        self.mouse("mousePressed", *places[0], button)
+        self.mouse("mouseMoved", *places[0], button="none", pointerType=pointer)
+        self.mouse("mousePressed", *places[0], button, pointerType=pointer)
         for place in places[1:]:
-            self.mouse("mouseMoved", *place, button)
-        self.mouse("mouseReleased", *places[-1], button)
+            self.mouse("mouseMoved", *place, button, pointerType=pointer)
+        self.mouse("mouseReleased", *places[-1], button, pointerType=pointer)
+
+    def touch(self, kind: str, *fingers: tuple[float, float]) -> None:
+        """Say where all fingers are: touchStart, touchMove; after touchEnd those that stay."""
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(fingers)]
+        self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    def swipe(self, *places: tuple[float, float]) -> None:
+        """Draw with one finger."""
+        self.touch("touchStart", places[0])
+        for place in places[1:]:
+            self.touch("touchMove", place)
+        self.touch("touchEnd")
 
     def wheel(self, x: float, y: float, down: float, *, ctrl: bool = False) -> None:
         self.mouse("mouseWheel", x, y, "none", deltaX=0, deltaY=down, modifiers=2 if ctrl else 0)
@@ -255,6 +280,14 @@ class Page:
             box_x + (left + (x + 0.5) * scale) / dense,
             box_y + (top + (y + 0.5) * scale) / dense,
         )
+
+    def canvases(self, selector: str = "#view") -> list[np.ndarray]:
+        """Return what canvases show, (H, W, 4) uint8 each."""
+        pictures = self.tab.js(
+            f"[...document.querySelectorAll({json.dumps(selector)})].map(c => c.toDataURL())"
+        )
+        contents = [base64.b64decode(picture.partition(",")[2]) for picture in pictures]
+        return [np.asarray(Image.open(BytesIO(content)).convert("RGBA")) for content in contents]
 
     def draw(self, *pixels: tuple[float, float]) -> None:
         self._forget_saved()

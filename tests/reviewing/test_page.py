@@ -91,6 +91,47 @@ def test_a_stroke_covers_its_way_and_an_eraser_takes_it_back(
     assert sorted(np.argwhere(drawn)[:, 1]) == [*range(20, 30), *range(36, 51)]
 
 
+@pytest.mark.parametrize("zoom", [0, -300])
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_stroke_draws_what_it_touches_alone_and_looks_as_if_all_were_drawn(
+    page: Page, pairs: list[lungunet.Pair], tmp_path: Path, filled: bool, zoom: int
+) -> None:
+    with reviewing(page, [pairs[0]], tmp_path / "out"):
+        if filled:
+            page.key("o")
+        if zoom:
+            page.tab.wheel(*page.at(44, 34), zoom)
+        page.size(4)
+        page.frame()
+        page.tab.js(
+            """void (() => {
+                const fill = CanvasRenderingContext2D.prototype.fillRect;
+                window.drawn = [];
+                CanvasRenderingContext2D.prototype.fillRect = function (x, y, wide, high) {
+                    window.drawn.push(wide * high / (this.canvas.width * this.canvas.height));
+                    fill.call(this, x, y, wide, high);
+                };
+            })()"""
+        )
+        places = [page.at(30 + step, 28 + step % 5) for step in range(20)]
+        page.tab.mouse("mouseMoved", *places[0], button="none")
+        page.tab.mouse("mousePressed", *places[0])
+        for place in places:
+            page.tab.mouse("mouseMoved", *place)
+            page.frame()
+        shares = page.tab.js("window.drawn")
+        assert len(shares) > 1
+        assert max(shares) < 0.4  # the whole way in one, where the machine is slow
+        drawn = page.canvases()[0].astype(int)
+        page.tab.js("void document.getElementById('opacity').dispatchEvent(new Event('input'))")
+        page.frame()
+        assert page.tab.js("window.drawn.at(-1)") == 1
+        afresh = page.canvases()[0]
+        page.tab.mouse("mouseReleased", *places[-1])
+        page.saved()
+    assert np.abs(drawn - afresh).max() <= 1  # of 255: smooth lines that begin elsewhere
+
+
 def test_the_first_version_is_kept_and_the_log_agrees_with_the_file(
     page: Page, pairs: list[lungunet.Pair], tmp_path: Path
 ) -> None:
@@ -191,6 +232,7 @@ class TestTools:
             page.key("x")
             page.draw((66, 34))
             page.saved()
+            assert page.text("#value").endswith("background")  # of a pointer that did not move
             filled[:, 48:] = False
             assert np.array_equal(on_disk(out / "holes.png") > 0, filled)
 
@@ -243,6 +285,141 @@ class TestTools:
             page.saved()
             swapped[10:12, 40:44] = 3
             assert np.array_equal(on_disk(out / "sides.png"), swapped)
+
+
+def line(x0: int, x1: int, y: int) -> np.ndarray:
+    """Pixels of a row."""
+    drawn = np.zeros(SHAPE, bool)
+    drawn[y, x0 : x1 + 1] = True
+    return drawn
+
+
+def where(page: Page) -> tuple[float, float, float]:
+    """Zoom and place of the slice in the canvas."""
+    names = page.tab.js("({...document.getElementById('view').dataset})")
+    return float(names["scale"]), float(names["left"]), float(names["top"])
+
+
+class TestPenAndTouch:
+    def test_a_finger_draws(self, page: Page, void: list[lungunet.Pair], tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        with reviewing(page, void, out):
+            page.size(1)
+            page.tab.swipe(page.at(20, 40), page.at(35, 40), page.at(50, 40))
+            page.saved()
+        assert np.array_equal(on_disk(out / "void.png") > 0, line(20, 50, 40))
+
+    @pytest.mark.parametrize("tool", ["b", "e", "f", "x", "g"])
+    def test_two_fingers_zoom_and_move_and_leave_no_trace(
+        self, page: Page, pairs: list[lungunet.Pair], tmp_path: Path, tool: str
+    ) -> None:
+        out = tmp_path / "out"
+        with reviewing(page, [pairs[0]], out):
+            before = on_disk(out / "lost.png")
+            page.key("t")  # so that the tools have all they ask the server for
+            page.saved()
+            page.key("r")
+            page.saved()
+            page.key(tool)
+            scale, left, top = where(page)
+            (x0, y0), (x1, y1) = page.at(30, 25), page.at(60, 25)  # on lung
+            page.tab.touch("touchStart", (x0, y0))
+            page.tab.touch("touchMove", (x0 + 3, y0))
+            page.tab.touch("touchStart", (x0 + 3, y0), (x1, y1))
+            page.tab.touch("touchMove", (x0 + 3 - 50, y0), (x1 + 50, y1))
+            page.tab.touch("touchMove", (x0 + 3 - 50, y0 + 30), (x1 + 50, y1 + 30))
+            page.tab.touch("touchEnd", (x0 + 3 - 50, y0 + 30))  # one stays, and moves on
+            page.tab.touch("touchMove", (x0 + 90, y0 + 60))
+            page.tab.touch("touchEnd")
+            page.frame()
+            apart = x1 - x0 - 3
+            new_scale, new_left, new_top = where(page)
+            assert new_scale == pytest.approx(scale * (apart + 100) / apart)
+            middle = (x0 + 3 + x1) / 2 - page.tab.js(
+                "document.getElementById('view').getBoundingClientRect().x"
+            )
+            assert (middle - new_left) / new_scale == pytest.approx((middle - left) / scale)
+            assert new_top != top
+            assert page.tab.js("document.querySelector('[data-act=undo]').disabled") is False
+        assert np.array_equal(on_disk(out / "lost.png"), before)
+        assert [record["did"] for record in log_of(out)[1:]] == ["take threshold", "first version"]
+
+    def test_a_tap_removes_the_piece_under_it(
+        self, page: Page, pairs: list[lungunet.Pair], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        with reviewing(page, [pairs[1]], out):
+            page.key("x")
+            page.tab.swipe(page.at(66, 25))
+            page.saved()
+        wanted = lungs()
+        wanted[:, 48:] = False
+        assert np.array_equal(on_disk(out / "right.png") > 0, wanted)
+
+    def test_a_pen_draws_at_one_width_and_then_fingers_move(
+        self, page: Page, void: list[lungunet.Pair], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        with reviewing(page, void, out):
+            page.size(1)
+            tab = page.tab
+            start, end = page.at(20, 40), page.at(50, 40)
+            for kind, place, force in (
+                ("mouseMoved", start, 0.0),
+                ("mousePressed", start, 0.1),
+                ("mouseMoved", page.at(35, 40), 1.0),
+                ("mouseMoved", end, 0.3),
+                ("mouseReleased", end, 0.0),
+            ):
+                button = "none" if place == start and kind == "mouseMoved" else "left"
+                tab.mouse(kind, *place, button, pointerType="pen", force=force)
+            page.saved()
+            scale, left, top = where(page)
+            tab.swipe(page.at(30, 20), page.at(40, 20))
+            page.frame()
+            assert where(page) == pytest.approx((scale, left + 10 * scale, top))
+        assert np.array_equal(on_disk(out / "void.png") > 0, line(20, 50, 40))
+
+    def test_a_hand_that_rests_beside_the_pen_does_nothing(
+        self, page: Page, void: list[lungunet.Pair], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        with reviewing(page, void, out):
+            page.size(1)
+            places = [page.at(x, 40) for x in (20, 30, 40, 50)]
+            palm = page.at(60, 60)
+            page.tab.mouse("mousePressed", *places[0], pointerType="pen")
+            page.tab.touch("touchStart", palm)
+            page.tab.mouse("mouseMoved", *places[1], pointerType="pen")
+            page.tab.touch("touchMove", page.at(62, 61))
+            page.tab.mouse("mouseMoved", *places[2], pointerType="pen")
+            page.tab.touch("touchEnd")
+            page.tab.mouse("mouseMoved", *places[3], pointerType="pen")
+            page.tab.mouse("mouseReleased", *places[3], pointerType="pen")
+            page.saved()
+        assert np.array_equal(on_disk(out / "void.png") > 0, line(20, 50, 40))
+        assert len(log_of(out)) == 2
+
+    def test_the_other_end_of_a_pen_erases(
+        self, page: Page, pairs: list[lungunet.Pair], tmp_path: Path
+    ) -> None:
+        """By events of the page's own: the browser's protocol knows no such button."""
+        out = tmp_path / "out"
+        with reviewing(page, [pairs[1]], out):
+            page.size(3)
+            x, y = page.at(30, 25)
+            page.tab.mouse("mouseMoved", x, y, button="none")  # pointer 1 is there
+            page.tab.js(
+                f"""void (() => {{
+                    const view = document.getElementById("view");
+                    const pen = {{ clientX: {x}, clientY: {y}, pointerId: 1, pointerType: "pen" }};
+                    view.dispatchEvent(
+                        new PointerEvent("pointerdown", {{ ...pen, button: 5, buttons: 32 }}));
+                    view.dispatchEvent(new PointerEvent("pointerup", {{ ...pen, button: 5 }}));
+                }})()"""
+            )
+            page.saved()
+        assert np.array_equal(on_disk(out / "right.png") > 0, lungs() & ~disk(30, 25, 3))
 
 
 class TestWindow:
@@ -367,12 +544,28 @@ def test_a_wrong_token_shows_why_and_nothing_else(
     page.tab.said.clear()
 
 
-@pytest.mark.parametrize("size", [(1280, 720), (1024, 768)])
+@pytest.mark.parametrize("size", [(1280, 720), (1024, 768), (820, 1180)])
 def test_one_screen_holds_all_of_it(
     page: Page, pairs: list[lungunet.Pair], tmp_path: Path, size: tuple[int, int]
 ) -> None:
     with opened_review(pairs, tmp_path / "out", config=QUICK) as server:
-        page.open(server.address, size)
+        page.open(server.address, (size[0], 1400))
+        page.tab.open(server.address, size)  # as when a tablet is turned
+        page.frame()
+        for number, decision in enumerate(("d", "u", "d"), start=1):
+            page.key(decision)
+            page.tab.wait(
+                f"document.getElementById('done').textContent.startsWith('{number} of 3')"
+            )
+            page.wait_for_slice()
+        page.frame()
+        over = page.tab.js(
+            """[...document.querySelectorAll('.row *')].filter(e => {
+                const [b, row] = [e, e.closest('.row')].map(x => x.getBoundingClientRect());
+                return b.height && (b.bottom > row.bottom || b.right > row.right);
+            }).map(e => e.outerHTML)"""
+        )
+        assert over == []
         cut = page.tab.js(
             """[...document.querySelectorAll('header *, aside *, footer *')].filter(e => {
                 const b = e.getBoundingClientRect();

@@ -1,5 +1,6 @@
 """Scans: slices of a volume are mended, and the volume keeps its grid, to the voxel."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,14 @@ from slices import body, lungs
 
 import lungunet
 from lungunet.errors import ConfigError, LungUNetError
+from lungunet.reviewing import scans
 from lungunet.reviewing.desk import Desk
 from lungunet.reviewing.review import ReviewConfig, opened_review
-from lungunet.reviewing.scans import _Opened
+from lungunet.reviewing.scans import ScanCase, _Opened
 from lungunet.reviewing.server import ReviewServer
 from lungunet.reviewing.sources import Material, scans_to_review
+from lungunet.volumes.scan import Scan
+from lungunet.volumes.volume import Volume
 
 DEPTH = 5
 AFFINE = np.array([[0.7, 0, 0, -30], [0, 0.8, 0, 20], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])
@@ -90,6 +94,40 @@ def test_slices_are_mended_and_the_volume_keeps_its_grid(
     assert list(lungunet.find_volume_pairs(folders[0], out)) == ["ct.1"]
 
 
+def test_scans_have_pictures_in_the_list_made_one_at_a_time(
+    page: Page, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in folders:
+        for name in ("ct.2", "ct.3"):
+            (folder / f"{name}.nii.gz").write_bytes((folder / "ct.1.nii.gz").read_bytes())
+    looked_at: list[str] = []
+    read: list[object] = []
+    read_volume = scans.read_volume
+
+    class Counted(_Opened):
+        def __init__(self, case: ScanCase) -> None:
+            looked_at.append(case.name)
+            super().__init__(case)
+
+    def counted(path: Scan | Path) -> Volume:
+        read.append(path)
+        return read_volume(path)
+
+    monkeypatch.setattr(scans, "_Opened", Counted)
+    monkeypatch.setattr(scans, "read_volume", counted)
+    with reviewing(page, folders, tmp_path / "out"):
+        end = time.monotonic() + 20
+        while not all(picture[..., :3].any() for picture in page.canvases(".row canvas")):
+            assert time.monotonic() < end
+            page.frame()
+        pictures = np.array(page.canvases(".row canvas"), int)
+        assert pictures.shape == (3, 56, 56, 4)
+        assert (pictures[:, 28, 28, :3] > 150).all()  # the heart
+        assert (pictures[:, 27, 17, 2] - pictures[:, 27, 17, 0] > 40).all()  # lung, in blue
+        assert looked_at == ["ct.1"]
+        assert len(read) == 6  # the scan that is looked at, and two more, and their masks
+
+
 def test_other_planes_are_to_look_at(
     page: Page, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -131,8 +169,6 @@ def test_what_a_kill_kept_from_the_volume_is_finished_by_the_next_review(
 def test_a_volume_that_cannot_be_written_is_told_and_loses_nothing(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lungunet.reviewing import scans
-
     def full(*_: object, **__: object) -> None:
         raise LungUNetError("no room")
 

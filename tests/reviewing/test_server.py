@@ -6,15 +6,19 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
+from browser import Page
 from PIL import Image
 from slices import SHAPE, lungs, write_case
 
@@ -90,6 +94,17 @@ class TestStrangers:
         assert ask(server, "/", Host=named)[0] == 403
         assert ask(server, "/api/list", Host=f"localhost:{server.server_port}")[0] == 200
 
+    def test_a_link_elsewhere_opens_the_page_and_no_more(self, server: ReviewServer) -> None:
+        opened = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        window = {**opened, "Sec-Fetch-Dest": "document"}
+        assert ask(server, "/", token=None, **window)[0] == 200
+        assert ask(server, "/", Origin="http://evil.example", **window)[0] == 403
+        assert ask(server, "/", **opened, **{"Sec-Fetch-Dest": "iframe"})[0] == 403
+        for path in ("/api/list", "/main.js", "/?a=1"):
+            assert ask(server, path, **window)[0] == 403
+        assert ask(server, "/api/finish", body=b"{}", **window)[0] == 403
+        assert not server.finished.is_set()
+
     def test_own_pages_are_let_in(self, server: ReviewServer) -> None:
         origin = f"http://127.0.0.1:{server.server_port}"
         assert ask(server, "/api/list", Origin=origin, Sec_Fetch_Site="same-origin")[0] == 200
@@ -160,6 +175,29 @@ def test_the_page_is_small_and_asks_nobody_else() -> None:
         assert set(outside) <= {b"http://www.w3.org/2000/svg"}, name
 
 
+def test_the_browser_is_started_on_a_private_file_and_not_on_the_token(
+    page: Page, pairs: list[lungunet.Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    opened: list[Path] = []
+
+    def open_browser(address: str) -> None:
+        assert shown[0].partition("#")[2] not in address
+        opened.append(Path(url2pathname(urlsplit(address).path)))
+        assert [stat.S_IMODE(p.stat().st_mode) for p in (opened[0], opened[0].parent)] == [
+            *(0o600, 0o700)
+        ]
+        page.tab.open(address)
+        page.tab.wait(f"location.href === {json.dumps(shown[0])}")
+        page.wait_for_slice()
+        page.tab.click("#finish")
+        page.tab.wait("document.body.textContent.includes('Finished')")
+
+    monkeypatch.setattr("webbrowser.open", open_browser)
+    lungunet.review(pairs, tmp_path / "out", config=QUICK, show=shown.append)
+    assert not opened[0].parent.exists()
+
+
 def test_another_host_is_listened_on_only_when_asked(
     pairs: list[lungunet.Pair], tmp_path: Path
 ) -> None:
@@ -178,7 +216,7 @@ import sys
 import lungunet
 lungunet.review(
     [lungunet.Pair(*sys.argv[1:3])], sys.argv[3],
-    config=lungunet.ReviewConfig(model="threshold"),
+    config=lungunet.ReviewConfig(model="threshold", browser=False),
     show=lambda address: print(address, flush=True),
 )
 """

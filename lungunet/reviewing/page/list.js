@@ -9,7 +9,7 @@ const KEPT = 400;
 
 export class List {
   constructor(box, rows, choose) {
-    Object.assign(this, { box, rows, choose, cases: [], shown: [], chosen: -1, made: new Map(), thumbs: new Map() });
+    Object.assign(this, { box, rows, choose, cases: [], shown: [], chosen: -1, made: new Map(), thumbs: new Map(), reads: false, reading: false });
     box.addEventListener("scroll", () => this.draw(), { passive: true });
     new ResizeObserver(() => this.draw()).observe(box);
     rows.addEventListener("click", (event) => {
@@ -64,6 +64,27 @@ export class List {
       row.style.top = `${place * ROW}px`;
       row.setAttribute("aria-selected", String(index === this.chosen));
     }
+    if (this.reads) this.readScans();
+  }
+
+  // A scan is read whole for its picture: one after the other, of those that are seen, and not before the
+  // slice that is looked at is there.
+  async readScans() {
+    this.reads = true;
+    if (this.reading) return;
+    this.reading = true;
+    const next = () => [...this.made.keys()].find((each) => this.cases[each].scan && !this.thumbs.has(each));
+    for (let index = next(); index !== undefined; index = next()) {
+      this.keepThumb(index);
+      await this.thumbs.get(index);
+      this.drawThumb(index, this.made.get(index)?.querySelector("canvas"));
+    }
+    this.reading = false;
+  }
+
+  keepThumb(index) {
+    this.thumbs.set(index, getThumb(index).catch(() => null));
+    if (this.thumbs.size > KEPT) this.thumbs.delete(this.thumbs.keys().next().value);
   }
 
   make(index) {
@@ -79,7 +100,7 @@ export class List {
     name.textContent = item.name;
     name.title = item.name;
     const state = document.createElement("em");
-    state.textContent = [item.score === null ? "" : item.score.toFixed(2), item.group, item.decision || (item.changed ? "changed" : "")]
+    state.textContent = [item.decision || (item.changed ? "changed" : ""), item.score === null ? "" : item.score.toFixed(2), item.group]
       .filter(Boolean).join(" · ");
     state.className = item.decision || item.group;
     const why = document.createElement("span");
@@ -88,18 +109,14 @@ export class List {
     row.append(picture, words);
     this.rows.append(row);
     this.made.set(index, row);
-    if (item.scan) picture.remove(); // a whole scan would be read for it
-    else this.drawThumb(index, picture);
+    if (!item.scan && !this.thumbs.has(index)) this.keepThumb(index);
+    this.drawThumb(index, picture);
     return row;
   }
 
   async drawThumb(index, picture) {
-    if (!this.thumbs.has(index)) {
-      this.thumbs.set(index, getThumb(index).catch(() => null));
-      if (this.thumbs.size > KEPT) this.thumbs.delete(this.thumbs.keys().next().value);
-    }
     const thumb = await this.thumbs.get(index);
-    if (!thumb) return;
+    if (!thumb || !picture) return;
     const pixels = new ImageData(SIDE, SIDE);
     for (let at = 0; at < SIDE * SIDE; at++) {
       const n = thumb.mask[at] ? parseInt(colourOf(thumb.mask[at]).slice(1), 16) : 0;

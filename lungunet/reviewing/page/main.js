@@ -14,8 +14,8 @@ const [SMALLEST, LARGEST] = [1, 80];
 
 const HELP = [
   ["&darr; &uarr;", "next mask, the one before"], ["Wheel", "scan: slice; slice: zoom"], ["Ctrl + wheel", "zoom; also + and -"],
-  ["&larr; &rarr;", "scan: slice below, above"], ["Right drag", "window: across width, down level"], ["Space + drag", "move; also the middle button"],
-  ["Two fingers", "move and zoom"], ["0", "fit to the screen"], ["L / K", "lung window / soft tissue"],
+  ["&larr; &rarr;", "scan: slice below, above"], ["Right drag", "window: across width, down level; W for the left button"], ["Space + drag", "move; also the middle button"],
+  ["Two fingers", "move and zoom; with a pen in use one finger moves"], ["0", "fit to the screen"], ["L / K", "lung window / soft tissue"],
   ["B / E", "brush / eraser"], ["[ ]", "size of both"], ["F", "fill what is enclosed, or give a piece the class"],
   ["G", "lung here: grow from a click"], ["X", "remove the piece that is clicked"], ["H", "close small holes; larger ones with F"],
   ["M / T", "take the mask of the model / of the threshold"], ["S", "swap sides (masks with left and right)"], ["R", "back to the first version"],
@@ -168,7 +168,9 @@ function showSlice(slice, { keep }) {
   view.show(slice, state.mask, { keep });
   showWindow();
   showLayers();
+  tellValue();
   lock();
+  list.readScans();
 }
 
 function lookAhead(index, slice) {
@@ -212,7 +214,7 @@ const canDraw = () => state.mask && state.axis === "axial";
 function lock() {
   const past = canDraw() ? history() : { undo: [], redo: [] };
   for (const button of all("[data-tool], [data-act]")) button.disabled = !canDraw();
-  document.querySelector('[data-tool="pan"]').disabled = false;
+  for (const tool of ["pan", "window"]) document.querySelector(`[data-tool="${tool}"]`).disabled = false;
   document.querySelector('[data-act="undo"]').disabled = !past.undo.length;
   document.querySelector('[data-act="redo"]').disabled = !past.redo.length;
 }
@@ -220,6 +222,7 @@ function lock() {
 // Does something to the mask, keeps how to undo it, and saves.
 function act(did, change) {
   if (!canDraw()) return;
+  finishStroke();
   const before = state.mask.classes.slice();
   const why = change();
   if (why) { hint(why); return; }
@@ -228,8 +231,9 @@ function act(did, change) {
 
 function keepChange(did, before) {
   const found = difference(before, state.mask.classes, state.mask.width);
-  view.repaint();
   if (!found) return;
+  view.repaint();
+  tellValue();
   const past = history();
   past.undo.push({ did, ...found });
   past.redo.length = 0;
@@ -253,6 +257,7 @@ function again(from, to, side) {
   past[to].push(change);
   apply(change, change[side], state.mask.classes, state.mask.width);
   view.repaint();
+  tellValue();
   store(from);
 }
 
@@ -303,17 +308,15 @@ function setTool(tool) {
   finishStroke();
   state.tool = tool;
   for (const button of all("[data-tool]")) button.setAttribute("aria-checked", String(button.dataset.tool === tool));
-  $("view").style.cursor = tool === "pan" ? "grab" : "crosshair";
-  view.brush = tool === "brush" || tool === "erase" ? state.size : 0;
-  view.draw();
+  $("view").style.cursor = { pan: "grab", window: "ns-resize" }[tool] || "crosshair";
+  view.setBrush(tool === "brush" || tool === "erase" ? state.size : 0);
 }
 
 function setSize(size) {
   state.size = Math.max(SMALLEST, Math.min(LARGEST, size));
   $("size").value = state.size;
   $("size-of").textContent = `${state.size} px`;
-  if (view.brush) view.brush = state.size;
-  view.draw();
+  if (view.brush) view.setBrush(state.size);
 }
 
 function setClass(value) {
@@ -403,9 +406,11 @@ function keepNote() {
 
 // Hands ---------------------------------------------------------------------------------------------
 
-let stroke = null; // being drawn: what it began on, and where the pointer was
+let stroke = null; // being drawn: by which pointer, what it began on, and where it is
 let drag = null; // of the window or the picture
+let tap = null; // of a finger: what it does waits until it is lifted, for a second one may come
 const fingers = new Map();
+const TAP_PX = 12;
 
 function finishStroke() {
   if (!stroke) return;
@@ -421,32 +426,45 @@ function cancelStroke() {
   view.repaint();
 }
 
+// Fingers draw until a pen is seen; from then on they move the picture, and a hand may rest on it.
 function press(event) {
   if (!state.slice) return;
   $("view").focus({ preventScroll: true });
   $("view").setPointerCapture(event.pointerId);
-  if (event.pointerType === "touch") {
-    fingers.set(event.pointerId, event);
-    if (fingers.size > 1) { cancelStroke(); drag = null; return; }
+  const touches = event.pointerType === "touch";
+  if (event.pointerType === "pen") {
+    state.pen = true;
+    if (stroke?.touches) cancelStroke();
+    if (fingers.size) { fingers.clear(); drag = tap = null; }
   }
-  const at = view.toSlice(event);
-  const moves = event.button === 1 || (event.button === 0 && (state.tool === "pan" || state.held === "pan"));
-  if (event.button === 2 && !stroke) drag = { window: true, x: event.clientX, y: event.clientY };
-  else if (moves && !stroke) drag = { window: false, x: event.clientX, y: event.clientY };
-  else if (event.button === 0 || event.button === 5) begin(event, at);
+  if (touches) {
+    if (stroke && !stroke.touches) return;
+    fingers.set(event.pointerId, event);
+    if (fingers.size > 1) { cancelStroke(); drag = tap = null; return; }
+  }
+  if (stroke || drag) return;
+  const id = event.pointerId;
+  const moves = event.button === 1 || (event.button === 0 && (state.tool === "pan" || state.held === "pan" || (touches && state.pen)));
+  if (event.button === 2 || (event.button === 0 && state.tool === "window" && !moves)) drag = { id, window: true, x: event.clientX, y: event.clientY };
+  else if (moves) drag = { id, window: false, x: event.clientX, y: event.clientY };
+  else if (event.button === 0 || event.button === 5) begin(event, touches);
 }
 
-function begin(event, at) {
+function begin(event, touches) {
   if (!canDraw()) { hint("coronal and sagittal planes are to look at"); return; }
-  const [x, y] = [Math.floor(at.x), Math.floor(at.y)];
+  const at = view.toSlice(event);
   const erases = state.tool === "erase" || event.button === 5; // the other end of a pen
   if (state.tool === "brush" || erases) {
-    stroke = { did: erases ? "erase" : "brush", before: state.mask.classes.slice(), value: erases ? 0 : state.value, at };
-    state.mask.stamp(at.x, at.y, state.size, stroke.value);
-    view.repaint();
-    return;
-  }
-  if (x < 0 || y < 0 || x >= state.mask.width || y >= state.mask.height) return;
+    const did = erases ? "erase" : "brush";
+    stroke = { id: event.pointerId, touches, did, before: state.mask.classes.slice(), value: erases ? 0 : state.value, at };
+    view.repaint(state.mask.stamp(at.x, at.y, state.size, stroke.value));
+  } else if (touches) tap = { id: event.pointerId, x: event.clientX, y: event.clientY, at };
+  else use(at);
+}
+
+function use(at) {
+  const [x, y] = [Math.floor(at.x), Math.floor(at.y)];
+  if (!canDraw() || x < 0 || y < 0 || x >= state.mask.width || y >= state.mask.height) return;
   if (state.tool === "fill") act("fill", () => state.mask.fill(x, y, state.value));
   if (state.tool === "remove") act("remove piece", () => state.mask.remove(x, y));
   if (state.tool === "grow") grow(x, y);
@@ -454,33 +472,39 @@ function begin(event, at) {
 
 function moved(event) {
   if (!state.slice) return;
-  if (fingers.has(event.pointerId)) {
+  const touches = event.pointerType === "touch";
+  if (touches) {
+    if (!fingers.has(event.pointerId)) return;
     if (fingers.size > 1) { pinch(event); return; }
     fingers.set(event.pointerId, event);
+    if (tap && Math.hypot(event.clientX - tap.x, event.clientY - tap.y) > TAP_PX) tap = null;
   }
-  const at = view.toSlice(event);
-  if (stroke) {
+  if (stroke?.id === event.pointerId) {
     for (const each of event.getCoalescedEvents?.() || [event]) {
       const to = view.toSlice(each);
-      state.mask.stroke(stroke.at, to, state.size, stroke.value);
+      view.repaint(state.mask.stroke(stroke.at, to, state.size, stroke.value));
       stroke.at = to;
     }
-    view.repaint();
-  } else if (drag?.window) {
+  } else if (drag?.id === event.pointerId && drag.window) {
     const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
     Object.assign(drag, { x: event.clientX, y: event.clientY });
     view.look.width = Math.max(1, view.look.width * Math.exp(dx / 250));
     view.look.level += (dy * view.look.width) / 500;
     view.window();
     showWindow();
-  } else if (drag) {
+  } else if (drag?.id === event.pointerId) {
     const dense = view.canvas.width / view.canvas.clientWidth;
     view.move((event.clientX - drag.x) * dense, (event.clientY - drag.y) * dense);
     Object.assign(drag, { x: event.clientX, y: event.clientY });
   }
-  view.pointer = event.pointerType === "touch" ? null : at;
-  showValue(at);
-  view.draw();
+  view.point(touches ? null : event);
+  showValue(view.toSlice(event));
+}
+
+// What is under the pointer may have changed without it.
+function tellValue() {
+  if (view.pointer && state.slice) showValue(view.toSlice(view.pointer));
+  else $("value").textContent = "";
 }
 
 function showValue(at) {
@@ -506,8 +530,20 @@ function pinch(event) {
 
 function release(event) {
   fingers.delete(event.pointerId);
-  drag = null;
-  finishStroke();
+  if (drag?.id === event.pointerId) drag = null;
+  if (stroke?.id === event.pointerId) finishStroke();
+  if (tap?.id === event.pointerId) {
+    const { at } = tap;
+    tap = null;
+    use(at);
+  }
+}
+
+// The system took the pointer away: a palm, or its own gesture.
+function cancel(event) {
+  if (tap?.id === event.pointerId) tap = null;
+  if (stroke?.id === event.pointerId && stroke.touches) cancelStroke();
+  release(event);
 }
 
 function wheel(event) {
@@ -525,7 +561,7 @@ function wheel(event) {
 function zoomBy(factor) { if (state.slice) view.zoom(factor, view.canvas.width / 2, view.canvas.height / 2); }
 
 const KEYS = {
-  b: () => setTool("brush"), e: () => setTool("erase"), f: () => setTool("fill"), x: () => setTool("remove"), g: () => setTool("grow"),
+  b: () => setTool("brush"), e: () => setTool("erase"), f: () => setTool("fill"), x: () => setTool("remove"), w: () => setTool("window"), g: () => setTool("grow"),
   "[": () => setSize(state.size - (state.size > 20 ? 4 : 2)), "]": () => setSize(state.size + (state.size >= 20 ? 4 : 2)),
   m: ACTS.model, t: ACTS.rule, r: ACTS.first, h: ACTS.holes, s: () => { if (state.classes.length > 2) ACTS.swap(); }, z: ACTS.undo, y: ACTS.redo,
   v: () => toggle("show-mask"), o: () => toggle("filled"), M: () => toggle("show-model"), T: () => toggle("show-rule"), R: () => toggle("show-first"),
@@ -605,8 +641,8 @@ function listen() {
   canvas.addEventListener("pointerdown", press);
   canvas.addEventListener("pointermove", moved);
   canvas.addEventListener("pointerup", release);
-  canvas.addEventListener("pointercancel", (event) => { fingers.delete(event.pointerId); drag = null; finishStroke(); });
-  canvas.addEventListener("pointerleave", () => { view.pointer = null; $("value").textContent = ""; view.draw(); });
+  canvas.addEventListener("pointercancel", cancel);
+  canvas.addEventListener("pointerleave", () => { view.point(null); tellValue(); });
   canvas.addEventListener("wheel", wheel, { passive: false });
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("mousedown", (event) => { if (event.button === 1) event.preventDefault(); });

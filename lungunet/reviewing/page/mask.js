@@ -2,6 +2,11 @@
 
 const HOLE = 0.0025; // of the picture: the largest hole that is closed by itself, 3 cm2 of a chest
 
+// A box around two.
+export const around = (a, b) => (a && b ? {
+  left: Math.min(a.left, b.left), top: Math.min(a.top, b.top), right: Math.max(a.right, b.right), bottom: Math.max(a.bottom, b.bottom),
+} : a || b);
+
 export class Mask {
   constructor(width, height, classes) {
     this.width = width;
@@ -9,7 +14,7 @@ export class Mask {
     this.classes = classes;
   }
 
-  // A disk of so many pixels across. Odd sizes sit on a pixel, even ones between pixels.
+  // A disk of so many pixels across. Odd sizes sit on a pixel, even ones between pixels. Returns a box around it.
   stamp(x, y, size, value) {
     const odd = size % 2 === 1;
     const cx = odd ? Math.floor(x) + 0.5 : Math.round(x);
@@ -22,15 +27,18 @@ export class Mask {
       const right = Math.min(this.width - 1, Math.floor(cx + half - 0.5));
       if (left <= right) this.classes.fill(value, row * this.width + left, row * this.width + right + 1);
     }
+    return { left: x - r - 1, top: y - r - 1, right: x + r + 1, bottom: y + r + 1 };
   }
 
   stroke(from, to, size, value) {
     const length = Math.hypot(to.x - from.x, to.y - from.y);
     const steps = Math.max(1, Math.ceil(length / Math.max(0.5, size / 8)));
+    let box = null;
     for (let step = 1; step <= steps; step++) {
       const t = step / steps;
-      this.stamp(from.x + (to.x - from.x) * t, from.y + (to.y - from.y) * t, size, value);
+      box = around(box, this.stamp(from.x + (to.x - from.x) * t, from.y + (to.y - from.y) * t, size, value));
     }
+    return box;
   }
 
   // Pixels that hang together by edges with the one at (x, y) and that `inside` lets in.
@@ -172,35 +180,34 @@ export function apply(change, box, classes, width) {
   }
 }
 
-// The edges around one class, as long straight lines in pixels of the slice. One pass, row by row: this
-// runs at every picture of a stroke.
-export function outline(classes, width, height, value) {
+// The edges around one class within a box, as long straight lines in pixels of the slice. One pass, row by
+// row: this runs at every picture of a stroke.
+export function outline(classes, width, height, value, box = { left: 0, top: 0, right: width, bottom: height }) {
   const path = new Path2D();
   const begun = new Int32Array(width + 1).fill(-1); // where the upright line at this column began
-  for (let y = 0; y <= height; y++) {
+  const upright = (x, y) => { path.moveTo(x, begun[x]); path.lineTo(x, y); begun[x] = -1; };
+  const level = (start, x, y) => { path.moveTo(start, y); path.lineTo(x, y); };
+  for (let y = box.top; y <= box.bottom; y++) {
     const row = y * width;
     let start = -1; // of the level line above this row
-    let left = false;
-    for (let x = 0; x <= width; x++) {
+    let left = box.left > 0 && y < height && classes[row + box.left - 1] === value;
+    for (let x = box.left; x <= box.right; x++) {
       const within = x < width && y < height && classes[row + x] === value;
       const above = x < width && y > 0 && classes[row - width + x] === value;
       if (within !== above) {
         if (start < 0) start = x;
       } else if (start >= 0) {
-        path.moveTo(start, y);
-        path.lineTo(x, y);
+        level(start, x, y);
         start = -1;
       }
       if (within !== left) {
         if (begun[x] < 0) begun[x] = y;
-      } else if (begun[x] >= 0) {
-        path.moveTo(x, begun[x]);
-        path.lineTo(x, y);
-        begun[x] = -1;
-      }
+      } else if (begun[x] >= 0) upright(x, y);
       left = within;
     }
+    if (start >= 0) level(start, box.right + 1, y);
   }
+  for (let x = box.left; x <= box.right; x++) if (begun[x] >= 0) upright(x, box.bottom + 1);
   return path;
 }
 
