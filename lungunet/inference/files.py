@@ -61,6 +61,7 @@ R = TypeVar("R", "SliceResult", "ScanResult")
 
 _ALONE = Sharing()
 _CHUNK = 64  # slices that a process takes at once, seconds of work
+_SHARES = 16  # of few slices, so that each process has some
 _BEHIND = 8  # slices that may wait to be written before the model waits too
 _LABELS = "labels.txt"
 
@@ -320,8 +321,8 @@ def _do_slices(
             yield from results
         return
     # Batches hold the same slices as in one process, or the last bit of a network's sums differs.
-    some = job.batch_size * max(1, min(_CHUNK, len(todo)) // job.batch_size)
-    chunks = [todo[start : start + some] for start in range(0, len(todo), some)]
+    length = job.batch_size * max(1, min(_CHUNK, len(todo) // _SHARES) // job.batch_size)
+    chunks = [todo[start : start + length] for start in range(0, len(todo), length)]
     judged = HuSurvey()
     with start_crew(job, predictor, sharing, most=len(chunks)) as crew:
 
@@ -329,16 +330,18 @@ def _do_slices(
             try:
                 done, looked = crew.ask(paths)
             except LostError as err:
-                if len(paths) > 1 and not crew.is_stopped:
+                if crew.is_stopped:
+                    raise
+                if len(paths) > 1:
                     return _joined(ask([path]) for path in paths)
                 error = f"{paths[0]}: twice {err}. The others go on."
                 done, looked = [SliceResult(paths[0], error=error)], HuSurvey()
             return [_keep_slice(one, record) for one in done], looked
 
         with closing(crew.map(ask, chunks)) as answers:
-            for results, looked in answers:
+            for some, looked in answers:
                 judged.add(looked)
-                yield from results
+                yield from some
     predictor.warn_of(judged)
 
 
@@ -531,6 +534,8 @@ def _do_scans(
             try:
                 return keep(step, step.known or crew.ask(scan))
             except LostError as err:
+                if crew.is_stopped:
+                    raise
                 error = f"{scan}: twice {err}. The others go on."
                 return step, ScanResult(scan.path, scan.name, error=error)
 

@@ -102,12 +102,12 @@ def start_actors(
         When there is no such cluster, or nothing free in it.
     """
     ray = _import_ray()
-    _connect(ray, address)
+    leave = _connect(ray, address)
     free = ray.available_resources()
     gpus = int(free.get("GPU", 0))
     count = min(most, gpus or int(free.get("CPU", 0)) // cores)
     if count < 1:
-        ray.shutdown()
+        leave()
         raise ConfigError(
             f"the cluster has no free GPU, and fewer than {cores} free cores. Wait, or give a "
             "smaller ray_cores.",
@@ -118,19 +118,21 @@ def start_actors(
     create = partial(
         actor.remote, start, str(Path.cwd()), __version__, cores=None if gpus else cores
     )
-    return [_RayWorker(ray, create) for _ in range(count)], ray.shutdown
+    return [_RayWorker(ray, create) for _ in range(count)], leave
 
 
-def _connect(ray: Any, address: str) -> None:
-    quiet = {"configure_logging": True, "logging_level": "ERROR", "log_to_driver": False}
+def _connect(ray: Any, address: str) -> Callable[[], None]:
+    """Join a cluster, or start one; return how to leave it, which does nothing in the caller's."""
+    if ray.is_initialized():
+        return lambda: None
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
     try:
-        if address != "auto":
-            ray.init(address=address, **quiet)
-            return
         try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:  # none runs here
-            # Nothing listens but on this machine itself.
+            ray.init(address=address, **quiet)
+        except ConnectionError:
+            if address != "auto":
+                raise
+            # None runs here. Of the one that is started nothing listens to other machines.
             ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **quiet)
     except Exception as err:  # Ray raises what it likes, and Exception itself
         first = str(err).strip().splitlines()[:1]
@@ -138,6 +140,8 @@ def _connect(ray: Any, address: str) -> None:
             f"no cluster ({''.join(first)}). Start one with ray start --head, or write auto.",
             where=f"ray={address!r}",
         ) from err
+    leave: Callable[[], None] = ray.shutdown
+    return leave
 
 
 def _import_ray() -> Any:
