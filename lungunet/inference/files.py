@@ -31,7 +31,7 @@ from lungunet.inference.measure import (
     measure_volume,
 )
 from lungunet.inference.parts import Part, keys_of, list_of, refuse_divided_otherwise
-from lungunet.inference.predictor import Loading, Prediction, Predictor
+from lungunet.inference.predictor import Loading, Prediction, Predictor, predict_some, warn_of
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice, check_volume
 from lungunet.inference.record import Record, identify_source
@@ -268,7 +268,7 @@ class _SliceJob:
     ) -> tuple[list[SliceResult], HuSurvey]:
         """Do some of many."""
         judged = HuSurvey()
-        predictions = predictor.predict_some(paths, judged, batch_size=self.batch_size)
+        predictions = predict_some(predictor, paths, judged, batch_size=self.batch_size)
         with closing(self.finish(predictor, predictions)) as results:
             return list(results), judged
 
@@ -342,7 +342,7 @@ def _do_slices(
             for some, looked in answers:
                 judged.add(looked)
                 yield from some
-    predictor.warn_of(judged)
+    warn_of(predictor, judged)
 
 
 def _joined(

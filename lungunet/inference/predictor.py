@@ -343,27 +343,8 @@ class Predictor:
             When the batch size is below 1.
         """
         judged = HuSurvey()
-        yield from self.predict_some(paths, judged, batch_size=batch_size)
-        self.warn_of(judged)
-
-    def predict_some(
-        self, paths: Iterable[Path], judged: HuSurvey, *, batch_size: int
-    ) -> Iterator[Prediction]:
-        """Do what :meth:`predict_files` does with files that are some of many."""
-        if batch_size < 1:
-            raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
-        reads = map_ahead(self._read, paths, depth=2 * batch_size)
-        while batch := list(islice(reads, batch_size)):
-            masks = iter(self._segment([views for read, views in batch if not read.error]))
-            for read, _ in batch:
-                if read.image is not None and not read.error:
-                    judged.look(read.image, read.path.stem)
-                yield read if read.error else replace(read, segmented=next(masks))
-
-    def warn_of(self, judged: HuSurvey) -> None:
-        """Say it where the model sees HU, and the slices can hardly be."""
-        if shows_hu(self.segmenter.contract.window) and (fault := judged.fault):
-            warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=2)
+        yield from predict_some(self, paths, judged, batch_size=batch_size)
+        warn_of(self, judged)
 
     def _read(self, path: Path) -> tuple[Prediction, list[Any]]:
         """Return a file without its mask yet, and what the segmenter takes; runs in a thread."""
@@ -383,6 +364,27 @@ class Predictor:
         prepared = [view for views in slices for view in views]
         done = iter(self.segmenter(prepared) if prepared else [])
         return [_merged(*(next(done) for _ in views)) for views in slices]
+
+
+def predict_some(
+    predictor: Predictor, paths: Iterable[Path], judged: HuSurvey, *, batch_size: int
+) -> Iterator[Prediction]:
+    """Do what :meth:`Predictor.predict_files` does, with files that are some of many."""
+    if batch_size < 1:
+        raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
+    reads = map_ahead(predictor._read, paths, depth=2 * batch_size)
+    while batch := list(islice(reads, batch_size)):
+        masks = iter(predictor._segment([views for read, views in batch if not read.error]))
+        for read, _ in batch:
+            if read.image is not None and not read.error:
+                judged.look(read.image, read.path.stem)
+            yield read if read.error else replace(read, segmented=next(masks))
+
+
+def warn_of(predictor: Predictor, judged: HuSurvey) -> None:
+    """Say it where a model sees HU, and the slices can hardly be."""
+    if shows_hu(predictor.segmenter.contract.window) and (fault := judged.fault):
+        warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=3)
 
 
 def _as_segmenter(
