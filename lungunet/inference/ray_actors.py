@@ -132,8 +132,8 @@ def _connect(ray: Any, address: str) -> Callable[[], None]:
         except ConnectionError:
             if address != "auto":
                 raise
-            # None runs here. Of the one that is started nothing listens to other machines.
-            ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **quiet)
+            _stay_here(ray)
+            ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, **quiet)  # none runs
     except Exception as err:  # Ray raises what it likes, and Exception itself
         first = str(err).strip().splitlines()[:1]
         raise ConfigError(
@@ -142,6 +142,16 @@ def _connect(ray: Any, address: str) -> Callable[[], None]:
         ) from err
     leave: Callable[[], None] = ray.shutdown
     return leave
+
+
+def _stay_here(ray: Any) -> None:
+    """Let nothing of a cluster that is started now listen to other machines.
+
+    Ray 2.60 has a switch for it, which is off on Linux: 127.0.0.1 alone would be replaced by an
+    address that others reach.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # for processes that it starts
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _import_ray() -> Any:

@@ -77,13 +77,17 @@ def test_two_processes_write_what_one_does(inputs) -> None:
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_actors_write_what_one_process_does(inputs) -> None:
-    import ray
+    from lungunet.inference import ray_actors
 
-    ray.init(num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False)
+    ray = ray_actors._import_ray()
+    leave = ray_actors._connect(ray, "auto")
     try:
+        for node in ray.nodes():  # reached from here alone, and telling nobody
+            assert node["NodeManagerAddress"] == "127.0.0.1"
+        assert not ray._common.usage.usage_lib.usage_stats_enabled()
         compare(inputs, Sharing(ray="auto"))
     finally:
-        ray.shutdown()
+        leave()
 
 
 def test_a_model_that_others_cannot_load(inputs) -> None:
