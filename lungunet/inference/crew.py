@@ -176,8 +176,8 @@ class Crew:
     def stop(self) -> None:
         """End all processes."""
         self._stopped = True
-        for worker in self._workers:
-            worker.stop()
+        with ThreadPoolExecutor(len(self._workers)) as pool:
+            list(pool.map(lambda worker: worker.stop(), self._workers))
 
 
 def do(work: Work, item: Any) -> tuple[Any, list[str]]:

@@ -65,6 +65,7 @@ class _RayWorker:
 
     def __init__(self, ray: Any, create: Callable[[], Any]) -> None:
         self._ray, self._create = ray, create
+        self._stopped = False
         self._open()
 
     def _open(self) -> None:
@@ -77,14 +78,16 @@ class _RayWorker:
             self._ray.get(self._ready, timeout=_SECONDS)
             return self._ray.get(self._actor.do.remote(item))
         except errors.RayTaskError as err:
-            raise err.cause from err
+            raise (err.cause or err) from err
         except errors.GetTimeoutError as err:
             raise GoneError(f"no process began on the cluster within {_SECONDS} s") from err
         except errors.RayActorError as err:
-            self._open()
+            if not self._stopped:
+                self._open()
             raise LostError("the process on the cluster ended") from err
 
     def stop(self) -> None:
+        self._stopped = True
         if self._ray.is_initialized():
             self._ray.kill(self._actor)
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from lungunet.data.files import plain, write_csv
 from lungunet.errors import ConfigError, DataError
@@ -105,6 +105,12 @@ class Rows:
         else:
             self.masks[name] = row
             self.errors.pop(name, None)
+
+    def copy(self) -> Self:
+        """Return what there is now of masks and errors."""
+        copied = type(self)()
+        copied.masks, copied.errors = dict(self.masks), dict(self.errors)
+        return copied
 
     def leave(self, names: Collection[str]) -> None:
         """Forget all but these."""
@@ -275,10 +281,14 @@ class Record:
         Without ``now`` only where a twentieth of the masks or more is new, for each time all are
         written.
         """
-        there = len(self._rows.masks) + len(self._rows.errors)
-        if self._unwritten and (now or 20 * self._unwritten >= there):
-            self._rows.write_tables(self.folder, names, self._own)
-            self._unwritten = 0
+        with self._lock:  # meanwhile others add
+            rows = self._rows.copy()
+            there = len(rows.masks) + len(rows.errors)
+            new = self._unwritten
+        if new and (now or 20 * new >= there):
+            rows.write_tables(self.folder, names, self._own)
+            with self._lock:
+                self._unwritten -= new
 
     def close(self) -> None:
         """Close the file."""

