@@ -140,7 +140,7 @@ def _connect(ray: Any, address: str) -> Callable[[], None]:
     except Exception as err:  # Ray raises what it likes, and Exception itself
         first = str(err).strip().splitlines()[:1]
         raise ConfigError(
-            f"no cluster ({''.join(first)}). Start one with ray start --head, or write auto.",
+            f"no cluster ({''.join(first)}). Start one, or write auto for that of this machine.",
             where=f"ray={address!r}",
         ) from err
     leave: Callable[[], None] = ray.shutdown

@@ -206,6 +206,7 @@ class Record:
         self._lock = Lock()
         self._file: IO[bytes] | None = None
         self._rows = Rows()
+        self._early: list[dict[str, Any]] = []  # errors before the first mask
         self._unwritten = 0
         self._end = 0
         records = [out / FILE, *(list_records(part) if part else [])]
@@ -272,8 +273,13 @@ class Record:
         self._put(row, checked.worry if checked else 0.0)
 
     def fail(self, name: str, source: str, error: str) -> None:
-        """Record why there is no mask; from any thread."""
-        self._put({"name": name, "source": source, "error": error}, 0.0)
+        """Record why there is no mask; from any thread. Written with the first mask, if any."""
+        row = {"name": name, "source": source, "error": error}
+        with self._lock:
+            if self._file is None and not self.goes_on:
+                self._early.append(row)
+                return
+        self._put(row, 0.0)
 
     def write_tables(self, names: Sequence[str] = (), *, now: bool = True) -> None:
         """Write the tables of all masks: those of ``names`` first, in their order.
@@ -301,10 +307,12 @@ class Record:
 
     def _put(self, row: Mapping[str, Any], worry: float) -> None:
         with self._lock:
-            at = self._append(row)
-            written = _Row(self.path, at, row["source"], worry)
-            self._rows.put(row["name"], written, failed="error" in row)
-            self._unwritten += 1
+            for each, its_worry in [*((early, 0.0) for early in self._early), (row, worry)]:
+                at = self._append(each)
+                written = _Row(self.path, at, each["source"], its_worry)
+                self._rows.put(each["name"], written, failed="error" in each)
+                self._unwritten += 1
+            self._early.clear()
 
     def _start(self) -> IO[bytes]:
         try:
