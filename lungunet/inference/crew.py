@@ -26,6 +26,7 @@ R = TypeVar("R")
 
 _TRIES = 2
 _AHEAD = 4  # items for each worker that may be done before those before them
+_GUARD = "Try one device; in a script, call this below if __name__ == '__main__'."
 _SECONDS = 10  # to let go of what is being written
 
 
@@ -38,7 +39,8 @@ class Sharing:
     part : ``"3/16"`` does the third of sixteen parts, and writes tables of that;
         :func:`merge_parts` joins them. An item's path below its input decides by a hash which part
         it is of: lists may grow, and every part may be given the whole list
-    devices : a process for each, as ``("cuda:0", "cuda:1")``; they load the model by themselves.
+    devices : a process for each, as ``("cuda:0", "cuda:1")``; they load the model by themselves,
+        and import the script that asks, whose work must be below ``if __name__ == "__main__"``.
         None computes here, with the predictor that is given
     ray : a process for each free GPU of a Ray cluster, or else for its free cores: ``"auto"`` is
         the cluster of this machine, and starts one where there is none; or its address. Scans,
@@ -229,7 +231,7 @@ class _Process:
         why = f"the process of device '{self._device}' ended ({_say(self._process.exitcode)})"
         with self._lock:
             if not self._stopped and not self._ready:
-                raise ConfigError(f"{why} before it could begin. Try one device.") from err
+                raise ConfigError(f"{why} before it could begin. {_GUARD}") from err
             if not self._stopped:
                 self._open()
         raise LostError(why) from err
