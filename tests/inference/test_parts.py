@@ -90,6 +90,7 @@ class TestPart:
 class TestMerge:
     def test_it_is_what_one_process_writes(self, kind, rule, items, tmp_path) -> None:
         one, out = tmp_path / "one", tmp_path / "out"
+        items = sorted(items.iterdir(), reverse=True)  # not in the order of names
         run(kind, rule, items, one)
         results = [run(kind, rule, items, out, part=f"{n}/3") for n in (3, 1, 2)]
         assert sorted(len(some) for some in results) != [0, 0, 6]
