@@ -5,6 +5,7 @@ which Ray Data would bring Arrow and pandas, and an order and tables of its own.
 """
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from lungunet.errors import ConfigError, MissingExtraError
 from lungunet.inference.crew import GoneError, LostError, Work, Worker, do
 from lungunet.models.cores import limit_cores
 
+_SOON = 30.0
 _SECONDS = 300  # that a process may take to begin, on a machine that reads torch for the first time
 
 
@@ -106,9 +108,8 @@ def start_actors(
     """
     ray = _import_ray()
     leave = _connect(ray, address)
-    free = ray.available_resources()
-    gpus = int(free.get("GPU", 0))
-    count = min(most, gpus or int(free.get("CPU", 0)) // cores)
+    gpus, cpus = _find_free(ray, cores)
+    count = min(most, gpus or cpus // cores)
     if count < 1:
         leave()
         raise ConfigError(
@@ -122,6 +123,17 @@ def start_actors(
         actor.remote, start, str(Path.cwd()), __version__, cores=None if gpus else cores
     )
     return [_RayWorker(ray, create) for _ in range(count)], leave
+
+
+def _find_free(ray: Any, cores: int) -> tuple[int, int]:
+    """Return how many GPUs and cores are free; those of a job that has just ended are soon."""
+    until = time.monotonic() + _SOON
+    while True:
+        free = ray.available_resources()
+        gpus, cpus = int(free.get("GPU", 0)), int(free.get("CPU", 0))
+        if gpus or cpus >= cores or time.monotonic() > until:
+            return gpus, cpus
+        time.sleep(0.2)
 
 
 def _connect(ray: Any, address: str) -> Callable[[], None]:
