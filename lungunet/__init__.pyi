@@ -69,6 +69,7 @@ from lungunet.evaluation.masks import MaskFolder as MaskFolder
 from lungunet.evaluation.report import write_report as write_report
 from lungunet.evaluation.scorecard import CaseScore as CaseScore
 from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
+from lungunet.inference.crew import Sharing as Sharing
 from lungunet.inference.files import ScanFiles as ScanFiles
 from lungunet.inference.files import ScanResult as ScanResult
 from lungunet.inference.files import SliceFiles as SliceFiles
@@ -82,6 +83,8 @@ from lungunet.inference.measure import measure_files as measure_files
 from lungunet.inference.measure import measure_slice as measure_slice
 from lungunet.inference.measure import measure_volume as measure_volume
 from lungunet.inference.measure import write_measurements as write_measurements
+from lungunet.inference.parts import Merged as Merged
+from lungunet.inference.parts import merge_parts as merge_parts
 from lungunet.inference.predictor import Prediction as Prediction
 from lungunet.inference.predictor import Predictor as Predictor
 from lungunet.inference.quality import Plausibility as Plausibility

@@ -44,6 +44,7 @@ DOORS = {
     "onnxruntime": ("models/onnx_file.py",),
     "onnx": ("models/onnx.py", "models/onnx_graph.py"),
     "onnxscript": ("models/onnx.py",),
+    "ray": ("inference/ray_actors.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "http.server": ("reviewing/server.py",),

@@ -15,6 +15,7 @@ from lungunet.cli import (
     evaluate,
     export,
     measure,
+    merge,
     pairs,
     predict,
     report,
@@ -92,6 +93,7 @@ app.command(cls=_Verb)(review.review)
 app.command(cls=_Verb)(train.train)
 app.command(cls=_Verb)(evaluate.evaluate)
 app.command(cls=_Verb)(predict.predict)
+app.command(cls=_Verb)(merge.merge)
 app.command(cls=_Verb)(measure.measure)
 app.command(cls=_Verb)(report.report)
 app.command(cls=_Verb)(export.export)

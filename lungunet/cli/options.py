@@ -34,6 +34,12 @@ Names = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu, cuda:N (or N) or mps.")]
+Devices = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, gpu, cuda:N (or N) or mps; or several, cuda:0,1,2,3: a process for each."
+    ),
+]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Series = Annotated[
     str | None,

@@ -1,7 +1,7 @@
 """``lungunet predict``: a mask for every slice, or for every scan."""
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Json, Overwrite, Precision, Quiet, Resample, Series
+from lungunet.cli.options import Devices, Json, Overwrite, Precision, Quiet, Resample, Series
 from lungunet.errors import ConfigError, counted, listed
 
 if TYPE_CHECKING:
-    from lungunet import Plausibility, ScanResult, SliceResult
+    from lungunet import ScanResult, SliceResult
 
 _SHOWN = 5  # masks that are not green
 _GO_ON = "The same command with --skip-existing goes on."
@@ -91,7 +91,7 @@ def predict(
     batch_size: Annotated[
         int, typer.Option(help="Slices at once; more take more memory.", min=1)
     ] = 8,
-    device: Device = "auto",
+    device: Devices = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
     skip_existing: Annotated[
@@ -101,6 +101,23 @@ def predict(
             help="Go on where the same command stopped, or add to what it made.",
         ),
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="3/16 does the third of 16 parts, by a hash of each path; `merge` joins them.",
+            show_default=False,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Share it on a Ray cluster: its address, or auto for that of this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    ray_cores: Annotated[
+        int, typer.Option(help="Of a cluster without GPUs: cores for each process.", min=1)
+    ] = 1,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -118,6 +135,7 @@ def predict(
     from lungunet import (
         Predictor,
         ScanFiles,
+        Sharing,
         SliceFiles,
         is_volume_source,
         predict_scans,
@@ -148,11 +166,19 @@ def predict(
             "one replaces what the other keeps. Leave one out.",
             where="--overwrite and --skip-existing",
         )
+    sharing = Sharing(part, devices=_several(device), ray=ray, ray_cores=ray_cores)
+    if ray and device != "auto":
+        raise ConfigError(
+            "Ray says itself which devices there are. Leave it out.", where="--device"
+        )
+    if not sharing.is_alone:
+        device = "cpu"  # of this process, which hands out the work
     predictor = Predictor.load(model, device=device, precision=precision, tta=tta)  # type: ignore[arg-type]
     common: dict[str, Any] = {
         "batch_size": batch_size,
         "overwrite": overwrite,
         "skip_existing": skip_existing,
+        "sharing": sharing,
         "progress": console.progress_bar,
     }
     if scans:
@@ -174,8 +200,7 @@ def predict(
                 resample=resample,
                 **common,
             ),
-            out,
-            as_json,
+            _Told(out, part, as_json=as_json),
             names_patient=store or format in ("dicom-seg", "rtstruct"),
         )
     else:
@@ -183,90 +208,106 @@ def predict(
             overlay=overlay, probabilities=probabilities, triage=triage, uncertainty=uncertainty
         )
         results = predict_slices(predictor, inputs, out, write=slice_files, **common)
-        _show_slices(results, out, as_json)
+        _show_slices(results, _Told(out, part, as_json=as_json))
 
 
-def _show_slices(results: "Generator[SliceResult, None, None]", out: Path, as_json: bool) -> None:
-    done: list[SliceResult] = []
-    failed: list[str] = []
+def _several(device: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in device.split(",") if name.strip())
+    return names if len(names) > 1 else ()
+
+
+class _Told:
+    """What is to be said of many results in the end: no more of each than that takes."""
+
+    def __init__(self, out: Path, part: str | None, *, as_json: bool) -> None:
+        self.out, self.part, self.as_json = out, part, as_json
+        self.done = self.skipped = 0
+        self.failed: list[str] = []
+        self.lights: Counter[str] = Counter()
+        self.worst: list[tuple[float, str, str, str]] = []
+        self._masks: list[dict[str, Any]] = []
+
+    def add(self, result: "SliceResult | ScanResult") -> None:
+        """Keep what is to be said of a mask."""
+        checked = result.checked
+        self.done += 1
+        self.skipped += result.skipped
+        if checked:
+            self.lights[checked.light] += 1
+            if checked.light != "green":
+                row = (-checked.worry, result.name, checked.light, checked.reasons[0])
+                self.worst = sorted([*self.worst, row])[:_SHOWN]
+        if self.as_json:
+            self._masks.append(
+                {
+                    "path": str(result.path),
+                    "mask": str(result.mask),
+                    "light": checked and checked.light,
+                    "worry": checked and checked.worry,
+                    "reasons": list(checked.reasons) if checked else [],
+                }
+            )
+
+    def say_masks(self) -> None:
+        """Print how many there are, and where."""
+        part = f", part {self.part}" if self.part else ""
+        before = f", {self.skipped} from before" if self.skipped else ""
+        console.say(f"{counted(self.done, 'mask')} in {self.out}{part}{before}")
+        if self.part:
+            console.say(f"When all parts are done: {console.command('merge', self.out)}")
+
+    def say_lights(self) -> None:
+        """Print how many masks are red, amber and green, and why the worst are not green."""
+        if not self.lights:
+            return
+        summary = ", ".join(f"{self.lights[light]} {light}" for light in ("red", "amber", "green"))
+        console.say(summary if self.part else f"{summary}: {self.out / 'triage.csv'}")
+        for _, name, light, reason in self.worst:
+            console.say(f"  {light:<5}  {name}: {reason}")
+        more = self.lights["red"] + self.lights["amber"] - len(self.worst)
+        if more:
+            console.say(f"  and {more} more")
+
+    def say_results(self) -> None:
+        """Print as JSON what became of each file; what was measured stands in the tables."""
+        if self.as_json:
+            console.say_json({"out": str(self.out), "masks": self._masks, "skipped": self.failed})
+
+
+def _show_slices(results: "Generator[SliceResult, None, None]", told: _Told) -> None:
     try:
         with closing(results):
-            done += [each for each in console.going_on(results, failed) if each.error is None]
+            for result in console.going_on(results, told.failed):
+                if result.error is None:
+                    told.add(result)
     except KeyboardInterrupt as err:
         console.warn(f"\nlungunet: interrupted: {err}. {_GO_ON}")
         raise typer.Exit(130) from None
-    there = _were_there(sum(each.skipped for each in done))
-    console.say(f"{counted(len(done), 'mask')} in {out}{there}")
-    if as_json:
-        _say_results(out, done, failed)
-    checked = {each.name: each.checked for each in done if each.checked}
-    if checked:
-        say_triage(out / "triage.csv", checked)
-    console.refuse_skipped(len(failed), len(done) + len(failed), "file")
+    told.say_masks()
+    told.say_results()
+    told.say_lights()
+    console.refuse_skipped(len(told.failed), told.done + len(told.failed), "file")
 
 
 def _show_scans(
-    results: "Generator[ScanResult, None, None]", out: Path, as_json: bool, *, names_patient: bool
+    results: "Generator[ScanResult, None, None]", told: _Told, *, names_patient: bool
 ) -> None:
-    done: list[ScanResult] = []
     stopped = ""
-    failed: list[str] = []
     try:
         with closing(results):
-            for result in console.going_on(results, failed):
+            for result in console.going_on(results, told.failed):
                 if result.error is None:
-                    done.append(result)
+                    told.add(result)
                     if not result.skipped:
                         console.say(result.summary)
     except KeyboardInterrupt as err:
-        stopped = str(err) or f"{len(done)} done"
-    there = _were_there(sum(each.skipped for each in done))
-    console.say(f"\n{counted(len(done), 'mask')} in {out}{there}")
-    if names_patient and done:
+        stopped = str(err) or f"{told.done} done"
+    console.say()
+    told.say_masks()
+    if names_patient and told.done:
         console.say("They name patient and study, as the scans do. Treat them alike.")
-    if as_json:
-        _say_results(out, done, failed)
+    told.say_results()
     if stopped:
         console.warn(f"lungunet: interrupted: {stopped}. {_GO_ON}")
         raise typer.Exit(130)
-    console.refuse_skipped(len(failed), len(done) + len(failed), "scan")
-
-
-def _say_results(
-    out: Path, done: "Sequence[SliceResult | ScanResult]", failed: Sequence[str]
-) -> None:
-    """Print as JSON what became of each file; what was measured stands in the tables."""
-    console.say_json(
-        {
-            "out": str(out),
-            "masks": [
-                {
-                    "path": str(each.path),
-                    "mask": str(each.mask),
-                    "light": each.checked and each.checked.light,
-                    "worry": each.checked and each.checked.worry,
-                    "reasons": list(each.checked.reasons) if each.checked else [],
-                }
-                for each in done
-            ],
-            "skipped": list(failed),
-        }
-    )
-
-
-def _were_there(count: int) -> str:
-    return f", {count} from before" if count else ""
-
-
-def say_triage(path: Path, checked: "Mapping[str, Plausibility]") -> None:
-    """Print how many masks are red, amber and green, and why the most worrying are not green."""
-    lights = Counter(trust.light for trust in checked.values())
-    summary = ", ".join(f"{lights[light]} {light}" for light in ("red", "amber", "green"))
-    console.say(f"{summary}: {path}")
-    worrying = sorted(
-        (-trust.worry, name) for name, trust in checked.items() if trust.light != "green"
-    )
-    for _, name in worrying[:_SHOWN]:
-        console.say(f"  {checked[name].light:<5}  {name}: {checked[name].reasons[0]}")
-    if len(worrying) > _SHOWN:
-        console.say(f"  and {len(worrying) - _SHOWN} more")
+    console.refuse_skipped(len(told.failed), told.done + len(told.failed), "scan")

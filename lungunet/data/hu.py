@@ -135,6 +135,14 @@ class HuSurvey:
             self._names.setdefault(key, []).append(name)
         return fault
 
+    def add(self, other: "HuSurvey") -> None:
+        """Count what another one has looked at, after what this one has."""
+        self._looked += other._looked
+        self._faults += other._faults
+        for key, fault in other._first.items():
+            self._first.setdefault(key, fault)
+            self._names.setdefault(key, []).extend(other._names[key])
+
     @property
     def fault(self) -> HuFault | None:
         """What is wrong with the set; None where nothing is, or little.

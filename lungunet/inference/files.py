@@ -6,27 +6,32 @@ Owns what is written and where, and that what is finished is never lost. Prints 
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lungunet._version import __version__
 from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
-from lungunet.data.files import json_text, refuse_existing, refuse_inputs
+from lungunet.data.files import json_text, plain, refuse_existing, refuse_inputs
+from lungunet.data.hu import HuSurvey
 from lungunet.data.manifest import list_images
 from lungunet.data.overlay import draw_overlay
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
+from lungunet.inference.crew import Crew, LostError, Sharing, Work, start_processes
 from lungunet.inference.measure import (
     Measurement,
     VolumeMeasurement,
     measure_slice,
     measure_volume,
 )
-from lungunet.inference.predictor import Prediction, Predictor
+from lungunet.inference.parts import Part, keys_of, list_of, refuse_divided_otherwise
+from lungunet.inference.predictor import Loading, Prediction, Predictor, predict_some, warn_of
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice, check_volume
 from lungunet.inference.record import Record, identify_source
@@ -51,6 +56,12 @@ from lungunet.volumes.pacs import at_hand, store
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.volume import Volume, read_volume, write_volume
 
+T = TypeVar("T")
+R = TypeVar("R", "SliceResult", "ScanResult")
+
+_ALONE = Sharing()
+_CHUNK = 64  # slices that a process takes at once, seconds of work
+_SHARES = 16  # of few slices, so that each process has some
 _BEHIND = 8  # slices that may wait to be written before the model waits too
 _LABELS = "labels.txt"
 
@@ -172,6 +183,7 @@ def predict_slices(
     batch_size: int = 8,
     overwrite: bool = False,
     skip_existing: bool = False,
+    sharing: Sharing = _ALONE,
     progress: Progress = silent,
 ) -> Generator[SliceResult, None, None]:
     """Write one mask per slice; a file that cannot be read is named and skipped.
@@ -189,6 +201,8 @@ def predict_slices(
     overwrite : replace what is there
     skip_existing : go on where an earlier call with the same model ended, or add to what it made;
         the tables are of all masks
+    sharing : how the job is divided, and among which processes; the predictor must then be one that
+        :meth:`Predictor.load` read from a path, or by a word
     progress : counts slices
 
     Yields
@@ -199,7 +213,7 @@ def predict_slices(
     Raises
     ------
     ConfigError
-        When output would replace what is read, what exists, or itself.
+        When output would replace what is read, what exists, or itself, or the job cannot be shared.
     DataError
         When an input is missing, or output cannot be written.
     KeyboardInterrupt
@@ -208,39 +222,30 @@ def predict_slices(
     if write.uncertainty:
         refuse_rule(predictor)
     out = Path(out)
-    files = _list_slices(_as_list(inputs), out)
+    inputs = _as_list(inputs)
+    everything = _list_slices(inputs, out)
+    part = _part_of(sharing)
+    files = _own(everything, keys_of(everything, inputs), part)
     names = predictor.codec.names
     planned = [out / path for file in files for path in _slice_paths(file.stem, names, write)]
-    record = _begin(out, predictor, {}, overwrite=overwrite, skip_existing=skip_existing)
+    record = _begin(out, predictor, {}, part=part, overwrite=overwrite, skip_existing=skip_existing)
     planned += record.files
-    refuse_inputs(planned, files)
+    refuse_inputs(planned, everything)
     refuse_existing(planned, overwrite or record.goes_on)
     _refuse_others_masks(planned, files, out)
     stems = [file.stem for file in files]
-
-    def finish(prediction: Prediction) -> SliceResult:
-        """Write what belongs to one slice, in a thread."""
-        result = _write_slice(prediction, predictor, out, write)
-        if result.measured:
-            source = identify_source(result.path)
-            record.add(result.name, source, [result.measured], result.checked)
-        return result
-
+    if part:
+        record.begin(list_of([file.stem for file in everything], own=stems))
+    job = _SliceJob(out, write, batch_size)
     todo: list[Path] = []
-    for file in files:
-        belongs = [out / path for path in _slice_paths(file.stem, names, write)]
-        try:
-            there = record.goes_on and record.holds(file.stem, identify_source(file), belongs)
-        except DataError as err:
-            yield SliceResult(file, error=str(err))
-            continue
-        if there:
-            yield SliceResult(file, belongs[0], skipped=True)
-        else:
-            todo.append(file)
-    predictions = predictor.predict_files(todo, batch_size=batch_size)
     try:
-        with closing(map_ahead(finish, predictions, depth=_BEHIND)) as results:
+        for file in files:
+            there = _look_up_slice(file, job, predictor, record)
+            if there is None:
+                todo.append(file)
+            else:
+                yield there
+        with closing(_do_slices(job, predictor, todo, sharing, record)) as results:
             yield from progress(results, desc="predict", total=len(todo))
     except KeyboardInterrupt:
         done = f"{record.count(stems)} of {counted(len(files), 'mask')} in {out}"
@@ -248,6 +253,106 @@ def predict_slices(
     finally:
         record.write_tables(stems)
         record.close()
+
+
+@dataclass(frozen=True)
+class _SliceJob:
+    """What is done with slices, in whatever process."""
+
+    out: Path
+    write: SliceFiles
+    batch_size: int
+
+    def __call__(
+        self, predictor: Predictor, paths: Sequence[Path]
+    ) -> tuple[list[SliceResult], HuSurvey]:
+        """Do some of many."""
+        judged = HuSurvey()
+        predictions = predict_some(predictor, paths, judged, batch_size=self.batch_size)
+        with closing(self.finish(predictor, predictions)) as results:
+            return list(results), judged
+
+    def finish(
+        self, predictor: Predictor, predictions: Iterable[Prediction], record: Record | None = None
+    ) -> Generator[SliceResult, None, None]:
+        """Write what belongs to each slice, in threads."""
+
+        def work(prediction: Prediction) -> SliceResult:
+            result = _write_slice(prediction, predictor, self.out, self.write)
+            return _keep_slice(result, record) if record else result
+
+        return map_ahead(work, predictions, depth=_BEHIND)
+
+
+def _keep_slice(result: SliceResult, record: Record) -> SliceResult:
+    source = identify_source(result.path)
+    if result.measured:
+        record.add(result.name, source, [result.measured], result.checked)
+        return result
+    return _note(result, source, record)
+
+
+def _look_up_slice(
+    file: Path, job: _SliceJob, predictor: Predictor, record: Record
+) -> SliceResult | None:
+    """Return what there is of a slice without predicting it; None where nothing is."""
+    if not record.goes_on:
+        return None
+    source = identify_source(file)
+    paths = _slice_paths(file.stem, predictor.codec.names, job.write)
+    belongs = [job.out / path for path in paths]
+    try:
+        there = record.holds(file.stem, source, belongs)
+    except DataError as err:
+        return _note(SliceResult(file, error=str(err)), source, record)
+    return SliceResult(file, belongs[0], skipped=True) if there else None
+
+
+def _do_slices(
+    job: _SliceJob,
+    predictor: Predictor,
+    todo: Sequence[Path],
+    sharing: Sharing,
+    record: Record,
+) -> Generator[SliceResult, None, None]:
+    if sharing.is_alone or not todo:
+        predictions = predictor.predict_files(todo, batch_size=job.batch_size)
+        with closing(job.finish(predictor, predictions, record)) as results:
+            yield from results
+        return
+    # Batches hold the same slices as in one process, or the last bit of a network's sums differs.
+    length = job.batch_size * max(1, min(_CHUNK, len(todo) // _SHARES) // job.batch_size)
+    chunks = [todo[start : start + length] for start in range(0, len(todo), length)]
+    judged = HuSurvey()
+    with start_crew(job, predictor, sharing, most=len(chunks)) as crew:
+
+        def ask(paths: Sequence[Path]) -> tuple[list[SliceResult], HuSurvey]:
+            try:
+                done, looked = crew.ask(paths)
+            except LostError as err:
+                if crew.is_stopped:
+                    raise
+                if len(paths) > 1:
+                    return _joined(ask([path]) for path in paths)
+                error = f"{paths[0]}: twice {err}. The others go on."
+                done, looked = [SliceResult(paths[0], error=error)], HuSurvey()
+            return [_keep_slice(one, record) for one in done], looked
+
+        with closing(crew.map(ask, chunks)) as answers:
+            for some, looked in answers:
+                judged.add(looked)
+                yield from some
+    warn_of(predictor, judged)
+
+
+def _joined(
+    answers: Iterable[tuple[list[SliceResult], HuSurvey]],
+) -> tuple[list[SliceResult], HuSurvey]:
+    results, judged = [], HuSurvey()
+    for some, looked in answers:
+        results += some
+        judged.add(looked)
+    return results, judged
 
 
 def predict_scans(
@@ -262,6 +367,7 @@ def predict_scans(
     batch_size: int = 8,
     overwrite: bool = False,
     skip_existing: bool = False,
+    sharing: Sharing = _ALONE,
     progress: Progress = silent,
 ) -> Generator[ScanResult, None, None]:
     """Write one mask per scan, on its own grid; a scan that cannot be used is named and skipped.
@@ -282,7 +388,8 @@ def predict_scans(
     overwrite : replace what is there
     skip_existing : go on where an earlier call with the same model ended, or add to what it made;
         the tables are of all masks
-    progress : counts the batches of each scan
+    sharing : see :func:`predict_slices`
+    progress : counts the batches of each scan, or scans where several processes share them
 
     Yields
     ------
@@ -307,52 +414,185 @@ def predict_scans(
     if write.uncertainty:
         refuse_rule(predictor)
     out = Path(out)
-    scans = find_volumes(_as_list(inputs), series=series)
+    inputs = _as_list(inputs)
+    everything = find_volumes(inputs, series=series)
+    part = _part_of(sharing)
+    below = keys_of([scan.path for scan in everything], inputs)
+    keys = [f"{key} {one.id}" for key, one in zip(below, everything, strict=True)]
+    scans = _own(everything, keys, part)
     refuse_others(scans, write.mask_format)
     _refuse_to_store(scans, write)
     planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
-    refuse_inputs(planned, [scan.path for scan in scans])
+    refuse_inputs(planned, [scan.path for scan in everything])
     settings: dict[str, bool | str] = {"mending": refine, "sides": write.sides}
     settings |= {"resampling": resample, "format": write.mask_format}
-    record = _begin(out, predictor, settings, overwrite=overwrite, skip_existing=skip_existing)
-    labels = [out / _LABELS] if not all(map(holds_names, planned)) else []
+    record = _begin(
+        out, predictor, settings, part=part, overwrite=overwrite, skip_existing=skip_existing
+    )
+    labels = [out / _LABELS] if not (part or all(map(holds_names, planned))) else []
     refuse_existing([*planned, *labels, *record.files], overwrite or record.goes_on)
     _tell_series_apart(scans)
     names = [scan.name for scan in scans]
+    if part:
+        record.begin(list_of([scan.name for scan in everything], own=names))
+    job = _ScanJob(out, write, refine=refine, resample=resample, batch_size=batch_size)
     try:
-        for scan in scans:
-            try:
-                source = _source_of(scan)
-                belongs = [out / path for path in _scan_paths(scan.path, scan.name, write)]
-                if record.goes_on and record.holds(scan.name, source, belongs):
-                    yield ScanResult(scan.path, scan.name, mask=belongs[0], skipped=True)
-                    continue
-                with at_hand(scan, progress=progress) as here:
-                    volume = replace(read_volume(here, resample=resample), name=scan.name)
-                    refuse_unreferable(volume, write.mask_format)
-                    prediction = predict_volume(
-                        predictor,
-                        volume,
-                        batch_size=batch_size,
-                        refine=refine,
-                        uncertainty=write.uncertainty,
-                        progress=progress,
-                    )
-                    result = _write_scan(prediction, predictor, out, write)
-                result = replace(result, path=scan.path)
-            except (DataError, ConfigError) as err:
-                yield ScanResult(scan.path, scan.name, error=str(err))
-                continue
-            if result.measured:
-                record.add(scan.name, source, result.measured.rows, result.checked)
-            record.write_tables(names, now=False)  # nothing can end the process before
-            yield _sent(result, scan) if write.store else result
+        steps = (_look_up_scan(scan, job, record) for scan in scans)
+        with closing(
+            _do_scans(job, predictor, steps, sharing, record, total=len(scans), progress=progress)
+        ) as results:
+            for step, result in results:
+                if write.store and result.measured:
+                    result = _sent(result, step.scan)
+                if result.error:
+                    _note(result, step.source, record)
+                record.write_tables(names, now=False)  # nothing can end the process before
+                yield result
     except KeyboardInterrupt:
         done = f"{record.count(names)} of {counted(len(scans), 'scan')} done"
         raise KeyboardInterrupt(done) from None
     finally:
         record.write_tables(names)
         record.close()
+
+
+@dataclass(frozen=True)
+class _ScanJob:
+    """What is done with a scan, in whatever process."""
+
+    out: Path
+    write: ScanFiles
+    refine: bool
+    resample: bool
+    batch_size: int
+
+    def __call__(self, predictor: Predictor, scan: Scan, progress: Progress = silent) -> ScanResult:
+        """Read, segment and write one scan."""
+        try:
+            with at_hand(scan, progress=progress) as here:
+                volume = replace(read_volume(here, resample=self.resample), name=scan.name)
+                refuse_unreferable(volume, self.write.mask_format)
+                prediction = predict_volume(
+                    predictor,
+                    volume,
+                    batch_size=self.batch_size,
+                    refine=self.refine,
+                    uncertainty=self.write.uncertainty,
+                    progress=progress,
+                )
+                result = _write_scan(prediction, predictor, self.out, self.write)
+            return replace(result, path=scan.path)
+        except (DataError, ConfigError) as err:
+            return ScanResult(scan.path, scan.name, error=str(err))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One scan, and what is known of it before it is predicted."""
+
+    scan: Scan
+    source: str
+    known: ScanResult | None = None
+
+
+def _look_up_scan(scan: Scan, job: _ScanJob, record: Record) -> _Step:
+    source = _source_of(scan)
+    if not record.goes_on:
+        return _Step(scan, source)
+    belongs = [job.out / path for path in _scan_paths(scan.path, scan.name, job.write)]
+    try:
+        there = record.holds(scan.name, source, belongs)
+    except DataError as err:
+        return _Step(scan, source, ScanResult(scan.path, scan.name, error=str(err)))
+    skipped = ScanResult(scan.path, scan.name, mask=belongs[0], skipped=True)
+    return _Step(scan, source, skipped if there else None)
+
+
+def _do_scans(
+    job: _ScanJob,
+    predictor: Predictor,
+    steps: Iterable[_Step],
+    sharing: Sharing,
+    record: Record,
+    *,
+    total: int,
+    progress: Progress,
+) -> Generator[tuple[_Step, ScanResult], None, None]:
+    def keep(step: _Step, result: ScanResult) -> tuple[_Step, ScanResult]:
+        if result.measured:
+            record.add(result.name, step.source, result.measured.rows, result.checked)
+        return step, result
+
+    if sharing.is_alone:
+        for step in steps:
+            yield keep(step, step.known or job(predictor, step.scan, progress))
+        return
+    with start_crew(job, predictor, sharing, most=total) as crew:
+
+        def ask(step: _Step) -> tuple[_Step, ScanResult]:
+            scan = step.scan
+            try:
+                return keep(step, step.known or crew.ask(scan))
+            except LostError as err:
+                if crew.is_stopped:
+                    raise
+                error = f"{scan}: twice {err}. The others go on."
+                return step, ScanResult(scan.path, scan.name, error=error)
+
+        with closing(crew.map(ask, steps)) as results:
+            yield from progress(results, desc="predict", total=total)
+
+
+def _part_of(sharing: Sharing) -> Part | None:
+    return Part.parse(sharing.part) if sharing.part else None
+
+
+def _own(items: Sequence[T], keys: Sequence[str], part: Part | None) -> list[T]:
+    """Return what is of a part."""
+    if part is None:
+        return list(items)
+    return [item for item, key in zip(items, keys, strict=True) if part.takes(key)]
+
+
+def start_crew(
+    job: Callable[..., Any], predictor: Predictor, sharing: Sharing, *, most: int
+) -> Crew:
+    """Start the processes that share a job, which load the model by themselves.
+
+    Raises
+    ------
+    ConfigError
+        When they could not.
+    """
+    if predictor.loading is None:
+        raise ConfigError(
+            "processes load the model by themselves. Give a predictor that Predictor.load read "
+            "from a path, or by a word.",
+            where="sharing",
+        )
+    start = partial(_start, predictor.loading, _identify(predictor.segmenter), job)
+    if sharing.ray is None:
+        return Crew(start_processes(start, sharing.devices[: max(1, most)]))
+    from lungunet.inference.ray_actors import start_actors
+
+    return Crew(*start_actors(start, sharing.ray, cores=sharing.ray_cores, most=max(1, most)))
+
+
+def _start(loading: Loading, identity: str, job: Callable[..., Any], device: str) -> Work:
+    """Load the model in a process; return what it does with an item."""
+    predictor = Predictor.load(
+        loading.model, device=device, precision=loading.precision, tta=loading.tta
+    )
+    if _identify(predictor.segmenter) != identity:
+        raise ConfigError("is another model there.", where=loading.model)
+    return partial(job, predictor)
+
+
+def _note(result: R, source: str, record: Record) -> R:
+    """Record why there is no mask, without the folders of the file."""
+    text = str(result.error).replace(str(result.path), result.name)
+    record.fail(result.name, source, text.removeprefix(f"{result.name}: "))
+    return result
 
 
 def _source_of(scan: Scan) -> str:
@@ -367,6 +607,7 @@ def _begin(
     predictor: Predictor,
     settings: Mapping[str, bool | str],
     *,
+    part: Part | None,
     overwrite: bool,
     skip_existing: bool,
 ) -> Record:
@@ -380,7 +621,8 @@ def _begin(
             "skip_existing: nobody can tell whether masks were made by this segmenter. "
             "Give it weights_sha256, which says what it is.",
         )
-    return Record(out, made_by, going_on=skip_existing)
+    refuse_divided_otherwise(out, part, plain(made_by), overwrite=overwrite)
+    return Record(out, made_by, going_on=skip_existing, part=part.folder(out) if part else None)
 
 
 def _identify(segmenter: Segmenter) -> str:

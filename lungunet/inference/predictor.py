@@ -35,6 +35,15 @@ if TYPE_CHECKING:
     from lungunet.models.folder import SavedModel
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a predictor was loaded, so that other processes can; see :meth:`Predictor.load`."""
+
+    model: str
+    precision: Precision
+    tta: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What became of one file: a mask, or the reason why there is none.
@@ -109,6 +118,7 @@ class Predictor:
         self.segmenter = _as_segmenter(model, contract, codec, device=device, precision=precision)
         self.tta = tta
         self._weights_sha256 = ""
+        self.loading: Loading | None = None
         if tta and self.codec.n_classes > 2:
             raise ConfigError(
                 f"tta: the model has {self.codec.n_classes} classes, and one that means left "
@@ -147,6 +157,22 @@ class Predictor:
         MissingExtraError
             When an ``.onnx`` file is given and onnxruntime is not installed.
         """
+        loaded = cls._load(model, device=device, precision=precision, tta=tta)
+        if isinstance(model, str | Path):
+            # A Path is never a word.
+            name = model if isinstance(model, str) else str(model.absolute())
+            loaded.loading = Loading(name, precision, loaded.tta)
+        return loaded
+
+    @classmethod
+    def _load(
+        cls,
+        model: str | Path | SavedModel,
+        *,
+        device: str | int,
+        precision: Precision,
+        tta: bool | None,
+    ) -> Predictor:
         mirrored = bool(tta)
         if isinstance(model, str | Path):
             if len(members := find_members(model)) > 1:
@@ -323,18 +349,9 @@ class Predictor:
         ConfigError
             When the batch size is below 1.
         """
-        if batch_size < 1:
-            raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
-        reads = map_ahead(self._read, paths, depth=2 * batch_size)
         judged = HuSurvey()
-        while batch := list(islice(reads, batch_size)):
-            masks = iter(self._segment([views for read, views in batch if not read.error]))
-            for read, _ in batch:
-                if read.image is not None and not read.error:
-                    judged.look(read.image, read.path.stem)
-                yield read if read.error else replace(read, segmented=next(masks))
-        if shows_hu(self.segmenter.contract.window) and (fault := judged.fault):
-            warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=2)
+        yield from predict_some(self, paths, judged, batch_size=batch_size)
+        warn_of(self, judged)
 
     def _read(self, path: Path) -> tuple[Prediction, list[Any]]:
         """Return a file without its mask yet, and what the segmenter takes; runs in a thread."""
@@ -354,6 +371,27 @@ class Predictor:
         prepared = [view for views in slices for view in views]
         done = iter(self.segmenter(prepared) if prepared else [])
         return [_merged(*(next(done) for _ in views)) for views in slices]
+
+
+def predict_some(
+    predictor: Predictor, paths: Iterable[Path], judged: HuSurvey, *, batch_size: int
+) -> Iterator[Prediction]:
+    """Do what :meth:`Predictor.predict_files` does, with files that are some of many."""
+    if batch_size < 1:
+        raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
+    reads = map_ahead(predictor._read, paths, depth=2 * batch_size)
+    while batch := list(islice(reads, batch_size)):
+        masks = iter(predictor._segment([views for read, views in batch if not read.error]))
+        for read, _ in batch:
+            if read.image is not None and not read.error:
+                judged.look(read.image, read.path.stem)
+            yield read if read.error else replace(read, segmented=next(masks))
+
+
+def warn_of(predictor: Predictor, judged: HuSurvey) -> None:
+    """Say it where a model sees HU, and the slices can hardly be."""
+    if shows_hu(predictor.segmenter.contract.window) and (fault := judged.fault):
+        warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=3)
 
 
 def _as_segmenter(

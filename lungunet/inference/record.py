@@ -6,11 +6,12 @@ number of masks. Knows no model but by its hash, and nothing of what a mask look
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, Self
 
 from lungunet.data.files import plain, write_csv
 from lungunet.errors import ConfigError, DataError
@@ -18,19 +19,174 @@ from lungunet.inference.measure import COLUMNS, Measurement
 from lungunet.inference.quality import TRIAGE_COLUMNS, Plausibility, triage_row
 
 FILE = "predicted.jsonl"
-_MEASUREMENTS, _TRIAGE = "measurements.csv", "triage.csv"
+TABLES = _MEASUREMENTS, _TRIAGE, _ERRORS = "measurements.csv", "triage.csv", "errors.csv"
 _FORMAT = 1
 _PROBED = 16 * 1024  # bytes of a file, at its start, its middle and its end, tell it from others
+_OPEN = 64  # files at once
+
+
+class Listing(NamedTuple):
+    """What a part of a job was given to do.
+
+    Parameters
+    ----------
+    list : a hash of the whole list
+    length : of the whole list
+    places : in it of the part's own, by name
+    """
+
+    list: str
+    length: int
+    places: dict[str, int]
+
+
+class _Row(NamedTuple):
+    """Where it stands what is said of one mask, or why there is none."""
+
+    file: Path
+    at: int
+    source: str
+    worry: float = 0.0
+
+
+class Rows:
+    """What records say: for each name the last row of its mask, and of its error.
+
+    Attributes
+    ----------
+    made_by : model and settings; None before any record was read
+    listed : of parts the last list of each record
+    """
+
+    def __init__(self) -> None:
+        self.made_by: dict[str, Any] | None = None
+        self.masks: dict[str, _Row] = {}
+        self.errors: dict[str, _Row] = {}
+        self.listed: dict[Path, Listing] = {}
+
+    def take_over(self, path: Path) -> int:
+        """Read a record but for a last line that is cut short; return where that begins.
+
+        Raises
+        ------
+        DataError
+            When it is damaged.
+        ConfigError
+            When it is of another model, or of other settings.
+        """
+        with path.open("rb") as file:
+            made_by = _parse_head(path, file.readline())
+            if made_by is None:
+                return 0
+            refuse_mixed(self.made_by or made_by, made_by, path.parent)
+            self.made_by = made_by
+            end = file.tell()
+            while (line := file.readline()).endswith(b"\n"):
+                try:
+                    self._keep(path, end, json.loads(line))
+                except (ValueError, KeyError, TypeError) as err:
+                    raise DataError(
+                        f"damaged at byte {end}. Predict all again with overwrite=True.", where=path
+                    ) from err
+                end = file.tell()
+        return end
+
+    def _keep(self, path: Path, at: int, row: Mapping[str, Any]) -> None:
+        if "listed" in row:
+            self.listed[path] = Listing(row["list"], row["length"], row["listed"])
+        else:
+            worry = 0.0 if "error" in row or not row["triage"] else row["triage"]["worry"]
+            self.put(row["name"], _Row(path, at, row["source"], worry), failed="error" in row)
+
+    def put(self, name: str, row: _Row, *, failed: bool) -> None:
+        """Keep what is said of a mask; that there is one now outdates an error."""
+        if failed:
+            self.errors[name] = row
+        else:
+            self.masks[name] = row
+            self.errors.pop(name, None)
+
+    def copy(self) -> Self:
+        """Return what there is now of masks and errors."""
+        copied = type(self)()
+        copied.masks, copied.errors = dict(self.masks), dict(self.errors)
+        return copied
+
+    def leave(self, names: Collection[str]) -> None:
+        """Forget all but these."""
+        for rows in (self.masks, self.errors):
+            for name in [name for name in rows if name not in names]:
+                del rows[name]
+
+    def in_order(self, first: Iterable[str], rows: Mapping[str, _Row]) -> list[_Row]:
+        """Return rows, those of some names first, in their order."""
+        names = dict.fromkeys([*(name for name in first if name in rows), *rows])
+        return [rows[name] for name in names]
+
+    def write_tables(
+        self, folder: Path, first: Sequence[str], own: tuple[Path, IO[bytes], Lock] | None = None
+    ) -> None:
+        """Write the tables; ``own`` is a record that is being written, and may have lost its name.
+
+        That of errors goes where there are none.
+        """
+        order = self.in_order(first, self.masks)
+        judged = [row for _, row in sorted(self.masks.items(), key=lambda i: (-i[1].worry, i[0]))]
+        measured = (line for row in read_rows(order, own) for line in row["measurements"])
+        write_csv(folder / _MEASUREMENTS, measured, COLUMNS)
+        if any(row["triage"] for row in read_rows(order[:1], own)):
+            triage = (row["triage"] for row in read_rows(judged, own) if row["triage"])
+            write_csv(folder / _TRIAGE, triage, TRIAGE_COLUMNS)
+        if self.errors:
+            failed = read_rows(self.in_order(first, self.errors), own)
+            said = ({"name": row["name"], "error": row["error"]} for row in failed)
+            write_csv(folder / _ERRORS, said, ("name", "error"))
+        else:
+            (folder / _ERRORS).unlink(missing_ok=True)
+
+
+def read_rows(
+    rows: Iterable[_Row], own: tuple[Path, IO[bytes], Lock] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield what rows say; see :meth:`Rows.write_tables`."""
+    opened: dict[Path, IO[bytes]] = {}
+    with ExitStack() as stack:
+        for row in rows:
+            if own and row.file == own[0]:
+                with own[2]:
+                    own[1].seek(row.at)
+                    line = own[1].readline()
+            else:
+                if len(opened) == _OPEN and row.file not in opened:
+                    stack.close()
+                    opened.clear()
+                if row.file not in opened:
+                    opened[row.file] = stack.enter_context(row.file.open("rb"))
+                opened[row.file].seek(row.at)
+                line = opened[row.file].readline()
+            yield json.loads(line)
+
+
+def as_line(content: Mapping[str, Any]) -> bytes:
+    """Return a line of a record."""
+    return json.dumps(plain(content), allow_nan=False).encode() + b"\n"
+
+
+def head(made_by: Mapping[str, Any]) -> bytes:
+    """Return the first line of a record."""
+    return as_line({"format": _FORMAT, "made_by": made_by})
 
 
 class Record:
-    """The record of one folder of masks.
+    """The record of one folder of masks, or of a part of it.
 
     Parameters
     ----------
     out : the folder; nothing is written before the first mask is
     made_by : model and settings, plain values
     going_on : take over what is there, if anything is, and if it was made by the same
+    part : folder of the part that this process does. Each process writes a file of its own there,
+        for another may have been given the same part
 
     Raises
     ------
@@ -40,26 +196,48 @@ class Record:
         When it is damaged.
     """
 
-    def __init__(self, out: Path, made_by: Mapping[str, Any], *, going_on: bool) -> None:
-        self.path = out / FILE
+    def __init__(
+        self, out: Path, made_by: Mapping[str, Any], *, going_on: bool, part: Path | None = None
+    ) -> None:
+        self.folder = part or out
+        self.path = self.folder / FILE
+        self._is_part = part is not None
         self._made_by = dict(made_by)
         self._lock = Lock()
         self._file: IO[bytes] | None = None
-        self._rows: dict[str, tuple[int, float, str]] = {}  # name: place in the file, worry, source
+        self._rows = Rows()
+        self._early: list[dict[str, Any]] = []  # errors before the first mask
         self._unwritten = 0
         self._end = 0
-        self.goes_on = going_on and self.path.exists()
+        records = [out / FILE, *(list_records(part) if part else [])]
+        self._before = [path for path in records if path.exists()]
+        self.goes_on = going_on and bool(self._before)
         if self.goes_on:
-            self._take_over()
+            self._rows.made_by = plain(self._made_by)
+            for path in self._before:
+                self._end = self._rows.take_over(path)
+            self._unwritten = len(self._rows.masks)  # tables may be behind
 
     @property
     def files(self) -> list[Path]:
-        """What is written besides masks."""
-        return [self.path, *(self.path.with_name(name) for name in (_MEASUREMENTS, _TRIAGE))]
+        """What is written besides masks, or stands in its way."""
+        return [self.path, *(self.folder / name for name in TABLES), *self._before]
+
+    def begin(self, listing: Listing) -> None:
+        """Say what this part was given to do; what was there before, and not taken over, goes."""
+        if not self.goes_on:
+            tables = [path.with_name(name) for path in self._before for name in TABLES]
+            for path in (*self._before, *tables):
+                path.unlink(missing_ok=True)
+        self._rows.leave(listing.places)
+        with self._lock:
+            known = {"list": listing.list, "length": listing.length}
+            self._append({**known, "listed": listing.places})
+        self._unwritten += 1
 
     def count(self, names: Iterable[str]) -> int:
         """Count the masks of these names that are recorded."""
-        return sum(name in self._rows for name in names)
+        return sum(name in self._rows.masks for name in names)
 
     def holds(self, name: str, source: str, files: Iterable[Path]) -> bool:
         """Whether a mask and all that belongs to it is there, of this source.
@@ -69,14 +247,17 @@ class Record:
         DataError
             When it is of another one.
         """
-        if name not in self._rows or not all(path.exists() for path in files):
+        row = self._rows.masks.get(name)
+        if row is None or not all(path.exists() for path in files):
             return False
-        if self._rows[name][2] != source:
+        if row.source != source:
             raise DataError(
                 "a mask of this name is there, of another scan or of another state of it. Choose "
                 "another folder, or predict all again with overwrite=True.",
                 where=self.path.with_name(name),
             )
+        if name in self._rows.errors:  # of a scan that was there and has gone
+            self._put(next(read_rows([row], self._own)), row.worry)
         return True
 
     def add(
@@ -89,105 +270,125 @@ class Record:
             "measurements": [asdict(one) for one in rows],
             "triage": triage_row(name, checked) if checked else None,
         }
+        self._put(row, checked.worry if checked else 0.0)
+
+    def fail(self, name: str, source: str, error: str) -> None:
+        """Record why there is no mask; from any thread. Written with the first mask, if any."""
+        row = {"name": name, "source": source, "error": error}
         with self._lock:
-            if self._file is None:
-                self._start()
-            place = self._append(row)
-            self._rows[name] = (place, checked.worry if checked else 0.0, source)
-            self._unwritten += 1
+            if self._file is None and not self.goes_on:
+                self._early.append(row)
+                return
+        self._put(row, 0.0)
 
     def write_tables(self, names: Sequence[str] = (), *, now: bool = True) -> None:
-        """Write both tables of all masks: those of ``names`` first, in their order.
+        """Write the tables of all masks: those of ``names`` first, in their order.
 
         Without ``now`` only where a twentieth of the masks or more is new, for each time all are
         written.
         """
-        if not self._unwritten or not (now or 20 * self._unwritten >= len(self._rows)):
-            return
-        order = list(dict.fromkeys([*(name for name in names if name in self._rows), *self._rows]))
-        judged = sorted(self._rows, key=lambda name: (-self._rows[name][1], name))
-        measured = (line for row in self._read(order) for line in row["measurements"])
-        write_csv(self.path.with_name(_MEASUREMENTS), measured, COLUMNS)
-        triage = [row["triage"] for row in self._read(order[:1]) if row["triage"]]
-        if triage:
-            rows = (row["triage"] for row in self._read(judged) if row["triage"])
-            write_csv(self.path.with_name(_TRIAGE), rows, TRIAGE_COLUMNS)
-        self._unwritten = 0
+        with self._lock:  # meanwhile others add
+            rows = self._rows.copy()
+            there = len(rows.masks) + len(rows.errors)
+            new = self._unwritten
+        if new and (now or 20 * new >= there):
+            rows.write_tables(self.folder, names, self._own)
+            with self._lock:
+                self._unwritten -= new
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
-    def _start(self) -> None:
+    @property
+    def _own(self) -> tuple[Path, IO[bytes], Lock] | None:
+        return (self.path, self._file, self._lock) if self._file else None
+
+    def _put(self, row: Mapping[str, Any], worry: float) -> None:
+        with self._lock:
+            for each, its_worry in [*((early, 0.0) for early in self._early), (row, worry)]:
+                at = self._append(each)
+                written = _Row(self.path, at, each["source"], its_worry)
+                self._rows.put(each["name"], written, failed="error" in each)
+                self._unwritten += 1
+            self._early.clear()
+
+    def _start(self) -> IO[bytes]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("r+b" if self._rows else "w+b")
+            mode = "r+b" if self._end else "w+b"
+            file = self._open_own() if self._is_part else self.path.open(mode)
         except OSError as err:
             raise DataError(
                 f"cannot be written ({err.strerror}). Choose another place.", where=self.path
             ) from err
-        if self._rows:
-            self._file.seek(self._end)
-            self._file.truncate()  # a line that was cut short
+        if self._end and not self._is_part:
+            file.seek(self._end)
+            file.truncate()  # a line that was cut short
         else:
-            self._append({"format": _FORMAT, "made_by": self._made_by})
+            file.write(head(self._made_by))
+        return file
+
+    def _open_own(self) -> IO[bytes]:
+        """Open a new file that no other process writes."""
+        number = 1
+        while True:
+            try:
+                return self.path.open("x+b")
+            except FileExistsError:
+                number += 1
+                self.path = self.path.with_name(f"{Path(FILE).stem}-{number}.jsonl")
 
     def _append(self, content: Mapping[str, Any]) -> int:
-        assert self._file is not None
-        place = self._file.seek(0, 2)
-        self._file.write(json.dumps(plain(content), allow_nan=False).encode() + b"\n")
+        if self._file is None:
+            self._file = self._start()
+        at = self._file.seek(0, 2)
+        self._file.write(as_line(content))
         self._file.flush()
-        return place
+        return at
 
-    def _read(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-        with self.path.open("rb") as file:
-            for name in names:
-                file.seek(self._rows[name][0])
-                yield json.loads(file.readline())
 
-    def _take_over(self) -> None:
-        """Read what is there, but for a last line that was cut short."""
-        with self.path.open("rb") as file:
-            self._refuse_others(file.readline())
-            self._end = file.tell()
-            while (line := file.readline()).endswith(b"\n"):
-                try:
-                    row = json.loads(line)
-                    worry = row["triage"]["worry"] if row["triage"] else 0.0
-                    self._rows[row["name"]] = (self._end, worry, row["source"])
-                except (ValueError, KeyError, TypeError) as err:
-                    raise DataError(
-                        f"damaged at byte {self._end}. Predict all again with overwrite=True.",
-                        where=self.path,
-                    ) from err
-                self._end = file.tell()
-        self._unwritten = len(self._rows)  # tables may be behind
+def list_records(part: Path) -> list[Path]:
+    """List the records of a part, in the order in which they were begun."""
+    return sorted(part.glob(f"{Path(FILE).stem}*.jsonl"), key=lambda path: (len(path.name), path))
 
-    def _refuse_others(self, line: bytes) -> None:
-        try:
-            head = json.loads(line)
-            made_by = head["made_by"] if head["format"] == _FORMAT else None
-        except (ValueError, KeyError, TypeError):
-            made_by = None
-        if not isinstance(made_by, dict):
-            raise DataError(
-                "no record that this version reads. Predict all again with overwrite=True.",
-                where=self.path,
-            )
-        ours = plain(self._made_by)
-        other = [key for key in {**made_by, **ours} if made_by.get(key) != ours.get(key)]
-        if other:
-            what = ", ".join(
-                "another model"
-                if key == "model"
-                else f"{key} {_short(made_by.get(key))}, not {_short(ours.get(key))}"
-                for key in other
-            )
-            raise ConfigError(
-                f"its masks were made with {what}. Predict as before, or choose another folder.",
-                where=self.path.parent,
-            )
+
+def read_head(path: Path) -> dict[str, Any] | None:
+    """Return by which model and how the masks of a record were made; None where it just begins."""
+    with path.open("rb") as file:
+        return _parse_head(path, file.readline())
+
+
+def _parse_head(path: Path, line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        said = json.loads(line)
+        made_by = said["made_by"] if said["format"] == _FORMAT else None
+    except (ValueError, KeyError, TypeError):
+        made_by = None
+    if not isinstance(made_by, dict):
+        raise DataError(
+            "no record that this version reads. Predict all again with overwrite=True.", where=path
+        )
+    return made_by
+
+
+def refuse_mixed(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
+    """Stop where a folder's masks are of another model, or were made with other settings."""
+    other = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    if other:
+        what = ", ".join(
+            "another model"
+            if key == "model"
+            else f"{key} {_short(theirs.get(key))}, not {_short(ours.get(key))}"
+            for key in other
+        )
+        raise ConfigError(
+            f"its masks were made with {what}. Predict as before, or choose another folder.",
+            where=folder,
+        )
 
 
 def _short(value: object) -> str:

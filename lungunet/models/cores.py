@@ -1,16 +1,30 @@
-"""How many cores there are to work with. Imports the standard library alone."""
+"""How many cores there are to work with. Imports the standard library, and OpenCV to limit it."""
 
 import math
 import os
 from pathlib import Path
 
+_limit = math.inf
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a Linux container: "QUOTA PERIOD", or "max PERIOD"
 
 
 def count_cores() -> int:
     """Count the cores that this process may use; a container or a batch system may grant fewer."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return int(min(len(allowed) or os.cpu_count() or 1, _granted()))
+    return int(min(len(allowed) or os.cpu_count() or 1, _granted(), _limit))
+
+
+def limit_cores(cores: int) -> None:
+    """Let this process count no more than these: others share the machine with it.
+
+    Torch, where it is not yet imported, and OpenCV use no more than these either.
+    """
+    global _limit
+    _limit = max(1, cores)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_limit))
+    import cv2
+
+    cv2.setNumThreads(_limit)
 
 
 def _granted() -> float:

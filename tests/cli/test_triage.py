@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 
 import lungunet
-from lungunet.cli.predict import say_triage
+from lungunet import SliceResult
+from lungunet.cli.predict import _Told
 from lungunet.inference.quality import Plausibility
 
 
 def judged(worry: float, *reasons: str) -> Plausibility:
     return Plausibility(worry, reasons, {})
+
+
+def say_triage(path: Path, checked: dict[str, Plausibility]) -> None:
+    told = _Told(path.parent, None, as_json=False)
+    for name, trust in checked.items():
+        told.add(SliceResult(Path(f"{name}.tif"), checked=trust))
+    told.say_lights()
 
 
 def test_the_most_worrying_are_named_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from lungunet.cli import train as cli_train
 
 VERBS = (
     *("demo", "split", "prepare", "audit", "train", "evaluate", "report", "predict", "encoders"),
-    *("export", "doctor"),
+    *("export", "merge", "doctor"),
 )
 QUICK = ("--size", "32", "--epochs", "1", "--batch-size", "2", "--workers", "0")
 

@@ -1,12 +1,13 @@
 """Which device and precision are chosen."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from lungunet import ConfigError
-from lungunet.models.cores import count_cores
+from lungunet.models.cores import count_cores, limit_cores
 from lungunet.models.device import fast_products, pick_device, pick_precision, pick_workers
 
 CPU = torch.device("cpu")
@@ -83,6 +84,17 @@ def test_cores_where_the_system_does_not_say_which(monkeypatch: pytest.MonkeyPat
     assert count_cores() == 6
     monkeypatch.setattr("os.cpu_count", lambda: None)
     assert count_cores() == 1
+
+
+def test_others_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr("lungunet.models.cores._limit", 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("cv2.setNumThreads", lambda _: None)
+    limit_cores(2)
+    assert count_cores() == 2
+    assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
 @pytest.mark.parametrize(
