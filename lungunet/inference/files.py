@@ -41,6 +41,7 @@ from lungunet.volumes.masks import (
     holds_names,
     is_dicom,
     mask_suffix,
+    referable,
     refuse_others,
     refuse_unreferable,
     write_labels,
@@ -86,6 +87,8 @@ class ScanFiles:
         and study; auto keeps NRRD and MHA, and is NIfTI for all others
     store : send masks in DICOM back to the PACS that the scans come from
     uncertainty : a float volume of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
+    probabilities : float volumes, to the subfolder probabilities; one per class but background, as
+        the model gives them before any mending
     """
 
     sides: bool = False
@@ -93,6 +96,7 @@ class ScanFiles:
     format: MaskFormat = "auto"
     store: bool = False
     uncertainty: bool = False
+    probabilities: bool = False
 
     @property
     def mask_format(self) -> MaskFormat:
@@ -310,7 +314,12 @@ def predict_scans(
     scans = find_volumes(_as_list(inputs), series=series)
     refuse_others(scans, write.mask_format)
     _refuse_to_store(scans, write)
-    planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
+    class_names = predictor.codec.names
+
+    def paths_of(scan: Scan) -> list[Path]:
+        return [out / path for path in _scan_paths(scan.path, scan.name, write, class_names)]
+
+    planned = [path for scan in scans for path in paths_of(scan)]
     refuse_inputs(planned, [scan.path for scan in scans])
     settings: dict[str, bool | str] = {"mending": refine, "sides": write.sides}
     settings |= {"resampling": resample, "format": write.mask_format}
@@ -323,11 +332,15 @@ def predict_scans(
         for scan in scans:
             try:
                 source = _source_of(scan)
-                belongs = [out / path for path in _scan_paths(scan.path, scan.name, write)]
+                belongs = paths_of(scan)
                 if record.goes_on and record.holds(scan.name, source, belongs):
-                    yield ScanResult(scan.path, scan.name, mask=belongs[0], skipped=True)
+                    there = ScanResult(scan.path, scan.name, mask=belongs[0], skipped=True)
+                    yield _sent(there, scan) if write.store else there
                     continue
-                with at_hand(scan, progress=progress) as here:
+                with (
+                    at_hand(scan, progress=progress) as near,
+                    referable(near, write.mask_format) as here,
+                ):
                     volume = replace(read_volume(here, resample=resample), name=scan.name)
                     refuse_unreferable(volume, write.mask_format)
                     prediction = predict_volume(
@@ -336,6 +349,7 @@ def predict_scans(
                         batch_size=batch_size,
                         refine=refine,
                         uncertainty=write.uncertainty,
+                        probabilities=write.probabilities,
                         progress=progress,
                     )
                     result = _write_scan(prediction, predictor, out, write)
@@ -412,12 +426,16 @@ def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
 
 
 def _sent(result: ScanResult, scan: Scan) -> ScanResult:
-    """Send a mask to the PACS of its scan; where that fails it is there all the same."""
+    """Send a mask to the PACS of its scan, if it is not there; where that fails it is here."""
     try:
         if result.mask is not None and scan.remote is not None:
-            store(result.mask, scan.remote)
+            store(result.mask, scan.remote, unless_there=result.skipped)
     except DataError as err:
-        return replace(result, error=f"{err} The mask was not stored; it is {result.mask}.")
+        return replace(
+            result,
+            error=f"{err} The mask was not stored; it is {result.mask}. Send it again with "
+            "skip_existing=True.",
+        )
     return result
 
 
@@ -530,10 +548,14 @@ def _write_scan(
     )
     if checked.chest is False:
         measured = _without_volume(measured)
-    mask, *others = (out / path for path in _scan_paths(scan.path, scan.name, write))
+    class_names = predictor.codec.names
+    mask, *others = (out / path for path in _scan_paths(scan.path, scan.name, write, class_names))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
     if write.uncertainty and prediction.uncertainty is not None:
         write_volume(others[-1], prediction.uncertainty, like=scan)
+    for index, path in enumerate(others[write.preview :], start=1):
+        if write.probabilities and index < predictor.codec.n_classes:
+            write_volume(path, prediction.probability(index), like=scan)
     for picture in others[:1] if write.preview else ():
         sides = {"orange": measured.right, "blue": measured.left}
         lines = [f"{_say(lung)} ({colour})" for colour, lung in sides.items() if lung]
@@ -579,11 +601,13 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
     return [Path(f"{stem}.png"), *pictures, *maps]
 
 
-def _scan_paths(scan: Path, name: str, write: ScanFiles) -> list[Path]:
-    """List what is written for one scan, below the folder; the mask first."""
+def _scan_paths(scan: Path, name: str, write: ScanFiles, class_names: Sequence[str]) -> list[Path]:
+    """List what is written for one scan, below the folder: mask, picture, probabilities, doubt."""
+    suffix = written_suffix(scan)
     pictures = [Path("previews", f"{name}.png")] if write.preview else []
-    unsure = [_unsure(f"{name}{written_suffix(scan)}")] if write.uncertainty else []
-    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures, *unsure]
+    maps = _maps(name, class_names, suffix) if write.probabilities else []
+    unsure = [_unsure(f"{name}{suffix}")] if write.uncertainty else []
+    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures, *maps, *unsure]
 
 
 def _unsure(name: str) -> Path:
@@ -594,12 +618,12 @@ def _overlay(stem: str) -> Path:
     return Path("overlays", f"{stem}.png")
 
 
-def _maps(stem: str, class_names: Sequence[str]) -> list[Path]:
+def _maps(stem: str, class_names: Sequence[str], suffix: str = ".tif") -> list[Path]:
     """Return where the probabilities of each class but background go."""
     if len(class_names) == 2:
-        return [Path("probabilities", f"{stem}.tif")]
+        return [Path("probabilities", f"{stem}{suffix}")]
     ends = [name.replace(" ", "-") for name in class_names[1:]]
-    return [Path("probabilities", f"{stem}_{end}.tif") for end in ends]
+    return [Path("probabilities", f"{stem}_{end}{suffix}") for end in ends]
 
 
 def _say(lung: Measurement) -> str:
