@@ -184,7 +184,8 @@ def _require_lists(data: str) -> str:
     """Name the option that is missing where scans were given without it."""
     from lungunet import is_volume_source
 
-    if not (Path(data) / "test.txt").exists() and is_volume_source(data):
+    lists = (Path(data) / f"{split}.txt" for split in ("train", "val", "test"))
+    if not any(path.exists() for path in lists) and is_volume_source(data):
         raise ConfigError("holds scans. Say where their true masks are: --truth MASKS.", where=data)
     return data
 

@@ -127,11 +127,12 @@ def write_scores_page(folder: str | Path) -> Path:
     on = shown["scores"].get("data") or shown["scores"].get("split") or folder.name
     evaluations = ({**shown, "split": on},)
     files = _RunFiles(folder, {}, "", {}, {}, (), evaluations, None)
-    write_text(folder / REPORT, _render(files, of_run=False))
+    title = str(shown["scores"].get("model") or folder)
+    write_text(folder / REPORT, _render(files, scores_of=title))
     return folder / REPORT
 
 
-def _render(files: _RunFiles, *, of_run: bool = True) -> str:
+def _render(files: _RunFiles, *, scores_of: str | None = None) -> str:
     environment = Environment(
         loader=PackageLoader("lungunet", "evaluation"),
         autoescape=True,  # names of files and cases are whatever the data says
@@ -143,8 +144,8 @@ def _render(files: _RunFiles, *, of_run: bool = True) -> str:
     best = _best_epoch(files)
     return environment.get_template(REPORT).render(
         files=files,
-        of_run=of_run,
-        run=str(files.path),
+        of_run=scores_of is None,
+        run=scores_of or str(files.path),
         facts=_training_facts(files, best),
         best=best,
         epochs=_by_epoch(files),

@@ -415,8 +415,9 @@ def _parts(
 
 def _draw(scan: Volume, lungs: np.ndarray, pred: np.ndarray, case: CaseScore) -> np.ndarray:
     hd95 = case.surface.hd95
+    far = f"{hd95:.1f} mm" if math.isfinite(hd95) else "infinite"
     lines = [
-        f"{scan.name}: IoU {case.scores.iou:.4f}, Dice {case.scores.dice:.4f}, HD95 {hd95:.1f} mm",
+        f"{scan.name}: IoU {case.scores.iou:.4f}, Dice {case.scores.dice:.4f}, HD95 {far}",
         f"truth (blue) {case.truth_size:.0f} mL, prediction (orange) {case.pred_size:.0f} mL; "
         "through the place where most is wrong",
     ]

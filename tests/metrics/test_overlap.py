@@ -152,7 +152,9 @@ class TestRatios:
 
     def test_every_metric_is_a_ratio_or_a_distance(self):
         measured_on_slices = {field.name for field in dataclasses.fields(SurfaceDistances)}
-        assert set(METRICS) - set(ratios(np.eye(2, dtype=int))) < measured_on_slices
+        of_slices = SLICES.metrics
+        assert set(of_slices) - set(ratios(np.eye(2, dtype=int))) < measured_on_slices
+        assert set(METRICS) - set(of_slices) == {n for n, m in METRICS.items() if m.of_scans}
         assert [SLICES.column(name) for name in ("iou", "hd95")] == ["iou", "hd95_px"]
 
     def test_headings_begin_with_a_capital_and_leave_abbreviations_alone(self):
