@@ -44,6 +44,8 @@ def test_a_zip_is_read_as_its_folder(tmp_path, folder, below):
 @pytest.mark.filterwarnings("ignore::lungunet.LungUNetWarning")  # hardly a chest
 def test_a_mask_in_dicom_refers_to_the_slices_in_a_zip(tmp_path, folder):
     pytest.importorskip("highdicom")
+    for file in folder.iterdir():
+        edit(file, FrameOfReferenceUID="1.2.840.99.9")
     predictor = lungunet.Predictor.load("threshold")
     found = []
     for source in (packed(tmp_path / "p.zip", members(folder)), folder):
