@@ -67,6 +67,8 @@ from lungunet.evaluation.file_checks import Finding as Finding
 from lungunet.evaluation.lr_range import find_learning_rate as find_learning_rate
 from lungunet.evaluation.masks import MaskFolder as MaskFolder
 from lungunet.evaluation.report import write_report as write_report
+from lungunet.evaluation.scans import ScanScoring as ScanScoring
+from lungunet.evaluation.scans import evaluate_scans as evaluate_scans
 from lungunet.evaluation.scorecard import CaseScore as CaseScore
 from lungunet.evaluation.scorecard import ScoreCard as ScoreCard
 from lungunet.inference.crew import Sharing as Sharing

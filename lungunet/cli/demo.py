@@ -49,7 +49,7 @@ def demo(
         data, out=run, size=_TRAIN_PX, epochs=_EPOCHS, disease=_DISEASE, overwrite=overwrite
     )
     _announce("evaluate", run, data)
-    evaluate.evaluate(str(run), data)
+    evaluate.evaluate(str(run), str(data))
     console.say(
         "\nHalf of these patients have lungs that are dense in places. A threshold sees air alone "
         "and leaves them out; a network that was shown such lungs finds more of them."

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Json, LabelThreshold, Overwrite, Quiet, parse_codec
+from lungunet.cli.options import (
+    Device,
+    Json,
+    LabelThreshold,
+    Names,
+    Overwrite,
+    Quiet,
+    Resample,
+    Series,
+    parse_codec,
+)
+from lungunet.cli.wording import in_options
+from lungunet.errors import ConfigError, counted
 
 if TYPE_CHECKING:
-    from lungunet import Interval, ScoreCard
+    from lungunet import Interval, LabelCodec, ScoreCard
 
 
 def evaluate(
@@ -22,23 +34,31 @@ def evaluate(
             metavar="MODEL",
         ),
     ],
-    data: Annotated[Path, typer.Argument(help="Folder with the lists.", metavar="DATA")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with the lists; or with --truth a scan, or a folder of scans.",
+            metavar="DATA",
+        ),
+    ],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="Write scores.json, cases.csv and pictures here. Default for a run: its own "
-            "evaluation/SPLIT.",
+            help="Write scores.json, cases.csv, pictures and report.html here. Default for a run "
+            "and a list: its own evaluation/SPLIT.",
         ),
     ] = None,
     baselines: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--baselines/--no-baselines", help="Score threshold, lungs and all background too."
+            "--baselines/--no-baselines",
+            help="Score threshold and lungs too, and of slices all background. Default: of slices.",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
     labels: Annotated[
         str,
         typer.Option(help="Raw values of the truth in class order; auto: what split.json says."),
@@ -47,6 +67,32 @@ def evaluate(
     mask_labels: Annotated[
         str, typer.Option(help="Raw values of a folder of masks; auto: as lungunet writes them.")
     ] = "auto",
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="Scans: their true masks, a folder or one; paired by name.", metavar="MASKS"
+        ),
+    ] = None,
+    names: Names = None,
+    mask_names: Annotated[
+        str | None,
+        typer.Option(help="Scans: the same for a folder of masks in place of MODEL."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Scans: which are of one patient: a regular expression on their names, or a CSV "
+            "with the columns name and patient. Intervals resample patients."
+        ),
+    ] = None,
+    tolerance_mm: Annotated[
+        float, typer.Option(help="Scans: tolerance of the surface Dice, mm.", min=0)
+    ] = 2.0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Scans: what the model says, not mended in 3-D.")
+    ] = False,
+    series: Series = None,
+    resample: Resample = False,
     device: Device = "auto",
     allow_seen: Annotated[
         bool,
@@ -59,29 +105,64 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Score masks on one list at the size of the files: pooled, slice by slice, by patient.
+    """Score masks on one list of slices, or on whole scans in 3-D: pooled, one by one, by patient.
 
-    Beside the model stand a threshold without weights, the built-in model and all background, on
-    the same slices.
+    Beside a model stand a threshold without weights, the built-in model and all background, on the
+    same slices. Scans are scored in mm and mL, on their own grid. One that cannot be used is named
+    and skipped, and the exit code is 1 in the end.
 
     Examples
     --------
     - `lungunet evaluate runs/001 data`
     - `lungunet evaluate threshold data`
     - `lungunet evaluate masks_of_another_tool/ data`
+    - `lungunet evaluate lungs scans/ --truth masks/ --out scores`
+    - `lungunet evaluate masks_of_another_tool/ scans/ --truth masks/ --out scores`
     """
+    if truth is not None:
+        _refuse({"--split": split != "test", "--allow-seen": allow_seen}, "lists", "scans")
+        _evaluate_scans(
+            model,
+            data,
+            truth,
+            as_json,
+            out=out,
+            codec=parse_codec(labels, label_threshold),
+            mask_codec=parse_codec(mask_labels, -1),
+            scoring={
+                "tolerance_mm": tolerance_mm,
+                "refine": not raw,
+                "baselines": bool(baselines),
+            },
+            names=names,
+            mask_names=mask_names,
+            group=group,
+            series=series,
+            resample=resample,
+            device=device,
+            overwrite=overwrite,
+        )
+        return
+    given: dict[str, object] = {"--names": names, "--mask-names": mask_names, "--group": group}
+    given |= {
+        "--series": series,
+        "--raw": raw,
+        "--resample": resample,
+        "--tolerance-mm": tolerance_mm != 2,
+    }
+    _refuse({option: bool(value) for option, value in given.items()}, "scans", "lists")
     from lungunet import evaluate_list
 
     if split not in ("train", "val", "test"):
         raise typer.BadParameter(f"'{split}' is not one of train, val, test")
     card = evaluate_list(
         model,
-        data,
+        _require_lists(data),
         split=split,
         out=out,
         codec=parse_codec(labels, label_threshold),
         mask_codec=parse_codec(mask_labels, -1),
-        baselines=baselines,
+        baselines=baselines is not False,
         device=device,
         allow_seen=allow_seen,
         overwrite=overwrite,
@@ -93,17 +174,67 @@ def evaluate(
         _show(card, model, split)
 
 
-def _show(card: "ScoreCard", model: str, split: str) -> None:
-    n = len(set(card.patients))
-    unit = "patient"
-    if n == len(card.cases):  # as where nobody said which slices share one
-        unit = "slice (too narrow where slices share a patient: see split --group)"
-    console.say(
-        f"{model} on {len(card.cases)} slices of {split}, at the size of the files; intervals are "
-        f"95 %, resampled by {unit}\n"
+def _refuse(given: dict[str, bool], meant: str, these: str) -> None:
+    for option, is_given in given.items():
+        if is_given:
+            raise ConfigError(f"for {meant}, these are {these}. Leave it out.", where=option)
+
+
+def _require_lists(data: str) -> str:
+    """Name the option that is missing where scans were given without it."""
+    from lungunet import is_volume_source
+
+    lists = (Path(data) / f"{split}.txt" for split in ("train", "val", "test"))
+    if not any(path.exists() for path in lists) and is_volume_source(data):
+        raise ConfigError("holds scans. Say where their true masks are: --truth MASKS.", where=data)
+    return data
+
+
+def _evaluate_scans(
+    model: str,
+    scans: str,
+    truth: str,
+    as_json: bool,
+    *,
+    codec: "LabelCodec | None",
+    mask_codec: "LabelCodec | None",
+    scoring: dict[str, Any],
+    **options: Any,
+) -> None:
+    from lungunet import ScanScoring, evaluate_scans
+
+    card = evaluate_scans(
+        model,
+        scans,
+        truth,
+        scoring=ScanScoring(codec, mask_codec, **scoring),
+        progress=console.progress_bar,
+        **options,
     )
-    known = f"{card.seen} of {len(card.cases)} slices seen" if card.seen else ""
-    console.show_table((known, "pooled", "interval", "mean per slice", "median", "n"), _rows(card))
+    if as_json:
+        console.say_json({"model": model, "data": scans, "truth": truth, **card.to_dict()})
+    else:
+        _show(card, model, scans)
+    for reason in card.failed:
+        console.warn(f"lungunet: skipped {in_options(reason)}")
+    console.refuse_skipped(len(card.failed), len(card.failed) + len(card.cases), "scan")
+
+
+def _show(card: "ScoreCard", model: str, of: str) -> None:
+    noun, whole = card.ruler.noun, len(card.cases)
+    unit = "patient"
+    if len(set(card.patients)) == whole:  # as where nobody said which of them share one
+        how = "see split --group" if noun == "slice" else "--group"
+        unit = f"{noun} (too narrow where {noun}s share a patient: {how})"
+    at = "at the size of the files" if noun == "slice" else "in 3-D on the grid of each"
+    console.say(
+        f"{model} on {counted(whole, noun)} of {of}, {at}; intervals are 95 %, resampled by "
+        f"{unit}\n"
+    )
+    known = f"{card.seen} of {whole} {noun}s seen" if card.seen else ""
+    header = (known, "pooled", "interval", f"mean per {noun}", "median", "n")
+    console.show_table(header, _rows(card))
+    _show_regions(card)
     if len(card.class_names) > 2:
         console.say()
         classes = zip(card.class_names, card.pooled.class_iou, strict=True)
@@ -111,11 +242,19 @@ def _show(card: "ScoreCard", model: str, split: str) -> None:
     _show_calibration(card)
     _show_empty(card, known)
     _show_baselines(card, model, known)
-    console.say("\nworst slices")
+    console.say(f"\nworst {noun}s")
+    length, size = card.ruler.length, card.ruler.size
+    digits = 0 if size == "px" else 1
     console.show_table(
-        (known, "IoU", "HD95, px", "lung px", "predicted px"),
+        (known, "IoU", f"HD95, {length}", f"lung {size}", f"predicted {size}"),
         [
-            (case.name, case.scores.iou, f"{case.value('hd95'):.1f}", case.truth_px, case.pred_px)
+            (
+                case.name,
+                case.scores.iou,
+                f"{case.value('hd95'):.1f}",
+                f"{case.truth_size:.{digits}f}",
+                f"{case.pred_size:.{digits}f}",
+            )
             for case in card.worst()
         ],
     )
@@ -124,16 +263,36 @@ def _show(card: "ScoreCard", model: str, split: str) -> None:
 
 
 def _rows(card: "ScoreCard") -> list[tuple[object, ...]]:
-    from lungunet import METRICS
-
     rows: list[tuple[object, ...]] = []
-    for name, metric in METRICS.items():
+    for name, metric in card.ruler.metrics.items():
         case = card.per_case(name)
         pooled = card.pooled_value(name)
         interval = _interval(card.pooled_interval(name)) if metric.interval else ""
         means = [console.short(value, metric.digits) for value in (case.mean, case.median)]
         rows.append((metric.label, "" if pooled is None else pooled, interval, *means, case.n))
     return rows
+
+
+def _show_regions(card: "ScoreCard") -> None:
+    if not card.regions:
+        return
+    shown = {
+        name: metric
+        for name, metric in card.ruler.metrics.items()
+        if name in ("dice", "iou", "surface_dice") or metric.unit
+    }
+    console.say("\neach region by itself, mean per scan")
+    console.show_table(
+        ("", *(metric.label for metric in shown.values()), "n"),
+        [
+            (
+                region,
+                *(console.short(of.per_case(name).mean, shown[name].digits) for name in shown),
+                len(of.cases),
+            )
+            for region, of in card.regions.items()
+        ],
+    )
 
 
 def _interval(interval: "Interval", sign: str = "") -> str:
@@ -157,12 +316,14 @@ def _show_calibration(card: "ScoreCard") -> None:
 
 
 def _show_empty(card: "ScoreCard", known: str) -> None:
-    empty = card.empty_slices()
-    if not empty["slices"]:
+    noun, size = card.ruler.noun, card.ruler.size
+    count, wrong, invented = card.empty_slices().values()
+    if not count:
         return
+    much = f"{invented:.1f} {size}" if size == "mL" else f"{invented} {size}"
     console.say(
-        f"\n{empty['slices']} slices hold no lung; on {empty['with_false_positives']} of them "
-        f"{empty['false_positive_px']} px were called lung. Mean Dice by what such slices count as:"
+        f"\n{count} {noun}s hold no lung; on {wrong} of them {much} were called lung. Mean Dice by "
+        f"what such {noun}s count as:"
     )
     titles = {
         "both_empty_is_nan": "nothing if rightly empty, 0 if not (as above)",

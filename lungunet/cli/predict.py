@@ -42,7 +42,9 @@ def predict(
     ] = False,
     probabilities: Annotated[
         bool,
-        typer.Option("--probabilities", help="Slices: also float TIFFs, in OUT/probabilities."),
+        typer.Option(
+            "--probabilities", help="Also those of lung, as floats, in OUT/probabilities."
+        ),
     ] = False,
     triage: Annotated[
         bool,
@@ -151,7 +153,7 @@ def predict(
             "one after the other, into different folders; of a DICOM series name the folder.",
             where=listed(scans, separator=", "),
         )
-    of_slices = {"--overlay": overlay, "--probabilities": probabilities, "--no-triage": not triage}
+    of_slices = {"--overlay": overlay, "--no-triage": not triage}
     of_scans = {
         **{"--sides": sides, "--preview": preview, "--raw": raw},
         **{"--series": series is not None, "--resample": resample, "--format": format != "auto"},
@@ -188,6 +190,7 @@ def predict(
             format=format,  # type: ignore[arg-type]
             store=store,
             uncertainty=uncertainty,
+            probabilities=probabilities,
         )
         _show_scans(
             predict_scans(

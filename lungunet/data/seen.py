@@ -78,6 +78,25 @@ def write_seen(path: str | Path, lists: Mapping[str, Sequence[Pair]]) -> None:
     write_csv(path, rows, _COLUMNS)
 
 
+def names_seen(path: str | Path) -> set[str]:
+    """Return the names of the slices in the table that :func:`write_seen` wrote.
+
+    Raises
+    ------
+    DataError
+        When the table is damaged.
+    """
+    return {row["name"] for row in _read_rows(path)}
+
+
+def _read_rows(path: str | Path) -> list[dict[str, str]]:
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            return [{name: row[name] for name in _COLUMNS} for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, csv.Error) as err:
+        raise DataError(f"damaged ({err}). Copy the run folder again.", where=path) from err
+
+
 def find_seen(path: str | Path, pairs: Sequence[Pair]) -> Seen:
     """Compare pairs with the table that :func:`write_seen` wrote.
 
@@ -86,17 +105,13 @@ def find_seen(path: str | Path, pairs: Sequence[Pair]) -> Seen:
     DataError
         When the table is damaged.
     """
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        # Train wins where a slice stands in both.
-        by_list = {
-            name: {row["digest"] for row in rows if row["list"] == name and row["digest"]}
-            for name in ("train", "val")
-        }
-        names = {row["name"] for row in rows}
-    except (OSError, ValueError, KeyError, csv.Error) as err:
-        raise DataError(f"damaged ({err}). Copy the run folder again.", where=path) from err
+    rows = _read_rows(path)
+    # Train wins where a slice stands in both.
+    by_list = {
+        name: {row["digest"] for row in rows if row["list"] == name and row["digest"]}
+        for name in ("train", "val")
+    }
+    names = {row["name"] for row in rows}
     known: dict[str, set[str]] = {"train": set(), "val": set(), "alike": set()}
     for pair, digest in zip(pairs, digest_pairs(pairs), strict=True):
         of = next((name for name, digests in by_list.items() if digest in digests), None)

@@ -25,12 +25,12 @@ from lungunet.errors import (
 )
 from lungunet.evaluation.calibration import count_reliability, fit_temperature
 from lungunet.evaluation.masks import MaskFolder, Predicts
-from lungunet.evaluation.report import write_report
+from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.predictor import Predictor
 from lungunet.metrics.bootstrap import Interval
-from lungunet.metrics.overlap import METRICS
+from lungunet.metrics.overlap import SLICES
 from lungunet.models.builtin import named_folder
 from lungunet.models.folder import add_scores, weights_hash
 from lungunet.models.members import find_members, is_model_folder
@@ -155,7 +155,8 @@ def evaluate_list(
     model : as :meth:`Predictor.load` takes it, or a folder of masks of any other tool
     data : folder with the lists; what its split.json says of patients decides the intervals
     split : train, val or test
-    out : folder for scores.json, cases.csv and pictures; None: for a run its own, else none
+    out : folder for scores.json, cases.csv, pictures and report.html; None: for a run its own, else
+        none
     codec : of the truth; None means what split.json says, else 0 and 255
     mask_codec : of a folder of masks; None means as lungunet writes them
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
@@ -182,7 +183,8 @@ def evaluate_list(
     folds = out is None and len(members) > 1 and place.is_dir()
     folder = place / "evaluation" / split if own or folds else out
     if folder is not None:
-        refuse_existing([Path(folder) / name for name in ("scores.json", "cases.csv")], overwrite)
+        files = ["scores.json", "cases.csv", *([] if own else [REPORT])]
+        refuse_existing([Path(folder) / name for name in files], overwrite)
     # Before the model is read: where a training goes on meanwhile, the scores are of older weights.
     scored = weights_hash(model) if own else ""
     pairs = read_list(data, split)
@@ -222,6 +224,8 @@ def evaluate_list(
         card = replace(card, folder=Path(folder))
         card.save(folder, model=str(model), split=split)
         save_pictures(Path(folder) / "pictures", predictor, pairs, card, codec=codec)
+        if not own:
+            write_scores_page(folder)
     if own:
         note_scores(model, split, card, weights_sha256=scored)
         write_report(model)
@@ -306,7 +310,7 @@ def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha25
     scores: dict[str, Any] = {"slices": len(card.cases), "patients": len(set(card.patients))}
     if card.seen:
         scores["seen_slices"] = card.seen
-    for metric, about in METRICS.items():
+    for metric, about in SLICES.metrics.items():
         if about.interval:
             scores[metric] = _noted(card.pooled_value(metric), card.pooled_interval(metric))
     distance = card.per_case("hd95")

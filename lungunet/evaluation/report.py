@@ -1,4 +1,4 @@
-"""One HTML page about a run: made on what, how good, how sure, and where it fails.
+"""One HTML page about a run, or about scores alone: made on what, how good, and where it fails.
 
 Owns what is said and in which order (with its template, report.html), and the checks that a file of
 the run is whole. Measures nothing: each score on the page stands in scores.json, history.csv or
@@ -28,7 +28,7 @@ from lungunet.errors import ModelError
 from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_chart
 from lungunet.evaluation.scorecard import Difference, verdict
 from lungunet.metrics.bootstrap import Interval
-from lungunet.metrics.overlap import METRICS, column
+from lungunet.metrics.overlap import SLICES, Ruler, ruler_of_scans
 
 REPORT = "report.html"
 _SETTINGS = (
@@ -45,8 +45,8 @@ _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PICTURE = re.compile(r"(worst|best)-(\d+)_(.+)", re.DOTALL)
 _ALWAYS = (
-    *("slices", "patients", "pooled", "pooled_interval", "per_case", "per_patient"),
-    *("dice_by_rule", "empty_slices", "baselines", "remarks", "cases"),
+    *("patients", "pooled", "pooled_interval", "per_case", "per_patient"),
+    *("dice_by_rule", "baselines", "remarks", "cases"),
 )
 _UNDEFINED = Markup('<span title="undefined">\N{EN DASH}</span>')
 
@@ -120,7 +120,19 @@ def write_report(run: str | Path) -> Path:
     return path
 
 
-def _render(files: _RunFiles) -> str:
+def write_scores_page(folder: str | Path) -> Path:
+    """Write FOLDER/report.html about the scores and pictures that a folder holds, of no run."""
+    folder = Path(folder)
+    shown = _read_evaluation(folder)
+    on = shown["scores"].get("data") or shown["scores"].get("split") or folder.name
+    evaluations = ({**shown, "split": on},)
+    files = _RunFiles(folder, {}, "", {}, {}, (), evaluations, None)
+    title = str(shown["scores"].get("model") or folder)
+    write_text(folder / REPORT, _render(files, scores_of=title))
+    return folder / REPORT
+
+
+def _render(files: _RunFiles, *, scores_of: str | None = None) -> str:
     environment = Environment(
         loader=PackageLoader("lungunet", "evaluation"),
         autoescape=True,  # names of files and cases are whatever the data says
@@ -132,13 +144,13 @@ def _render(files: _RunFiles) -> str:
     best = _best_epoch(files)
     return environment.get_template(REPORT).render(
         files=files,
-        run=str(files.path),
+        of_run=scores_of is None,
+        run=scores_of or str(files.path),
         facts=_training_facts(files, best),
         best=best,
         epochs=_by_epoch(files),
         curves=_curves(files, best),
-        metrics={column(name): metric for name, metric in METRICS.items()},
-        names={"loss": "Loss", **{name: metric.heading for name, metric in METRICS.items()}},
+        names={"loss": "Loss", **{name: each.heading for name, each in SLICES.metrics.items()}},
         evaluations=files.evaluations,
         audit=_shown_audit(files.audit),
         version=__version__,
@@ -350,19 +362,28 @@ def _read_evaluation(folder: Path) -> dict[str, Any]:
     """Return what the template shows of what ``lungunet evaluate`` left for one list."""
     file = folder / "scores.json"
     scores = _read_facts(file, "Run 'lungunet evaluate' again.") or {}
-    missing = [key for key in _ALWAYS if key not in scores]
+    ruler = _ruler_of(scores)
+    always = [f"{ruler.noun}s", *_ALWAYS, f"empty_{ruler.noun}s"]
+    missing = [key for key in always if key not in scores]
     if missing:
         raise ModelError(f"no '{missing[0]}' in it. Run 'lungunet evaluate' again.", where=file)
     defined = [case for case in scores["cases"] if case["iou"] is not None]
     ranked = sorted(defined, key=lambda case: (case["iou"], case["name"]))
-    scores.setdefault("seen_slices", 0)  # of an older version, this and the next
+    seen = scores.get(f"seen_{ruler.noun}s", 0)  # of an older version without it, and the next
     scores.setdefault("calibration", None)
+    scores.setdefault("regions", {})
     threshold = scores["baselines"].get("threshold")
     against = threshold and threshold["model_minus_baseline"]
     pictures = _read_pictures(folder / "pictures", {case["name"]: case["iou"] for case in defined})
     return {
         "split": folder.name,
         "scores": scores,
+        "ruler": ruler,
+        "metrics": {ruler.column(name): metric for name, metric in ruler.metrics.items()},
+        "n": scores[f"{ruler.noun}s"],
+        "seen": seen,
+        "empty": scores[f"empty_{ruler.noun}s"],
+        "tolerance": scores.get(f"surface_tolerance_{ruler.length}"),
         "threshold": threshold,
         "against": against,
         "verdict": against and _verdict(against["pooled_iou"]),
@@ -373,6 +394,12 @@ def _read_evaluation(folder: Path) -> dict[str, Any]:
         },
         "pictures": pictures,
     }
+
+
+def _ruler_of(scores: Mapping[str, Any]) -> Ruler:
+    """Return what the cases were measured with."""
+    tolerance_mm = scores.get("surface_tolerance_mm")
+    return SLICES if tolerance_mm is None else ruler_of_scans(tolerance_mm)
 
 
 def _read_pictures(folder: Path, iou: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
-"""How well a model does on slices whose truth is known, how sure that is, and against what.
+"""How well a model does on slices or scans whose truth is known, how sure that is, against what.
 
-Measured at the size of the files, not at the size the model sees. Knows no command line.
+Measured at the size of the files, not at the size the model sees; scans in millimetres. Knows no
+command line.
 """
 
 import math
@@ -15,18 +16,23 @@ import torch
 
 from lungunet.data.codec import IGNORE, is_lung
 from lungunet.data.files import plain, write_csv, write_json
+from lungunet.errors import counted
 from lungunet.evaluation.calibration import Calibration, ece
 from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 from lungunet.metrics.overlap import (
     METRICS,
-    TOLERANCE_PX,
+    SLICES,
     ConfusionMeter,
     Overlap,
-    column,
+    Ruler,
+    evaluate_formulas,
     overlap,
+    overlap_of_sizes,
     ratios,
 )
 from lungunet.metrics.surface import SurfaceDistances, score_distance, surface_distances
+
+_MM3_PER_ML = 1000
 
 COMPARED = ("iou", "dice", "hd95")
 """What is given as a difference from the baselines: pooled, where it can be, and as a mean."""
@@ -34,91 +40,155 @@ COMPARED = ("iou", "dice", "hd95")
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One slice.
+    """One slice, or one scan.
 
     Parameters
     ----------
-    name : file stem
+    name : file stem, or name of the scan
     patient : the unit that intervals resample; the name itself where patients are not known
     counts : (C, C) int64, ``counts[t, p]`` pixels of true class t predicted as p
-    surface : of lung, all classes above 0 merged, px
-    shape : (H, W) of the slice, px
+    surface : of lung, all classes above 0 merged; px, of a scan mm
+    shape : (H, W) of the slice, or (D, H, W) of the scan
     seen : whether the model was trained on it, or its epoch chosen on it
-    reliability : (15, 3) float64, pixels, promised and true lung by probability; None of a rule
+    reliability : (15, 3) float64, pixels, promised and true lung by probability; None of a rule,
+        and of scans
     reliability_after : the same with a temperature
+    spacing_mm : (z, y, x) of a scan
+    ruler : what it is, and its units
     """
 
     name: str
     patient: str
     counts: np.ndarray
     surface: SurfaceDistances
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     seen: bool = False
     reliability: np.ndarray | None = None
     reliability_after: np.ndarray | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    ruler: Ruler = SLICES
 
     @cached_property
     def scores(self) -> Overlap:
-        """Overlap in this slice; NaN where truth and prediction hold no lung."""
+        """Overlap in this case; NaN where truth and prediction hold no lung."""
         return overlap(self.counts)
 
     @property
+    def sizes(self) -> np.ndarray:
+        """The counts as they are added up: pixels, of scans mL, for their voxels are not alike."""
+        if self.spacing_mm is None:
+            return self.counts
+        return np.asarray(self.counts * (math.prod(self.spacing_mm) / _MM3_PER_ML))
+
+    @property
     def truth_px(self) -> int:
-        """Lung pixels of the truth."""
+        """Lung pixels of the truth, or voxels."""
         return int(self.counts[1:].sum())
 
     @property
     def pred_px(self) -> int:
-        """Lung pixels of the prediction."""
+        """Lung pixels of the prediction, or voxels."""
         return int(self.counts[:, 1:].sum())
+
+    @property
+    def truth_size(self) -> float:
+        """Lung of the truth: pixels, of scans mL."""
+        return float(self.sizes[1:].sum())
+
+    @property
+    def pred_size(self) -> float:
+        """Lung of the prediction: pixels, of scans mL."""
+        return float(self.sizes[:, 1:].sum())
 
     @cached_property
     def _measured(self) -> dict[str, float]:
-        overlaps = ratios(self.counts)
+        metrics = self.ruler.metrics
+        values = evaluate_formulas(self.sizes, metrics)
         return {
-            name: float(overlaps[name] if name in overlaps else getattr(self.surface, name))
-            for name in METRICS
+            name: float(values[name] if name in values else getattr(self.surface, name))
+            for name in metrics
         }
 
     def value(self, metric: str) -> float:
-        """Return a metric as it enters a mean: an infinite distance is the slice's diagonal."""
-        return score_distance(self._measured[metric], self.shape)
+        """Return a metric as it enters a mean: an infinite distance is the diagonal of the case."""
+        return score_distance(self._measured[metric], self.shape, spacing_mm=self.spacing_mm)
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return a row of cases.csv, not yet free of NaN and infinity."""
         classes = zip(class_names, self.scores.class_iou, strict=True)
+        size = self.ruler.in_size
         return {
             "name": self.name,
             "patient": self.patient,
-            **{column(metric): value for metric, value in self._measured.items()},
-            "truth_px": self.truth_px,
-            "pred_px": self.pred_px,
+            **{self.ruler.column(metric): value for metric, value in self._measured.items()},
+            f"truth_{size}": self.truth_px if size == "px" else self.truth_size,
+            f"pred_{size}": self.pred_px if size == "px" else self.pred_size,
             # With two classes, IoU of lung says it.
             **({f"iou_{name}": iou for name, iou in classes} if len(class_names) > 2 else {}),
         }
 
 
 def score_case(
-    name: str, truth: np.ndarray, pred: np.ndarray, *, n_classes: int = 2, patient: str = ""
+    name: str,
+    truth: np.ndarray,
+    pred: np.ndarray,
+    *,
+    n_classes: int = 2,
+    patient: str = "",
+    spacing_mm: tuple[float, ...] | None = None,
+    ruler: Ruler = SLICES,
 ) -> CaseScore:
     """Compare one prediction with its truth.
 
     Parameters
     ----------
-    truth, pred : (H, W) integer, classes 0..n_classes-1; the truth may hold :data:`IGNORE`
+    truth, pred : (H, W) or (D, H, W) integer, classes 0..n_classes-1; the truth may hold
+        :data:`IGNORE`
+    spacing_mm, ruler : of a scan
     """
-    meter = ConfusionMeter(n_classes, ignore_index=IGNORE)
-    meter.update(truth=torch.from_numpy(truth), pred=torch.from_numpy(pred))
-    ignored = truth == IGNORE if (truth == IGNORE).any() else None
+    counts, shape = count_classes(truth, pred, n_classes), truth.shape
+    if truth.ndim == 3:  # distances take many times the memory of a mask
+        box = box_of_either(truth, pred)
+        truth, pred = truth[box], pred[box]
+    ignored = truth == IGNORE
     return CaseScore(
         name=name,
         patient=patient or name,
-        counts=meter.counts.numpy(),
+        counts=counts,
         surface=surface_distances(
-            is_lung(truth), pred > 0, tolerance=TOLERANCE_PX, ignored=ignored
+            is_lung(truth),
+            pred > 0,
+            spacing_mm=spacing_mm,
+            tolerance=ruler.tolerance,
+            ignored=ignored if ignored.any() else None,
         ),
-        shape=(truth.shape[0], truth.shape[1]),
+        shape=shape,
+        spacing_mm=spacing_mm,
+        ruler=ruler,
     )
+
+
+def count_classes(truth: np.ndarray, pred: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return (C, C) int64, ``counts[t, p]`` pixels of true class t predicted as p."""
+    meter = ConfusionMeter(n_classes, ignore_index=IGNORE)
+    planes = [(truth, pred)] if truth.ndim == 2 else zip(truth, pred, strict=True)
+    for one, other in planes:  # one by one, for an index takes eight bytes
+        meter.update(truth=torch.from_numpy(one), pred=torch.from_numpy(other))
+    return meter.counts.numpy()
+
+
+def box_of_either(truth: np.ndarray, pred: np.ndarray) -> tuple[slice, ...]:
+    """Return the box of what either of two volumes has above 0; of nothing one voxel."""
+    rows = np.zeros(truth.shape[:2], bool)
+    columns = np.zeros(truth.shape[2], bool)
+    for index, (one, other) in enumerate(zip(truth, pred, strict=True)):
+        either = (one > 0) | (other > 0)
+        rows[index] = either.any(axis=1)
+        columns |= either.any(axis=0)
+    held = [np.flatnonzero(flags) for flags in (rows.any(axis=1), rows.any(axis=0), columns)]
+    if not held[0].size:
+        return (slice(0, 1),) * 3
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in held)
 
 
 @dataclass(frozen=True)
@@ -183,12 +253,14 @@ class ScoreCard:
 
     Parameters
     ----------
-    cases : slice by slice
+    cases : slice by slice, or scan by scan
     class_names : of the codec, background first
-    baselines : the same slices, scored for masks that cost nothing
+    baselines : the same cases, scored for masks that cost nothing
     remarks : what a reader should know, such as why a baseline is missing
-    folder : where :func:`evaluate_list` saved it; None where it did not
+    folder : where :func:`evaluate_list` or :func:`evaluate_scans` saved it; None where it did not
     temperature : that calibration was measured with, beside without
+    regions : of scans each class by itself, such as the left lung, of those that tell it
+    failed : scans that could not be scored and count nowhere, each with the reason
     """
 
     cases: tuple[CaseScore, ...]
@@ -197,21 +269,30 @@ class ScoreCard:
     remarks: tuple[str, ...] = ()
     folder: Path | None = None
     temperature: float | None = None
+    regions: Mapping[str, "ScoreCard"] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Say in a line what it is about; :meth:`to_dict` has everything."""
         others = "".join(f", {name} {card.pooled.iou:.4f}" for name, card in self.baselines.items())
-        return f"<ScoreCard of {len(self.cases)} slices: lung IoU {self.pooled.iou:.4f}{others}>"
+        cases = counted(len(self.cases), self.ruler.noun)
+        return f"<ScoreCard of {cases}: lung IoU {self.pooled.iou:.4f}{others}>"
+
+    @property
+    def ruler(self) -> Ruler:
+        """What the cases are, and their units."""
+        return self.cases[0].ruler
 
     @cached_property
     def _counts(self) -> np.ndarray:
-        """(n, C, C) int64, those of all cases."""
-        return np.stack([case.counts for case in self.cases])
+        """(n, C, C), of all cases: pixels, int64; of scans mL, float64."""
+        return np.stack([case.sizes for case in self.cases])
 
     @cached_property
     def pooled(self) -> Overlap:
-        """From the summed counts of all pixels of all slices."""
-        return overlap(self._counts.sum(axis=0))
+        """From the summed pixels of all slices, or the summed volumes of all scans."""
+        pixels = sum(int(case.counts.sum()) for case in self.cases)
+        return overlap_of_sizes(self._counts.sum(axis=0), n_pixels=pixels)
 
     @cached_property
     def patients(self) -> list[str]:
@@ -260,19 +341,19 @@ class ScoreCard:
         )
 
     def per_case(self, metric: str) -> Summary:
-        """Summarise a metric over slices; an infinite distance counts as the slice's diagonal."""
+        """Summarise a metric over cases; an infinite distance counts as the case's diagonal."""
         return _summarise(np.array([case.value(metric) for case in self.cases]), self.patients)
 
     def per_patient(self, metric: str) -> Summary:
-        """Summarise an overlap metric over patients, each pooled over his slices."""
+        """Summarise an overlap metric over patients, each pooled over his slices or scans."""
         by_patient: dict[str, np.ndarray] = {}
         for case in self.cases:
-            by_patient[case.patient] = by_patient.get(case.patient, 0) + case.counts
+            by_patient[case.patient] = by_patient.get(case.patient, 0) + case.sizes
         counts = np.stack(list(by_patient.values()))
         return _summarise(ratios(counts)[metric], list(by_patient))
 
     def dice_by_rule(self) -> dict[str, float]:
-        """Mean Dice per slice under each rule for slices without lung that is in use.
+        """Mean Dice per case under each rule for cases without lung that is in use.
 
         Returns
         -------
@@ -290,17 +371,19 @@ class ScoreCard:
         }
         return {name: float(v.mean()) if v.size else math.nan for name, v in rules.items()}
 
-    def empty_slices(self) -> dict[str, int]:
-        """Count the slices without lung, those where lung was invented, and how many pixels."""
-        false_px = [case.pred_px for case in self.cases if case.truth_px == 0]
+    def empty_slices(self) -> dict[str, float]:
+        """Count the cases without lung, those where lung was invented, and how much in px or mL."""
+        empty = [case for case in self.cases if case.truth_px == 0]
+        in_pixels = self.ruler.size == "px"
+        invented = [case.pred_px if in_pixels else case.pred_size for case in empty]
         return {
-            "slices": len(false_px),
-            "with_false_positives": sum(px > 0 for px in false_px),
-            "false_positive_px": sum(false_px),
+            f"{self.ruler.noun}s": len(invented),
+            "with_false_positives": sum(size > 0 for size in invented),
+            f"false_positive_{self.ruler.in_size}": sum(invented),
         }
 
     def difference(self, other: "ScoreCard", metric: str) -> Difference:
-        """Return our pooled metric minus that of ``other``, on the same slices.
+        """Return our pooled metric minus that of ``other``, on the same cases.
 
         Parameters
         ----------
@@ -321,7 +404,7 @@ class ScoreCard:
         )
 
     def mean_difference(self, other: "ScoreCard", metric: str) -> Difference:
-        """Return the mean over slices of our metric minus theirs; undefined slices are skipped."""
+        """Return the mean over cases of our metric minus theirs; undefined ones are skipped."""
         pairs = zip(self.cases, other.cases, strict=True)
         values = [mine.value(metric) - theirs.value(metric) for mine, theirs in pairs]
         summary = _summarise(np.array(values), self.patients)
@@ -332,27 +415,38 @@ class ScoreCard:
         threshold = self.baselines.get("threshold")
         if not threshold:
             return None
-        seen = f", on slices of which it has seen {self.seen}" if self.seen else ""
+        seen = f", on {self.ruler.noun}s of which it has seen {self.seen}" if self.seen else ""
         return verdict(self.difference(threshold, "iou"), model=model) + seen
 
     def worst(self, count: int = 5) -> list[CaseScore]:
-        """Return the slices of lowest IoU, worst first; undefined ones left out."""
+        """Return the cases of lowest IoU, worst first; undefined ones left out."""
         defined = [case for case in self.cases if not math.isnan(case.scores.iou)]
         return sorted(defined, key=lambda case: (case.scores.iou, case.name))[:count]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: undefined is None, infinite is "inf"."""
+        ruler, scans = self.ruler, self.ruler.noun == "scan"
+        failed: dict[str, Any] = {"failed": list(self.failed)} if scans else {}
+        regions = {
+            name: {
+                **card._tables(),
+                "cases": [case.to_dict(card.class_names) for case in card.cases],
+            }
+            for name, card in self.regions.items()
+        }
         content: dict[str, Any] = plain(
             {
-                "slices": len(self.cases),
+                f"{ruler.noun}s": len(self.cases),
                 "patients": len(set(self.patients)),
-                "seen_slices": self.seen,
-                "measured_at": "file size",
-                "surface_tolerance_px": TOLERANCE_PX,
+                f"seen_{ruler.noun}s": self.seen,
+                **failed,
+                "measured_at": "grid of the scan" if scans else "file size",
+                f"surface_tolerance_{ruler.length}": ruler.tolerance,
                 **self._tables(),
+                **({"regions": regions} if scans else {}),
                 "calibration": self.calibration and self.calibration.to_dict(),
                 "dice_by_rule": self.dice_by_rule(),
-                "empty_slices": self.empty_slices(),
+                f"empty_{ruler.noun}s": self.empty_slices(),
                 "baselines": {
                     name: {
                         **card._tables(),
@@ -376,7 +470,10 @@ class ScoreCard:
                 for metric, about in METRICS.items()
                 if about.interval
             },
-            "per_case": {column(metric): _facts(self.per_case(metric)) for metric in METRICS},
+            "per_case": {
+                self.ruler.column(metric): _facts(self.per_case(metric))
+                for metric in self.ruler.metrics
+            },
             "per_patient": {metric: _facts(self.per_patient(metric)) for metric in self._pooled},
         }
 
@@ -387,7 +484,8 @@ class ScoreCard:
             if METRICS[metric].formula
         }
         gains |= {
-            f"mean_{column(metric)}": self.mean_difference(other, metric) for metric in COMPARED
+            f"mean_{self.ruler.column(metric)}": self.mean_difference(other, metric)
+            for metric in COMPARED
         }
         return {name: _facts(gain) for name, gain in gains.items()}
 
@@ -404,6 +502,13 @@ class ScoreCard:
         # Of what was seen every row says it; else none has the column.
         seen = [{"seen": case.seen} for case in self.cases] if self.seen else [{}] * len(self.cases)
         rows = [{**row, **more} for row, more in zip(content["cases"], seen, strict=True)]
+        if self.ruler.noun == "scan":
+            parts = {"lungs": rows, **{k: of["cases"] for k, of in content["regions"].items()}}
+            rows = [
+                {"name": row["name"], "region": region, **row}
+                for region, of in parts.items()
+                for row in of
+            ]
         write_csv(folder / "cases.csv", rows)
 
 

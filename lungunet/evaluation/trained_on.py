@@ -1,6 +1,7 @@
 """What a model has seen of the slices that shall judge it. Knows runs by their folders."""
 
 import hashlib
+import re
 import warnings
 from collections.abc import Sequence
 from functools import reduce
@@ -9,11 +10,13 @@ from pathlib import Path
 
 from lungunet.data.files import read_json
 from lungunet.data.manifest import Pair
-from lungunet.data.seen import Seen, find_seen
+from lungunet.data.seen import Seen, find_seen, names_seen
 from lungunet.data.split import read_split
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.models.members import find_members
 from lungunet.training.config import read_toml
+
+_SLICED = re.compile(r"(.+)_z-[0-9]+")
 
 
 def seen_by(model: str | Path, pairs: Sequence[Pair]) -> Seen:
@@ -38,6 +41,21 @@ def seen_by(model: str | Path, pairs: Sequence[Pair]) -> Seen:
         if (run / "environment.json").is_file():
             return _by_lists(run, pairs)
     return Seen()
+
+
+def sliced_from(model: str | Path, names: Sequence[str]) -> list[str]:
+    """Return the names of scans that a model was trained on slices of, or its epoch chosen on.
+
+    By what :func:`slice_files` calls them, so that another scan of that name is among them too.
+    """
+    seen: set[str] = set()
+    for member in find_members(model):
+        place = Path(member)
+        for run in (place, place.parent) if place.name == "best" else (place,):
+            if (run / "slices.csv").is_file():
+                seen |= names_seen(run / "slices.csv")
+    scans = {found[1] for name in seen if (found := _SLICED.fullmatch(Path(name).name))}
+    return [name for name in names if name in scans]
 
 
 def _by_lists(run: Path, pairs: Sequence[Pair]) -> Seen:

@@ -46,6 +46,7 @@ from lungunet.volumes.masks import (
     holds_names,
     is_dicom,
     mask_suffix,
+    referable,
     refuse_others,
     refuse_unreferable,
     write_labels,
@@ -97,6 +98,8 @@ class ScanFiles:
         and study; auto keeps NRRD and MHA, and is NIfTI for all others
     store : send masks in DICOM back to the PACS that the scans come from
     uncertainty : a float volume of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
+    probabilities : float volumes, to the subfolder probabilities; one per class but background, as
+        the model gives them before any mending
     """
 
     sides: bool = False
@@ -104,6 +107,7 @@ class ScanFiles:
     format: MaskFormat = "auto"
     store: bool = False
     uncertainty: bool = False
+    probabilities: bool = False
 
     @property
     def mask_format(self) -> MaskFormat:
@@ -422,7 +426,15 @@ def predict_scans(
     scans = _own(everything, keys, part)
     refuse_others(scans, write.mask_format)
     _refuse_to_store(scans, write)
-    planned = [out / path for scan in scans for path in _scan_paths(scan.path, scan.name, write)]
+    job = _ScanJob(
+        out,
+        write,
+        predictor.codec.names,
+        refine=refine,
+        resample=resample,
+        batch_size=batch_size,
+    )
+    planned = [path for scan in scans for path in job.paths(scan)]
     refuse_inputs(planned, [scan.path for scan in everything])
     settings: dict[str, bool | str] = {"mending": refine, "sides": write.sides}
     settings |= {"resampling": resample, "format": write.mask_format}
@@ -435,14 +447,13 @@ def predict_scans(
     names = [scan.name for scan in scans]
     if part:
         record.begin(list_of([scan.name for scan in everything], own=names))
-    job = _ScanJob(out, write, refine=refine, resample=resample, batch_size=batch_size)
     try:
         steps = (_look_up_scan(scan, job, record) for scan in scans)
         with closing(
             _do_scans(job, predictor, steps, sharing, record, total=len(scans), progress=progress)
         ) as results:
             for step, result in results:
-                if write.store and result.measured:
+                if write.store and not result.error:
                     result = _sent(result, step.scan)
                 if result.error:
                     _note(result, step.source, record)
@@ -462,14 +473,23 @@ class _ScanJob:
 
     out: Path
     write: ScanFiles
+    class_names: Sequence[str]
     refine: bool
     resample: bool
     batch_size: int
 
+    def paths(self, scan: Scan) -> list[Path]:
+        """List what is written for a scan; the mask first."""
+        of_scan = _scan_paths(scan.path, scan.name, self.write, self.class_names)
+        return [self.out / path for path in of_scan]
+
     def __call__(self, predictor: Predictor, scan: Scan, progress: Progress = silent) -> ScanResult:
         """Read, segment and write one scan."""
         try:
-            with at_hand(scan, progress=progress) as here:
+            with (
+                at_hand(scan, progress=progress) as near,
+                referable(near, self.write.mask_format) as here,
+            ):
                 volume = replace(read_volume(here, resample=self.resample), name=scan.name)
                 refuse_unreferable(volume, self.write.mask_format)
                 prediction = predict_volume(
@@ -478,6 +498,7 @@ class _ScanJob:
                     batch_size=self.batch_size,
                     refine=self.refine,
                     uncertainty=self.write.uncertainty,
+                    probabilities=self.write.probabilities,
                     progress=progress,
                 )
                 result = _write_scan(prediction, predictor, self.out, self.write)
@@ -499,7 +520,7 @@ def _look_up_scan(scan: Scan, job: _ScanJob, record: Record) -> _Step:
     source = _source_of(scan)
     if not record.goes_on:
         return _Step(scan, source)
-    belongs = [job.out / path for path in _scan_paths(scan.path, scan.name, job.write)]
+    belongs = job.paths(scan)
     try:
         there = record.holds(scan.name, source, belongs)
     except DataError as err:
@@ -654,12 +675,16 @@ def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
 
 
 def _sent(result: ScanResult, scan: Scan) -> ScanResult:
-    """Send a mask to the PACS of its scan; where that fails it is there all the same."""
+    """Send a mask to the PACS of its scan, if it is not there; where that fails it is here."""
     try:
         if result.mask is not None and scan.remote is not None:
-            store(result.mask, scan.remote)
+            store(result.mask, scan.remote, unless_there=result.skipped)
     except DataError as err:
-        return replace(result, error=f"{err} The mask was not stored; it is {result.mask}.")
+        return replace(
+            result,
+            error=f"{err} The mask was not stored; it is {result.mask}. Send it again with "
+            "skip_existing=True.",
+        )
     return result
 
 
@@ -772,10 +797,14 @@ def _write_scan(
     )
     if checked.chest is False:
         measured = _without_volume(measured)
-    mask, *others = (out / path for path in _scan_paths(scan.path, scan.name, write))
+    class_names = predictor.codec.names
+    mask, *others = (out / path for path in _scan_paths(scan.path, scan.name, write, class_names))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
     if write.uncertainty and prediction.uncertainty is not None:
         write_volume(others[-1], prediction.uncertainty, like=scan)
+    for index, path in enumerate(others[write.preview :], start=1):
+        if write.probabilities and index < predictor.codec.n_classes:
+            write_volume(path, prediction.probability(index), like=scan)
     for picture in others[:1] if write.preview else ():
         sides = {"orange": measured.right, "blue": measured.left}
         lines = [f"{_say(lung)} ({colour})" for colour, lung in sides.items() if lung]
@@ -821,11 +850,13 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
     return [Path(f"{stem}.png"), *pictures, *maps]
 
 
-def _scan_paths(scan: Path, name: str, write: ScanFiles) -> list[Path]:
-    """List what is written for one scan, below the folder; the mask first."""
+def _scan_paths(scan: Path, name: str, write: ScanFiles, class_names: Sequence[str]) -> list[Path]:
+    """List what is written for one scan, below the folder: mask, picture, probabilities, doubt."""
+    suffix = written_suffix(scan)
     pictures = [Path("previews", f"{name}.png")] if write.preview else []
-    unsure = [_unsure(f"{name}{written_suffix(scan)}")] if write.uncertainty else []
-    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures, *unsure]
+    maps = _maps(name, class_names, suffix) if write.probabilities else []
+    unsure = [_unsure(f"{name}{suffix}")] if write.uncertainty else []
+    return [Path(f"{name}{mask_suffix(scan, write.mask_format)}"), *pictures, *maps, *unsure]
 
 
 def _unsure(name: str) -> Path:
@@ -836,12 +867,12 @@ def _overlay(stem: str) -> Path:
     return Path("overlays", f"{stem}.png")
 
 
-def _maps(stem: str, class_names: Sequence[str]) -> list[Path]:
+def _maps(stem: str, class_names: Sequence[str], suffix: str = ".tif") -> list[Path]:
     """Return where the probabilities of each class but background go."""
     if len(class_names) == 2:
-        return [Path("probabilities", f"{stem}.tif")]
+        return [Path("probabilities", f"{stem}{suffix}")]
     ends = [name.replace(" ", "-") for name in class_names[1:]]
-    return [Path("probabilities", f"{stem}_{end}.tif") for end in ends]
+    return [Path("probabilities", f"{stem}_{end}{suffix}") for end in ends]
 
 
 def _say(lung: Measurement) -> str:

@@ -333,7 +333,7 @@ def measure_files(
         read = [file for pair in pairs.values() for file in (pair.image, pair.mask) if file]
         refuse_inputs([Path(out)], [Path(file) for file in read])
         refuse_existing([Path(out)], overwrite)
-    codec = codec or _guess_codec(pairs.values(), volumes, progress)
+    codec = codec or guess_codec(pairs.values(), volumes=volumes, progress=progress)
     judged = HuSurvey()
     measured = (
         partial(_measure_scan, resample=resample)
@@ -377,8 +377,8 @@ def _pair_slices(images: Path, masks: Path) -> dict[str, Pair]:
     return {images.stem: Pair(images, masks)}
 
 
-def _guess_codec(
-    pairs: Collection[Pair | ScanPair], volumes: bool, progress: Progress
+def guess_codec(
+    pairs: Collection[Pair | ScanPair], *, volumes: bool, progress: Progress = silent
 ) -> LabelCodec:
     """Return the one of three codecs that most masks fit: no mask by itself decides."""
     codecs = [LabelCodec.parse(labels) for labels in ("0,255", "0,1", "0,1,2")]
@@ -409,12 +409,18 @@ def _read_classes(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
 
 
 def _read_scan_classes(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
+    """Encode a mask of a scan; what is ignored is not measured."""
+    classes = encode_scan(raw, codec, where)
+    return np.where(classes == IGNORE, 0, classes) if codec.ignores else classes
+
+
+def encode_scan(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
     """Return classes of a scan, or 3 for all lung in a mask with sides that does not tell them."""
     if codec.n_classes == 3 and UNTOLD not in codec.classes:
         unsure = raw == UNTOLD
         if unsure.any() and not raw[~unsure].any():
             return np.where(unsure, np.uint8(UNTOLD), np.uint8(0))
-    return _read_classes(raw, codec, where)
+    return codec.encode(raw, where)
 
 
 def _tell_sides(

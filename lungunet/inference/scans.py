@@ -37,6 +37,8 @@ class VolumePrediction:
     spread_px : (D,) float64; for each slice the sum of ``Segmented.spread``; None of one model
     uncertainty : (D, H, W) float32, :attr:`Segmented.uncertainty` of each slice; None unless it was
         asked for
+    probabilities : (C - 1, D, H, W) float32, of each class but background, as the model gives them
+        before any mending; None unless they were asked for, and of a rule
     """
 
     volume: Volume
@@ -44,6 +46,13 @@ class VolumePrediction:
     disagreement: np.ndarray | None = None
     spread_px: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+
+    def probability(self, index: int) -> np.ndarray:
+        """Return the probability of a class above 0, (D, H, W) float32; of a rule 0 or 1."""
+        if self.probabilities is None:
+            return np.asarray(self.classes == index, np.float32)
+        return np.asarray(self.probabilities[index - 1])
 
 
 def predict_volume(
@@ -53,6 +62,7 @@ def predict_volume(
     batch_size: int = 8,
     refine: bool = True,
     uncertainty: bool = False,
+    probabilities: bool = False,
     progress: Progress = silent,
 ) -> VolumePrediction:
     """Segment a scan.
@@ -66,6 +76,7 @@ def predict_volume(
     refine : mend what a network with two classes says by :func:`refine_volume`; a warning says
         where that takes more than half away. What sees the whole scan is left as it is
     uncertainty : also say how unsure the model is of each voxel; takes 4 bytes each
+    probabilities : also keep those of each class but background; take 4 bytes each
     progress : counts batches
 
     Returns
@@ -92,6 +103,9 @@ def predict_volume(
     classes = np.empty(array.shape, np.uint8)
     disagreement, spread_px = np.zeros(len(array)), np.zeros(len(array))
     unsure = np.empty(array.shape, np.float32) if uncertainty else None
+    kept = None
+    if probabilities:
+        kept = np.empty((predictor.codec.n_classes - 1, *array.shape), np.float32)
     several, done = False, 0
     batches = predictor.segment_ahead(array, batch_size=batch_size)
     total = -(-len(array) // batch_size)
@@ -103,6 +117,8 @@ def predict_volume(
                 several, spread_px[index] = True, segmented.spread.sum(dtype=np.float64)
             if unsure is not None:
                 unsure[index] = segmented.uncertainty
+            if kept is not None:
+                kept[:, index] = [segmented.probability(i) for i in range(1, len(kept) + 1)]
         done += len(batch)
     if refine and predictor.codec.n_classes == 2:
         classes = _refine(volume, classes)
@@ -112,6 +128,7 @@ def predict_volume(
         disagreement if predictor.tta else None,
         spread_px if several else None,
         unsure,
+        kept,
     )
 
 

@@ -5,8 +5,8 @@ Counts are summed and divided once, at the end; averages of per-batch ratios are
 class indices and nothing of models, files or label values.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -19,7 +19,8 @@ from lungunet.errors import DataError
 class PixelCounts(NamedTuple):
     """What the formulas of metrics are made of, for any number of confusion matrices at once.
 
-    All are (...,) whole numbers, lung being every class above 0 merged.
+    All are (...,), whole numbers of pixels, or of scans their volumes in mL; lung is every class
+    above 0 merged.
 
     Parameters
     ----------
@@ -71,9 +72,10 @@ class Metric:
     title : as it stands in a table, without its unit
     formula : pixel counts to one value each; None for what is measured slice by slice, a field of
         :class:`SurfaceDistances`, and has no pooled value
-    unit : "" for a share, else "px"; such a distance is better the smaller it is
+    unit : "" for a share; "px" for a distance, which is in mm in scans; else of scans, "mL" or "%"
     digits : after the point, where it is shown rounded
     interval : give the pooled value a confidence interval
+    of_scans : of scans alone, one by one, with no pooled value
     """
 
     title: str
@@ -81,6 +83,7 @@ class Metric:
     unit: str = ""
     digits: int = 4
     interval: bool = False
+    of_scans: bool = False
 
     @property
     def label(self) -> str:
@@ -101,7 +104,12 @@ class _Metrics(dict[str, Metric]):
     """
 
 
-TOLERANCE_PX = 1.0  # of the surface Dice
+TOLERANCE_PX, TOLERANCE_MM = 1.0, 2.0  # of the surface Dice
+
+
+def _volume_error(n: PixelCounts) -> np.ndarray:
+    return 100 * share(n.fp - n.fn, n.tp + n.fn)
+
 
 METRICS = _Metrics(
     {
@@ -114,14 +122,71 @@ METRICS = _Metrics(
         "hd95": Metric("HD95", unit="px", digits=2),
         "assd": Metric("ASSD", unit="px", digits=2),
         "surface_dice": Metric(f"surface Dice, {TOLERANCE_PX:g} px"),
+        # What is predicted minus what there is.
+        "volume_error": Metric(
+            "volume error", lambda n: n.fp - n.fn, unit="mL", digits=1, of_scans=True
+        ),
+        "relative_volume_error": Metric(
+            "volume error", _volume_error, unit="%", digits=2, of_scans=True
+        ),
+        "absolute_volume_error": Metric(
+            "absolute volume error",
+            lambda n: np.abs(_volume_error(n)),
+            unit="%",
+            digits=2,
+            of_scans=True,
+        ),
     }
 )
 
 
-def column(metric: str) -> str:
-    """Return what files call a metric: its name and unit, ``hd95_px``."""
-    unit = METRICS[metric].unit
-    return f"{metric}_{unit}" if unit else metric
+@dataclass(frozen=True)
+class Ruler:
+    """What cases are, and in which units they are measured.
+
+    Parameters
+    ----------
+    noun : slice or scan
+    length : unit of distances, px or mm
+    size : unit of how much lung there is, px or mL
+    tolerance : of the surface Dice, in the unit of distances
+    """
+
+    noun: str
+    length: str
+    size: str
+    tolerance: float
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """What such cases have of ``METRICS``, in its order, with their own units."""
+        own = {
+            name: replace(metric, unit=self.length) if metric.unit == "px" else metric
+            for name, metric in METRICS.items()
+            if self.noun == "scan" or not metric.of_scans
+        }
+        title = f"surface Dice, {self.tolerance:g} {self.length}"
+        return {**own, "surface_dice": replace(own["surface_dice"], title=title)}
+
+    def column(self, metric: str) -> str:
+        """Return what files call a metric: its name and unit, ``hd95_px``."""
+        unit = self.metrics[metric].unit
+        return f"{metric}_{_IN_FILES.get(unit, unit)}" if unit else metric
+
+    @property
+    def in_size(self) -> str:
+        """The unit of how much lung there is, as names of columns end."""
+        return _IN_FILES.get(self.size, self.size)
+
+
+_IN_FILES = {"mL": "ml", "%": "percent"}  # units as names of columns end
+
+SLICES = Ruler("slice", "px", "px", TOLERANCE_PX)
+
+
+def ruler_of_scans(tolerance_mm: float = TOLERANCE_MM) -> Ruler:
+    """Return the ruler of scans, whose spacing is known."""
+    return Ruler("scan", "mm", "mL", tolerance_mm)
 
 
 def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,7 +194,7 @@ def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    counts : (..., C, C) int64, or float64 that holds whole numbers
+    counts : (..., C, C) int64 pixels, or float64: sums of them, or volumes
 
     Returns
     -------
@@ -141,8 +206,15 @@ def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
     >>> ratios(np.array([[[90, 2], [1, 7]], [[100, 0], [0, 0]]]))["iou"]
     array([0.7, nan])
     """
+    return evaluate_formulas(
+        counts, {name: metric for name, metric in METRICS.items() if not metric.of_scans}
+    )
+
+
+def evaluate_formulas(counts: np.ndarray, metrics: Mapping[str, Metric]) -> dict[str, np.ndarray]:
+    """Return those of the metrics that follow from counts, unchecked; see :func:`ratios`."""
     pixels = PixelCounts.of(counts)
-    return {name: metric.formula(pixels) for name, metric in METRICS.items() if metric.formula}
+    return {name: metric.formula(pixels) for name, metric in metrics.items() if metric.formula}
 
 
 @dataclass(frozen=True)
@@ -202,12 +274,17 @@ def overlap(counts: Tensor | np.ndarray) -> Overlap:
     nan
     """
     table = _checked(counts)
-    values = ratios(table)
+    return overlap_of_sizes(table, n_pixels=int(table.sum()))
+
+
+def overlap_of_sizes(sizes: np.ndarray, *, n_pixels: int) -> Overlap:
+    """Return the overlap of (C, C) sizes in any unit, unchecked; see :func:`overlap`."""
+    values = ratios(sizes)
     own = [field.name for field in fields(Overlap) if field.name in values]
     return Overlap(
         **{name: float(values[name]) for name in own},
-        class_iou=tuple(PixelCounts.of(table).class_iou.tolist()),
-        n_pixels=int(table.sum()),
+        class_iou=tuple(PixelCounts.of(sizes).class_iou.tolist()),
+        n_pixels=n_pixels,
     )
 
 

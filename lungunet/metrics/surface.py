@@ -193,14 +193,23 @@ def _border_distances(
     # A tree over the few border pixels is exact in float64, takes any spacing and both dimensions,
     # and beats distance maps of the box: 1.4 ms against 2.4 ms (OpenCV) and 5.2 ms (scipy) for the
     # lungs of a 512 x 512 slice. Only masks of noise, which are nearly all border, are slower so.
-    borders = [_border_points(mask[box]) for mask in (truth, pred)]
-    points = [border * spacing for border in borders]
+    borders = [_border(mask[box]) for mask in (truth, pred)]
+    seen = None if counted is None else counted[box]
+    return _ways(borders[0], borders[1], spacing, seen), _ways(
+        borders[1], borders[0], spacing, seen
+    )
+
+
+def _ways(
+    start: np.ndarray, end: np.ndarray, spacing: np.ndarray, counted: np.ndarray | None
+) -> np.ndarray:
+    """Return the distance of each counted border pixel of one mask to the border of the other."""
+    start = start if counted is None else start & counted
+    apart = np.argwhere(start & ~end) * spacing
+    shared = np.count_nonzero(start) - len(apart)  # the larger part of good masks, and no way
     # Built by midpoints, not medians: on grid points queries are as fast and building is faster.
-    trees = [cKDTree(each, balanced_tree=False, compact_nodes=False) for each in points]
-    if counted is not None:
-        seen = counted[box]
-        points = [own[seen[tuple(at.T)]] for own, at in zip(points, borders, strict=True)]
-    return trees[1].query(points[0])[0], trees[0].query(points[1])[0]
+    tree = cKDTree(np.argwhere(end) * spacing, balanced_tree=False, compact_nodes=False)
+    return np.concatenate([np.zeros(shared), tree.query(apart)[0]])
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -209,8 +218,8 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(inside[0], inside[-1] + 1) for inside in held)
 
 
-def _border_points(mask: np.ndarray) -> np.ndarray:
-    """Return the indices of border pixels, (n, axes) int64.
+def _border(mask: np.ndarray) -> np.ndarray:
+    """Return the border pixels, bool of the same shape.
 
     All mask lies in the bounding box, so what is outside of it is background, as it is outside of
     the array.
@@ -222,4 +231,4 @@ def _border_points(mask: np.ndarray) -> np.ndarray:
             window = [slice(1, -1)] * mask.ndim
             window[axis] = slice(start, start + mask.shape[axis])
             inner &= padded[tuple(window)]
-    return np.argwhere(mask & ~inner)
+    return np.asarray(mask & ~inner)

@@ -6,7 +6,7 @@ Knows only what ``lungunet.json`` says: numbers, no path and no name of a slice.
 from collections.abc import Mapping
 from typing import Any
 
-from lungunet.metrics.overlap import METRICS, column
+from lungunet.metrics.overlap import SLICES
 
 _COUNTS = ("train_slices", "val_slices")
 
@@ -112,10 +112,10 @@ def _titles() -> dict[str, str]:
     """Return what the card calls each score that ``lungunet.json`` can hold, in order."""
     return {
         **{
-            column(name): f"{metric.title}, pooled"
+            SLICES.column(name): f"{metric.title}, pooled"
             if metric.formula
             else ", ".join(filter(None, (metric.title, "mean per slice", metric.unit)))
-            for name, metric in METRICS.items()
+            for name, metric in SLICES.metrics.items()
         },
         "threshold_iou": "lung IoU of a threshold without weights, pooled",
         "iou_above_threshold": "lung IoU gained over that threshold",

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
@@ -19,7 +20,8 @@ import numpy as np
 from lungunet.errors import DataError, LungUNetWarning, listed
 from lungunet.volumes import dicom
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.series import read_dicom
+from lungunet.volumes.scan import Scan
+from lungunet.volumes.series import read_dicom, the_scan
 from lungunet.volumes.temporary import private_folder
 
 SUFFIXES = (".zip",)
@@ -47,6 +49,13 @@ def read_zip(
         if not any(map(dicom.is_dicom, folder.rglob("*"))):
             raise DataError("holds no DICOM. Unpack it, and name what is meant.", where=path)
         return read_dicom(folder, series, resample=resample)
+
+
+@contextmanager
+def slices_at_hand(scan: Scan) -> Iterator[Scan]:
+    """Yield the series of a zip with its slices, unpacked for as long as the block runs."""
+    with unpacked(scan.path) as folder:
+        yield replace(the_scan(folder, scan.series), path=scan.path, name=scan.name)
 
 
 def holds_scans(path: Path) -> bool:

@@ -3,7 +3,8 @@
 Which ending a format has stands here alone; voxels and DICOM are written elsewhere.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from lungunet.data.files import write_text
 from lungunet.errors import ConfigError, DataError, GeometryError, listed
-from lungunet.volumes.formats import written_suffix
+from lungunet.volumes.archive import slices_at_hand
+from lungunet.volumes.formats import format_of, written_suffix
 from lungunet.volumes.itk import write_values
 from lungunet.volumes.labels import Label, labels_of
 from lungunet.volumes.scan import Scan
@@ -56,13 +58,24 @@ def is_dicom(format: MaskFormat) -> bool:
 
 def refuse_others(scans: Iterable[Scan], format: MaskFormat) -> None:
     """Stop before any work where masks in DICOM are asked for of what is no DICOM series."""
-    others = [str(scan) for scan in scans if not (scan.slices or scan.error or scan.remote)]
-    if others and is_dicom(format):
+    if not is_dicom(format):
+        return
+    known = (scan for scan in scans if not (scan.slices or scan.error or scan.remote))
+    others = [str(scan) for scan in known if not format_of(scan.path).deep]
+    if others:
         raise ConfigError(
-            f"no series of DICOM slices, so no mask in DICOM ({format}) can refer to it. Of a zip, "
-            "unpack it; of another format, leave format='auto'.",
+            f"no series of DICOM slices, so no mask in DICOM ({format}) can refer to it. Leave "
+            "format='auto'.",
             where=listed(others, separator=", "),
         )
+
+
+@contextmanager
+def referable(scan: Scan, format: MaskFormat) -> Iterator[Scan]:
+    """Yield a scan whose slices such a mask can refer to; a zip is unpacked for so long."""
+    is_packed = not (scan.slices or scan.error or scan.remote) and format_of(scan.path).deep
+    with slices_at_hand(scan) if is_packed and is_dicom(format) else nullcontext(scan) as here:
+        yield here
 
 
 def refuse_unreferable(volume: Volume, format: MaskFormat) -> None:

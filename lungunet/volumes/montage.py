@@ -11,6 +11,7 @@ from lungunet.volumes.volume import Volume
 
 _SIDE = 400  # of a panel, px
 _LINE = 22  # px
+_MARK = 14  # px, at the edges of a panel
 _FLANKS = (0.75, 0.25)  # of the lungs, from the top: the axial planes beside the fullest
 _THIN = 0.15  # of the width: what is less tall shows nothing from the front
 _FONT, _TEXT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
@@ -47,8 +48,55 @@ def draw_montage(
     deep, high, wide = classes.shape
     if deep * z_mm >= _THIN * max(high * y_mm, wide * x_mm):
         planes += [(1, _fullest(classes, 1)), *((2, index) for index in _sagittal_places(classes))]
-    panels = [_panel(volume, classes, plane, colours) for plane in planes]
-    sheet = tile_pictures(panels, columns=3, side=_SIDE)
+    panels = [_panel(volume, [(classes, colours)], plane) for plane in planes]
+    return _under_lines(tile_pictures(panels, columns=3, side=_SIDE), lines)
+
+
+def draw_difference(
+    volume: Volume,
+    truth: np.ndarray,
+    pred: np.ndarray,
+    place: tuple[int, int, int],
+    *,
+    lines: Sequence[str] = (),
+) -> np.ndarray:
+    """Draw the axial, the coronal and the sagittal plane through a place, with two masks.
+
+    Seen as by :func:`draw_montage`. Marks at the edges of each plane point at the place.
+
+    Parameters
+    ----------
+    truth, pred : (D, H, W) integer, outlined where above 0: truth blue, prediction orange
+    place : (z, y, x), voxel
+    lines : written above
+
+    Returns
+    -------
+    (height, width, 3) uint8, RGB
+    """
+    layers = [(truth, (TRUTH_RGB,)), (pred, (PRED_RGB,))]
+    panels = []
+    for axis in range(3):
+        panel = _panel(volume, layers, (axis, place[axis]))
+        down, across = (
+            (index + 0.5) / side
+            for other, (index, side) in enumerate(zip(place, truth.shape, strict=True))
+            if other != axis
+        )
+        _point_at(panel, 1 - down if axis > 0 else down, across)
+        panels.append(panel)
+    return _under_lines(tile_pictures(panels, columns=3, side=_SIDE), lines)
+
+
+def _point_at(panel: np.ndarray, down: float, across: float) -> None:
+    """Draw marks at the edges, given as shares of the panel's height and width."""
+    height, width = panel.shape[:2]
+    row, column = int(down * height), int(across * width)
+    for edge in (slice(0, _MARK), slice(-_MARK, None)):
+        panel[row, edge] = panel[edge, column] = _TEXT_RGB
+
+
+def _under_lines(sheet: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     wrapped = [part for line in lines for part in _wrap(line, sheet.shape[1] - 12)]
     head = np.zeros((_LINE * len(wrapped), sheet.shape[1], 3), np.uint8)
     for number, line in enumerate(wrapped):
@@ -86,28 +134,35 @@ def _fullest(classes: np.ndarray, axis: int) -> int:
 
 def _panel(
     volume: Volume,
-    classes: np.ndarray,
+    layers: Sequence[tuple[np.ndarray, Sequence[tuple[int, int, int]]]],
     plane: tuple[int, int],
-    colours: Sequence[tuple[int, int, int]],
 ) -> np.ndarray:
-    """Draw one plane, its longer side ``_SIDE`` pixels long."""
+    """Draw one plane, its longer side ``_SIDE`` pixels long.
+
+    Parameters
+    ----------
+    layers : classes, with the colours of 1, 2, ...; the last one lies on top
+    plane : axis and index
+    """
     axis, index = plane
     grey = LUNG_WINDOW.to_grey(np.take(volume.array, index, axis))
-    inside = np.take(classes, index, axis).astype(np.uint8)
     down_mm, across_mm = (mm for i, mm in enumerate(volume.spacing_mm) if i != axis)
     if axis > 0:
-        grey, inside = grey[::-1], inside[::-1]  # z counts from the feet
+        grey = grey[::-1]  # z counts from the feet
     extent = np.array([grey.shape[1] * across_mm, grey.shape[0] * down_mm])
     width, height = np.maximum(1, np.rint(extent * _SIDE / extent.max())).astype(int).tolist()
     shrinks = width < grey.shape[1] or height < grey.shape[0]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     grey = cv2.resize(np.ascontiguousarray(grey), (width, height), interpolation=method)
-    inside = cv2.resize(
-        np.ascontiguousarray(inside), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
-    )
     panel = np.repeat(grey[..., None], 3, axis=2)
-    for number in range(1, int(inside.max(initial=0)) + 1):
-        _outline(panel, inside == number, colours[min(number, len(colours)) - 1])
+    for classes, colours in layers:
+        inside = np.take(classes, index, axis).astype(np.uint8)
+        inside = inside[::-1] if axis > 0 else inside
+        inside = cv2.resize(
+            np.ascontiguousarray(inside), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        for number in range(1, int(inside.max(initial=0)) + 1):
+            _outline(panel, inside == number, colours[min(number, len(colours)) - 1])
     kind = ("axial", "coronal", "sagittal")[axis]
     _write(panel, f"{kind} {index}", (6, 15))
     _write(panel, "A" if axis == 2 else "R", (6, max(height // 2, 15 + _LINE)))  # on this side

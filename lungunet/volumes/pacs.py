@@ -184,8 +184,13 @@ def _until_it_breaks(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         yield sent
 
 
-def store(mask: Path, remote: Remote) -> None:
+def store(mask: Path, remote: Remote, *, unless_there: bool = False) -> None:
     """Send a mask in DICOM to the server that its scan came from.
+
+    Parameters
+    ----------
+    unless_there : ask first whether the server holds it by its SOPInstanceUID, and send it then no
+        second time
 
     Raises
     ------
@@ -194,10 +199,20 @@ def store(mask: Path, remote: Remote) -> None:
     """
     from lungunet.volumes.dicom_out import read_whole
 
-    client = _client(remote.server)
-    answer = _ask(remote.server, lambda: client.store_instances([read_whole(mask)], remote.study))
+    client, instance = _client(remote.server), read_whole(mask)
+    if unless_there and _holds(client, remote, str(instance.SOPInstanceUID)):
+        return
+    answer = _ask(remote.server, lambda: client.store_instances([instance], remote.study))
     if answer.get("FailedSOPSequence"):
         raise DataError("the server did not take it. Look at its log.", where=remote.server)
+
+
+def _holds(client: Any, remote: Remote, instance: str) -> bool:
+    asked = {"SOPInstanceUID": instance}
+    found = _ask(
+        remote.server, lambda: client.search_for_instances(remote.study, search_filters=asked)
+    )
+    return any(_value(item, _INSTANCE) == instance for item in found)
 
 
 def _parse(source: str) -> tuple[str, str, str | None]:

@@ -204,7 +204,7 @@ class TestKinds:
         done = run_cli("predict", "threshold", scan, phantoms[0], "--out", tmp_path / "o")
         assert (done.code, f"{scan}: scans, others are none (" in done.err) == (1, True)
 
-    @pytest.mark.parametrize("option", ["--overlay", "--probabilities", "--no-triage"])
+    @pytest.mark.parametrize("option", ["--overlay", "--no-triage"])
     def test_options_of_slices(self, run_cli, scan: Path, option: str, tmp_path: Path) -> None:
         done = run_cli("predict", "threshold", scan, "--out", tmp_path / "o", option)
         assert done.code == 1

@@ -380,3 +380,73 @@ class TestSlices:
         words = ("slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut")
         assert run_cli(*words, "--every", "0").code == 2
         assert run_cli(*words, "--max-empty", "2").code == 2
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def two(self, chest, tmp_path):
+        """Two scans and their truth."""
+        scan, truth = chest
+        for name in ("p1", "p2"):
+            write_volume(tmp_path / "ct" / f"{name}.nii.gz", scan.array, like=scan)
+            write_volume(tmp_path / "truth" / f"{name}.nii.gz", truth, like=scan)
+        return tmp_path
+
+    def test_table_and_json_agree(self, run_cli, two):
+        command = ("evaluate", "threshold", two / "ct", "--truth", two / "truth")
+        table = run_cli(*command, "--out", two / "out")
+        assert table.code == 0, table.err
+        assert "threshold on 2 scans" in table.out
+        scores = json.loads(run_cli(*command, "--json").out)
+        hd95 = next(line.split() for line in table.out.splitlines() if line.startswith("HD95, mm"))
+        assert hd95[2] == f"{scores['per_case']['hd95_mm']['mean']:.2f}"
+        assert scores["cases"] == json.loads((two / "out" / "scores.json").read_text())["cases"]
+        assert {"report.html", "cases.csv", "pictures"} <= {
+            file.name for file in (two / "out").iterdir()
+        }
+
+    def test_a_bad_scan_is_named_and_ends_with_1(self, run_cli, two):
+        (two / "ct" / "p2.nii.gz").write_bytes(b"no scan")
+        done = run_cli("evaluate", two / "truth", two / "ct", "--truth", two / "truth")
+        assert done.code == 1
+        assert "skipped" in done.err
+        assert "p2.nii.gz" in done.err
+        assert "1 of 2 scans skipped" in done.err
+        assert "on 1 scan of" in done.out
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (("--truth", "truth", "--split", "val"), "--split: for lists, these are scans"),
+            (("--group", "p"), "--group: for scans, these are lists"),
+            (("--tolerance-mm", "3"), "--tolerance-mm: for scans"),
+            ((), "Say where their true masks are: --truth MASKS"),
+        ],
+    )
+    def test_options_that_do_not_fit(self, run_cli, two, monkeypatch, options, said):
+        monkeypatch.chdir(two)
+        done = run_cli("evaluate", "threshold", "ct", *options)
+        assert done.code == 1
+        assert said in done.err
+
+
+def test_probabilities_of_a_scan_are_those_of_its_mask(run_cli, chest, tmp_path):
+    scan, _ = chest
+    write_volume(tmp_path / "ct.nii.gz", scan.array, like=scan)
+    options = ("--raw", "--probabilities", "--uncertainty")
+    done = run_cli("predict", "lungs", tmp_path / "ct.nii.gz", "--out", tmp_path / "out", *options)
+    assert done.code == 0, done.err
+    lung, unsure = (
+        read_volume(tmp_path / "out" / name / "ct.nii.gz")
+        for name in ("probabilities", "uncertainty")
+    )
+    assert lung.grid.matches(scan.grid)
+    mask = read_volume(tmp_path / "out" / "ct.nii.gz").array
+    assert np.array_equal(mask > 0, lung.array > 0.5)
+    assert np.allclose(unsure.array, 1 - np.abs(2 * lung.array - 1), atol=1e-6)
+    rule = run_cli(
+        "predict", "threshold", tmp_path / "ct.nii.gz", "--out", tmp_path / "r", options[1]
+    )
+    assert rule.code == 0
+    said = read_volume(tmp_path / "r" / "probabilities" / "ct.nii.gz").array
+    assert np.array_equal(said, read_volume(tmp_path / "r" / "ct.nii.gz").array)

@@ -12,6 +12,7 @@ import torch
 from torchmetrics.classification import BinaryJaccardIndex
 
 import lungunet
+from lungunet.volumes.grid import Grid
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -140,3 +141,20 @@ def test_the_recipe_of_the_built_in_model(here: Path, phantoms: tuple[Path, Path
     assert names == {name for name, _ in builtin.model.named_parameters()}
     assert saved.contract.size == 64
     assert 0 <= json.loads(Path("one/left_out.json").read_text())["iou"] <= 1
+
+
+def test_score_scans(here: Path, capsys) -> None:
+    for patient in range(2):
+        made = [lungunet.phantom_slice(patient, z, size=48) for z in np.linspace(0.02, 0.9, 10)]
+        for folder, planes in (
+            ("scans", np.stack([item.image for item in made])),
+            ("scan-masks", np.stack([item.mask for item in made])),
+        ):
+            grid = Grid.axial(planes.shape, (18.0, 7.3, 7.3))
+            scan = lungunet.Volume(planes, Path("p.nii"), "p", grid)
+            lungunet.write_volume(Path(folder, f"p{patient}.nii.gz"), planes, like=scan)
+    load("score_scans").main(models="threshold,scan-masks")
+    said = capsys.readouterr().out
+    assert "scan-masks: Dice 1.0000 (1.0000 to 1.0000), HD95 0.0 mm, volumes off by +0 mL" in said
+    assert "scan-masks minus threshold: HD95 -" in said
+    assert len(list(here.glob("scores/*/report.html"))) == 2

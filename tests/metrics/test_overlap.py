@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from lungunet.errors import DataError
 from lungunet.metrics.overlap import (
     METRICS,
+    SLICES,
     ConfusionMeter,
     Mean,
     Overlap,
     _bin_of,
     _count_without_sync,
-    column,
     overlap,
     ratios,
 )
@@ -152,8 +152,10 @@ class TestRatios:
 
     def test_every_metric_is_a_ratio_or_a_distance(self):
         measured_on_slices = {field.name for field in dataclasses.fields(SurfaceDistances)}
-        assert set(METRICS) - set(ratios(np.eye(2, dtype=int))) < measured_on_slices
-        assert [column(name) for name in ("iou", "hd95")] == ["iou", "hd95_px"]
+        of_slices = SLICES.metrics
+        assert set(of_slices) - set(ratios(np.eye(2, dtype=int))) < measured_on_slices
+        assert set(METRICS) - set(of_slices) == {n for n, m in METRICS.items() if m.of_scans}
+        assert [SLICES.column(name) for name in ("iou", "hd95")] == ["iou", "hd95_px"]
 
     def test_headings_begin_with_a_capital_and_leave_abbreviations_alone(self):
         headings = [METRICS[name].heading for name in ("iou", "miou", "dice", "hd95", "accuracy")]

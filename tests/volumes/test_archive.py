@@ -5,6 +5,7 @@ import stat
 import zipfile
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import HU, dose_report, edit, save, series
 
@@ -38,6 +39,24 @@ def test_a_zip_is_read_as_its_folder(tmp_path, folder, below):
     assert np.array_equal(volume.array, HU)
     assert volume.grid == lungunet.read_volume(folder).grid
     assert volume.name == "p.1"
+
+
+@pytest.mark.filterwarnings("ignore::lungunet.LungUNetWarning")  # hardly a chest
+def test_a_mask_in_dicom_refers_to_the_slices_in_a_zip(tmp_path, folder):
+    pytest.importorskip("highdicom")
+    for file in folder.iterdir():
+        edit(file, FrameOfReferenceUID="1.2.840.99.9")
+    predictor = lungunet.Predictor.load("threshold")
+    found = []
+    for source in (packed(tmp_path / "p.zip", members(folder)), folder):
+        write = lungunet.ScanFiles(format="dicom-seg")
+        (result,) = lungunet.predict_scans(predictor, source, tmp_path / source.stem, write=write)
+        assert result.error is None
+        (stored,) = pydicom.dcmread(result.mask).ReferencedSeriesSequence
+        of = (item.ReferencedSOPInstanceUID for item in stored.ReferencedInstanceSequence)
+        found.append((stored.SeriesInstanceUID, sorted(of)))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == len(HU)
 
 
 def test_nothing_stays_behind(tmp_path, folder, monkeypatch):

@@ -181,10 +181,10 @@ class TestOrthanc:
             DICOMwebClient(address).store_instances(slices(AXIAL))
             real = files.store
 
-            def dying(mask, remote):
+            def dying(mask, remote, **options):
                 process.kill()
                 process.wait()
-                real(mask, remote)
+                real(mask, remote, **options)
 
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(files, "store", dying)
@@ -197,6 +197,38 @@ class TestOrthanc:
         assert f"it is {result.mask}" in result.error
         assert pydicom.dcmread(result.mask).Modality == "SEG"
         assert result.name in (tmp_path / "out" / "triage.csv").read_text()
+
+    def test_what_was_not_stored_is_sent_once_by_going_on(self, tmp_path, run_cli):
+        with (
+            orthanc.running_orthanc(tmp_path / "o") as (address, _),
+            pytest.MonkeyPatch.context() as m,
+        ):
+            client = DICOMwebClient(address)
+            client.store_instances(slices(AXIAL))
+            command = (
+                "predict",
+                "threshold",
+                source_of(address),
+                "--out",
+                tmp_path / "out",
+                "--store",
+            )
+
+            def dead(mask, remote, **options):
+                raise DataError("cannot be reached.", where=address)
+
+            with m.context() as patched:
+                patched.setattr(files, "store", dead)
+                failed = run_cli(*command)
+            assert failed.code == 1
+            assert "Send it again with --skip-existing" in failed.err
+            assert not client.search_for_series(search_filters={"Modality": "SEG"})
+            sent = run_cli(*command, "--skip-existing")
+            assert sent.code == 0, sent.err
+            assert len(client.search_for_series(search_filters={"Modality": "SEG"})) == 1
+            m.delattr(DICOMwebClient, "store_instances")  # what is there is not sent again
+            again = run_cli(*command, "--skip-existing")
+            assert again.code == 0, again.err
 
     @pytest.mark.parametrize("way", ["environment", "netrc"])
     def test_credentials(self, tmp_path, monkeypatch, run_cli, way):
