@@ -20,6 +20,7 @@ from lungunet.inference.quality import TRIAGE_COLUMNS, Plausibility, triage_row
 FILE = "predicted.jsonl"
 _MEASUREMENTS, _TRIAGE = "measurements.csv", "triage.csv"
 _FORMAT = 1
+_REMARKS = ("address",)  # where the model was found: the same one, from elsewhere, goes on
 _PROBED = 16 * 1024  # bytes of a file, at its start, its middle and its end, tell it from others
 
 
@@ -176,7 +177,8 @@ class Record:
                 where=self.path,
             )
         ours = plain(self._made_by)
-        other = [key for key in {**made_by, **ours} if made_by.get(key) != ours.get(key)]
+        keys = [key for key in {**made_by, **ours} if key not in _REMARKS]
+        other = [key for key in keys if made_by.get(key) != ours.get(key)]
         if other:
             what = ", ".join(
                 "another model"
