@@ -122,8 +122,14 @@ def _download(repository: str, name: str, revision: str) -> Path:
             f"{name} has {size / 1e6:.0f} MB, and more than {_LARGEST[name] / 1e6:.0f} is not "
             "fetched. Look whether this is the model that you mean."
         )
-    asks = {"library_name": "lungunet", "library_version": __version__}
-    return Path(hf_hub_download(repository, name, revision=revision, **asks))
+    file = hf_hub_download(
+        repository,
+        name,
+        revision=revision,
+        library_name="lungunet",
+        library_version=__version__,
+    )
+    return Path(file)
 
 
 def _explained(err: Exception, address: str, repository: str, revision: str) -> Exception:
