@@ -3,8 +3,13 @@
 Functions that can last take ``progress=`` and wrap their loop in it; the default says nothing.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,18 +35,24 @@ def silent(iterable: Iterable[T], *, desc: str, total: int) -> Iterable[T]:
 
 
 def map_in_threads(
-    work: Callable[[T], R],
-    items: Sequence[T],
-    *,
+    work: Callable[..., R],
+    *items: Sequence[Any] | np.ndarray,
     threads: int,
-    desc: str,
+    desc: str = "",
     progress: Progress = silent,
 ) -> list[R]:
-    """Return ``work(item)`` for each item, in order, computed in threads.
+    """Return ``work(*each)`` for each of the items, in order, computed in threads.
 
     Threads: OpenCV and zlib let go of the interpreter, and nothing has to be pickled.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        return list(progress(pool.map(work, items), desc=desc, total=len(items)))
+    threads = min(threads, len(items[0]))
+    if threads < 2:
+        return list(progress(map(work, *items), desc=desc, total=len(items[0])))
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            return list(progress(pool.map(work, *items), desc=desc, total=len(items[0])))
+        except BaseException:  # as Ctrl-C, which should not wait for what nobody wants any more
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -33,7 +33,7 @@ GIVEN = {
 SMALLER = {"size": 32, "epochs": 2, "steps": 20, "patients": 4, "slices": 2, "folds": 2}
 
 # Programs beside lungunet that pages name; what they take is checked where it can be.
-_OTHERS = ("tensorboard", "curl", "uvicorn", "make", "cd")
+_OTHERS = ("tensorboard", "curl", "uvicorn", "make", "cd", "hf")
 _TOO_LONG = ("demo",)  # has a test of its own
 
 

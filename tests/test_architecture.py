@@ -31,6 +31,7 @@ ROOMS = {
 DOORS = {
     "segmentation_models_pytorch": ("models/",),
     "timm": ("models/",),
+    "huggingface_hub": ("models/hub.py", "models/encoders.py"),  # of ours; of encoders
     "albumentations": ("data/transforms.py",),
     "PIL": ("data/ct.py", "data/tiff.py"),
     "SimpleITK": ("volumes/itk.py",),

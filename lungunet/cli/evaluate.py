@@ -29,8 +29,9 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, a word (lungs, threshold), a folder of "
-            "masks; averaged: the folder of a cross-validation, or A+B.",
+            help="Run folder, model folder, .onnx file, a word (lungs, threshold), from the hub "
+            "hf://OWNER/NAME@REVISION, or a folder of masks. Averaged: the folder of a "
+            "cross-validation, or A+B.",
             metavar="MODEL",
         ),
     ],

@@ -14,8 +14,8 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, or the word lungs; averaged: the folder of a "
-            "cross-validation, or A+B.",
+            help="Run folder, model folder, the word lungs, or hf://OWNER/NAME@REVISION. Averaged: "
+            "the folder of a cross-validation, or A+B.",
             metavar="MODEL",
         ),
     ],

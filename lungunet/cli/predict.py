@@ -23,8 +23,8 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="Run folder, model folder, .onnx file, or a word: lungs (built in), threshold. "
-            "Averaged: the folder of a cross-validation, or A+B.",
+            help="Run folder, model folder, .onnx file, a word (lungs, threshold), or from the hub "
+            "hf://OWNER/NAME@REVISION. Averaged: the folder of a cross-validation, or A+B.",
             metavar="MODEL",
         ),
     ],

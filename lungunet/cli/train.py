@@ -57,7 +57,8 @@ def train(
     weights: Annotated[
         str | None,
         _option(
-            "none, lungs (built in), imagenet (downloads), another tag, a path. [default: none]"
+            "none, lungs (built in), imagenet (downloads), another tag, a path, or "
+            "hf://OWNER/NAME@REVISION. [default: none]"
         ),
     ] = None,
     size: Annotated[

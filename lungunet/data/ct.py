@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lungunet.data import tiff
 from lungunet.data.files import write_bytes
+from lungunet.data.signatures import describe_foreign
 from lungunet.errors import DataError, LabelError, counted
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -35,15 +36,12 @@ _LOSSLESS = {
 _PNG = b"\x89PNG"
 _MAGIC = (_PNG, b"\xff\xd8", b"BM")  # of PNG, JPEG and BMP
 _OTHERS = {
-    b"version https://git-lfs": "a pointer of Git LFS, not the file. Run 'git lfs pull'.",
-    b"GIF8": "a GIF. Save it as .png.",
-    b"RIFF": "a WebP. Save it as .png.",
-    b"\0\0\0\x0cjP": "a JPEG 2000. Save it as .png, or as .tif where it holds HU.",
-    b"\x93NUMPY": "a numpy array. Save it with write_image, as .tif where it holds HU.",
-    b"\x1f\x8b": "packed by gzip. Unpack it.",
-    b"PK\3\4": "a zip archive. Unpack it.",
-    b"<": "a web page, as comes where a download failed. Download it again.",
+    b"GIF8": "is a GIF. Save it as .png.",
+    b"RIFF": "is a WebP. Save it as .png.",
+    b"\0\0\0\x0cjP": "is a JPEG 2000. Save it as .png, or as .tif where it holds HU.",
+    b"\x93NUMPY": "is a numpy array. Save it with write_image, as .tif where it holds HU.",
 }
+_HEAD = 4096  # bytes that tell what a file is
 _DTYPE_OF_MODE = {"L": "uint8", "1": "uint8", "P": "uint8", "I;16": "uint16"}
 _EXIF_BY, _EXIF_ORIENTATION = 2**17, 274  # segments before the pixels of a JPEG; the tag
 
@@ -306,10 +304,9 @@ def _known(content: bytes, path: Path) -> DataError | None:
     if content[128:132] == b"DICM":
         fix = "a DICOM file. Give its folder as a scan: 'predict' and 'slices' take scans"
         return DataError(f"{fix}.", where=path)
-    for start, text in _OTHERS.items():
-        if content.startswith(start):
-            return DataError(text, where=path)
-    return None
+    ours = next((why for magic, why in _OTHERS.items() if content.startswith(magic)), None)
+    why = ours or describe_foreign(content[:_HEAD])
+    return DataError(why, where=path) if why else None
 
 
 def _orientation(content: bytes) -> int:

@@ -235,7 +235,11 @@ def _audit(
     codec = codec or choose_codec(data)
     threads = workers or os.cpu_count() or 1
     looks = map_in_threads(
-        lambda item: _look(*item, codec), pairs, threads=threads, progress=progress, desc="audit"
+        lambda pair: _look(pair[0], pair[1], codec),
+        pairs,
+        threads=threads,
+        progress=progress,
+        desc="audit",
     )
     facts = [look.facts for look in looks]
     twins = twins_of(facts)

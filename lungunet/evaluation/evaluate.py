@@ -31,9 +31,9 @@ from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.predictor import Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES
-from lungunet.models.builtin import named_folder
 from lungunet.models.folder import add_scores, weights_hash
-from lungunet.models.members import find_members, is_model_folder
+from lungunet.models.hub import hub_address, is_on_hub
+from lungunet.models.members import find_members, is_model_folder, named_folder
 from lungunet.progress import Progress, silent
 
 _PICTURE_PX = 384
@@ -179,7 +179,7 @@ def evaluate_list(
     if split not in SPLITS:
         raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
     place, members = named_folder(model), find_members(model)
-    own = out is None and (place / "best").is_dir()
+    own = out is None and (place / "best").is_dir() and not is_on_hub(model)
     folds = out is None and len(members) > 1 and place.is_dir()
     folder = place / "evaluation" / split if own or folds else out
     if folder is not None:
@@ -222,7 +222,7 @@ def evaluate_list(
     card = _marked(card, known, seen.alike)
     if folder is not None:
         card = replace(card, folder=Path(folder))
-        card.save(folder, model=str(model), split=split)
+        card.save(folder, model=hub_address(model) or str(model), split=split)
         save_pictures(Path(folder) / "pictures", predictor, pairs, card, codec=codec)
         if not own:
             write_scores_page(folder)

@@ -29,8 +29,7 @@ from lungunet.inference.predictor import Predictor
 from lungunet.inference.scans import predict_volume
 from lungunet.inference.sides import LEFT, RIGHT, is_told, split_sides
 from lungunet.metrics.overlap import TOLERANCE_MM, Ruler, ruler_of_scans
-from lungunet.models.builtin import named_folder
-from lungunet.models.members import find_members, is_model_folder
+from lungunet.models.members import find_members, is_model_folder, named_folder
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.labels import SIDES

@@ -637,6 +637,8 @@ def _begin(
             "overwrite and skip_existing: one replaces what the other keeps. Leave one out."
         )
     made_by = {"model": _identify(predictor.segmenter), "tta": predictor.tta, **settings}
+    if predictor.address:
+        made_by["address"] = predictor.address
     if skip_existing and not made_by["model"]:
         raise ConfigError(
             "skip_existing: nobody can tell whether masks were made by this segmenter. "

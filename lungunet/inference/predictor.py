@@ -24,6 +24,7 @@ from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
 from lungunet.models.builtin import BUILTIN
+from lungunet.models.hub import hub_address
 from lungunet.models.members import find_members
 from lungunet.volumes.formats import is_volume_source
 from lungunet.volumes.volume import Volume, read_volume
@@ -117,7 +118,7 @@ class Predictor:
     ) -> None:
         self.segmenter = _as_segmenter(model, contract, codec, device=device, precision=precision)
         self.tta = tta
-        self._weights_sha256 = ""
+        self._weights_sha256 = self._address = ""
         self.loading: Loading | None = None
         if tta and self.codec.n_classes > 2:
             raise ConfigError(
@@ -134,7 +135,7 @@ class Predictor:
         precision: Precision = "auto",
         tta: bool | None = None,
     ) -> Predictor:
-        """Read a model; no network, no unpickling.
+        """Read a model; no unpickling, and no network but for an address of the hub.
 
         Parameters
         ----------
@@ -143,7 +144,8 @@ class Predictor:
             ``"threshold"`` for the baseline by HU, which needs no weights. A folder of that name
             is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch.
             Several are averaged: the folder of a cross-validation, for the models of its folds,
-            or ``"runs/a+runs/b"``
+            or ``"runs/a+runs/b"``. ``"hf://OWNER/NAME@REVISION"`` is fetched from the Hugging Face
+            Hub where the cache does not hold it; a warning names the commit of a branch
         device, precision : of a network; the others compute on the CPU in fp32
         tta : see :class:`Predictor`; None is True for the built-in model alone, which on patients
             that it has not seen gains by it
@@ -152,71 +154,27 @@ class Predictor:
         ------
         ModelError
             When there is no usable model.
+        WeightsUnavailableError
+            When the hub cannot be reached.
         ConfigError
             When the device is not there, or the model cannot use it.
         MissingExtraError
             When an ``.onnx`` file is given and onnxruntime is not installed.
         """
-        loaded = cls._load(model, device=device, precision=precision, tta=tta)
+        segmenter, saved = _read_segmenter(model, device=device, precision=precision)
+        loaded = cls(segmenter, tta=segmenter.word == "lungs" if tta is None else tta)
         if isinstance(model, str | Path):
+            loaded._address = hub_address(model)
             # A Path is never a word.
             name = model if isinstance(model, str) else str(model.absolute())
             loaded.loading = Loading(name, precision, loaded.tta)
+        if saved is not None:
+            from lungunet.models.folder import weights_hash
+
+            with suppress(ModelError):  # put together in Python, it has no folder
+                # Of the file, which may hold halves.
+                loaded._weights_sha256 = weights_hash(saved.folder)
         return loaded
-
-    @classmethod
-    def _load(
-        cls,
-        model: str | Path | SavedModel,
-        *,
-        device: str | int,
-        precision: Precision,
-        tta: bool | None,
-    ) -> Predictor:
-        mirrored = bool(tta)
-        if isinstance(model, str | Path):
-            if len(members := find_members(model)) > 1:
-                from lungunet.inference.ensemble import load_ensemble
-
-                return cls(load_ensemble(members, device=device, precision=precision), tta=mirrored)
-            if model == "threshold":
-                from lungunet.inference.threshold import ThresholdSegmenter
-
-                _refuse_device(model, device, precision)
-                return cls(ThresholdSegmenter(), tta=mirrored)
-            if Path(model).suffix.lower() == ".onnx" and not Path(model).is_dir():
-                from lungunet.inference.onnx import OnnxSegmenter
-
-                _refuse_device(model, device, precision)
-                return cls(OnnxSegmenter(model), tta=mirrored)
-            from lungunet.models.folder import load_model
-
-            saved = load_model(model)
-        else:
-            saved = model
-        if isinstance(model, str) and model in BUILTIN:
-            from lungunet.inference.network import LungsSegmenter
-
-            lungs = LungsSegmenter(
-                saved.model, saved.contract, saved.codec, device=device, precision=precision
-            )
-            return cls(lungs, tta=tta is not False)._of(saved)
-        loaded = cls(
-            saved.model,
-            saved.contract,
-            saved.codec,
-            device=device,
-            precision=precision,
-            tta=mirrored,
-        )
-        return loaded._of(saved)
-
-    def _of(self, saved: SavedModel) -> Predictor:
-        from lungunet.models.folder import weights_hash
-
-        with suppress(ModelError):  # put together in Python, it has no folder
-            self._weights_sha256 = weights_hash(saved.folder)  # of the file, which may hold halves
-        return self
 
     def __repr__(self) -> str:
         """Say which model, what it sees and what its masks hold."""
@@ -238,6 +196,11 @@ class Predictor:
     def weights_sha256(self) -> str:
         """SHA-256 of the weights, as a model folder says it; empty of what has none, as a rule."""
         return self._weights_sha256 or str(getattr(self.segmenter, "weights_sha256", ""))
+
+    @property
+    def address(self) -> str:
+        """Where on the hub it is from, with its commit; empty of what is from no hub."""
+        return self._address
 
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8, the way the model's window shows it.
@@ -392,6 +355,38 @@ def warn_of(predictor: Predictor, judged: HuSurvey) -> None:
     """Say it where a model sees HU, and the slices can hardly be."""
     if shows_hu(predictor.segmenter.contract.window) and (fault := judged.fault):
         warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=3)
+
+
+def _read_segmenter(
+    model: str | Path | SavedModel, *, device: str | int, precision: Precision
+) -> tuple[Segmenter, SavedModel | None]:
+    """Return what a MODEL is, and of a single network also what its folder says."""
+    saved, word = cast("SavedModel", model), None
+    if isinstance(model, str | Path):
+        members = find_members(model)
+        if len(members) > 1:
+            from lungunet.inference.ensemble import load_ensemble
+
+            return load_ensemble(members, device=device, precision=precision), None
+        word = members[0]
+        if word == "threshold":
+            from lungunet.inference.threshold import ThresholdSegmenter
+
+            _refuse_device(word, device, precision)
+            return ThresholdSegmenter(), None
+        if Path(word).suffix.lower() == ".onnx" and not Path(word).is_dir():
+            from lungunet.inference.onnx import OnnxSegmenter
+
+            _refuse_device(word, device, precision)
+            return OnnxSegmenter(word), None
+        from lungunet.models.folder import load_model
+
+        saved = load_model(word)
+    from lungunet.inference.network import LungsSegmenter, TorchSegmenter
+
+    kind = LungsSegmenter if isinstance(word, str) and word in BUILTIN else TorchSegmenter
+    network = kind(saved.model, saved.contract, saved.codec, device=device, precision=precision)
+    return network, saved
 
 
 def _as_segmenter(

@@ -3,6 +3,8 @@
 Knows no files and no models.
 """
 
+from __future__ import annotations
+
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -10,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lungunet.models.cores import count_cores
+from lungunet.progress import map_in_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,17 +55,9 @@ def map_ahead(
                 future.cancel()
 
 
-def map_side_by_side(work: Callable[..., R], *items: "Sequence[Any] | np.ndarray") -> list[R]:
+def map_side_by_side(work: Callable[..., R], *items: Sequence[Any] | np.ndarray) -> list[R]:
     """Return ``work(*each)`` for each of the items, in order, on as many cores as there are.
 
     For the slices of a scan, each a matter of milliseconds.
     """
-    threads = min(count_cores(), len(items[0]))
-    if threads < 2:
-        return list(map(work, *items))
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            return list(pool.map(work, *items))
-        except BaseException:  # as Ctrl-C, which should not wait for slices that nobody wants
-            pool.shutdown(cancel_futures=True)
-            raise
+    return map_in_threads(work, *items, threads=count_cores())

@@ -86,7 +86,8 @@ class _Usual:
 
 # Up to 5 % of the lung in dispute is an IoU of 0.95; one who differs alone may by twice that. The
 # other limits lie at or above the 98th percentile of good masks of 200 real slices, and above those
-# of stacked phantoms.
+# of stacked phantoms. Below that of an ensemble lie nine of ten right masks of patients that its
+# models had nothing of, and a fifth of the wrong ones.
 _USUAL = {
     "disputed": _Usual(0.05, "{} of the lung is disputed: nobody else sees it so"),
     "rule_difference": _Usual(
@@ -97,7 +98,7 @@ _USUAL = {
     ),
     "mirror_difference": _Usual(0.05, "{} of the lung changes when the slice is mirrored"),
     "members_difference": _Usual(
-        0.05, "{} of the lung is between the models of the ensemble, which disagree"
+        0.1, "{} of the lung is between the models of the ensemble, which disagree"
     ),
     "expected_error": _Usual(0.05, "{} of the lung is wrong by the model's own probabilities"),
     "outside_body": _Usual(0.01, "{} of the lung lies outside the body"),

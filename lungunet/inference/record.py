@@ -21,6 +21,7 @@ from lungunet.inference.quality import TRIAGE_COLUMNS, Plausibility, triage_row
 FILE = "predicted.jsonl"
 TABLES = _MEASUREMENTS, _TRIAGE, _ERRORS = "measurements.csv", "triage.csv", "errors.csv"
 _FORMAT = 1
+_REMARKS = ("address",)  # where the model was found: the same one, from elsewhere, goes on
 _PROBED = 16 * 1024  # bytes of a file, at its start, its middle and its end, tell it from others
 _OPEN = 64  # files at once
 
@@ -377,7 +378,8 @@ def _parse_head(path: Path, line: bytes) -> dict[str, Any] | None:
 
 def refuse_mixed(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
     """Stop where a folder's masks are of another model, or were made with other settings."""
-    other = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    keys = [key for key in {**theirs, **ours} if key not in _REMARKS]
+    other = [key for key in keys if theirs.get(key) != ours.get(key)]
     if other:
         what = ", ".join(
             "another model"

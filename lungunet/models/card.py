@@ -57,6 +57,7 @@ weights that training began with.
 ```python
 import lungunet
 
+# or, of the hub, "hf://OWNER/NAME@COMMIT"
 predictor = lungunet.Predictor.load("path/to/this/folder")
 mask = predictor.predict(lungunet.read_image("slice.tif"))  # values {_raw_values(about["codec"])}
 ```

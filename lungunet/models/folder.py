@@ -21,11 +21,10 @@ from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, read_json, write_bytes, write_text
 from lungunet.errors import ConfigError, ModelError
 from lungunet.models.architectures import Architecture
-from lungunet.models.builtin import named_folder
 from lungunet.models.card import model_card
 from lungunet.models.members import ABOUT as _ABOUT
 from lungunet.models.members import WEIGHTS as _WEIGHTS
-from lungunet.models.members import is_model_folder
+from lungunet.models.members import is_model_folder, named_folder
 from lungunet.models.unet import architecture_in, architecture_of, build_from, check_fits
 from lungunet.models.weights import load_weights
 
@@ -165,8 +164,8 @@ def find_model_folder(path: str | Path) -> Path:
             return folder
     if not path.exists():
         raise ModelError(
-            "no such folder. Give a run folder, a model folder, an .onnx file, or a word: "
-            "lungs (built in) or threshold.",
+            "no such folder. Give a run folder, a model folder, an .onnx file, a model of the hub "
+            "(hf://OWNER/NAME@REVISION), or a word: lungs (built in) or threshold.",
             where=path,
         )
     for folder in (path, path / "best"):
@@ -191,12 +190,13 @@ def load_model(
     contract: InputContract | None = None,
     codec: LabelCodec | None = None,
 ) -> SavedModel:
-    """Read a model folder; no network, no unpickling, and no class that is not on our list.
+    """Read a model folder; no unpickling, no class that is not on our list, no network but for hf://.
 
     Parameters
     ----------
-    path : a run folder, a model folder, the word ``"lungs"`` for the built-in model, or with
-        ``contract`` a folder that ``save_pretrained`` of segmentation-models-pytorch wrote
+    path : a run folder, a model folder, the word ``"lungs"`` for the built-in model,
+        ``"hf://OWNER/NAME@REVISION"`` for one of the hub, or with ``contract`` a folder that
+        ``save_pretrained`` of segmentation-models-pytorch wrote
     model : a module to load the weights into, for one that :func:`list_architectures` does not
         have
     contract : what a folder of ``save_pretrained`` was trained on, which it does not say. A model
@@ -212,7 +212,7 @@ def load_model(
         When contract or codec are given for a folder that holds its own.
     """
     if contract is not None or codec is not None:
-        return _load_of_smp(Path(path), model, contract, codec)
+        return _load_of_smp(named_folder(path), model, contract, codec)
     folder = find_model_folder(path)
     about = _read_about(folder)
     if not isinstance(about.get("format"), int) or not 1 <= about["format"] <= FORMAT:

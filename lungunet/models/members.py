@@ -1,4 +1,4 @@
-"""What a MODEL is by its name and files: one, the folds of a cross-validation, or A+B.
+"""What a MODEL is by its name and files: a folder, a word, an address of the hub, or several.
 
 Knows no torch.
 """
@@ -6,10 +6,29 @@ Knows no torch.
 from pathlib import Path
 
 from lungunet.errors import ModelError, listed
-from lungunet.models.builtin import named_folder
+from lungunet.models.builtin import BUILTIN
+from lungunet.models.hub import fetch, is_on_hub
 
 ABOUT, WEIGHTS = "lungunet.json", "model.safetensors"
 """The files of a model folder that make it one."""
+
+
+def named_folder(model: str | Path) -> Path:
+    """Return the folder behind a word or an address of the hub, and any other path as it is.
+
+    A folder of the user's that is called like a built-in model is a Path, or ``"./lungs"``. A model
+    of the hub is fetched where it is not here yet.
+
+    Raises
+    ------
+    ModelError
+        When the hub has no such model.
+    WeightsUnavailableError
+        When it cannot be reached.
+    """
+    if not isinstance(model, str):
+        return model
+    return fetch(model).folder if is_on_hub(model) else BUILTIN.get(model, Path(model))
 
 
 def is_model_folder(path: str | Path) -> bool:
@@ -24,20 +43,22 @@ def find_members(model: str | Path) -> list[str | Path]:
     Parameters
     ----------
     model : the folder of a cross-validation, for the models of its folds; models joined by ``+``,
-        as ``"runs/a+runs/b"``; or any other, which is its own only member. A path that is there
-        is never taken apart
+        as ``"runs/a+runs/b"``; an address of the hub, for the folder that it was fetched to; or
+        any other, which is its own only member. A path that is there is never taken apart
 
     Raises
     ------
     ModelError
-        When a fold holds no model, or a name beside a ``+`` is empty.
+        When a fold holds no model, a name beside a ``+`` is empty, or the hub has no such model.
     """
-    place = named_folder(model)
-    if isinstance(model, str) and "+" in model and not place.exists():
+    if isinstance(model, str) and "+" in model and not Path(model).exists():
         parts = [part.strip() for part in model.split("+")]
         if not all(parts):
             raise ModelError("a name is missing beside a +. Write A+B.", where=model)
         return [member for part in parts for member in find_members(part)]
+    place = named_folder(model)
+    if is_on_hub(model):
+        return [place]
     folds = [] if is_model_folder(place) else list(place.glob("fold-[0-9]*"))
     if not folds:
         return [model]

@@ -29,8 +29,10 @@ from lungunet.models.architectures import (
     smp_class,
     usual_arguments,
 )
-from lungunet.models.builtin import BUILTIN, named_folder
+from lungunet.models.builtin import BUILTIN
 from lungunet.models.encoders import DEFAULT_ENCODER, DEFAULT_VIT, ORIGINAL, tags_of, unknown_tag
+from lungunet.models.hub import is_on_hub, is_unreachable
+from lungunet.models.members import named_folder
 from lungunet.models.original import UNet2015
 from lungunet.models.torch_errors import first_line
 from lungunet.models.weights import WEIGHT_SUFFIXES, load_weights
@@ -63,7 +65,7 @@ def build_model(
         An smp encoder ("resnet34"), "tu-" and a timm model with or without its tag
         ("tu-convnext_tiny"). ``list_encoders`` lists them. "auto" is the default of the
         architecture: "tu-mobilenetv3_small_100", or for "dpt" a small vision transformer.
-    weights : None, a tag, the word "lungs" or a path
+    weights : None, a tag, the word "lungs", a path, or "hf://OWNER/NAME@REVISION"
         None (also "none" and False): random. "lungs": those of the built-in model, of which each
         class of lung begins as lung. A tag of the encoder: downloaded, or taken from the
         Hugging Face cache; "imagenet" (also True) exists for most. A path: a ``.safetensors``,
@@ -187,9 +189,12 @@ def build_from(architecture: Architecture) -> nn.Module:
 
 def stored_architecture(source: str | Path) -> Architecture | None:
     """Read how the model in a model folder or run folder was built; None where nothing says so."""
-    folder = named_folder(source)
+    try:
+        folder = named_folder(source)
+    except ModelError:  # loading it says what is wrong
+        return None
     for file in (folder / "lungunet.json", folder / "best" / "lungunet.json"):
-        with suppress(LungUNetError, TypeError, AttributeError):  # loading it says what is wrong
+        with suppress(LungUNetError, TypeError, AttributeError):
             stored = read_json(file, error=ModelError, fix="").get("architecture")
             return Architecture.from_dict(stored) if stored else None
     return None
@@ -257,7 +262,7 @@ def _tag_or_path(encoder: str, weights: str | Path | bool | None) -> tuple[str |
         return None, None
     if isinstance(weights, Path):
         return None, weights
-    if weights in BUILTIN:
+    if weights in BUILTIN or is_on_hub(weights):
         return None, named_folder(str(weights))
     tag = "imagenet" if weights is True else weights
     tags = tags_of(encoder)
@@ -308,7 +313,7 @@ def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
 def _explained(err: Exception, network: Architecture, tag: str | None) -> Exception:
     """Give the error to raise for ``err``, which came out of smp or timm; ``err`` if none fits."""
     encoder, arguments = network.encoder, network.smp_arguments
-    if tag is not None and _is_unreachable(err):
+    if tag is not None and is_unreachable(err):
         return WeightsUnavailableError(
             f"the weights '{tag}' could not be fetched ({type(err).__name__}). Go on "
             "without (weights='none'), or from a file or model folder "
@@ -337,11 +342,3 @@ def _no_vit(network: Architecture, reason: str) -> ConfigError:
         f"this model ({reason}). Take {DEFAULT_VIT}, or another architecture.",
         where=network,
     )
-
-
-def _is_unreachable(err: Exception) -> bool:
-    # huggingface_hub turns most failures into LocalEntryNotFoundError. The rest comes raw from its
-    # HTTP library, requests, httpx or httpx2 by version: told by the names of their base classes.
-    names = {cls.__name__ for cls in type(err).__mro__}
-    by_name = {"LocalEntryNotFoundError", "HTTPError", "RequestException", "URLError"}
-    return isinstance(err, ConnectionError | TimeoutError) or bool(names & by_name)

@@ -240,7 +240,8 @@ class RunConfig(TrainConfig):
     data : folder with train.txt and val.txt
     encoder : name as ``lungunet encoders`` lists it; auto is the default of the architecture,
         tu-mobilenetv3_small_100 but for dpt
-    weights : none, lungs (the built-in model), imagenet, another smp tag, or a path
+    weights : none, lungs (the built-in model), imagenet, another smp tag, a path, or
+        hf://OWNER/NAME@REVISION
     size : side of the square that slices are fitted to, px
     window : auto, or LEVEL,WIDTH in HU
     labels : auto (what split.json says, else 0,255), or as :meth:`LabelCodec.parse` reads it

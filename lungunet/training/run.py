@@ -21,6 +21,7 @@ from lungunet.models.architectures import (
     choose_network,
 )
 from lungunet.models.encoders import size_arguments
+from lungunet.models.hub import hub_address
 from lungunet.models.unet import build_from, build_model, stored_architecture
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
@@ -115,13 +116,17 @@ def make_trainer(
     # A run is gone on with from any folder, so it must not depend on the current one.
     cache = config.cache if config.cache == "off" else str(Path(config.cache).resolve())
     config = replace(config, data=str(Path(config.data).resolve()), cache=cache)
+    address = hub_address(config.weights) if pretrained else ""
+    config = replace(config, weights=address or config.weights)
     network = _network(config)
     train, val = load_datasets(config)
     network = replace(network, classes=train.codec.n_classes)
     model = _build_model(config, network, out, pretrained=pretrained)
     lists = {name: Path(config.data, f"{name}.txt").read_bytes() for name in ("train", "val")}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in lists.items()}
-    notes = {"manifests": hashes}
+    notes: dict[str, object] = {"manifests": hashes}
+    if address:
+        notes["weights"] = address
     trainer = Trainer(
         model, config, out=out, progress=progress, should_stop=should_stop, notes=notes
     )

@@ -1,37 +1,25 @@
-"""Says of a file that is no volume what it is, by its first bytes, and what to do with it.
-
-Names say what a file should be; a download that failed or a wrong ending shows in the bytes alone.
-"""
+"""Says of a file that is no volume what it is, by its first bytes, and what to do with it."""
 
 from pathlib import Path
 from typing import NoReturn
 
+from lungunet.data.signatures import describe_foreign
 from lungunet.errors import DataError
 
 _HEAD_BYTES = 4096
-_UNPACK = "Unpack it first."
 _PICTURE = "picture, without HU. Take the scan that it was made of."
 _BEGINS = {
-    b"\x1f\x8b": f"is packed with gzip. {_UNPACK}",
-    b"BZh": f"is packed with bzip2. {_UNPACK}",
-    b"\xfd7zXZ\0": f"is packed with xz. {_UNPACK}",
-    b"\x28\xb5\x2f\xfd": f"is packed with zstd. {_UNPACK}",
-    b"7z\xbc\xaf\x27\x1c": f"is a 7z archive. {_UNPACK}",
-    b"Rar!": f"is a RAR archive. {_UNPACK}",
     b"PK\x03\x04": "is a zip. Let its name end with .zip, or unpack it.",
-    b"version https://git-lfs": "is a pointer of Git LFS and not the file. Run git lfs pull.",
     b"\x89PNG": f"is a PNG {_PICTURE}",
     b"\xff\xd8\xff": f"is a JPEG {_PICTURE}",
     b"GIF8": f"is a GIF {_PICTURE}",
     b"II*\0": "is a TIFF. Let its name end with .tif.",
     b"MM\0*": "is a TIFF. Let its name end with .tif.",
-    b"%PDF": "is a PDF. Leave it out.",
     b"NRRD000": "is NRRD. Let its name end with .nrrd.",
     b"\x5c\x01\0\0": "is NIfTI or Analyze. Let its name end with .nii, or with .hdr beside .img.",
     b"\0\0\x01\x5c": "is NIfTI or Analyze. Let its name end with .nii, or with .hdr beside .img.",
     b"\x89HDF\r\n": "is HDF5, as MINC is, which is not read. Convert it to NIfTI.",
 }
-_WEB_PAGES = (b"<!doctype html", b"<html")
 
 
 def refuse_foreign(path: Path) -> None:
@@ -61,12 +49,5 @@ def foreign(head: bytes) -> str | None:
     """Say what a file is that begins so, where it is nothing that is read, and what helps."""
     if head[128:132] == b"DICM":  # whose first 128 bytes may be anything
         return None
-    if not head:
-        return "empty (0 bytes). Copy it again, or remove it."
-    if not any(head):
-        return "begins with zeros alone: a copy that did not end. Copy it again."
-    if head.lstrip()[:20].lower().startswith(_WEB_PAGES):
-        return "is a web page: a download that failed. Download it again."
-    if head[257:262] == b"ustar":
-        return f"is a tar archive. {_UNPACK}"
-    return next((why for magic, why in _BEGINS.items() if head.startswith(magic)), None)
+    ours = next((why for magic, why in _BEGINS.items() if head.startswith(magic)), None)
+    return ours or describe_foreign(head)

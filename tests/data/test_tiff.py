@@ -328,11 +328,14 @@ def test_exif_turns_a_picture_as_the_tag_of_a_tiff_does(ending, tmp_path):
     ("content", "says"),
     [
         (bytes(128) + b"DICM" + bytes(99), "a DICOM file. Give its folder as a scan"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "Run 'git lfs pull'"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Run git lfs pull"),
         (b"\x93NUMPY\1\0", "a numpy array"),
         (b"<!DOCTYPE html>", "Download it again"),
-        (b"PK\3\4 and more", "a zip archive"),
-        (b"\x1f\x8b and more", "packed by gzip"),
+        (b"PK\3\4 and more", "is a zip. Unpack it first"),
+        (b"\x1f\x8b and more", "is packed with gzip. Unpack it first"),
+        (b"%PDF-1.7", "is a PDF"),
+        (bytes(5000), "begins with zeros alone"),
+        (b"<?xml version='1.0'?><Error>", "is a web page"),
         (b"\0\0\0\x0cjP  and more", "a JPEG 2000"),
         (b"P5 3 3 255 \n123456789", "not a readable image"),  # which OpenCV would read
     ],

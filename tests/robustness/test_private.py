@@ -135,3 +135,18 @@ def test_weights_that_were_asked_for_are_looked_up_unless_offline(
     )
     assert stderr.count(advice) == 2
     assert not (world / "run").exists()
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_model_of_the_hub_that_was_asked_for_is_looked_up_unless_offline(
+    world: Path, offline: str
+) -> None:
+    address, images = "hf://me/lungs", world / "images"
+    lines = [
+        ["predict", address, images, "--out", world / "out"],
+        ["train", world / "data", "--out", world / "run", "--weights", address],
+    ]
+    found, stderr = watch(lines, world, HF_HUB_OFFLINE=offline)
+    assert [result["code"] for result in found] == [1, 1]
+    assert [bool(result["tried"]) for result in found] == [offline == "0"] * 2
+    assert stderr.count("lungunet: hf://me/lungs: the hub cannot be reached (") == 2
