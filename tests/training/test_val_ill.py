@@ -160,7 +160,7 @@ class TestARun:
         self, train: LungCTDataset, val: LungCTDataset, ill: LungCTDataset, tmp_path: Path
     ) -> None:
         trainer(tmp_path, epochs=1).fit(train, val, val_ill=ill)
-        with pytest.raises(lungunet.ModelError, match=r"other lists.*val_ill"):
+        with pytest.raises(lungunet.ModelError, match="other lists"):
             trainer(tmp_path, epochs=2).fit(train, val, resume=True)
 
     def test_another_contract_is_refused(
