@@ -275,10 +275,11 @@ def check_volume(
         count["hu"] = float(view.hu[view.lung].sum())
         count["tissue"] = float(np.count_nonzero(~view.airy))
         # Lung ends in tips, which are parts of their own in a slice, and none of the scan.
-        count["scattered"] = scattered[index]
+        count["scattered"] = min(count["scattered"], scattered[index])
         if spread_px is not None:
             count["between"] = float(spread_px[index]) / view.scale**2
         values = _measure(count) | {"area_jump": jumps[index]}
+        count["scattered"] = scattered[index]
         return count, _judge_slice(plane, view, values)
 
     counts, slices = zip(*map_side_by_side(look, range(len(hu))), strict=True)

@@ -70,7 +70,7 @@ class TestPneumothorax:
 
 
 def test_lung_is_no_bare_air(scan: tuple[np.ndarray, np.ndarray]) -> None:
-    assert check(*scan).values["bare_air"] == 0
+    assert check(*scan).values["bare_air"] == pytest.approx(0, abs=0.001)
 
 
 def test_a_lung_that_is_not_there_is_not_missed(scan: tuple[np.ndarray, np.ndarray]) -> None:
@@ -115,7 +115,6 @@ def test_tips_of_lung_are_no_scattered_parts_of_a_scan() -> None:
     assert apart is not None
     assert apart > 0.1
     assert within == 0
-    mask[0, 50:60, 60:70] = 1  # of no lung
-    beside = check_volume(hu, mask, spacing_mm=(10.0, 2.0, 2.0)).slices[0].values["scattered"]
-    assert beside is not None
-    assert beside > 0.1
+    mask[1, 44:54, 60:70] = 1  # of no lung
+    beside = check_volume(hu, mask, spacing_mm=(10.0, 2.0, 2.0)).slices[1].values["scattered"]
+    assert beside == 100 / (0.05 * 96 * 128)
