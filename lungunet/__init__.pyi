@@ -12,6 +12,7 @@ from lungunet.data.ct import read_mask as read_mask
 from lungunet.data.ct import write_image as write_image
 from lungunet.data.ct import write_mask as write_mask
 from lungunet.data.ct import write_picture as write_picture
+from lungunet.data.dataset import IllLungCTDataset as IllLungCTDataset
 from lungunet.data.dataset import LungCTDataset as LungCTDataset
 from lungunet.data.dataset import read_pair as read_pair
 from lungunet.data.disease import disease_slice as disease_slice

@@ -28,6 +28,7 @@ _COLUMNS = (
     ("val", 7),
     ("IoU train", 9),
     ("val", 7),
+    ("val_ill", 7),  # where disease is painted
     ("lr", 8),
     ("s", 6),
 )
@@ -81,7 +82,7 @@ def train(
     ] = None,
     patience: Annotated[
         int | None,
-        _option("Stop after so many epochs without a better val IoU; 0 is off. [default: 0]"),
+        _option("Stop after so many epochs without a better one; 0 is off. [default: 0]"),
     ] = None,
     seed: Annotated[int | None, _option("Same seed, same run. [default: 0]")] = None,
     window: Annotated[str | None, _option("auto, or LEVEL,WIDTH in HU. [default: auto]")] = None,
@@ -101,7 +102,10 @@ def train(
     ] = None,
     disease: Annotated[
         float | None,
-        _option("Share of the samples into whose lung a disease is painted. [default: 0]"),
+        _option(
+            "Share of the samples with a disease painted into the lung; val is scored so too. "
+            "[default: 0]"
+        ),
     ] = None,
     device: Annotated[
         str | None, _option("auto, cpu, gpu, cuda:N (or N) or mps. [default: auto]")
@@ -328,7 +332,7 @@ def _train(
     if not results:
         why, how = f"{counted(config.epochs, 'epoch')} done", "a larger --epochs"
         if config.patience:
-            why += f", or val IoU has not risen for {counted(config.patience, 'epoch')}"
+            why += f", or none was better for {counted(config.patience, 'epoch')}"
             how += ", or --patience 0"
         console.say(f"{out}: nothing left to do: {why}. Go on with {how}.")
         if as_json:
@@ -368,8 +372,10 @@ def _say_end(
     best = next((result for result in reversed(results) if result.is_best), None)
     if best is not None:
         size = f"{config.size}x{config.size}"
-        scores = f"{best.val.iou:.4f}{_each_class(best)}"
-        console.say(f"\nbest val IoU {scores} in epoch {best.epoch}, pooled, at {size}")
+        scores = f"val IoU {best.val.iou:.4f}{_each_class(best)}"
+        if best.val_ill is not None:
+            scores = f"mean {best.score:.4f} of {scores} and val_ill IoU {best.val_ill.iou:.4f}"
+        console.say(f"\nbest {scores} in epoch {best.epoch}, pooled, at {size}")
     else:
         console.say("\nno epoch of these beats the best one before them, which stays in best/")
     done = len(results)
@@ -440,11 +446,13 @@ def _say_row(result: "EpochResult", *, first: bool = False) -> None:
     train, val = result.train, result.val
     # With two classes IoU is that of lung; with more it is that of all of them as one.
     classes = _lung_classes(result)
-    columns = [*_COLUMNS, *((f"val {name}", max(7, len(name) + 4)) for name in classes)]
+    columns = [column for column in _COLUMNS if result.val_ill or column[0] != "val_ill"]
+    columns += [(f"val {name}", max(7, len(name) + 4)) for name in classes]
     if first:
         console.say("  ".join(name.rjust(width) for name, width in columns))
-    scores = (train.loss, val.loss, train.accuracy, val.accuracy, train.iou, val.iou)
-    seconds = f"{train.seconds + val.seconds:.1f}"
+    scores = [train.loss, val.loss, train.accuracy, val.accuracy, train.iou, val.iou]
+    scores += [result.val_ill.iou] if result.val_ill else []
+    seconds = f"{sum(measured.seconds for measured in result.passes.values()):.1f}"
     cells = [str(result.epoch), *map(console.short, scores), f"{result.lr:.1e}", seconds]
     cells += map(console.short, classes.values())
     row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, columns, strict=True))

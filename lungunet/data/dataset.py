@@ -13,9 +13,10 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from lungunet.data.cache import Sample, SliceCache
-from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec
+from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header, read_image, read_mask
+from lungunet.data.disease import paint_disease
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.split import choose_codec
 from lungunet.data.transforms import Transform, seed_transform
@@ -231,6 +232,25 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 where=pair.name,
             )
         return grey, classes
+
+
+class IllLungCTDataset(LungCTDataset):
+    """The same slices with a disease painted into every lung, to validate on.
+
+    Each is painted in the same way whenever it is read, in every run: :func:`disease_slice` with
+    its index as the seed. Masks stay, and so do slices without lung.
+
+    Parameters
+    ----------
+    pairs, size, window, codec, contract, cache : as of :class:`LungCTDataset`; a cache keeps the
+        slices as they are without disease
+    """
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one sample, painted, before normalisation; see :meth:`LungCTDataset.read`."""
+        grey, classes = super().read(index)
+        rng = np.random.default_rng(index)
+        return paint_disease(grey, is_lung(classes), rng), classes
 
 
 class EightBitSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -20,7 +20,7 @@ from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
 from lungunet.training.distributed import refuse_torchrun
-from lungunet.training.run import make_trainer, train_run
+from lungunet.training.run import make_trainer, paint_val, train_run
 from lungunet.training.run_folder import RunFolder
 from lungunet.training.tracking import EpochResult
 
@@ -103,7 +103,8 @@ def cross_validate(
             trainer, train, val = make_trainer(
                 replace(config, data=str(fold)), out / fold.name, progress=progress
             )
-            yield from trainer.epochs(train, val, overwrite=overwrite)
+            ill = paint_val(val, config)
+            yield from trainer.epochs(train, val, overwrite=overwrite, val_ill=ill)
             predictor = Predictor(
                 trainer.model,
                 train.contract,

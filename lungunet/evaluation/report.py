@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -149,6 +150,7 @@ def _render(files: _RunFiles, *, scores_of: str | None = None) -> str:
         facts=_training_facts(files, best),
         best=best,
         epochs=_by_epoch(files),
+        lists=_lists(files),
         curves=_curves(files, best),
         names={"loss": "Loss", **{name: each.heading for name, each in SLICES.metrics.items()}},
         evaluations=files.evaluations,
@@ -234,12 +236,26 @@ def _device(environment: Mapping[str, Any]) -> str:
 
 
 def _best_epoch(files: _RunFiles) -> int | None:
-    """Return the epoch whose weights best/ holds: the first of the highest val IoU."""
+    """Return the epoch whose weights best/ holds: the first of the highest IoU of what is held out.
+
+    Of val and val_ill it is the mean.
+    """
     stored = (files.about.get("scores") or {}).get("epoch")
     if stored is not None:
         return int(stored)
-    val = [row for row in files.history if row["split"] == "val" and not math.isnan(row["iou"])]
-    return max(val, key=lambda row: row["iou"])["epoch"] if val else None
+    held_out = {
+        epoch: fmean(row["iou"] for split, row in rows.items() if split != "train")
+        for epoch, rows in _by_epoch(files).items()
+        if "val" in rows
+    }
+    known = {epoch: iou for epoch, iou in held_out.items() if not math.isnan(iou)}
+    return max(known, key=lambda epoch: known[epoch]) if known else None
+
+
+def _lists(files: _RunFiles) -> list[str]:
+    """Return what the epochs were measured on."""
+    ill = any(row["split"] == "val_ill" for row in files.history)
+    return ["train", "val", *(["val_ill"] if ill else [])]
 
 
 def _by_epoch(files: _RunFiles) -> dict[int, dict[str, Mapping[str, Any]]]:
@@ -254,7 +270,7 @@ def _curves(files: _RunFiles, best: int | None) -> dict[str, CurveChart]:
     for metric in _CURVES:
         points = {
             split: [(row["epoch"], row[metric]) for row in files.history if row["split"] == split]
-            for split in ("train", "val")
+            for split in _lists(files)
         }
         marked = next((point for point in points["val"] if point[0] == best), None)
         chart = curve_chart(points, best=marked, log=metric == "loss")

@@ -157,9 +157,15 @@ def dark_level(hu: np.ndarray, outside: np.ndarray, *, lung_hu: float) -> float:
     hu : (H, W) float32
     outside : (H, W) bool, around the body
     """
-    open_air = hu[outside & (hu > PADDING_HU)]
-    air_hu = float(np.quantile(open_air, _OPEN_AIR_QUANTILE)) if open_air.size > 50 else lung_hu
+    air_hu = open_air_level(hu, outside)
+    air_hu = lung_hu if air_hu is None else air_hu
     return min(lung_hu - _PART_DEPTH_HU, lung_hu + _PART_SHARE * (air_hu - lung_hu))
+
+
+def open_air_level(hu: np.ndarray, outside: np.ndarray) -> float | None:
+    """Return the HU of the air around a body; None where the slice shows little of it."""
+    open_air = hu[outside & (hu > PADDING_HU)]
+    return float(np.quantile(open_air, _OPEN_AIR_QUANTILE)) if open_air.size > 50 else None
 
 
 def gas_level(seen: BodySlice, lungs: np.ndarray) -> float:

@@ -104,6 +104,7 @@ _USUAL = {
     "outside_body": _Usual(0.01, "{} of the lung lies outside the body"),
     # Bowel and stomach hold up to 0.05, two lungs 0.2 and more.
     "left_out": _Usual(0.07, "air within the body is left out, {} of the body"),
+    "bare_air": _Usual(0.01, "{} of the lung is as dark and even as open air: pneumothorax, bulla"),
     "scattered": _Usual(0.03, "{} of the lung is in parts beyond the two largest"),
     "at_border": _Usual(0.01, "{} of the picture's margin is lung"),
     "side_gap": _Usual(0.1, "one side has more lung than the other by {} of the body"),
@@ -257,8 +258,12 @@ def check_volume(
     opinions = _ask(asked, hu, spacing_mm)
     areas = np.count_nonzero(classes, axis=(1, 2))
     jumps = _area_jumps(areas, least=_SMALLEST * hu[0].size)
+    small = LabelView(hu[0], np.zeros(hu.shape[1:], bool))
+    lungs = np.stack(map_side_by_side(lambda mask: small.shrink(mask > 0), classes))
+    labels, sizes = label_parts(lungs.view(np.uint8))
+    scattered = _beyond_largest(labels, sizes)
 
-    def look(index: int) -> tuple[np.ndarray, dict[str, float], Plausibility]:
+    def look(index: int) -> tuple[dict[str, float], Plausibility]:
         plane, mask = hu[index], classes[index]
         said = {word: lung[index] for word, lung in opinions.items()}
         view = LabelView(plane, mask > 0, opinions=said, by=by)
@@ -270,13 +275,17 @@ def check_volume(
         )
         count["hu"] = float(view.hu[view.lung].sum())
         count["tissue"] = float(np.count_nonzero(~view.airy))
+        # Lung ends in tips, which are parts of their own in a slice, and none of the scan.
+        count["scattered"] = min(count["scattered"], scattered[index])
         if spread_px is not None:
             count["between"] = float(spread_px[index]) / view.scale**2
         values = _measure(count) | {"area_jump": jumps[index]}
-        return view.lung, count, _judge_slice(plane, view, values)
+        count["scattered"] = scattered[index]
+        return count, _judge_slice(plane, view, values)
 
-    small, counts, slices = zip(*map_side_by_side(look, range(len(hu))), strict=True)
-    judged = _sum_up(counts, np.stack(small), slices, lung_ml=_whole_ml(areas, spacing_mm))
+    counts, slices = zip(*map_side_by_side(look, range(len(hu))), strict=True)
+    lung_ml = _whole_ml(areas, spacing_mm)
+    judged = _sum_up(counts, slices, parts=float(len(sizes)), lung_ml=lung_ml)
     return _look_for_chest(judged, counts, slice_mm=spacing_mm[0])
 
 
@@ -305,6 +314,7 @@ def _count_slice(
         "lung": count(lung),
         "outside": count(lung & view.outside),
         "left_out": count(view.left_out),
+        "bare": count(lung & view.bare_air),
         "parts": len(sizes),
         "scattered": sizes[:-2].sum() / view.scale**2,
         "margin": margin.size,
@@ -314,7 +324,8 @@ def _count_slice(
     }
     if disagreement is not None:
         counts["mirrored"] = disagreement * count(lung)
-    others = {word: view.opinion(word) for word in asked}
+    # A mask may leave bare air out, whoever else calls it lung.
+    others = {word: view.opinion(word) & (lung | ~view.bare_air) for word in asked}
     for word, other in others.items():
         counts[f"{word} differs"] = count(lung ^ other)
         counts[f"{word} or mask"] = count(lung | other)
@@ -344,6 +355,7 @@ def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
         "expected_error": share("wrong"),
         "outside_body": share("outside"),
         "left_out": share("left_out", of="body"),
+        "bare_air": share("bare"),
         "scattered": share("scattered"),
         "at_border": counts["at_border"] / counts["margin"],
         "side_gap": abs(counts["one_side"] - counts["other_side"]) / max(counts["body"], least),
@@ -486,6 +498,13 @@ def _area_jumps(areas: np.ndarray, *, least: float) -> list[float]:
     return [float(jump) for jump in jumps]
 
 
+def _beyond_largest(labels: np.ndarray, sizes: np.ndarray) -> list[float]:
+    """Count the pixels of each slice that lie in parts of the scan beyond the two largest."""
+    beyond = np.ones(len(sizes) + 1, bool)
+    beyond[[0, *(1 + np.argsort(sizes)[-2:])]] = False
+    return [float(np.count_nonzero(beyond[plane])) for plane in labels]
+
+
 def _whole_ml(areas: np.ndarray, spacing_mm: tuple[float, float, float]) -> float | None:
     """Return the volume of the lung; None where the scan is too short to judge it."""
     if len(areas) < _WHOLE or len(areas) * spacing_mm[0] < _WHOLE_MM:
@@ -495,15 +514,14 @@ def _whole_ml(areas: np.ndarray, spacing_mm: tuple[float, float, float]) -> floa
 
 def _sum_up(
     counts: Sequence[dict[str, float]],
-    lung: np.ndarray,
     slices: tuple[Plausibility, ...],
     *,
+    parts: float,
     lung_ml: float | None,
 ) -> Plausibility:
     """Judge a scan by the sums over its slices, and by the slices that are red."""
-    sizes = np.sort(label_parts(as_bits(lung))[1])
     totals = {name: sum(count[name] for count in counts) for name in counts[0]}
-    totals |= {"parts": float(len(sizes)), "scattered": float(sizes[:-2].sum())}
+    totals |= {"parts": parts}
     filled = sum(count.get("either", count["lung"]) > 0 for count in counts)
     red = [index for index, one in enumerate(slices) if one.light == "red"]
     values = _measure(totals) | {

@@ -25,7 +25,9 @@ _LOOKED_AT = 24  # slices, to know what values a list holds
 _ONE_GREY = 0.97  # of the pixels; soft tissue alone fills a tenth of a picture of a chest
 
 
-def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
+def check_same_contract(
+    train: LungCTDataset, val: LungCTDataset, *, name_of_val: str = "val"
+) -> None:
     """Refuse a val set whose slices or labels are made into tensors otherwise than train's."""
     for name, ours, theirs in (
         ("input contract", train.contract, val.contract),
@@ -33,7 +35,7 @@ def check_same_contract(train: LungCTDataset, val: LungCTDataset) -> None:
     ):
         if ours != theirs:
             raise ConfigError(
-                f"val has another {name} ({theirs}) than train ({ours}). "
+                f"{name_of_val} has another {name} ({theirs}) than train ({ours}). "
                 "Build it with contract=train.contract, codec=train.codec."
             )
 

@@ -50,7 +50,7 @@ class TrainConfig:
     warmup_epochs : length of the linear rise of the learning rate; may be a fraction
     accumulate : forward passes per optimizer step
     clip_norm : gradients are scaled down to this norm; 0 leaves them
-    patience : stop after so many epochs without a better val IoU; 0 never stops early
+    patience : stop after so many epochs without a better one; 0 never stops early
     seed : of shuffling, augmentation, dropout and (in ``lungunet train``) initial weights
     device : auto, cpu, gpu, cuda, cuda:1 (or 1) or mps
     precision : auto, fp32, bf16 or fp16
@@ -250,7 +250,8 @@ class RunConfig(TrainConfig):
         class, background first: background,left,right
     flip : mirror left and right at random; auto does so where lung is the only class beside the
         background, since more classes may tell left from right, and mirrored they would lie
-    disease : share of the samples into whose lung a disease is painted
+    disease : share of the samples into whose lung a disease is painted; above 0 val is also
+        scored with painted lungs, and the best epoch is best in the mean of both IoU
     cache : folder that keeps slices as the model sees them for later epochs and runs, or off
     architecture : name as ``list_architectures`` has it
     smp_arguments : what else :func:`build_model` takes, such as ``decoder_attention_type``

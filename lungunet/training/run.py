@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from lungunet.data.codec import LabelCodec, parse_names
-from lungunet.data.dataset import LungCTDataset
+from lungunet.data.dataset import IllLungCTDataset, LungCTDataset
 from lungunet.data.split import choose_codec, read_split, read_split_record
 from lungunet.data.transforms import train_transform
 from lungunet.data.window import parse_window
@@ -42,6 +42,9 @@ def train_run(
 ) -> Iterator[EpochResult]:
     """Train on the lists of ``config.data``, yielding each epoch. The test list is never opened.
 
+    With painted disease val is also scored with a disease painted into each of its lungs, and the
+    best epoch is best in the mean of both.
+
     Parameters
     ----------
     out : the run folder
@@ -63,7 +66,8 @@ def train_run(
         _warn_of_lung_everywhere(config)
         _warn_of_no_mirror(config, train.codec)
     is_first = Ranks.from_environment().is_first
-    for result in trainer.epochs(train, val, resume=resume, overwrite=overwrite):
+    ill = paint_val(val, config)
+    for result in trainer.epochs(train, val, resume=resume, overwrite=overwrite, val_ill=ill):
         if on_epoch is not None and is_first:
             on_epoch(result)
         yield result
@@ -189,3 +193,11 @@ def load_datasets(config: RunConfig) -> tuple[LungCTDataset, LungCTDataset]:
         cache=cache,
     )
     return train, LungCTDataset(split.val, contract=train.contract, codec=codec, cache=cache)
+
+
+def paint_val(val: LungCTDataset, config: RunConfig) -> LungCTDataset | None:
+    """Return val with ill lungs, for a run that learns from such; None for others."""
+    if not config.disease:
+        return None
+    cache = None if config.cache == "off" else config.cache
+    return IllLungCTDataset(val.pairs, contract=val.contract, codec=val.codec, cache=cache)

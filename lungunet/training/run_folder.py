@@ -136,7 +136,12 @@ class RunFolder:
     ) -> None:
         """Write best/, the model folder, with how many slices there are in train and in val."""
         counts = {f"{name}_slices": count for name, count in slices.items()}
-        values = {f"val_{name}": plain(getattr(result.val, name)) for name in SCORES}
+        values = {
+            f"{split}_{name}": plain(getattr(measured, name))
+            for split, measured in result.passes.items()
+            for name in SCORES
+            if split != "train"
+        }
         scores = {"epoch": result.epoch, **counts, **values}
         self._remove(*_OF_THE_BEST)
         save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)

@@ -59,8 +59,9 @@ class EpochResult:
     train : on augmented slices, while the weights were moving
     val : afterwards, without augmentation
     lr : of the epoch's last step
-    is_best : whether val IoU is the best so far, and ``best/`` holds these weights
+    is_best : whether ``score`` is the best so far, and ``best/`` holds these weights
     class_names : of the codec, background first; empty where an older version measured
+    val_ill : likewise on val with painted disease; None where there is none
     """
 
     epoch: int
@@ -69,6 +70,18 @@ class EpochResult:
     lr: float
     is_best: bool
     class_names: tuple[str, ...] = ()
+    val_ill: Measured | None = None
+
+    @property
+    def passes(self) -> dict[str, Measured]:
+        """What was measured, by the name of its rows and curves."""
+        ill = {} if self.val_ill is None else {"val_ill": self.val_ill}
+        return {"train": self.train, "val": self.val, **ill}
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by: val IoU, or its mean with that of val_ill."""
+        return self.val.iou if self.val_ill is None else (self.val.iou + self.val_ill.iou) / 2
 
     @property
     def class_iou(self) -> dict[str, float]:
@@ -81,9 +94,9 @@ class EpochResult:
         return self.class_names or [f"class {i}" for i in range(len(self.val.class_iou))]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the two lines of history.csv."""
+        """Return the lines of history.csv, one per pass."""
         rows = []
-        for name, measured in (("train", self.train), ("val", self.val)):
+        for name, measured in self.passes.items():
             row = {"epoch": self.epoch, "split": name, "lr": self.lr, **asdict(measured)}
             classes = row.pop("class_iou")
             if len(classes) > 2:  # with two, IoU of lung says it
@@ -93,18 +106,20 @@ class EpochResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; :meth:`from_dict` reads them."""
-        return asdict(self)
+        values = asdict(self)
+        return values if self.val_ill else {k: v for k, v in values.items() if k != "val_ill"}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """Rebuild a result from :meth:`to_dict`."""
-        passes = {name: Measured(**stored[name]) for name in ("train", "val")}
-        names = tuple(stored.get("class_names", ()))
-        return cls(**{**stored, **passes, "class_names": names})
+        names = [name for name in ("train", "val", "val_ill") if name in stored]
+        passes = {name: Measured(**stored[name]) for name in names}
+        classes = tuple(stored.get("class_names", ()))
+        return cls(**{**stored, **passes, "class_names": classes})
 
 
 def write_history(path: str | Path, results: Iterable[EpochResult]) -> None:
-    """Write history.csv: two rows per epoch, full precision, undefined values empty."""
+    """Write history.csv: a row per pass and epoch, full precision, undefined values empty."""
     rows = [row for result in results for row in result.rows()]
     more = [key for key in (rows[0] if rows else {}) if key not in HISTORY_COLUMNS]
     write_csv(path, rows, [*HISTORY_COLUMNS, *more])
@@ -136,15 +151,23 @@ class TensorBoardLog:
     folder : of the run; all events go into it, none into subfolders
     first_epoch : events of this epoch and later ones, left by an interrupted run, are dropped
     about : shown in the Text tab; hyper-parameters go here, as add_hparams makes folders
+    passes : names of the curves on each chart
     """
 
-    def __init__(self, folder: str | Path, *, first_epoch: int = 1, about: str = "") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        first_epoch: int = 1,
+        about: str = "",
+        passes: Sequence[str] = ("train", "val"),
+    ) -> None:
         _wait_for_a_later_name(Path(folder))
         begins = first_epoch == 1
         # What is not of an epoch stands at step 0: a run that begins again writes it anew.
         self._writer = SummaryWriter(str(folder), purge_step=0 if begins else first_epoch)
         if begins:
-            layout = {name: ["Multiline", [f"{name}/train$", f"{name}/val$"]] for name in SCORES}
+            layout = {s: ["Multiline", [f"{s}/{name}$" for name in passes]] for s in SCORES}
             self._writer.add_custom_scalars({"train and val": layout})
             self._writer.add_text("config", f"```\n{about}\n```", 0)
 
@@ -155,7 +178,7 @@ class TensorBoardLog:
     def add_epoch(self, result: EpochResult) -> None:
         """Write one point per curve and flush them to disk."""
         for name in SCORES:
-            for split, measured in (("train", result.train), ("val", result.val)):
+            for split, measured in result.passes.items():
                 value = getattr(measured, name)
                 if math.isfinite(value):  # TensorBoard draws no gap for NaN
                     self._writer.add_scalar(f"{name}/{split}", value, result.epoch)

@@ -59,6 +59,7 @@ class _Position:
 
     train: LungCTDataset
     val: LungCTDataset
+    val_ill: LungCTDataset | None = None
     epoch: int = 1
     step: int = 0
     meters: dict[str, Any] = field(default_factory=dict)
@@ -66,10 +67,17 @@ class _Position:
     @property
     def names(self) -> dict[str, list[str]]:
         """What the data are known by, wherever the files lie."""
+        lists = {"train": self.train, "val": self.val, "val_ill": self.val_ill}
         return {
-            "train": [pair.name for pair in self.train.pairs],
-            "val": [pair.name for pair in self.val.pairs],
+            name: [pair.name for pair in held.pairs]
+            for name, held in lists.items()
+            if held is not None
         }
+
+    @property
+    def next_epoch(self) -> "_Position":
+        """The start of the epoch after this one."""
+        return replace(self, epoch=self.epoch + 1, step=0, meters={})
 
     @property
     def in_epoch(self) -> dict[str, Any]:
@@ -131,6 +139,7 @@ class Trainer:
         resume: bool = False,
         overwrite: bool = False,
         on_epoch: Callable[[EpochResult], object] | None = None,
+        val_ill: LungCTDataset | None = None,
     ) -> list[EpochResult]:
         """Train to the end: the loop over :meth:`epochs`.
 
@@ -138,13 +147,14 @@ class Trainer:
         ----------
         on_epoch : called with the result of each epoch once its files are written, such as to send
             it to a tracker
+        val_ill : as for :meth:`epochs`
 
         Returns
         -------
         list of EpochResult
             Of all epochs, those before a resume included.
         """
-        for result in self.epochs(train, val, resume=resume, overwrite=overwrite):
+        for result in self.epochs(train, val, resume=resume, overwrite=overwrite, val_ill=val_ill):
             if on_epoch is not None:
                 on_epoch(result)
         return self.history
@@ -156,16 +166,20 @@ class Trainer:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        val_ill: LungCTDataset | None = None,
     ) -> Iterator[EpochResult]:
         """Train epoch by epoch; ``break`` stops early and leaves a complete run folder.
 
-        Each epoch: one pass over ``train``, one over ``val``, then best model, events,
-        checkpoint and history are written, then its result is yielded.
+        Each epoch: one pass over ``train``, one over ``val``, one over ``val_ill`` where there is
+        one, then best model, events, checkpoint and history are written, then its result is
+        yielded.
 
         Parameters
         ----------
         resume : go on from ``last.ckpt`` in the run folder, in the middle of an epoch if need be
         overwrite : replace the run that the folder holds
+        val_ill : val with painted disease, :class:`IllLungCTDataset`; then the best epoch is that
+            of the highest mean of both IoU. A run that began without goes on without
 
         Raises
         ------
@@ -182,7 +196,10 @@ class Trainer:
             When slices cannot be HU, or the window leaves one grey of them.
         """
         check_same_contract(train, val)
-        position, ranks, device = _Position(train, val), self._learner.ranks, self._learner.device
+        if val_ill is not None:
+            check_same_contract(train, val_ill, name_of_val="val_ill")
+        position = _Position(train, val, val_ill)
+        ranks, device = self._learner.ranks, self._learner.device
         seed_everything(self.config.seed + ranks.rank)
         if resume:
             position = self._resume(position)
@@ -242,20 +259,20 @@ class Trainer:
 
     def _epochs(self, position: _Position) -> Iterator[EpochResult]:
         batches = self._batches(position.train, shuffle=True)
-        val_batches = self._batches(position.val)
+        lists = {"val": position.val, "val_ill": position.val_ill}
+        held_out = {n: self._batches(held) for n, held in lists.items() if held is not None}
         self._save_or_stop.restart()
-        with self._log() as log:
+        with self._log(("train", *held_out)) as log:
             while not self._is_done():
                 position, trained = self._train_epoch(position, batches)
-                validated = self._val_epoch(position, val_batches) if trained else None
-                if trained is None or validated is None:
+                passes = self._held_out_passes(position, held_out) if trained else None
+                if trained is None or passes is None:
                     self._save(position)
                     return
-                names = position.train.codec.names
-                result = self._judge(position.epoch, trained, validated, names)
+                result = self._judge(position, {"train": trained, **passes})
                 if log is not None:
                     self._write(result, position, log)
-                position = _Position(position.train, position.val, position.epoch + 1)
+                position = position.next_epoch
                 self._save(position)
                 warn_if_stuck(self.history)
                 yield result
@@ -301,31 +318,45 @@ class Trainer:
         whole = sum(batches.sampler.batch_length(number) for number in group)
         return mine * self._learner.ranks.count / whole
 
+    def _held_out_passes(
+        self, position: _Position, held_out: Mapping[str, Batches]
+    ) -> dict[str, Measured] | None:
+        """Return None when it was asked to stop."""
+        passes = {}
+        for name, batches in held_out.items():
+            measured = self._val_epoch(position, batches, name)
+            if measured is None:
+                return None
+            passes[name] = measured
+        return passes
+
     @torch.no_grad()
-    def _val_epoch(self, position: _Position, batches: Batches) -> Measured | None:
+    def _val_epoch(self, position: _Position, batches: Batches, name: str) -> Measured | None:
         """Return None when it was asked to stop."""
         self._learner.net.eval()
         self._learner.ranks.share_buffers(self.model)
         batches.sampler.set_epoch(position.epoch)
         meters = PassMeter(position.train.codec)
-        for image, mask in self._show(batches, "val"):
+        for image, mask in self._show(batches, name):
             if self._save_or_stop.stops_now():  # ranks may differ in their number of batches here
                 return None
             logits, mask = self._learner.forward(self._learner.net, image, mask)
             meters.update(self._learner.loss(logits, mask), logits, mask)
         return meters.measured(self._learner.ranks)
 
-    def _judge(
-        self, epoch: int, train: Measured, val: Measured, names: tuple[str, ...]
-    ) -> EpochResult:
-        if not math.isfinite(val.loss):
-            raise self._failure(f"the loss is {val.loss} on val after epoch {epoch}")
+    def _judge(self, position: _Position, passes: dict[str, Measured]) -> EpochResult:
+        epoch = position.epoch
+        for name, measured in passes.items():
+            if name != "train" and not math.isfinite(measured.loss):
+                raise self._failure(f"the loss is {measured.loss} on {name} after epoch {epoch}")
         if self._learner.stepper.overflows:
             raise self._failure(f"fp16 overflowed in nearly every step of epoch {epoch}")
-        # NaN (no lung in val and none predicted) is worse than any number.
-        is_best = self.best is None or _rank(val.iou) > _rank(self.best.val.iou)
+        names = position.train.codec.names
         lr = self._learner.stepper.lr
-        result = EpochResult(epoch, train, val, lr, is_best, class_names=names)
+        result = EpochResult(epoch, lr=lr, is_best=False, class_names=names, **passes)
+        # NaN (no lung in val and none predicted) is worse than any number.
+        is_best = self.best is None or _rank(result.score) > _rank(self.best.score)
+        result = replace(result, is_best=is_best)
         self.history.append(result)
         self.best = result if is_best else self.best
         return result
@@ -385,6 +416,8 @@ class Trainer:
     def _resume(self, position: _Position) -> _Position:
         """Put everything back to where last.ckpt says; return where that is."""
         state, where, rank = self.folder.load_last(), self.folder.path, self._learner.ranks.rank
+        if "val_ill" not in state["data"]:  # its epochs were judged without, as by older versions
+            position = replace(position, val_ill=None)
         check_same_run(state, position.train, position.names, self.config, where=where)
         load_into(state, self.model, self._learner.stepper, where=where)
         names = position.train.codec.names  # which an older version did not store
@@ -397,12 +430,13 @@ class Trainer:
             set_rng_state(state["rng"][rank], self._learner.device)
         return replace(position, epoch=len(self.history) + 1, **state["position"])
 
-    def _log(self) -> AbstractContextManager[TensorBoardLog | None]:
+    def _log(self, passes: tuple[str, ...]) -> AbstractContextManager[TensorBoardLog | None]:
         if not self._learner.ranks.is_first:
             return nullcontext()
         config = self.config.to_toml()
         first = len(self.history) + 1
-        return closing(TensorBoardLog(self.folder.path, first_epoch=first, about=config))
+        log = TensorBoardLog(self.folder.path, first_epoch=first, about=config, passes=passes)
+        return closing(log)
 
     def _batches(self, dataset: LungCTDataset, *, shuffle: bool = False) -> Batches:
         device, ranks = self._learner.device, self._learner.ranks

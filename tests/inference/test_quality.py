@@ -55,6 +55,7 @@ def test_a_good_mask_is_green_and_measured() -> None:
         "expected_error": 0,
         "outside_body": 0,
         "left_out": 0,
+        "bare_air": 0,
         "scattered": 0,
         "at_border": 0,
         "side_gap": 0,
