@@ -30,7 +30,9 @@ def audit(
             "pairs in 4 folds take about 6 minutes of one CPU core. 0 is off."
         ),
     ] = 0,
-    pictures: Annotated[int, typer.Option(help="Draw so many of the most doubtful masks, of those with a score.")] = 20,
+    pictures: Annotated[
+        int, typer.Option(help="Draw so many of the most doubtful masks, of those with a score.")
+    ] = 20,
     labels: Annotated[
         str, typer.Option(help="Raw mask values in class order; auto is what split.json says.")
     ] = "auto",

@@ -533,3 +533,37 @@ class TestRefusals:
 
 def test_the_answer_does_not_depend_on_the_number_of_threads(clean: Path) -> None:
     assert audit(clean, workers=1).to_dict() == audit(clean, workers=3).to_dict()
+
+
+def test_paths_go_no_detours_and_right_masks_are_not_drawn(
+    data: Path, spoilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lungunet.write_mask(spoilt.mask, lungunet.read_mask(spoilt.mask)[::-1].copy())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = audit("../data", out="audit")
+    listed = [suspect.pair.image for suspect in result.ranking]
+    assert all(".." not in path.parts[1:] for path in listed)
+    assert all(path.is_file() for path in listed)
+    drawn = sorted(path.name for path in Path("audit/pictures").glob("worst-*.png"))
+    assert len(drawn) == len(result.doubtful) < len(result.ranking)
+    assert spoilt.name in drawn[0]
+
+
+def test_a_way_through_a_link_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "far" / "lists").mkdir(parents=True)
+    (tmp_path / "far" / "a.png").touch()
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "lists")
+    (tmp_path / "near" / "train.txt").write_text("../a.png\t../a.png\n")
+    pair = lungunet.read_manifest(tmp_path / "near" / "train.txt")[0]
+    assert pair.image == tmp_path / "near" / ".." / "a.png"  # not tmp_path / "a.png"
+    assert pair.image.is_file()
+
+
+def test_no_share_is_above_all_of_it() -> None:
+    rng = np.random.default_rng(0)
+    dust = rng.random((SIZE, SIZE)) < 0.08
+    doubt = doubt_label(LabelView(phantom_slice(1, 0.5, size=SIZE).image, dust))
+    for reason in doubt.reasons:
+        shares = [float(word[:-1]) for word in reason.split() if word.endswith("%")]
+        assert all(share <= 100 for share in shares), reason

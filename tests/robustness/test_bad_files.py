@@ -138,9 +138,10 @@ MASKS = {
     **BY_HEADER,
     "truncated": (half, UNREADABLE),
     "coloured": (as_png(coloured()), COLOURED),
-    "of floats": (
-        as_tiff(one_pixel(1, "float32")),
-        "dtype float32, labels are integers. Convert it to 8 bits.",
+    "of fractions": (
+        as_tiff(one_pixel(0.5, "float32")),
+        "mask value 0.5 (1 pixel, first at row 3, column 4) is no whole number, labels are. Write "
+        "probabilities as masks first: (p >= 0.5) * 255, in 8 bits.",
     ),
     "value 7": (
         as_png(one_pixel(7, "uint8")),
