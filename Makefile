@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test test-oldest test-pythons check docs docs-figures bench gpu build clean
 
-demo: .venv/installed  ## made-up patients through the whole chain, about two minutes
+demo: .venv/installed  ## made-up patients through the whole chain, one to two minutes on two quiet cores
 	$(BIN)/lungunet demo --out demo --overwrite
 
 test: .venv/installed-dev  ## the whole suite
@@ -24,7 +24,7 @@ check: .venv/installed-dev  ## linters and types
 docs: .venv/installed-dev  ## the site, in build/docs/index.html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -E -q -d build/doctrees docs build/docs
 
-docs-figures: .venv/installed-dev  ## draw the figures of the docs anew, about two minutes
+docs-figures: .venv/installed-dev  ## draw the figures of the docs anew, one to two minutes on two quiet cores
 	OMP_NUM_THREADS=1 $(BIN)/python docs/figures/make.py
 
 bench: .venv/installed-dev  ## speed, each figure a ratio; tables, and JSON under build/bench

@@ -275,8 +275,8 @@ def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None
     fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
     lr_old, lr_new = (c.learning_rate(done * fine, steps_per_epoch=fine) for c in (before, now))
     console.say(
-        f"{before.epochs} -> {counted(now.epochs, 'epoch')}: from epoch {done + 1} on the learning rate is "
-        f"that of a run of {now.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and falls to 0 "
+        f"{before.epochs} -> {counted(now.epochs, 'epoch')}: from epoch {done + 1} on the learning "
+        f"rate is that of a run of {now.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and falls to 0 "
         f"at epoch {now.epochs}."
     )
 
