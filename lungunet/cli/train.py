@@ -276,8 +276,8 @@ def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None
     lr_old, lr_new = (c.learning_rate(done * fine, steps_per_epoch=fine) for c in (before, now))
     console.say(
         f"{before.epochs} -> {counted(now.epochs, 'epoch')}: from epoch {done + 1} on the learning "
-        f"rate is that of a run of {now.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and falls to 0 "
-        f"at epoch {now.epochs}."
+        f"rate is that of a run of {now.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and "
+        f"falls to 0 at epoch {now.epochs}."
     )
 
 
