@@ -103,4 +103,4 @@ def first_line(err: Exception) -> str:
     if lines and _IN_WORKER in lines[0]:  # the error itself stands at the end of a traceback
         lines = lines[-1:]
     line = next(iter(lines), type(err).__name__)
-    return textwrap.shorten(line, _LONG, placeholder=" ...").rstrip(".") if line else line
+    return textwrap.shorten(line.rstrip("."), _LONG, placeholder=" [...]")

@@ -125,7 +125,7 @@ class TestSlices:
 
     def test_evaluate_scores_no_part_of_a_list(self, check, kind: str) -> None:
         write, message = SLICES[kind]
-        err = f"lungunet: W/data/../{SLICE}: {message}\n"
+        err = f"lungunet: W/{SLICE}: {message}\n"
         args = "evaluate threshold W/data --split train --out W/scores"
         check(Row(args, err, lambda w: write(w / SLICE)))
 
@@ -167,7 +167,7 @@ class TestMasks:
 
     def test_train_and_evaluate(self, check, run_cli, world: Path, kind: str) -> None:
         write, message = MASKS[kind]
-        err = f"lungunet: W/data/../{MASK}: {message}\n"
+        err = f"lungunet: W/{MASK}: {message}\n"
         args = "train W/data --out W/run --size 32 --batch-size 2 --workers 0"
         check(Row(args, err, lambda w: write(w / MASK)))
         check(Row("evaluate threshold W/data --split train --out W/scores", err))
