@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest check docs docs-figures bench gpu build clean
+.PHONY: demo test test-oldest test-pythons check docs docs-figures bench gpu build clean
 
-demo: .venv/installed  ## made-up patients through the whole chain, about two minutes
+demo: .venv/installed  ## made-up patients through the whole chain, one to two minutes on two quiet cores
 	$(BIN)/lungunet demo --out demo --overwrite
 
 test: .venv/installed-dev  ## the whole suite
@@ -12,6 +12,9 @@ test: .venv/installed-dev  ## the whole suite
 
 test-oldest: .venv-oldest/installed  ## the suite on the lowest versions that pyproject.toml allows
 	.venv-oldest/bin/python -m pytest -n 2
+
+test-pythons:  ## a fast part of it on each later Python that is here, in .venv-3.12 and .venv-3.13
+	sh tests/pythons.sh --install
 
 check: .venv/installed-dev  ## linters and types
 	$(BIN)/ruff check .
@@ -21,7 +24,7 @@ check: .venv/installed-dev  ## linters and types
 docs: .venv/installed-dev  ## the site, in build/docs/index.html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -E -q -d build/doctrees docs build/docs
 
-docs-figures: .venv/installed-dev  ## draw the figures of the docs anew, about two minutes
+docs-figures: .venv/installed-dev  ## draw the figures of the docs anew, one to two minutes on two quiet cores
 	OMP_NUM_THREADS=1 $(BIN)/python docs/figures/make.py
 
 bench: .venv/installed-dev  ## speed, each figure a ratio; tables, and JSON under build/bench
@@ -36,7 +39,7 @@ build: .venv/installed-dev  ## wheel and sdist in dist/
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv .venv-oldest build dist demo
+	rm -rf .venv .venv-oldest .venv-3.* build dist demo
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

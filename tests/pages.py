@@ -57,6 +57,8 @@ def read_blocks(page: Path) -> list[Block]:
 
 def read_given(page: Path) -> list[str]:
     """List what a page takes for granted beside the two folders."""
+    if page.parent == ROOT and page.name.startswith("README"):
+        return ["scans"]  # such comments are shown where READMEs are not rendered
     found = re.search(r"<!-- given: (.*?) -->", page.read_text(encoding="utf-8"))
     return found[1].split() if found else []
 

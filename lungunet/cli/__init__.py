@@ -35,6 +35,8 @@ def main() -> None:
         if err.errno == errno.ENOSPC:  # what is printed goes to a file
             _stop(f"{err.strerror}. Make room.")
         raise  # about no path of the user's
+    finally:
+        console.close_warnings()
 
 
 def _stop(text: str) -> NoReturn:
@@ -56,9 +58,10 @@ def _show_warning(
     from lungunet.errors import LungUNetWarning
 
     if issubclass(category, LungUNetWarning):
+        from lungunet.cli import console
         from lungunet.cli.wording import in_options
 
-        text = f"lungunet: {in_options(str(message))}\n"
-    else:
-        text = warnings.formatwarning(message, category, filename, lineno, line)
+        console.show_warning(in_options(str(message)))
+        return
+    text = warnings.formatwarning(message, category, filename, lineno, line)
     print(text, end="", file=file or sys.stderr)

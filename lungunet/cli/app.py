@@ -37,7 +37,23 @@ _SYNONYMS = {
 _NEAR = 0.75  # of the letters; below, a suggestion is a guess
 
 
-class _Verb(typer.core.TyperCommand):
+class _PlainFlags:
+    """Help that shows no type for options that take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """List arguments and options."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class _Verbs(_PlainFlags, typer.core.TyperGroup):
+    """All verbs."""
+
+
+class _Verb(_PlainFlags, typer.core.TyperCommand):
     """A verb that suggests what is near to an option it does not know, or nothing."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -60,6 +76,7 @@ class _Verb(typer.core.TyperCommand):
 
 
 app = typer.Typer(
+    cls=_Verbs,
     help="Lung segmentation in CT: from two folders of slices and masks to a mask you can trust.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # errors are ours, one line; anything else should look raw

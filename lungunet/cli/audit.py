@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 _REASONS_SHOWN = 2
-_DOUBTFUL = 0.005  # lower scores round to 0.00
 _CLEAR = 0.2  # on 200 real slices right masks stayed below 0.1, wrong ones began at 0.1
 
 
@@ -31,7 +30,9 @@ def audit(
             "pairs in 4 folds take about 6 minutes of one CPU core. 0 is off."
         ),
     ] = 0,
-    pictures: Annotated[int, typer.Option(help="Draw so many of the most doubtful masks.")] = 20,
+    pictures: Annotated[
+        int, typer.Option(help="Draw so many of the most doubtful masks, of those with a score.")
+    ] = 20,
     labels: Annotated[
         str, typer.Option(help="Raw mask values in class order; auto is what split.json says.")
     ] = "auto",
@@ -77,7 +78,7 @@ def _show(result: "Audit", out: Path) -> None:
     sums = [(result.count(name), name) for name in ("error", "warning", "note")]
     console.say("files: " + ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in sums))
     _show_findings(result)
-    doubtful = [suspect for suspect in result.ranking if suspect.score >= _DOUBTFUL]
+    doubtful = result.doubtful
     by = f"{result.folds} models and the threshold rule" if result.folds else "the threshold rule"
     clear = sum(suspect.score >= _CLEAR for suspect in doubtful)
     console.say(f"\nmasks, most doubtful first, by {by}: {len(doubtful)} with a score")
@@ -90,7 +91,8 @@ def _show(result: "Audit", out: Path) -> None:
         ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
         again = f"lungunet split IMAGES MASKS DATA --exclude {shlex.quote(ranking)}"
         console.say(f"drop all of these: {again}")
-    console.say(f"\nall of it: {out}, pictures in {out / 'pictures'}")
+    drawn = f", pictures in {out / 'pictures'}" if any((out / "pictures").glob("*.png")) else ""
+    console.say(f"\nall of it: {out}{drawn}")
 
 
 def _show_findings(result: "Audit") -> None:

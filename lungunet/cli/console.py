@@ -3,12 +3,13 @@
 import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import typer
 
-from lungunet.errors import DataError, counted
+from lungunet.errors import DataError, LungUNetError, counted
 
 T = TypeVar("T")
 
@@ -17,23 +18,62 @@ class Result(Protocol):
     """What jobs yield for each of many items."""
 
     @property
-    def error(self) -> object:
+    def error(self) -> LungUNetError | str | None:
         """Why the item could not be used; None where it could."""
         ...
 
 
 R = TypeVar("R", bound=Result)
+_SHOWN_ALIKE = 3
+
+
+class _Alike:
+    """Lines that differ in whom they are about alone: the first few are shown, the rest counted."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def show(self, text: str, *, kind: str = "") -> None:
+        """Print ``WHERE: MESSAGE`` on stderr, or count it; ``kind`` stands before it."""
+        alike = kind, text.partition(": ")[2] or text
+        self._counts[alike] += 1
+        if self._counts[alike] <= _SHOWN_ALIKE:
+            warn(f"lungunet: {kind}{text}")
+
+    def close(self) -> None:
+        """Say of how many more the same is true, and forget them."""
+        for (kind, message), count in self._counts.items():
+            if count > _SHOWN_ALIKE:
+                warn(f"lungunet: {kind}{count - _SHOWN_ALIKE} more, all alike: {message}")
+        self._counts.clear()
+
+
+_warned = _Alike()
+
+
+def show_warning(text: str) -> None:
+    """Print a warning on stderr; of many that are alike the first few."""
+    _warned.show(text)
+
+
+def close_warnings() -> None:
+    """Say how many more warnings were like those that were shown."""
+    _warned.close()
 
 
 def going_on(results: Iterable[R], failed: list[str]) -> Iterator[R]:
     """Yield the results of a job; name what it skipped on stderr, and add that to ``failed``."""
     from lungunet.cli.wording import in_options
 
-    for result in results:
-        if result.error is not None:
-            failed.append(str(result.error))
-            warn(f"lungunet: skipped {in_options(str(result.error))}")
-        yield result
+    skipped = _Alike()
+    try:
+        for result in results:
+            if result.error is not None:
+                failed.append(str(result.error))
+                skipped.show(in_options(failed[-1]), kind="skipped ")
+            yield result
+    finally:
+        skipped.close()
 
 
 def refuse_skipped(failed: int, total: int, noun: str) -> None:

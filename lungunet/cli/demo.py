@@ -24,7 +24,7 @@ def demo(
     ] = Path("demo"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Make chest-CT phantoms, split, train, evaluate and predict: one to two minutes on two cores.
+    """Make CT phantoms, split, train, evaluate, predict: a minute or two on two quiet cores.
 
     Example: `lungunet demo --out demo`
     """

@@ -280,9 +280,9 @@ def _say_new_length(before: "RunConfig", now: "RunConfig", *, done: int) -> None
     fine = 1000  # steps per epoch, so that warm-up in fractions of an epoch counts
     lr_old, lr_new = (c.learning_rate(done * fine, steps_per_epoch=fine) for c in (before, now))
     console.say(
-        f"{before.epochs} -> {now.epochs} epochs: from epoch {done + 1} on the learning rate is "
-        f"that of a run of {now.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and falls to 0 "
-        f"at epoch {now.epochs}."
+        f"{before.epochs} -> {counted(now.epochs, 'epoch')}: from epoch {done + 1} on the learning "
+        f"rate is that of a run of {now.epochs}. It steps from {lr_old:.1e} to {lr_new:.1e} and "
+        f"falls to 0 at epoch {now.epochs}."
     )
 
 
@@ -302,7 +302,7 @@ def _train(
     results: list[EpochResult] = []
     heading = (
         f"{config.network}, {config.size}x{config.size}, batch {config.batch_size}, "
-        f"{config.epochs} epochs -> {out}\n"
+        f"{counted(config.epochs, 'epoch')} -> {out}\n"
     )
     tell, close = _tracker(log, config, out, resume=resume) if shows else (None, None)
     with StopSignal() as stop:
@@ -378,8 +378,7 @@ def _say_end(
         console.say(f"\nbest {scores} in epoch {best.epoch}, pooled, at {size}")
     else:
         console.say("\nno epoch of these beats the best one before them, which stays in best/")
-    done = len(results)
-    console.say(f"{done} epoch{'s' if done > 1 else ''} in {console.minutes(seconds)}")
+    console.say(f"{counted(len(results), 'epoch')} in {console.minutes(seconds)}")
     console.say(f"model:  {out / 'best'}")
     console.say(f"report: {report}")
     console.say(f"curves: {shlex.join(['tensorboard', '--logdir', str(out)])}")
@@ -402,7 +401,8 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool, as_json: bo
     from lungunet import FoldResult, cross_validate
 
     start = time.perf_counter()
-    console.say(f"{config.network}, {config.size}x{config.size}, {config.epochs} epochs -> {out}\n")
+    length = counted(config.epochs, "epoch")
+    console.say(f"{config.network}, {config.size}x{config.size}, {length} -> {out}\n")
     folds: list[FoldResult] = []
     first = True
     for result in cross_validate(config, out, overwrite=overwrite, progress=console.progress_bar):

@@ -43,6 +43,7 @@ _OTHERS = {
 }
 _HEAD = 4096  # bytes that tell what a file is
 _DTYPE_OF_MODE = {"L": "uint8", "1": "uint8", "P": "uint8", "I;16": "uint16"}
+_LARGEST_LABEL = 2**31 - 1
 _EXIF_BY, _EXIF_ORIENTATION = 2**17, 274  # segments before the pixels of a JPEG; the tag
 
 
@@ -119,22 +120,32 @@ def read_mask(path: str | Path) -> np.ndarray:
     Returns
     -------
     (H, W) of an integer dtype
-        The stored values; a 1-bit file gives 0 and 255.
+        The stored values; a 1-bit file gives 0 and 255, floats that are whole numbers int32.
 
     Raises
     ------
     LabelError
         When the colour channels differ.
     DataError
-        When the file is missing, empty, damaged, or holds floats.
+        When the file is missing, empty, damaged, or holds fractions.
     """
     path = Path(path)
     mask = _one_channel(_decode_bytes(_content(path), path), path, LabelError)
-    if not np.issubdtype(mask.dtype, np.integer):
-        raise DataError(
-            f"dtype {mask.dtype}, labels are integers. Convert it to 8 bits.", where=path
-        )
-    return mask
+    return mask if np.issubdtype(mask.dtype, np.integer) else _whole_numbers(mask, path)
+
+
+def _whole_numbers(mask: np.ndarray, path: Path) -> np.ndarray:
+    """Return as integers what a program wrote as floats; refuse what is between them."""
+    between = ~np.isfinite(mask) | (mask != np.floor(mask)) | (np.abs(mask) > _LARGEST_LABEL)
+    if not between.any():
+        return mask.astype(np.int32)
+    row, column = np.argwhere(between)[0]
+    raise DataError(
+        f"mask value {mask[row, column]:g} ({counted(int(between.sum()), 'pixel')}, first at row "
+        f"{row}, column {column}) is no whole number, labels are. Write probabilities as masks "
+        "first: (p >= 0.5) * 255, in 8 bits.",
+        where=path,
+    )
 
 
 def read_header(path: str | Path) -> Header:

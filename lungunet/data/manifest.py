@@ -391,7 +391,16 @@ def _locate(text: str, folder: Path) -> Path | None:
             candidate = base / name
             try:
                 if candidate.is_file():
-                    return candidate
+                    return _shortened(candidate) if ".." in candidate.parts else candidate
             except OSError:  # a name that is too long
                 return None
     return None
+
+
+def _shortened(path: Path) -> Path:
+    """Return a path without the folders that it enters and leaves, unless a link is among them."""
+    short = Path(os.path.normpath(path))
+    try:
+        return short if short.samefile(path) else path
+    except OSError:
+        return path

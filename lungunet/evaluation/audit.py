@@ -41,6 +41,7 @@ from lungunet.progress import Progress, map_in_threads, silent
 
 _SEVERITIES = ("error", "warning", "note")
 _OUTPUTS = ("audit.json", "findings.csv", "ranking.csv", "pictures")
+_DOUBTFUL = 0.005  # lower scores round to 0.00
 _ROWS = 5  # pairs on a sheet
 _PANEL = 400  # px
 _CAPTION = 22  # px
@@ -105,6 +106,11 @@ class Audit:
         """Return how many findings are an error, a warning or a note."""
         return sum(finding.severity == severity for finding in self.findings)
 
+    @property
+    def doubtful(self) -> list[Suspect]:
+        """The pairs of the ranking with a score that is not 0.00."""
+        return [suspect for suspect in self.ranking if suspect.score >= _DOUBTFUL]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
@@ -124,7 +130,7 @@ class Audit:
 
         Parameters
         ----------
-        pictures : how many; those of an earlier audit are removed
+        pictures : how many at most, of :attr:`doubtful` ones; those of an earlier audit are removed
         """
         folder = Path(folder)
         write_json(folder / "audit.json", self.to_dict())
@@ -137,7 +143,7 @@ class Audit:
     def _draw(self, folder: Path, count: int) -> None:
         for old in chain(folder.glob("worst-*.png"), folder.glob("sheet-*.png")):
             old.unlink()
-        drawable = [suspect for suspect in self.ranking if suspect.kind != "unreadable"][:count]
+        drawable = [s for s in self.doubtful if s.kind != "unreadable"][:count]
         rows = []
         for rank, suspect in enumerate(drawable, start=1):
             words = f"{rank}  {suspect.pair.name}  {suspect.list}  {suspect.score:.3f}  "

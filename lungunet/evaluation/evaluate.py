@@ -12,6 +12,7 @@ from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
+from lungunet.data.hu import can_hold_hu
 from lungunet.data.manifest import Pair
 from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
@@ -81,6 +82,7 @@ def evaluate(
     owners = patients or {}
     cases: list[CaseScore] = []
     rules = _baselines(predictor) if baselines else {}
+    left_out: dict[str, list[str]] = {}
     scored: dict[str, list[CaseScore]] = {name: [] for name in rules}
     remarks: list[str] = []
     predictions = predictor.predict_files([pair.image for pair in pairs])
@@ -111,8 +113,12 @@ def evaluate(
             try:
                 scored[name].append(score(lung, rules[name](image)))
             except DataError as err:  # one that does not cover every slice is left out
-                remarks.append(f"no {name} baseline: {err}")
+                why = f"{pair.name}: {err.message}"
+                if not can_hold_hu(image.dtype):
+                    why = f"slices of {image.dtype} hold no HU, and it takes them to tell lung."
+                left_out.setdefault(why, []).append(name)
                 del scored[name]
+    remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 

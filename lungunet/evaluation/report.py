@@ -13,7 +13,8 @@ import math
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -45,6 +46,7 @@ _FINDINGS_LISTED, _RANKS_LISTED = 50, 20
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PICTURE = re.compile(r"(worst|best)-(\d+)_(.+)", re.DOTALL)
+_AUDITED = re.compile(r"worst-\d+-(.+)", re.DOTALL)
 _ALWAYS = (
     *("patients", "pooled", "pooled_interval", "per_case", "per_patient"),
     *("dice_by_rule", "baselines", "remarks", "cases"),
@@ -141,7 +143,12 @@ def _render(files: _RunFiles, *, scores_of: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "quote": shlex.quote, "repr": repr}
+    environment.filters |= {
+        "number": _number,
+        "quote": shlex.quote,
+        "repr": repr,
+        "address": urllib.parse.quote,
+    }
     best = _best_epoch(files)
     return environment.get_template(REPORT).render(
         files=files,
@@ -154,7 +161,7 @@ def _render(files: _RunFiles, *, scores_of: str | None = None) -> str:
         curves=_curves(files, best),
         names={"loss": "Loss", **{name: each.heading for name, each in SLICES.metrics.items()}},
         evaluations=files.evaluations,
-        audit=_shown_audit(files.audit),
+        audit=_shown_audit(files.audit, files.path / "audit" / "pictures"),
         version=__version__,
     )
 
@@ -199,6 +206,8 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
         else None,
         "Labels": ", ".join(f"{value} = {name}" for name, value in labels),
         "Epochs": epochs and f"{epochs} of {config.get('epochs')}; best: {best or 'none'}",
+        "Started": environment.get("started"),
+        "Duration": _duration(files.history),
         "Seed": str(config.get("seed", "")),
         "Settings": ", ".join(
             f"{label} {_WORDS.get(str(config[name]), config[name])}"
@@ -216,6 +225,19 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
         "SHA-256 of the weights": about.get("weights_sha256"),
     }
     return [(label, str(text)) for label, text in facts.items() if text]
+
+
+def _duration(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say how long the epochs took, train and val together."""
+    seconds = sum(row["seconds"] for row in history if not math.isnan(row["seconds"]))
+    if not seconds:
+        return None
+    shown = f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds:.0f} s"
+    return f"{shown} in the epochs, about {seconds / len(_epochs(history)):.1f} s each"
+
+
+def _epochs(history: Sequence[Mapping[str, Any]]) -> set[int]:
+    return {row["epoch"] for row in history}
 
 
 def _window(contract: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -297,7 +319,7 @@ def _dots(scores: Mapping[str, Any]) -> DotChart | None:
     )
 
 
-def _shown_audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _shown_audit(audit: Mapping[str, Any] | None, pictures: Path) -> dict[str, Any] | None:
     if audit is None:
         return None
     findings = audit.get("findings") or []
@@ -308,6 +330,11 @@ def _shown_audit(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "findings": findings[:_FINDINGS_LISTED],
         "more_findings": len(findings) - _FINDINGS_LISTED,
         "ranking": ranking[:_RANKS_LISTED],
+        "pictures": {
+            found[1]: file.name
+            for file in sorted(pictures.glob("worst-*.png"))
+            if (found := _AUDITED.fullmatch(file.stem))
+        },
         "more_ranking": len(ranking) - _RANKS_LISTED,
     }
 

@@ -356,7 +356,7 @@ _WORDS: dict[str, tuple[DoubtKind, str]] = {
 
 def _reason(name: str, share: float, allowed: float, weight: float, *, by: str = "") -> _Reason:
     kind, text = _WORDS[name]
-    words = text.format(f"{share:.1%}", by)
+    words = text.format(f"{min(share, 1):.1%}", by)  # where masks meet nowhere, both count
     return _Reason(name, weight * max(0.0, share - allowed), kind, words)
 
 

@@ -1,5 +1,6 @@
 """What torch's errors mean to the user: no memory left, a GPU that does not work, a lost worker."""
 
+import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ _LOST_WORKER = (
     "Too many open files",
 )
 _IN_WORKER = "in DataLoader worker process"
+_LONG = 160  # letters of a foreign error that are shown, whole words
 _NO_GPU = ("CUDA", "CUBLAS", "cuDNN", "CUDNN", "NCCL")
 
 
@@ -100,4 +102,5 @@ def first_line(err: Exception) -> str:
     lines = str(err).strip().splitlines()
     if lines and _IN_WORKER in lines[0]:  # the error itself stands at the end of a traceback
         lines = lines[-1:]
-    return next(iter(lines), type(err).__name__)[:120].rstrip(".")
+    line = next(iter(lines), type(err).__name__)
+    return textwrap.shorten(line.rstrip("."), _LONG, placeholder=" [...]")

@@ -4,9 +4,11 @@ Knows nothing of slices, training or the model folder. smp is imported inside th
 need it: it takes about 2 s.
 """
 
+import logging
 import os
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +292,7 @@ def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
         if tag != "imagenet" and not encoder.endswith(f".{tag}"):
             encoder = f"{encoder}.{tag}"
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _muted("huggingface_hub"):
             # DPT of an encoder without class token: it does what the warning advises by itself.
             warnings.filterwarnings("ignore", message="Encoder does not have prefix tokens")
             model: nn.Module = smp_class(network.name)(
@@ -308,6 +310,18 @@ def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
     # A folder saved from this model must not make smp.from_pretrained download what it overwrites.
     model.config.update(encoder_name=network.encoder, encoder_weights=None)  # type: ignore[operator, union-attr]
     return model
+
+
+@contextmanager
+def _muted(name: str) -> Iterator[None]:
+    """Keep a logger from telling of each failed try; the error says it once, and what to do."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _explained(err: Exception, network: Architecture, tag: str | None) -> Exception:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -96,8 +97,15 @@ class RunFolder:
 
     def _remove(self, *patterns: str) -> None:
         for pattern in patterns:
-            for file in self.path.glob(pattern):
+            for file in list(self.path.glob(pattern)):
                 file.unlink()
+                self._remove_empty(file.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove folders of the run that hold nothing any more, from the inside out."""
+        while folder != self.path and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
 
     def save_environment(self, device: torch.device, notes: Mapping[str, Any]) -> None:
         """Write environment.json: what the run is made with, so that it can be made again."""
@@ -112,6 +120,7 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "git_commit": _git_commit(),
             "command": sys.argv,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             **notes,
         }
         write_text(self.path / "environment.json", json_text(content, sort_keys=True))

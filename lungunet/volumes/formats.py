@@ -300,7 +300,7 @@ def _look_into(folder: Path, found: _Found) -> None:
     if deeper and not volumes and not slices and not archives:
         raise DataError(
             f"its scans lie deeper ({deeper[0]}). "
-            f"Say which are meant, as '{_like(deeper[0], folder)}'.",
+            f"Say which are meant, as '{_like(deeper, folder)}'.",
             where=folder,
         )
     found.deeper += [(folder, file) for file in deeper]
@@ -348,9 +348,10 @@ def _warn_of_deeper(found: _Found) -> None:
     ]
     if left_out:
         source, path = left_out[0]
+        beside = [other for place, other in left_out if place == source]
         warnings.warn(
             f"{source}: {counted(len(left_out), 'volume file')} deeper in it left out ({path}). "
-            f"To have them too, add '{_like(path, source)}'.",
+            f"To have them too, add '{_like(beside, source)}'.",
             LungUNetWarning,
             stacklevel=3,
         )
@@ -427,10 +428,13 @@ def _archives(files: Iterable[Path]) -> Iterator[Path]:
     )
 
 
-def _like(file: Path, folder: str | Path) -> Path:
-    """Return the pattern for files of this name in folders beside."""
-    depth = len(file.relative_to(folder).parts) - 1
-    return Path(folder, *["*"] * depth, file.name)
+def _like(files: Sequence[Path], folder: str | Path) -> Path:
+    """Return the pattern for files like the first: of its name where others have it, else ending."""
+    first = files[0]
+    depth = len(first.relative_to(folder).parts) - 1
+    alone = len(files) > 1 and sum(file.name == first.name for file in files) == 1
+    ending = first.name.removeprefix(volume_name(first))
+    return Path(folder, *["*"] * depth, f"*{ending}" if alone else first.name)
 
 
 def _is_named(path: Path) -> bool:

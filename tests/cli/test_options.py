@@ -43,3 +43,33 @@ def test_what_is_skipped_is_named_at_once_and_the_loop_goes_on(capsys) -> None:
     assert [item.name for item in console.going_on(results(), failed)] == ["a", "b", "c"]
     assert said == ["lungunet: skipped b.tif: the file is empty. Copy it again.\n"]
     assert failed == ["b.tif: the file is empty. Copy it again."]
+
+
+def test_what_is_alike_is_said_thrice_and_counted(capsys) -> None:
+    empty = [Item(f"{n}", DataError("the file is empty.", where=f"{n}.tif")) for n in range(70)]
+    other = Item("x", DataError("no such file.", where="x.tif"))
+    failed: list[str] = []
+    assert len(list(console.going_on([*empty, other], failed))) == len(failed) == 71
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"lungunet: skipped {n}.tif: the file is empty." for n in range(3)),
+        "lungunet: skipped x.tif: no such file.",
+        "lungunet: skipped 67 more, all alike: the file is empty.",
+    ]
+
+
+def test_warnings_that_are_alike_are_counted_too(capsys) -> None:
+    for n in range(5):
+        console.show_warning(f"scan-{n}: values are no HU.")
+    console.show_warning("alone")
+    console.close_warnings()
+    console.close_warnings()  # nothing is said twice
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"lungunet: scan-{n}: values are no HU." for n in range(3)),
+        "lungunet: alone",
+        "lungunet: 2 more, all alike: values are no HU.",
+    ]
+
+
+def test_help_shows_no_type_where_no_value_is_taken(run_cli) -> None:
+    for words in (("--help",), ("train", "--help"), ("predict", "--help")):
+        assert "<bool>" not in run_cli(*words).out

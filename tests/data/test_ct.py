@@ -351,10 +351,20 @@ class TestRefusals:
         assert read_header(path) == Header(*SHAPE, dtype)
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    def test_a_mask_of_floats(self, tmp_path, dtype):
-        path = _tifffile(tmp_path, np.ones(SHAPE, dtype))
-        with pytest.raises(DataError, match=f"dtype {dtype}, labels are integers. Convert it to"):
-            read_mask(path)
+    def test_a_mask_of_floats_that_are_whole_numbers(self, tmp_path, dtype):
+        values = np.zeros(SHAPE, dtype)
+        values[3, 4] = 255
+        mask = read_mask(_tifffile(tmp_path, values))
+        assert mask.dtype == np.int32
+        np.testing.assert_array_equal(mask, values)
+
+    @pytest.mark.parametrize("value", [0.5, np.nan, np.inf, 1e12])
+    def test_a_mask_of_fractions(self, tmp_path, value):
+        values = np.ones(SHAPE, "float64")
+        values[3, 4] = value
+        expected = r"mask value \S+ \(1 pixel, first at row 3, column 4\) is no whole number"
+        with pytest.raises(DataError, match=expected):
+            read_mask(_tifffile(tmp_path, values))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_nan_and_inf(self, tmp_path, value):

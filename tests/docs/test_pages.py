@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
 RUNNABLE = [
     page
-    for page in (ROOT / "README.md", *PAGES)
+    for page in (ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "AGENTS.md", *PAGES)
     if any(block.kind in ("python", "sh") for block in read_blocks(page))
 ]
 

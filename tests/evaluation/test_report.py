@@ -87,6 +87,7 @@ def folder(tmp_path: Path) -> Path:
         {
             "command": ["/home/me/bin/lungunet", "train", "my data"],
             "device": "cpu",
+            "started": "2026-01-02T03:04:05+01:00",
             "threads": 2,
             "git_commit": "c0ffee",
             "manifests": {"train": digest, "val": "b" * 64},
@@ -672,3 +673,17 @@ class TestBrowser:
         page.write_text("<script>nothing.at.all()</script>")
         _, said = self.browse(page, "--dump-dom")
         assert any("nothing is not defined" in line for line in said)
+
+
+def test_says_when_the_run_began_and_how_long_it_took(folder: Path) -> None:
+    text = lungunet.write_report(folder).read_text(encoding="utf-8")
+    assert "2026-01-02T03:04:05+01:00" in text
+    assert re.search(r"\d+ s in the epochs, about [\d.]+ s each", text)
+
+
+def test_names_in_the_audit_lead_to_its_pictures(folder: Path) -> None:
+    pictures = folder / "audit" / "pictures"
+    pictures.mkdir()
+    (pictures / "worst-001-odd.png").touch()
+    text = lungunet.write_report(folder).read_text(encoding="utf-8")
+    assert '<a href="audit/pictures/worst-001-odd.png">odd</a>' in text

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lungunet.errors import ConfigError, LabelError
-from lungunet.models.torch_errors import explained
+from lungunet.models.torch_errors import explained, first_line
 
 NO_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
@@ -92,3 +92,11 @@ def test_all_others_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
         explain(error)
     assert raised.value is error
+
+
+def test_a_long_error_ends_with_a_whole_word() -> None:
+    said = first_line(RuntimeError("expected input to have 3 channels, but got " + "word " * 80))
+    assert len(said) < 170
+    assert said.endswith(" word [...]")
+    assert first_line(RuntimeError("short.")) == "short"
+    assert first_line(MemoryError()) == "MemoryError"

@@ -272,12 +272,13 @@ class TestHub:
             build_unet(encoder, weights="imagenet")
 
     @pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])
-    def test_no_network(self, tmp_path, monkeypatch, encoder):
+    def test_no_network(self, tmp_path, monkeypatch, caplog, encoder):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr(time, "sleep", lambda _: None)  # huggingface_hub tries for 20 s
         with pytest.raises(WeightsUnavailableError, match=f"{encoder}: the weights 'imagenet'"):
             build_unet(encoder, weights="imagenet")
+        assert not caplog.records  # one for each of twelve tries
 
     def test_a_broken_cache_is_not_called_unreachable(self, native, tmp_path):
         for file in tmp_path.rglob("a1"):

@@ -125,7 +125,7 @@ class TestSlices:
 
     def test_evaluate_scores_no_part_of_a_list(self, check, kind: str) -> None:
         write, message = SLICES[kind]
-        err = f"lungunet: W/data/../{SLICE}: {message}\n"
+        err = f"lungunet: W/{SLICE}: {message}\n"
         args = "evaluate threshold W/data --split train --out W/scores"
         check(Row(args, err, lambda w: write(w / SLICE)))
 
@@ -138,9 +138,10 @@ MASKS = {
     **BY_HEADER,
     "truncated": (half, UNREADABLE),
     "coloured": (as_png(coloured()), COLOURED),
-    "of floats": (
-        as_tiff(one_pixel(1, "float32")),
-        "dtype float32, labels are integers. Convert it to 8 bits.",
+    "of fractions": (
+        as_tiff(one_pixel(0.5, "float32")),
+        "mask value 0.5 (1 pixel, first at row 3, column 4) is no whole number, labels are. Write "
+        "probabilities as masks first: (p >= 0.5) * 255, in 8 bits.",
     ),
     "value 7": (
         as_png(one_pixel(7, "uint8")),
@@ -166,7 +167,7 @@ class TestMasks:
 
     def test_train_and_evaluate(self, check, run_cli, world: Path, kind: str) -> None:
         write, message = MASKS[kind]
-        err = f"lungunet: W/data/../{MASK}: {message}\n"
+        err = f"lungunet: W/{MASK}: {message}\n"
         args = "train W/data --out W/run --size 32 --batch-size 2 --workers 0"
         check(Row(args, err, lambda w: write(w / MASK)))
         check(Row("evaluate threshold W/data --split train --out W/scores", err))

@@ -59,12 +59,12 @@ LINES = {
     ),
     "a line twice": (
         lambda b: b + b.splitlines(keepends=True)[0],
-        "W/data/train.txt, line 7: W/data/../images/patient-000_slice-00.tif stands in line 1 "
+        "W/data/train.txt, line 7: W/images/patient-000_slice-00.tif stands in line 1 "
         "already. Remove one of the lines.",
     ),
     "a line twice, spelt otherwise": (
         lambda b: b + b.splitlines(keepends=True)[0].replace(b"/", b"\\"),
-        "W/data/train.txt, line 7: W/data/../images/patient-000_slice-00.tif stands in line 1 "
+        "W/data/train.txt, line 7: W/images/patient-000_slice-00.tif stands in line 1 "
         "already. Remove one of the lines.",
     ),
     "empty": (

@@ -81,7 +81,7 @@ def settings(text: str):
         ),
         (
             settings('data = "W/data"\nlabels = "0,1"'),
-            "W/data/../masks/patient-000_slice-00.png: mask value 255 (572 pixels, first at row 9, "
+            "W/masks/patient-000_slice-00.png: mask value 255 (572 pixels, first at row 9, "
             "column 16) is not one of 0 (background), 1 (lung). Pass a codec that maps it "
             "(--labels 0,255), or fix the file.",
         ),

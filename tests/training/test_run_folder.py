@@ -6,6 +6,7 @@ import pytest
 
 import lungunet
 from lungunet import ConfigError, RunConfig, TrainConfig, count_epochs, next_run_folder
+from lungunet.training.run_folder import RunFolder
 
 
 class TestNextRunFolder:
@@ -95,3 +96,13 @@ class TestOnEpoch:
         told: list[lungunet.EpochResult] = []
         trainer = lungunet.Trainer(model, config, out=tmp_path / "b")
         assert trainer.fit(train, val, on_epoch=told.append) == told
+
+
+def test_no_empty_folders_stay_where_scores_were(own_run: Path) -> None:
+    pictures = own_run / "evaluation" / "test" / "pictures"
+    pictures.mkdir(parents=True)
+    (pictures / "worst-01_a.png").touch()
+    (pictures.parent / "scores.json").touch()
+    RunFolder(own_run).start(overwrite=True)
+    assert not (own_run / "evaluation").exists()
+    assert own_run.is_dir()

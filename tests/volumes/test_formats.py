@@ -125,6 +125,12 @@ class TestFinding:
         )
         assert found(tree, "deep/*/ct.nii.gz") == ["deep/p1/ct.nii.gz", "deep/p2/ct.nii.gz"]
 
+    def test_files_of_many_names_are_asked_for_by_their_ending(self, tree):
+        (tree / "deep/p1/ct.nii.gz").rename(tree / "deep/p1/id001-msk.nii.gz")
+        with pytest.raises(DataError) as caught:
+            find_volumes([tree / "deep"])
+        assert str(caught.value).endswith(f"as '{tree / 'deep'}/*/*.nii.gz'.")
+
     def test_files_that_lie_deeper_than_others_are_left_out_aloud(self, tree):
         with pytest.warns(LungUNetWarning, match=r"1 volume file deeper in it left out .*/\*/\*/a"):
             assert found(tree, "both") == ["both/a.nrrd"]
