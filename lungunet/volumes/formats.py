@@ -429,7 +429,7 @@ def _archives(files: Iterable[Path]) -> Iterator[Path]:
 
 
 def _like(files: Sequence[Path], folder: str | Path) -> Path:
-    """Return the pattern of files like the first: of its name if others have it, else its end."""
+    """Return the pattern for files like the first: by name where that recurs, else by ending."""
     first = files[0]
     depth = len(first.relative_to(folder).parts) - 1
     alone = len(files) > 1 and sum(file.name == first.name for file in files) == 1
