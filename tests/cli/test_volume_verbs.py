@@ -154,6 +154,7 @@ class TestPredict:
         assert "lungunet: 1 of 2 scans skipped. Mend or remove them." in done.err
         assert sorted(path.name for path in out.iterdir()) == [
             "c.mha",
+            "errors.csv",
             "labels.txt",
             "measurements.csv",
             "predicted.jsonl",
