@@ -15,7 +15,7 @@ import lungunet
 NAME = "patient-000_slice-00"
 SLICE, MASK = f"images/{NAME}.tif", f"masks/{NAME}.png"
 OTHERS = [f"patient-00{p}_slice-0{s}" for p in range(4) for s in range(3) if (p, s) != (0, 0)]
-TABLES = ("out/measurements.csv", "out/predicted.jsonl", "out/triage.csv")
+TABLES = ("out/errors.csv", "out/measurements.csv", "out/predicted.jsonl", "out/triage.csv")
 WRITTEN = ("out", *(f"out/{name}.png" for name in OTHERS), *TABLES)
 
 UNREADABLE = (

@@ -61,8 +61,8 @@ def contract(**changes: object):
     [
         (
             lambda w: shutil.rmtree(w / "run"),
-            "W/run: no such folder. Give a run folder, a model folder, an .onnx file, or a word: "
-            "lungs (built in) or threshold.",
+            "W/run: no such folder. Give a run folder, a model folder, an .onnx file, a model of "
+            "the hub (hf://OWNER/NAME@REVISION), or a word: lungs (built in) or threshold.",
         ),
         (
             file("best/lungunet.json", None),

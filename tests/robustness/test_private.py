@@ -98,6 +98,8 @@ def test_no_verb_reaches_for_the_network(world: Path, run: Path) -> None:
         ["train", data, "--out", world / "run", *quick],
         ["evaluate", world / "run", data],
         ["predict", world / "run", images, "--out", world / "out", "--overlay"],
+        ["predict", world / "run", images, "--out", world / "parts", "--part", "1/1"],
+        ["merge", world / "parts"],
         ["measure", images, masks, "--out", world / "measures.csv"],
         ["review", "--compare", *logs],  # the server itself: tests/reviewing
         ["report", world / "run"],
