@@ -12,9 +12,9 @@ from torch import nn
 
 from lungunet.errors import ConfigError, ModelError, WeightsUnavailableError
 from lungunet.models.encoders import _closest, _count_parameters, is_cached, list_encoders
+from lungunet.models.hub import is_unreachable
 from lungunet.models.unet import (
     Architecture,
-    _is_unreachable,
     architecture_of,
     build_from,
     build_unet,
@@ -298,7 +298,7 @@ class TestHub:
         ],
     )
     def test_what_is_unreachable(self, error, unreachable):
-        assert _is_unreachable(error) is unreachable
+        assert is_unreachable(error) is unreachable
 
 
 def state_of(module):
