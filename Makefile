@@ -42,6 +42,7 @@ clean:
 	rm -rf .venv .venv-oldest .venv-3.* build dist demo
 
 .venv/installed: pyproject.toml
+	@echo "installing into .venv: PyTorch comes along, some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@

@@ -29,7 +29,7 @@ LabelThreshold = Annotated[
 Names = Annotated[
     str | None,
     typer.Option(
-        help="How masks are called beside their images: *=*_mask where a.tif has a_mask.png. "
+        help="How masks are called beside their images: `*=*_mask` where a.tif has a_mask.png. "
         "Default: alike, or by a usual ending, which is said."
     ),
 ]

@@ -278,7 +278,9 @@ def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as err:
-        raise DataError("no such file. Check the path or the manifest.", where=path) from err
+        raise DataError(
+            "no such file. Check the path, or the list that names it.", where=path
+        ) from err
     except OSError as err:
         raise DataError(f"cannot be read ({err.strerror}). Check the path.", where=path) from err
     if not content:

@@ -75,7 +75,7 @@ def find_images(folder: str | Path, *, but: Path | None = None) -> list[Path]:
     if not found:
         scan = next((path for path in files if path.name.lower().endswith(_OF_SCANS)), None)
         fix = (
-            "Check the path."
+            "It holds no scans either (NIfTI, NRRD, MHA, DICOM). Check the path."
             if scan is None
             else f"It holds scans ({scan.name}): 'lungunet slices' cuts slices from them."
         )

@@ -14,7 +14,7 @@ from lungunet.errors import ConfigError
 
 _OF_MASKS = (
     *("mask", "masks", "seg", "segmentation", "label", "labels", "labelmap"),
-    *("lung", "lungs", "lungmask", "lung_mask", "gt"),
+    *("lung", "lungs", "lungmask", "lung_mask", "gt", "truth"),
 )
 _OF_IMAGES = ("", "_0000", "_image", "_img", "_ct", "-image", "-img", "-ct")
 _BEFORE_IMAGES = ("", "image_", "img_", "ct_", "image-", "img-", "image", "img")

@@ -142,7 +142,8 @@ def find_volume_pairs(
         raise DataError(
             f"{scans} and {masks} do not pair up, "
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
-            "Rename or remove them; nothing was written."
+            "Say how masks are called beside their scans, as names='*=*_mask', or rename or remove "
+            "them; nothing was written."
         )
     return dict(sorted(pairs.items()))
 

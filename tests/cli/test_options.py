@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import typer
 
 import lungunet
 from lungunet.cli import console
+from lungunet.cli.app import app
 from lungunet.cli.options import parse_codec, parse_labels
 from lungunet.errors import ConfigError, DataError
+
+VERBS = typer.main.get_command(app).commands
 
 
 class TestLabels:
@@ -73,3 +77,12 @@ def test_warnings_that_are_alike_are_counted_too(capsys) -> None:
 def test_help_shows_no_type_where_no_value_is_taken(run_cli) -> None:
     for words in (("--help",), ("train", "--help"), ("predict", "--help")):
         assert "<bool>" not in run_cli(*words).out
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_help_keeps_its_stars(run_cli, verb: str) -> None:
+    """Markdown takes two of them on a line for emphasis."""
+    params = VERBS[verb].params
+    written = "".join(param.help or "" for param in params if hasattr(param, "help"))
+    required = sum(param.required for param in params)  # each is marked with one
+    assert run_cli(verb, "--help").out.count("*") >= written.count("*") + required

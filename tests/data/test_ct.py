@@ -278,7 +278,7 @@ DAMAGED = "not a readable image: damaged, truncated, or not one of .png, .tif, .
 class TestRefusals:
     @pytest.mark.parametrize("read", [read_image, read_mask, read_header])
     def test_missing_empty_folder_text(self, tmp_path, read):
-        with pytest.raises(DataError, match=r"a\.png: no such file\. Check the path or the manif"):
+        with pytest.raises(DataError, match=r"a\.png: no such file\. Check the path, or the list"):
             read(tmp_path / "a.png")
         (tmp_path / "a.png").touch()
         with pytest.raises(DataError, match=r"a\.png: the file is empty\. Copy or export it ag"):

@@ -229,7 +229,7 @@ class TestNoFile:
 
     def test_predict_names_a_file_that_is_not_there(self, check, harm) -> None:
         listed = f"../{SLICE}\n../images/{OTHERS[0]}.tif\n"
-        reason = "no such file. Check the path or the manifest."
+        reason = "no such file. Check the path, or the list that names it."
         if harm is a_folder:
             reason = "cannot be read (Is a directory). Check the path."
 
