@@ -23,7 +23,6 @@ from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
 from lungunet.evaluation.scorecard import box_of_either as box_of
 from lungunet.evaluation.trained_on import sliced_from
-from lungunet.inference.doubt import load_opinion
 from lungunet.inference.measure import encode_scan, guess_codec
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.scans import predict_volume
@@ -288,7 +287,7 @@ def _segment_with(predictor: Predictor, scoring: ScanScoring, progress: Progress
 def _baselines(source: _Source, scoring: ScanScoring, progress: Progress) -> dict[str, _Source]:
     words = [word for word in ("threshold", "lungs") if word != source.word]
     return {
-        word: _segment_with(load_opinion(word), scoring, progress)
+        word: _segment_with(Predictor.load(word, device="cpu"), scoring, progress)
         for word in words
         if scoring.baselines
     }

@@ -167,6 +167,7 @@ class Predictor:
             loaded._address = hub_address(model)
             # A Path is never a word.
             name = model if isinstance(model, str) else str(model.absolute())
+            name = loaded._address or name  # for all processes the same commit
             loaded.loading = Loading(name, precision, loaded.tta)
         if saved is not None:
             from lungunet.models.folder import weights_hash

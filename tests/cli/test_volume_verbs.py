@@ -13,7 +13,7 @@ from lungunet.data.ct import read_image
 from lungunet.data.manifest import read_manifest
 from lungunet.data.split import read_split
 from lungunet.errors import DataError
-from lungunet.inference import files
+from lungunet.inference import scan_files
 from lungunet.inference.sides import split_sides
 from lungunet.inference.threshold import segment_lungs
 from lungunet.models.builtin import BUILTIN
@@ -164,14 +164,14 @@ class TestPredict:
     def test_a_mask_that_cannot_be_written_fails_its_scan_alone(
         self, run_cli, scans, tmp_path, monkeypatch
     ):
-        real = files.write_segmentation
+        real = scan_files.write_segmentation
 
         def full(path, array, *, like, **options):
             if like.name == "c":
                 raise DataError(f"{path}: cannot be written (no space). Choose another place.")
             real(path, array, like=like, **options)
 
-        monkeypatch.setattr(files, "write_segmentation", full)
+        monkeypatch.setattr(scan_files, "write_segmentation", full)
         out = tmp_path / "out"
         done = run_cli("predict", "threshold", f"{scans}/*/*", scans, "--out", out)
         assert done.code == 1
@@ -215,7 +215,7 @@ class TestPredict:
 
     def test_interrupted(self, run_cli, scans, chest, tmp_path, monkeypatch):
         """What is done is whole, and in the tables."""
-        real, calls = files.predict_volume, []
+        real, calls = scan_files.predict_volume, []
 
         def once(*args, **options):
             calls.append(1)
@@ -223,7 +223,7 @@ class TestPredict:
                 raise KeyboardInterrupt
             return real(*args, **options)
 
-        monkeypatch.setattr(files, "predict_volume", once)
+        monkeypatch.setattr(scan_files, "predict_volume", once)
         out = tmp_path / "out"
         done = run_cli("predict", "threshold", f"{scans}/*/*", scans, "--out", out)
         assert done.code == 130

@@ -381,7 +381,7 @@ class TestModels:
 
     def test_baselines_where_they_are_asked_for(self, chest: Path, monkeypatch) -> None:
         rule = lungunet.Predictor.load("threshold")
-        monkeypatch.setattr("lungunet.evaluation.scans.load_opinion", lambda word: rule)
+        monkeypatch.setattr(lungunet.Predictor, "load", lambda word, **_: rule)
         scoring = ScanScoring(baselines=True)
         card = evaluate_scans(chest / "whole", chest / "scans", chest / "whole", scoring=scoring)
         assert set(card.baselines) == {"threshold", "lungs"}

@@ -9,14 +9,15 @@ import pytest
 
 import lungunet
 from lungunet import ConfigError, DataError, Predictor, Sharing, merge_parts
-from lungunet.inference import files
+from lungunet.inference import scan_files, slice_files
 from lungunet.inference.parts import Part, keys_of
 from lungunet.inference.record import FILE
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.volume import Volume, write_volume
 
-PREDICT = {"slices": files.predict_slices, "scans": files.predict_scans}
+HOME = {"slices": slice_files, "scans": scan_files}
+PREDICT = {"slices": lungunet.predict_slices, "scans": lungunet.predict_scans}
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ class TestMerge:
         one, out = tmp_path / "one", tmp_path / "out"
         run(kind, rule, items, one)
         with monkeypatch.context() as patch:  # both began before the other wrote
-            patch.setattr(files, "refuse_existing", lambda *_: None)
+            patch.setattr(HOME[kind], "refuse_existing", lambda *_: None)
             twins = [PREDICT[kind](rule, items, out, sharing=Sharing(part="1/1")) for _ in "ab"]
             next(twins[0]), next(twins[1]), next(twins[0])
             assert len(list(twins[1])) == 5

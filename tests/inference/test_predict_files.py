@@ -16,7 +16,7 @@ from lungunet import (
     predict_scans,
     predict_slices,
 )
-from lungunet.inference import files
+from lungunet.inference import scan_files, slice_files
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.volume import Volume, read_volume, write_volume
@@ -96,7 +96,7 @@ class TestSlices:
         assert sorted(names_in(tmp_path / "triage.csv")) == masks
 
     def test_an_error_costs_no_table(self, rule, phantoms, tmp_path: Path, monkeypatch) -> None:
-        real, written = files.write_mask, []
+        real, written = slice_files.write_mask, []
 
         def full(path, mask) -> None:
             if len(written) == 3:
@@ -104,7 +104,7 @@ class TestSlices:
             written.append(path.stem)
             real(path, mask)
 
-        monkeypatch.setattr(files, "write_mask", full)
+        monkeypatch.setattr(slice_files, "write_mask", full)
         with pytest.raises(lungunet.DataError, match="no space"):
             list(predict_slices(rule, [phantoms[0]], tmp_path))
         assert sorted(names_in(tmp_path / "measurements.csv")) == sorted(written)
@@ -189,7 +189,7 @@ class TestScans:
 
         results = predict_scans(rule, scans, tmp_path / "out")
         next(results)
-        monkeypatch.setattr(files, "read_volume", interrupted)
+        monkeypatch.setattr(scan_files, "read_volume", interrupted)
         with pytest.raises(KeyboardInterrupt, match=r"^1 of 3 scans done$"):
             next(results)
         assert names_in(tmp_path / "out" / "triage.csv") == ["a"]

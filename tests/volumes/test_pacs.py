@@ -20,7 +20,7 @@ from dicomweb_client.web import DICOMwebClient
 
 import lungunet
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, MissingExtraError
-from lungunet.inference import files
+from lungunet.inference import scan_files
 from lungunet.volumes import pacs
 from lungunet.volumes.scan import Remote, short_id
 from lungunet.volumes.temporary import private_folder
@@ -179,7 +179,7 @@ class TestOrthanc:
     def test_a_mask_that_could_not_be_stored_is_there(self, tmp_path):
         with orthanc.running_orthanc(tmp_path / "o") as (address, process):
             DICOMwebClient(address).store_instances(slices(AXIAL))
-            real = files.store
+            real = scan_files.store
 
             def dying(mask, remote, **options):
                 process.kill()
@@ -187,7 +187,7 @@ class TestOrthanc:
                 real(mask, remote, **options)
 
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(files, "store", dying)
+                patched.setattr(scan_files, "store", dying)
                 predictor = lungunet.Predictor.load("threshold")
                 options = {"write": lungunet.ScanFiles(store=True)}
                 (result,) = lungunet.predict_scans(
@@ -218,7 +218,7 @@ class TestOrthanc:
                 raise DataError("cannot be reached.", where=address)
 
             with m.context() as patched:
-                patched.setattr(files, "store", dead)
+                patched.setattr(scan_files, "store", dead)
                 failed = run_cli(*command)
             assert failed.code == 1
             assert "Send it again with --skip-existing" in failed.err

@@ -1,0 +1,350 @@
+"""Folders of slices through a model: masks and their tables.
+
+Owns what is written and where, and that what is finished is never lost. Prints nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
+from lungunet.data.files import refuse_existing, refuse_inputs
+from lungunet.data.hu import HuSurvey
+from lungunet.data.manifest import list_images
+from lungunet.data.overlay import draw_overlay
+from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.inference.crew import LostError, Sharing
+from lungunet.inference.jobs import (
+    ALONE,
+    as_list,
+    begin,
+    name_maps,
+    name_uncertainty,
+    note,
+    own,
+    part_of,
+    start_crew,
+)
+from lungunet.inference.measure import (
+    Measurement,
+    measure_slice,
+)
+from lungunet.inference.parts import keys_of, list_of
+from lungunet.inference.predictor import Prediction, Predictor, predict_some, warn_of
+from lungunet.inference.prefetch import map_ahead
+from lungunet.inference.quality import Plausibility, check_slice
+from lungunet.inference.record import Record, identify_source
+from lungunet.inference.scans import refuse_rule
+from lungunet.progress import Progress, silent
+
+_CHUNK = 64  # slices that a process takes at once, seconds of work
+_SHARES = 16  # of few slices, so that each process has some
+_BEHIND = 8  # slices that may wait to be written before the model waits too
+
+
+@dataclass(frozen=True)
+class SliceFiles:
+    """What :func:`predict_slices` writes besides masks and ``measurements.csv``.
+
+    Parameters
+    ----------
+    overlay : outlines, to the subfolder overlays
+    probabilities : float TIFFs, to the subfolder probabilities; one per class but background
+    triage : ``triage.csv``, which says which masks to look at first
+    uncertainty : float TIFFs of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
+    """
+
+    overlay: bool = False
+    probabilities: bool = False
+    triage: bool = True
+    uncertainty: bool = False
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """What became of one slice.
+
+    Parameters
+    ----------
+    path : the slice
+    mask : the file written; None where there is an error
+    measured : area and HU of the lung
+    checked : how far the mask can be trusted; None where no triage was asked for
+    error : why there is no mask; None where all went well
+    skipped : the mask was there, see ``skip_existing``
+    """
+
+    path: Path
+    mask: Path | None = None
+    measured: Measurement | None = None
+    checked: Plausibility | None = None
+    error: str | None = None
+    skipped: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tables call it: the file's name without its ending."""
+        return self.path.stem
+
+
+def predict_slices(
+    predictor: Predictor,
+    inputs: str | Path | Iterable[str | Path],
+    out: str | Path,
+    *,
+    write: SliceFiles = SliceFiles(),
+    batch_size: int = 8,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+    sharing: Sharing = ALONE,
+    progress: Progress = silent,
+) -> Generator[SliceResult, None, None]:
+    """Write one mask per slice; a file that cannot be read is named and skipped.
+
+    Masks are PNG at the size of the slice, with the codec's raw values (0 and 255), called like the
+    slice. Work is done as results are asked for. The tables are written when the loop ends, however
+    it ends, with every mask that was written.
+
+    Parameters
+    ----------
+    inputs : slices: one or more files, folders, globs or lists (.txt)
+    out : folder for the masks
+    write : what else is written
+    batch_size : slices at once
+    overwrite : replace what is there
+    skip_existing : go on where an earlier call with the same model ended, or add to what it made;
+        the tables are of all masks
+    sharing : how the job is divided, and among which processes; the predictor must then be one that
+        :meth:`Predictor.load` read from a path, or by a word
+    progress : counts slices
+
+    Yields
+    ------
+    SliceResult
+        In order, once its files are written; those that were there first.
+
+    Raises
+    ------
+    ConfigError
+        When output would replace what is read, what exists, or itself, or the job cannot be shared.
+    DataError
+        When an input is missing, or output cannot be written.
+    KeyboardInterrupt
+        On Ctrl-C; its text says how many masks are there, all of them whole.
+    """
+    if write.uncertainty:
+        refuse_rule(predictor)
+    out = Path(out)
+    inputs = as_list(inputs)
+    everything = _list_slices(inputs, out)
+    part = part_of(sharing)
+    files = own(everything, keys_of(everything, inputs), part)
+    names = predictor.codec.names
+    planned = [out / path for file in files for path in _slice_paths(file.stem, names, write)]
+    record = begin(out, predictor, {}, part=part, overwrite=overwrite, skip_existing=skip_existing)
+    planned += record.files
+    refuse_inputs(planned, everything)
+    refuse_existing(planned, overwrite or record.goes_on)
+    _refuse_others_masks(planned, files, out)
+    stems = [file.stem for file in files]
+    if part:
+        record.begin(list_of([file.stem for file in everything], own=stems))
+    job = _SliceJob(out, write, batch_size)
+    todo: list[Path] = []
+    try:
+        for file in files:
+            there = _look_up_slice(file, job, predictor, record)
+            if there is None:
+                todo.append(file)
+            else:
+                yield there
+        with closing(_do_slices(job, predictor, todo, sharing, record)) as results:
+            yield from progress(results, desc="predict", total=len(todo))
+    except KeyboardInterrupt:
+        done = f"{record.count(stems)} of {counted(len(files), 'mask')} in {out}"
+        raise KeyboardInterrupt(f"{done}, each of them whole") from None
+    finally:
+        record.write_tables(stems)
+        record.close()
+
+
+@dataclass(frozen=True)
+class _SliceJob:
+    """What is done with slices, in whatever process."""
+
+    out: Path
+    write: SliceFiles
+    batch_size: int
+
+    def __call__(
+        self, predictor: Predictor, paths: Sequence[Path]
+    ) -> tuple[list[SliceResult], HuSurvey]:
+        """Do some of many."""
+        judged = HuSurvey()
+        predictions = predict_some(predictor, paths, judged, batch_size=self.batch_size)
+        with closing(self.finish(predictor, predictions)) as results:
+            return list(results), judged
+
+    def finish(
+        self, predictor: Predictor, predictions: Iterable[Prediction], record: Record | None = None
+    ) -> Generator[SliceResult, None, None]:
+        """Write what belongs to each slice, in threads."""
+
+        def work(prediction: Prediction) -> SliceResult:
+            result = _write_slice(prediction, predictor, self.out, self.write)
+            return _keep_slice(result, record) if record else result
+
+        return map_ahead(work, predictions, depth=_BEHIND)
+
+
+def _keep_slice(result: SliceResult, record: Record) -> SliceResult:
+    source = identify_source(result.path)
+    if result.measured:
+        record.add(result.name, source, [result.measured], result.checked)
+        return result
+    note(record, result.name, result.path, source=source, error=str(result.error))
+    return result
+
+
+def _look_up_slice(
+    file: Path, job: _SliceJob, predictor: Predictor, record: Record
+) -> SliceResult | None:
+    """Return what there is of a slice without predicting it; None where nothing is."""
+    if not record.goes_on:
+        return None
+    source = identify_source(file)
+    paths = _slice_paths(file.stem, predictor.codec.names, job.write)
+    belongs = [job.out / path for path in paths]
+    try:
+        there = record.holds(file.stem, source, belongs)
+    except DataError as err:
+        note(record, file.stem, file, source=source, error=str(err))
+        return SliceResult(file, error=str(err))
+    return SliceResult(file, belongs[0], skipped=True) if there else None
+
+
+def _do_slices(
+    job: _SliceJob,
+    predictor: Predictor,
+    todo: Sequence[Path],
+    sharing: Sharing,
+    record: Record,
+) -> Generator[SliceResult, None, None]:
+    if sharing.is_alone or not todo:
+        predictions = predictor.predict_files(todo, batch_size=job.batch_size)
+        with closing(job.finish(predictor, predictions, record)) as results:
+            yield from results
+        return
+    # Batches hold the same slices as in one process, or the last bit of a network's sums differs.
+    length = job.batch_size * max(1, min(_CHUNK, len(todo) // _SHARES) // job.batch_size)
+    chunks = [todo[start : start + length] for start in range(0, len(todo), length)]
+    judged = HuSurvey()
+    with start_crew(job, predictor, sharing, most=len(chunks)) as crew:
+
+        def ask(paths: Sequence[Path]) -> tuple[list[SliceResult], HuSurvey]:
+            try:
+                done, looked = crew.ask(paths)
+            except LostError as err:
+                if crew.is_stopped:
+                    raise
+                if len(paths) > 1:
+                    return _joined(ask([path]) for path in paths)
+                error = f"{paths[0]}: twice {err}. The others go on."
+                done, looked = [SliceResult(paths[0], error=error)], HuSurvey()
+            return [_keep_slice(one, record) for one in done], looked
+
+        with closing(crew.map(ask, chunks)) as answers:
+            for some, looked in answers:
+                judged.add(looked)
+                yield from some
+    warn_of(predictor, judged)
+
+
+def _joined(
+    answers: Iterable[tuple[list[SliceResult], HuSurvey]],
+) -> tuple[list[SliceResult], HuSurvey]:
+    results, judged = [], HuSurvey()
+    for some, looked in answers:
+        results += some
+        judged.add(looked)
+    return results, judged
+
+
+def _list_slices(inputs: list[str], out: Path) -> list[Path]:
+    if any(Path(source).is_dir() and Path(source).resolve() == out.resolve() for source in inputs):
+        raise ConfigError(
+            "is the folder that is read; masks would lie between the slices. Choose another one.",
+            where=out,
+        )
+    # A file named twice is one; two links to it are two slices.
+    listing = {file.absolute(): file for source in inputs for file in list_images(source, but=out)}
+    by_stem = defaultdict(list)
+    for file in listing.values():
+        by_stem[file.stem].append(str(file))
+    clashes = [" and ".join(names) for names in by_stem.values() if len(names) > 1]
+    if clashes:
+        raise ConfigError(
+            f"files that would write the same mask:\n  {listed(clashes)}\n"
+            "Predict them into different folders."
+        )
+    return list(listing.values())
+
+
+def _refuse_others_masks(planned: list[Path], files: list[Path], out: Path) -> None:
+    """Keep predictions out of a folder of masks in another format, which they would pair with."""
+    stems = {file.stem for file in files}
+    others = [
+        str(path)
+        for path in sorted(out.glob("*"))
+        if path.suffix.lower() in SUFFIXES and path.stem in stems and path not in planned
+    ]
+    if others:
+        raise ConfigError(
+            "of the same names as the masks to be written, and not written by this command. "
+            "Choose another folder.",
+            where=listed(others, separator=", "),
+        )
+
+
+def _write_slice(
+    prediction: Prediction, predictor: Predictor, out: Path, write: SliceFiles
+) -> SliceResult:
+    """Write the files of one slice, then measure and check its mask."""
+    path, image, segmented = prediction.path, prediction.image, prediction.segmented
+    if image is None or segmented is None:
+        return SliceResult(path, error=prediction.error)
+    mask, classes = out / f"{path.stem}.png", segmented.classes
+    if write.overlay:
+        picture = draw_overlay(predictor.to_grey(image), pred=classes)
+        write_picture(out / _overlay(path.stem), picture)
+    if write.probabilities:
+        for index, name in enumerate(name_maps(path.stem, predictor.codec.names), start=1):
+            write_image(out / name, segmented.probability(index))
+    if write.uncertainty and segmented.uncertainty is not None:
+        write_image(out / name_uncertainty(f"{path.stem}.tif"), segmented.uncertainty)
+    write_mask(mask, predictor.codec.decode(classes))
+    checked = None
+    if write.triage:
+        checked = check_slice(
+            image,
+            classes,
+            probabilities=segmented.probabilities,
+            disagreement=segmented.disagreement,
+            spread=segmented.spread,
+            by=predictor.word,
+        )
+    return SliceResult(path, mask, measure_slice(image, classes, name=path.stem), checked)
+
+
+def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> list[Path]:
+    """List what is written for one slice, below the folder; the mask first."""
+    pictures = [_overlay(stem)] if write.overlay else []
+    maps = name_maps(stem, class_names) if write.probabilities else []
+    maps += [name_uncertainty(f"{stem}.tif")] if write.uncertainty else []
+    return [Path(f"{stem}.png"), *pictures, *maps]
+
+
+def _overlay(stem: str) -> Path:
+    return Path("overlays", f"{stem}.png")
