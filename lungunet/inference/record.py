@@ -399,10 +399,10 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def identify_source(path: Path, slices: Sequence[Path] = ()) -> str:
-    """Return what tells a slice or a scan from others, wherever it lies, without reading it all."""
+def identify_source(files: Sequence[Path]) -> str:
+    """Return what tells the files of a slice or a scan from others, without reading them whole."""
     found = hashlib.sha256()
-    for file in slices or [path]:
+    for file in files:
         try:
             size = file.stat().st_size
             found.update(f"{size} ".encode())

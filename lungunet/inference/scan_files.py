@@ -40,7 +40,7 @@ from lungunet.inference.record import Record, identify_source
 from lungunet.inference.scans import VolumePrediction, predict_volume, refuse_rule
 from lungunet.inference.sides import UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
-from lungunet.volumes.formats import find_volumes, written_suffix
+from lungunet.volumes.formats import files_of, find_volumes, written_suffix
 from lungunet.volumes.labels import SIDES
 from lungunet.volumes.masks import (
     MaskFormat,
@@ -336,7 +336,7 @@ def _source_of(scan: Scan) -> str:
     """Return what tells a scan from others of its name."""
     if scan.remote is not None:
         return f"{scan.remote.series} {len(scan.remote.instances)}"
-    return identify_source(scan.path, [item.path for item in scan.slices])
+    return identify_source([item.path for item in scan.slices] or files_of(scan.path))
 
 
 def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:

@@ -200,7 +200,7 @@ class _SliceJob:
 
 
 def _keep_slice(result: SliceResult, record: Record) -> SliceResult:
-    source = identify_source(result.path)
+    source = identify_source([result.path])
     if result.measured:
         record.add(result.name, source, [result.measured], result.checked)
         return result
@@ -214,7 +214,7 @@ def _look_up_slice(
     """Return what there is of a slice without predicting it; None where nothing is."""
     if not record.goes_on:
         return None
-    source = identify_source(file)
+    source = identify_source([file])
     paths = _slice_paths(file.stem, predictor.codec.names, job.write)
     belongs = [job.out / path for path in paths]
     try:

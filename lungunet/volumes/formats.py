@@ -19,9 +19,9 @@ from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.volumes import archive, dicom
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.metaimage import read_metaimage
-from lungunet.volumes.nifti import header_of, is_pair, read_nifti
-from lungunet.volumes.nrrd import read_nrrd
+from lungunet.volumes.metaimage import metaimage_voxels, read_metaimage
+from lungunet.volumes.nifti import header_of, is_pair, nifti_voxels, read_nifti
+from lungunet.volumes.nrrd import nrrd_voxels, read_nrrd
 from lungunet.volumes.pacs import find_remote, is_pacs
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.series import describe_others, find_series, read_dicom
@@ -47,6 +47,7 @@ class Format:
     tells : whether a file is of this format, where its ending does not say
     is_folder : a folder of such files is one scan, and each of them a slice
     deep : one file is a scan at any depth, as a folder of slices is, for no mask is written so
+    voxels : path of a file to that of its voxels, which may lie beside a header; None where not
     """
 
     name: str
@@ -56,6 +57,7 @@ class Format:
     tells: Callable[[Path], bool] | None = None
     is_folder: bool = False
     deep: bool = False
+    voxels: Callable[[Path], Path] | None = None
 
     @property
     def holds_slices(self) -> bool:
@@ -73,9 +75,21 @@ class Format:
 
 FORMATS = (
     Format("NIfTI", (".nii.gz", ".nii"), read_nifti, written=(".nii.gz", ".nii")),
-    Format("NIfTI pair", (".hdr", ".img"), read_nifti, tells=is_pair),
-    Format("NRRD", (".seg.nrrd", ".nrrd", ".nhdr"), read_nrrd, written=(".seg.nrrd", ".nrrd")),
-    Format("MetaImage", (".mha", ".mhd"), read_metaimage, written=(".mha",)),
+    Format("NIfTI pair", (".hdr", ".img"), read_nifti, tells=is_pair, voxels=nifti_voxels),
+    Format(
+        "NRRD",
+        (".seg.nrrd", ".nrrd", ".nhdr"),
+        read_nrrd,
+        written=(".seg.nrrd", ".nrrd"),
+        voxels=nrrd_voxels,
+    ),
+    Format(
+        "MetaImage",
+        (".mha", ".mhd"),
+        read_metaimage,
+        written=(".mha",),
+        voxels=metaimage_voxels,
+    ),
     Format(
         "DICOM", (*dicom.PACKED, *dicom.SUFFIXES), read_dicom, tells=dicom.is_dicom, is_folder=True
     ),
@@ -96,6 +110,17 @@ def format_of(path: Path) -> Format:
         return next((row for row in rows if any(map(row.holds, path.iterdir()))), rows[0])
     rows = sorted(FORMATS, key=lambda row: row.tells is None)
     return next((row for row in rows if row.holds(path)), _OTHER)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the file of a scan, and that of its voxels where they lie beside a header."""
+    row = format_of(path)
+    if row.voxels is None:
+        return [path]
+    try:
+        return list(dict.fromkeys([path, row.voxels(path)]))
+    except DataError:  # said where it is read
+        return [path]
 
 
 def written_suffix(path: str | Path) -> str:

@@ -47,6 +47,12 @@ def read_metaimage(path: Path, series: str | None = None) -> tuple[np.ndarray, G
     return read_stored(_stored(fields, grid.size)), grid
 
 
+def metaimage_voxels(path: Path) -> Path:
+    """Return the file that holds the voxels, as :attr:`Format.voxels` does."""
+    fields = _read_fields(path)
+    return _stored(fields, _grid(fields).size).path
+
+
 def _read_fields(path: Path) -> Fields:
     values: dict[str, str] = {}
     for line, end in read_lines(path):

@@ -107,6 +107,11 @@ def read_nifti(path: Path, series: str | None = None) -> tuple[np.ndarray, Grid]
     return read_stored(stored), grid
 
 
+def nifti_voxels(path: Path) -> Path:
+    """Return the file that holds the voxels, as :attr:`Format.voxels` does."""
+    return _place(_read_header(header_of(path)))[0]
+
+
 def _order(head: bytes) -> _Order | None:
     if int.from_bytes(head[:4], "little") in _LAYOUTS:
         return "<"

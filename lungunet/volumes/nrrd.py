@@ -59,6 +59,12 @@ def read_nrrd(path: Path, series: str | None = None) -> tuple[np.ndarray, Grid]:
     return read_stored(_stored(fields, grid.size)), grid
 
 
+def nrrd_voxels(path: Path) -> Path:
+    """Return the file that holds the voxels, as :attr:`Format.voxels` does."""
+    fields = _read_fields(path)
+    return _stored(fields, _grid(fields).size).path
+
+
 def _read_fields(path: Path) -> Fields:
     """Read the header; names and values are lower case, but that of the file of voxels."""
     lines = read_lines(path)

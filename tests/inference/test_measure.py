@@ -86,6 +86,12 @@ class TestSlice:
         hu = np.full((600, 700), -32768, np.int16)
         assert measure_slice(hu, hu < 0).mean_hu == -32768
 
+    def test_percentiles_do_not_overflow(self) -> None:
+        hu = np.full((4, 5), -32768, np.int16)
+        hu[0, 0] = 3000
+        expected = percentile_by_hand([float(value) for value in hu.ravel()], 95)
+        assert measure_slice(hu, hu < 9999).hu_p95 == pytest.approx(expected)
+
     def test_any_value_above_0_is_inside(self) -> None:
         hu, mask = made((9, 8))
         assert measure_slice(hu, mask * 255).to_dict() == measure_slice(hu, mask).to_dict()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 
 import lungunet
 from lungunet import (
@@ -89,6 +90,25 @@ class TestScans:
         assert tables(out) == tables(whole)
         list(predict_scans(rule, scans / "a.nii", out, skip_existing=True))  # forgets none
         assert sorted(tables(out)[0].splitlines()) == sorted(tables(whole)[0].splitlines())
+
+    @pytest.mark.parametrize(
+        ("suffix", "beside"), [(".mhd", ".raw"), (".nhdr", ".raw"), (".hdr", ".img")]
+    )
+    def test_other_voxels_beside_the_same_header_are_another_scan(
+        self, rule, scans, tmp_path, suffix, beside
+    ) -> None:
+        header = tmp_path / "headers" / f"x{suffix}"
+        header.parent.mkdir()
+        image = SimpleITK.ReadImage(scans / "a.nii")
+        SimpleITK.WriteImage(image, header)
+        out = tmp_path / "out"
+        list(predict_scans(rule, header, out))
+        (again,) = predict_scans(rule, header, out, skip_existing=True)
+        assert again.skipped
+        SimpleITK.WriteImage(image[::-1], tmp_path / f"x{suffix}")
+        (tmp_path / f"x{beside}").replace(header.with_suffix(beside))
+        (again,) = predict_scans(rule, header, out, skip_existing=True)
+        assert not again.skipped
 
     def test_a_mask_that_is_gone_is_made_again(self, rule, scans, tmp_path) -> None:
         out = tmp_path / "out"
@@ -287,9 +307,9 @@ class TestRecord:
         one, two = tmp_path / "1", tmp_path / "2"
         content = bytearray(200_000)
         one.write_bytes(content)
-        found = {identify_source(one), identify_source(one, [one, one])}
+        found = {identify_source([one]), identify_source([one, one])}
         for place in (5, 100_005, 199_995):
             two.write_bytes(content[:place] + b"\1" + content[place + 1 :])
-            found.add(identify_source(two))
+            found.add(identify_source([two]))
         two.write_bytes(content[:-1])
-        assert len(found | {identify_source(two), identify_source(tmp_path / "none")}) == 7
+        assert len(found | {identify_source([two]), identify_source([tmp_path / "none"])}) == 7
