@@ -259,8 +259,8 @@ def check_volume(
         ``slices`` holds what is said of each; there ``area_jump`` is how far the area is from those
         around, as a share of the largest area: lungs taper, and do not dip. Reasons name the three
         most worrying red slices, counted from 0. ``lung_ml`` is judged from 10 slices over 30 mm
-        on, and None in shorter scans: few slices hold little lung. ``chest_share`` is the most of the
-        body that is lung over 30 mm, by the mask or by all who are asked: below 8 % there is no
+        on, and None in shorter scans: few slices hold little lung. ``chest_share`` is the most of
+        the body that is lung over 30 mm, by the mask or by all who are asked: below 8 % there is no
         chest, nor in a single slice, nor where the body begins and ends within the scan, as in
         coronal pictures. Such a scan is red.
 
