@@ -244,7 +244,7 @@ class TestScans:
         monkeypatch.setattr("lungunet.inference.scan_files.draw_montage", draw)
         scan = read_volume(scans[0])
         hu = scan.array.copy()
-        hu[5, :, : hu.shape[2] // 2] = 40  # no lung on one side in one slice
+        hu[2, 4:-4, 4 : hu.shape[2] // 2] = 40  # no lung on one side in one slice
         path = tmp_path / "gap.nii.gz"
         write_volume(path, hu, like=scan)
         (result,) = predict_scans(rule, path, tmp_path / "out", write=ScanFiles(preview=True))
