@@ -158,8 +158,10 @@ class LabelView:
     @cached_property
     def lung_hu(self) -> float:
         """The usual HU of this patient's lung."""
-        both = self.smooth[self.lung & self.baseline]
-        return float(np.median(both)) if both.size > 50 else LUNG_HU
+        for lung in (self.lung & self.baseline, self.baseline):
+            if np.count_nonzero(lung) > 50:
+                return float(np.median(self.smooth[lung]))
+        return LUNG_HU
 
     @cached_property
     def gas_hu(self) -> float:
@@ -342,12 +344,12 @@ def _iou(overlap: float, total: float) -> float:
 
 _WORDS: dict[str, tuple[DoubtKind, str]] = {
     "outside": ("outside", "{} of the lung lies outside the body"),
-    "missing": ("missing", "{} that looks like lung is missing, says {}"),
-    "missing-thin": ("missing", "{} is missing in thin parts, says {}"),
-    "missing-gas": ("missing", "{} is missing, darker than lung: airway or bulla, says {}"),
-    "missing-dense": ("missing", "{} is missing, dense: vessels or disease, says {}"),
-    "extra": ("extra", "{} is extra, airy, says {}"),
-    "extra-dense": ("extra", "{} is extra, as dense as tissue, says {}"),
+    "missing": ("missing", "{} of the lung is missing where it looks like lung, says {}"),
+    "missing-thin": ("missing", "{} of the lung is missing in thin parts, says {}"),
+    "missing-gas": ("missing", "{} of the lung is missing, dark as an airway or a bulla, says {}"),
+    "missing-dense": ("missing", "{} of the lung is missing, dense as vessels or disease, says {}"),
+    "extra": ("extra", "{} of the lung is extra, and air, says {}"),
+    "extra-dense": ("extra", "{} of the lung is extra, as dense as tissue, says {}"),
     "ragged": ("ragged", "ragged: {} of the lung is cracks and pinholes"),
     "edge": ("edge", "edges off by {} of the lung, says {}"),
     "border": ("border", "touches {} of the slice's margin"),

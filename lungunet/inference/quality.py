@@ -17,6 +17,7 @@ from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.prefetch import map_side_by_side
+from lungunet.inference.reasons import name_slices, put_in_words
 from lungunet.inference.refine import refine_volume
 from lungunet.inference.shapes import as_bits, label_parts
 
@@ -25,8 +26,13 @@ Light = Literal["red", "amber", "green"]
 
 _BATCH = 8
 _OPINIONS = ("threshold", "lungs")  # who is asked
-_SMALLEST = 0.05  # of the slice: shares are taken of no less, or the tips of lungs rank first
-_SMALLEST_DISPUTE = 0.01  # likewise; where two others agree, less is worth a look
+# What shares are of, and as a share of the slice the least of it, or the tips of lungs rank first.
+_SMALLEST = 0.05
+_WHOLES = {
+    "disputed": ("agreed or mask", 0.01),  # where two others agree, less is worth a look
+    "rule_difference": ("threshold or mask", _SMALLEST),
+    "builtin_difference": ("lungs or mask", _SMALLEST),
+}
 _RED = 3.0  # times the usual limit, by one measure alone
 _MOST = 9.0  # no measure counts for more
 _TOLD_ONLY = 1.2  # makes a mask amber, and no number of such ones red
@@ -34,6 +40,8 @@ _FAULTY = 0.5  # the worry where values are no HU of a chest
 _HU_FROM = 0.01  # of the slice: smaller lungs are mostly blurred edge
 _EVERY = 2  # every other pixel of every other row tells how sure the model is
 _NAMED = 3  # red slices of a scan, the most worrying
+# Thicker slices taper by more, up to twice as much; and a dip is seen from so far on both sides.
+_TAPER_MM, _DIP_MM = 4.0, 100.0
 _WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold more than gas
 
 # A chest: of 30 mm of some height more than this is lung, of ill ones too. Gas and the bases that a
@@ -74,14 +82,16 @@ class _Usual:
         strain = (value - self.ideal) / (limit - self.ideal) if value != self.ideal else 0.0
         return min(strain, self.most)
 
-    def describe(self, value: float) -> str:
-        """Say the value, and what is usual."""
+    def describe(self, value: float, words: str) -> str:
+        """Say the value, and what is usual; words without a place for the value say it all."""
+        if "{}" not in words:
+            return words
         low, high = (format(limit, self.form) for limit in (self.low, self.high))
         limits = f"up to {high}" if self.low == self.ideal else f"{low} to {high}"
         usual = self.usual or f"usually {limits}"
         # Shares are of no less than a small lung, which a wrong mask may exceed many times.
         said = "more than 100%" if "%" in self.form and value > 1 else format(value, self.form)
-        return f"{self.words.format(said)} ({usual})"
+        return f"{words.format(said)} ({usual})"
 
 
 # Up to 5 % of the lung in dispute is an IoU of 0.95; one who differs alone may by twice that. The
@@ -89,7 +99,7 @@ class _Usual:
 # of stacked phantoms. Below that of an ensemble lie nine of ten right masks of patients that its
 # models had nothing of, and a fifth of the wrong ones.
 _USUAL = {
-    "disputed": _Usual(0.05, "{} of the lung is disputed: nobody else sees it so"),
+    "disputed": _Usual(0.05, "{} of the lung is disputed"),
     "rule_difference": _Usual(
         0.1, "{} of the lung differs from the threshold rule", most=_TOLD_ONLY
     ),
@@ -104,7 +114,9 @@ _USUAL = {
     "outside_body": _Usual(0.01, "{} of the lung lies outside the body"),
     # Bowel and stomach hold up to 0.05, two lungs 0.2 and more.
     "left_out": _Usual(0.07, "air within the body is left out, {} of the body"),
-    "bare_air": _Usual(0.01, "{} of the lung is as dark and even as open air: pneumothorax, bulla"),
+    "bare_air": _Usual(
+        0.01, "{} of the lung is as dark and even as open air: pneumothorax, or a large bulla"
+    ),
     "scattered": _Usual(0.03, "{} of the lung is in parts beyond the two largest"),
     "at_border": _Usual(0.01, "{} of the picture's margin is lung"),
     "side_gap": _Usual(0.1, "one side has more lung than the other by {} of the body"),
@@ -153,6 +165,11 @@ class Plausibility:
         if self.worry >= _FAULTY:
             return "red"
         return "amber" if self.reasons else "green"
+
+    @property
+    def worst_slices(self) -> tuple[int, ...]:
+        """The red slices of a volume that its reasons name: three at most, the gravest first."""
+        return tuple(_find_red(self.slices)[:_NAMED])
 
 
 def check_slice(
@@ -209,7 +226,7 @@ def check_slice(
         counts["wrong"] = _expected_wrong(classes, probabilities) / view.scale**2
     if spread is not None:
         counts["between"] = float(spread.sum(dtype=np.float64)) / view.scale**2
-    return _judge_slice(image, view, _measure(counts))
+    return _judge_slice(image, view, _measure(counts), _put_in_words(counts, asked))
 
 
 def check_volume(
@@ -239,11 +256,11 @@ def check_volume(
     -------
     Plausibility
         Of the scan: counts are summed over its slices, and parts are connected through them.
-        ``slices`` holds what is said of each; there ``area_jump`` is how far the area is from the
-        mean of the two slices around, as a share of the largest area. Reasons name the three most
-        worrying red slices, counted from 0. ``lung_ml`` is judged from 10 slices over 30 mm on,
-        and None in shorter scans: few slices hold little lung. ``chest_share`` is the most of the
-        body that is lung over 30 mm, by the mask or by all who are asked: below 8 % there is no
+        ``slices`` holds what is said of each; there ``area_jump`` is how far the area is from those
+        around, as a share of the largest area: lungs taper, and do not dip. Reasons name the three
+        most worrying red slices, counted from 0. ``lung_ml`` is judged from 10 slices over 30 mm
+        on, and None in shorter scans: few slices hold little lung. ``chest_share`` is the most of
+        the body that is lung over 30 mm, by the mask or by all who are asked: below 8 % there is no
         chest, nor in a single slice, nor where the body begins and ends within the scan, as in
         coronal pictures. Such a scan is red.
 
@@ -257,7 +274,7 @@ def check_volume(
     asked = _others(by) if second_opinion else ()
     opinions = _ask(asked, hu, spacing_mm)
     areas = np.count_nonzero(classes, axis=(1, 2))
-    jumps = _area_jumps(areas, least=_SMALLEST * hu[0].size)
+    jumps = _area_jumps(areas, least=_SMALLEST * hu[0].size, slice_mm=spacing_mm[0])
     small = LabelView(hu[0], np.zeros(hu.shape[1:], bool))
     lungs = np.stack(map_side_by_side(lambda mask: small.shrink(mask > 0), classes))
     labels, sizes = label_parts(lungs.view(np.uint8))
@@ -279,13 +296,15 @@ def check_volume(
         count["scattered"] = min(count["scattered"], scattered[index])
         if spread_px is not None:
             count["between"] = float(spread_px[index]) / view.scale**2
-        values = _measure(count) | {"area_jump": jumps[index]}
+        count["area_jump"] = jumps[index]
+        values = _measure(count) | {"area_jump": abs(jumps[index])}
+        judged = _judge_slice(plane, view, values, _put_in_words(count, asked))
         count["scattered"] = scattered[index]
-        return count, _judge_slice(plane, view, values)
+        return count, judged
 
     counts, slices = zip(*map_side_by_side(look, range(len(hu))), strict=True)
     lung_ml = _whole_ml(areas, spacing_mm)
-    judged = _sum_up(counts, slices, parts=float(len(sizes)), lung_ml=lung_ml)
+    judged = _sum_up(counts, slices, parts=float(len(sizes)), lung_ml=lung_ml, asked=asked)
     return _look_for_chest(judged, counts, slice_mm=spacing_mm[0])
 
 
@@ -311,65 +330,94 @@ def _count_slice(
     counts = {
         "whole": lung.size,
         "body": count(body),
-        "lung": count(lung),
         "outside": count(lung & view.outside),
-        "left_out": count(view.left_out),
         "bare": count(lung & view.bare_air),
         "parts": len(sizes),
         "scattered": sizes[:-2].sum() / view.scale**2,
         "margin": margin.size,
         "at_border": count(margin),
-        "one_side": count(lung[:, :middle]),
-        "other_side": count(lung[:, middle:]),
     }
+    regions = {"lung": lung, "left_out": view.left_out}
     if disagreement is not None:
         counts["mirrored"] = disagreement * count(lung)
     # A mask may leave bare air out, whoever else calls it lung.
     others = {word: view.opinion(word) & (lung | ~view.bare_air) for word in asked}
     for word, other in others.items():
-        counts[f"{word} differs"] = count(lung ^ other)
+        regions |= {f"{word} more": other & ~lung, f"{word} less": lung & ~other}
         counts[f"{word} or mask"] = count(lung | other)
     if others:
         # Who errs, errs in a way of his own: what none of the others says is in dispute.
         all_say = np.logical_and.reduce(list(others.values()))
         any_says = np.logical_or.reduce(list(others.values()))
-        counts["disputed"] = count((lung & ~any_says) | (all_say & ~lung))
+        regions |= {"missing": all_say & ~lung, "extra": lung & ~any_says}
         counts["agreed or mask"] = count(lung | all_say)
+    for name, region in regions.items():
+        counts |= {name: count(region), f"{name} left": count(region[:, :middle])}
     return {name: float(counted) for name, counted in counts.items()}
 
 
 def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
     """Turn counts of a slice, or their sums over a volume, into measures."""
     whole, lung = counts["whole"], counts["lung"]
-    least = _SMALLEST * whole
+    body = max(counts["body"], _SMALLEST * whole)
 
-    def share(part: str, of: str = "lung", least: float = least) -> float | None:
-        return counts[part] / max(counts[of], least) if part in counts else None
+    def share(name: str, *parts: str) -> float | None:
+        if parts[0] not in counts:
+            return None
+        return sum(counts[part] for part in parts) / max(_whole_of(name, counts))
 
     return {
-        "disputed": share("disputed", of="agreed or mask", least=_SMALLEST_DISPUTE * whole),
-        "rule_difference": share("threshold differs", of="threshold or mask"),
-        "builtin_difference": share("lungs differs", of="lungs or mask"),
-        "mirror_difference": share("mirrored"),
-        "members_difference": share("between"),
-        "expected_error": share("wrong"),
-        "outside_body": share("outside"),
-        "left_out": share("left_out", of="body"),
-        "bare_air": share("bare"),
-        "scattered": share("scattered"),
+        "disputed": share("disputed", "missing", "extra"),
+        "rule_difference": share("rule_difference", "threshold more", "threshold less"),
+        "builtin_difference": share("builtin_difference", "lungs more", "lungs less"),
+        "mirror_difference": share("mirror_difference", "mirrored"),
+        "members_difference": share("members_difference", "between"),
+        "expected_error": share("expected_error", "wrong"),
+        "outside_body": share("outside_body", "outside"),
+        "left_out": counts["left_out"] / body,
+        "bare_air": share("bare_air", "bare"),
+        "scattered": share("scattered", "scattered"),
         "at_border": counts["at_border"] / counts["margin"],
-        "side_gap": abs(counts["one_side"] - counts["other_side"]) / max(counts["body"], least),
+        "side_gap": abs(2 * counts["lung left"] - lung) / body,
         "mean_hu": counts["hu"] / lung if "hu" in counts and lung > _HU_FROM * whole else None,
         "parts": counts["parts"],
         "lung_share": lung / whole,
     }
 
 
+def _whole_of(name: str, counts: Mapping[str, float]) -> tuple[float, float]:
+    """Return the pixels that a share is of, and the least that it is taken of."""
+    of, least = _WHOLES.get(name, ("lung", _SMALLEST))
+    if name == "disputed" and not {"threshold or mask", "lungs or mask"} <= counts.keys():
+        least = _SMALLEST  # one alone, who may be wrong about a tip
+    return counts.get(of, math.nan), least * counts["whole"]
+
+
+def _put_in_words(
+    counts: Mapping[str, float],
+    asked: Sequence[str],
+    *,
+    slices: Sequence[Mapping[str, float]] = (),
+) -> dict[str, str]:
+    """Return what to say of each measure of a slice, or of the sums over a volume."""
+    words = {name: usual.words for name, usual in _USUAL.items()}
+    words |= put_in_words(counts, asked, slices=slices)
+    for name, said in words.items():
+        whole, least = _whole_of(name, counts)
+        if whole < least:
+            small = f"of a small lung, {least / counts['whole']:.0%} of all pixels,"
+            words[name] = said.replace("of the lung", small)
+    return words
+
+
 def _judge_slice(
-    image: np.ndarray, view: LabelView, values: Mapping[str, float | None]
+    image: np.ndarray,
+    view: LabelView,
+    values: Mapping[str, float | None],
+    words: Mapping[str, str],
 ) -> Plausibility:
     """Weigh the measures of a slice, and say what the rule and the slice itself add."""
-    judged = judge(values)
+    judged = judge(values, words)
     reasons = judged.reasons
     if reasons and values["rule_difference"] is not None:
         doubt = doubt_label(view)
@@ -384,8 +432,10 @@ def _judge_slice(
     return Plausibility(judged.worry, (*reasons, fault.text) if reasons else (), values)
 
 
-def judge(values: Mapping[str, float | None]) -> Plausibility:
-    """Weigh measures against what is usual."""
+def judge(
+    values: Mapping[str, float | None], words: Mapping[str, str] | None = None
+) -> Plausibility:
+    """Weigh measures against what is usual; words take the place of the usual ones."""
     strains = {
         name: usual.strain(value)
         for name, usual in _USUAL.items()
@@ -394,8 +444,16 @@ def judge(values: Mapping[str, float | None]) -> Plausibility:
     gravest = sorted(strains, key=lambda name: -strains[name])
     weight = sum((min(strain, _MOST) / _RED) ** 2 for strain in strains.values())
     worry = 1 - 0.5**weight
-    said = {name: _USUAL[name].describe(float(values[name] or 0)) for name in gravest}
-    reasons = tuple(said[name] for name in gravest if strains[name] > 1)
+    said = {
+        name: _USUAL[name].describe(
+            float(values[name] or 0), (words or {}).get(name, _USUAL[name].words)
+        )
+        for name in gravest
+    }
+    unusual = [name for name in gravest if strains[name] > 1]
+    if "disputed" in unusual:  # it says what each of the others sees
+        unusual = [name for name in unusual if _USUAL[name].most != _TOLD_ONLY]
+    reasons = tuple(said[name] for name in unusual)
     if worry >= _FAULTY and not reasons:
         first = said[gravest[0]]
         reasons = (f"many measures are close to their limits, most of all: {first}",)
@@ -490,12 +548,25 @@ def _see(
     return refine_volume(hu, np.stack(classes), spacing_mm=spacing_mm) > 0
 
 
-def _area_jumps(areas: np.ndarray, *, least: float) -> list[float]:
-    """Return how far each area is from the mean of its neighbours; 0 for the first and the last."""
+def _area_jumps(areas: np.ndarray, *, least: float, slice_mm: float) -> list[float]:
+    """Return how far each area is from those around, below 0 where smaller; 0 at both ends.
+
+    That is the most of three: the distance from the mean of both neighbours, of which thick slices
+    may have more, for lungs taper; by how much it exceeds both; and by how much it falls short of
+    what lies within 100 mm on either side, for between two full slices no lung is small.
+    """
     area = areas / max(float(areas.max()), least)
-    jumps = np.zeros_like(area)
-    jumps[1:-1] = np.abs(area[1:-1] - (area[2:] + area[:-2]) / 2)
-    return [float(jump) for jump in jumps]
+    reach = max(1, round(_DIP_MM / slice_mm))
+    counts_for = min(1.0, max(0.5, _TAPER_MM / slice_mm))
+    jumps = [0.0] * len(area)
+    for index in range(1, len(area) - 1):
+        before, here, after = area[index - 1 : index + 2]
+        bend = (here - (before + after) / 2) * counts_for
+        peak = max(0.0, here - max(before, after))
+        around = area[max(0, index - reach) : index], area[index + 1 : index + 1 + reach]
+        dip = min(0.0, here - min(side.max() for side in around))
+        jumps[index] = float(max(bend, peak, dip, key=abs))
+    return jumps
 
 
 def _beyond_largest(labels: np.ndarray, sizes: np.ndarray) -> list[float]:
@@ -518,21 +589,29 @@ def _sum_up(
     *,
     parts: float,
     lung_ml: float | None,
+    asked: Sequence[str],
 ) -> Plausibility:
     """Judge a scan by the sums over its slices, and by the slices that are red."""
     totals = {name: sum(count[name] for count in counts) for name in counts[0]}
     totals |= {"parts": parts}
-    filled = sum(count.get("either", count["lung"]) > 0 for count in counts)
-    red = [index for index, one in enumerate(slices) if one.light == "red"]
+    filled = sum(count.get("agreed or mask", count["lung"]) > 0 for count in counts)
+    red = _find_red(slices)
     values = _measure(totals) | {
-        "area_jump": max(one.values["area_jump"] or 0.0 for one in slices),
+        "area_jump": max(abs(count["area_jump"]) for count in counts),
         "red_slices": len(red) / max(filled, len(red), 1),
         "lung_ml": lung_ml,
     }
-    judged = judge(values)
-    red.sort(key=lambda index: -slices[index].worry)
+    words = _put_in_words(totals, asked, slices=counts)
+    words["red_slices"] += f": {name_slices(red)}"
+    judged = judge(values, words)
     why = [f"slice {index}: {slices[index].reasons[0]}" for index in red[:_NAMED]]
     return replace(judged, reasons=(*judged.reasons, *why), slices=slices)
+
+
+def _find_red(slices: Sequence[Plausibility]) -> list[int]:
+    """Return the red slices, the most worrying first."""
+    red = [index for index, one in enumerate(slices) if one.light == "red"]
+    return sorted(red, key=lambda index: -slices[index].worry)
 
 
 def _look_for_chest(

@@ -69,7 +69,7 @@ class ScanFiles:
     ----------
     sides : masks hold 1 for the left and 2 for the right lung, instead of 1 for both, and 3 where
         the scan does not prove which is which, see :func:`split_sides`
-    preview : a picture of three planes, to the subfolder previews
+    preview : a picture of three planes and of the worst slices, to the subfolder previews
     format : of the masks: nifti, nrrd, or of DICOM series dicom-seg or rtstruct, which name patient
         and study; auto keeps NRRD and MHA, and is NIfTI for all others
     store : send masks in DICOM back to the PACS that the scans come from
@@ -421,7 +421,9 @@ def _write_scan(
         sides = {"orange": measured.right, "blue": measured.left}
         lines = [f"{_say(lung)} ({colour})" for colour, lung in sides.items() if lung]
         lines.insert(0, result.summary)
-        write_picture(picture, draw_montage(scan, classes, lines=lines, sides=write.sides))
+        red = checked.worst_slices
+        lines += [f"slice {index}: {checked.slices[index].reasons[0]}" for index in red]
+        write_picture(picture, draw_montage(scan, classes, lines=lines, sides=write.sides, red=red))
     names = SIDES if write.sides else predictor.codec.names[1:]
     if not holds_names(mask):
         write_labels(out / _LABELS, names)

@@ -22,7 +22,12 @@ _LUNGS_RGB, _SIDES_RGB = (PRED_RGB,), (TRUTH_RGB, PRED_RGB, (255, 80, 220))
 
 
 def draw_montage(
-    volume: Volume, classes: np.ndarray, *, lines: Sequence[str] = (), sides: bool = False
+    volume: Volume,
+    classes: np.ndarray,
+    *,
+    lines: Sequence[str] = (),
+    sides: bool = False,
+    red: Sequence[int] = (),
 ) -> np.ndarray:
     """Draw three axial planes, and below them a coronal and two sagittal ones, in millimetres.
 
@@ -37,6 +42,7 @@ def draw_montage(
     lines : written above, such as measurements; planes are numbered as in the array
     sides : classes are the left lung, the right lung, and what may be either: blue, orange, pink.
         Else all are orange
+    red : axial planes to be said so, and drawn below where they are not among the three
 
     Returns
     -------
@@ -48,7 +54,12 @@ def draw_montage(
     deep, high, wide = classes.shape
     if deep * z_mm >= _THIN * max(high * y_mm, wide * x_mm):
         planes += [(1, _fullest(classes, 1)), *((2, index) for index in _sagittal_places(classes))]
-    panels = [_panel(volume, [(classes, colours)], plane) for plane in planes]
+    layers = [(classes, colours)]
+    planes += [(0, index) for index in red if (0, index) not in planes]
+    panels = [
+        _panel(volume, layers, (axis, index), note=": red" if axis == 0 and index in red else "")
+        for axis, index in planes
+    ]
     return _under_lines(tile_pictures(panels, columns=3, side=_SIDE), lines)
 
 
@@ -136,6 +147,8 @@ def _panel(
     volume: Volume,
     layers: Sequence[tuple[np.ndarray, Sequence[tuple[int, int, int]]]],
     plane: tuple[int, int],
+    *,
+    note: str = "",
 ) -> np.ndarray:
     """Draw one plane, its longer side ``_SIDE`` pixels long.
 
@@ -164,7 +177,7 @@ def _panel(
         for number in range(1, int(inside.max(initial=0)) + 1):
             _outline(panel, inside == number, colours[min(number, len(colours)) - 1])
     kind = ("axial", "coronal", "sagittal")[axis]
-    _write(panel, f"{kind} {index}", (6, 15))
+    _write(panel, f"{kind} {index}{note}", (6, 15))
     _write(panel, "A" if axis == 2 else "R", (6, max(height // 2, 15 + _LINE)))  # on this side
     return panel
 

@@ -315,7 +315,7 @@ DOUBTS: dict[str, tuple[Spoil, str, str]] = {
     "one lung": (rewrite_mask(without_half), "one-lung", "on the left of the picture"),
     "lobe": (
         rewrite_mask(lambda m: np.where(np.arange(SIZE)[:, None] < 55, 0, m).astype(np.uint8)),
-        "missing", "looks like lung is missing",
+        "missing", "missing where it looks like lung",
     ),
     "shifted": (rewrite_mask(lambda m: np.roll(m, 20, axis=1)), "shifted", "-20 px across"),
     "upside down": (rewrite_mask(lambda m: m[::-1].copy()), "mirrored", "upside down"),
@@ -324,7 +324,7 @@ DOUBTS: dict[str, tuple[Spoil, str, str]] = {
         "extra", "as dense as tissue",
     ),
     "sieve": (rewrite_mask(sieve), "ragged", "cracks and pinholes"),
-    "nothing drawn": (rewrite_mask(np.zeros_like), "missing", "looks like lung is missing"),
+    "nothing drawn": (rewrite_mask(np.zeros_like), "missing", "missing where it looks like lung"),
 }  # fmt: skip
 
 

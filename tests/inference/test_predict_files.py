@@ -19,6 +19,7 @@ from lungunet import (
 from lungunet.inference import scan_files, slice_files
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
+from lungunet.volumes.montage import draw_montage
 from lungunet.volumes.volume import Volume, read_volume, write_volume
 
 SPACING_MM = (30.0, 5.0, 5.5)
@@ -229,6 +230,29 @@ class TestScans:
             assert file.untold
             assert {row.region for row in file.rows} == {"lungs"}
             assert file.rows[0].area_px == result.measured.lungs.area_px > 0
+
+    def test_the_preview_shows_the_red_slices(
+        self, rule, scans, tmp_path: Path, monkeypatch
+    ) -> None:
+        """What a user reads of a slice is drawn, and said beside it."""
+        drawn = {}
+
+        def draw(scan, classes, **kwargs):
+            drawn.update(kwargs)
+            return draw_montage(scan, classes, **kwargs)
+
+        monkeypatch.setattr("lungunet.inference.scan_files.draw_montage", draw)
+        scan = read_volume(scans[0])
+        hu = scan.array.copy()
+        hu[2, 4:-4, 4 : hu.shape[2] // 2] = 40  # no lung on one side in one slice
+        path = tmp_path / "gap.nii.gz"
+        write_volume(path, hu, like=scan)
+        (result,) = predict_scans(rule, path, tmp_path / "out", write=ScanFiles(preview=True))
+        assert result.checked.worst_slices
+        assert drawn["red"] == result.checked.worst_slices
+        said = [f"slice {i}: {result.checked.slices[i].reasons[0]}" for i in drawn["red"]]
+        assert drawn["lines"] == [result.summary, *said]
+        assert list(result.checked.reasons[-len(said) :]) == said
 
     def test_without_a_chest_there_is_no_volume(self, rule, scans, tmp_path: Path) -> None:
         scan = read_volume(scans[0])

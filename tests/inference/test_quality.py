@@ -1,6 +1,7 @@
 """Masks judged without the truth: measures worked by hand, faults on phantoms, and the table."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from lungunet import DataError, Plausibility, check_slice
 from lungunet.inference.quality import judge
+from lungunet.inference.reasons import put_in_words
 from lungunet.inference.record import Record
 from lungunet.phantom.phantom import phantom_slice
 
@@ -85,9 +87,18 @@ def test_a_lost_lung() -> None:
     opened = 48 * 24 - 4 * 5  # two or so pixels around each corner
     assert found.values["left_out"] == pytest.approx(opened / BODY_PX, rel=0.06)
     assert found.values["parts"] == 1
-    assert found.reasons[0].startswith("50.0% of the lung is disputed: nobody else sees it so")
-    assert found.reasons[1].startswith("air within the body is left out, 1")
-    assert found.reasons[2].startswith("one side has more lung than the other by 1")
+    assert found.reasons[0] == (
+        "50.0% of the lung is missing from the mask, mostly on the right of the picture: the "
+        "threshold and the built-in model see it (usually up to 5.0%)"
+    )
+    assert re.fullmatch(
+        r"air within the body is left out, 1\d\.\d% of the body, mostly on the right of the "
+        r"picture \(usually up to 7\.0%\)",
+        found.reasons[1],
+    )
+    assert found.reasons[2].startswith(
+        "the left of the picture has more lung than the other side, by 1"
+    )
     assert found.reasons[-1] == "no lung on the right of the picture, where the rule sees one"
     unaided = check_slice(hu, mask, second_opinion=False)
     said_of_itself = [text for text in found.reasons[1:-1] if "differs from" not in text]
@@ -104,6 +115,81 @@ def test_lung_outside_the_body_and_at_the_border() -> None:
     assert "3.4% of the lung lies outside the body (usually up to 1.0%)" in found.reasons
     assert "4.5% of the picture's margin is lung (usually up to 1.0%)" in found.reasons
     assert len(found.reasons) == 3  # a third part, and nothing new from the rule
+
+
+class TestWordsOfADispute:
+    def test_an_empty_mask_has_no_share_of_its_lung(self) -> None:
+        hu, mask = chest()
+        one = hu.copy()
+        one[:, 64:][mask[:, 64:] > 0] = 40
+        found = check_slice(one, np.zeros_like(mask), by="threshold")
+        assert re.fullmatch(
+            r"the mask is empty, and the built-in model sees lung: 1\d\.\d% of the body, mostly on "
+            r"the left of the picture\. Draw it in",
+            found.reasons[0],
+        )
+        # The patient's own lung tells what is as dark as gas, where the mask shows none.
+        found = check_slice(one, np.zeros_like(mask))
+        assert "is missing where it looks like lung, says the rule" in found.reasons[-1]
+
+    def test_what_the_mask_alone_calls_lung(self) -> None:
+        hu, mask = chest()
+        mask[70:84, 82:102] = 1
+        found = check_slice(hu, mask)
+        assert (
+            "9.4% of the lung is in the mask alone, mostly on the right of the picture: neither "
+            "the threshold nor the built-in model sees it (usually up to 5.0%)" in found.reasons
+        )
+        assert not [reason for reason in found.reasons if "differs from" in reason]
+
+    def test_both(self) -> None:
+        hu, mask = chest()
+        mask[70:84, 82:102] = 1
+        mask[24:40, 24:48] = 0
+        said = " ".join(check_slice(hu, mask, by="lungs").reasons)
+        assert re.search(
+            r"of the lung is disputed: the threshold sees 62% of that, which the mask lacks, "
+            r"mostly on the left of the picture, and the rest is in the mask alone, mostly on the",
+            said,
+        )
+
+    def test_of_a_tip_one_alone_has_less_to_say_than_two(self) -> None:
+        hu, mask = chest()
+        hu[mask > 0] = 40
+        tip = np.zeros_like(mask)
+        tip[30:34, 30:40] = 1
+        two, one = check_slice(hu, tip), check_slice(hu, tip, by="lungs")
+        assert two.values["disputed"] == pytest.approx(40 / (0.01 * 96 * 128))
+        assert one.values["disputed"] == pytest.approx(40 / (0.05 * 96 * 128))
+        assert (two.light, one.light) == ("red", "amber")
+        assert "32.6% of a small lung, 1% of all pixels, is in the mask alone" in two.reasons[0]
+
+
+def test_a_share_of_a_small_mask_says_what_it_is_of() -> None:
+    hu, mask = chest()
+    small = np.zeros_like(mask)
+    small[20:40, 0:4] = 1  # all of it lies outside the body
+    found = check_slice(hu, small, second_opinion=False)
+    assert found.values["outside_body"] == pytest.approx(80 / (0.05 * 96 * 128))
+    assert found.reasons[0] == (
+        "13.0% of a small lung, 5% of all pixels, lies outside the body (usually up to 1.0%)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "said"), [("more", "sees more lung"), ("less", "sees less lung"), ("both", "in places")]
+)
+def test_who_differs_says_how(by: str, said: str) -> None:
+    counts = dict.fromkeys(
+        ("lung", "left_out", "missing", "extra", "lungs more", "lungs less"), 10.0
+    )
+    counts |= {f"{name} left": 9.0 for name in counts} | {"body": 100.0}
+    counts["lungs less"] *= 0.1 if by == "more" else 1
+    counts["lungs more"] *= 0.1 if by == "less" else 1
+    words = put_in_words(counts, ("lungs",))["builtin_difference"]
+    assert words.startswith("{} of the lung differs from the built-in model, which sees ")
+    assert said in words
+    assert words.endswith("others" if by == "both" else "mostly on the left of the picture")
 
 
 def test_specks() -> None:
@@ -158,10 +244,14 @@ def test_an_empty_mask_is_right_where_there_is_no_lung() -> None:
     unaided = check_slice(hu, nothing, second_opinion=False)
     assert unaided.light == "red"
     assert unaided.reasons[0].startswith("air within the body is left out, 2")
-    assert unaided.reasons[0].endswith("% of the body (usually up to 7.0%)")
+    assert unaided.reasons[0].endswith("% of the body (usually up to 7.0%)")  # on both sides
     found = check_slice(hu, nothing, probabilities=certain(nothing))
     assert (found.light, found.values["rule_difference"]) == ("red", 1)
-    assert found.reasons[0].startswith("100.0% of the lung is disputed")
+    assert re.fullmatch(
+        r"the mask is empty, and the threshold and the built-in model see lung: 2\d\.\d% of the "
+        r"body\. Draw it in",
+        found.reasons[0],
+    )
 
 
 def test_the_mean_hu_of_tissue_is_not_that_of_lung() -> None:

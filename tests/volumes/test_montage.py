@@ -99,6 +99,20 @@ class TestPlanes:
         bright = [panel(sheet, 0, n)[20:380, 20:260].mean() > 200 for n in range(3)]
         assert bright == [True, False, False]  # slices 16, 14 and 6
 
+    def test_red_slices_are_shown_once_and_said_to_be_red(self):
+        classes = NONE.copy()
+        classes[2:19, 30:34, 10:14] = 1
+        hu = volume(bright_box(z=slice(7, 8)))
+        plain = draw_montage(hu, classes)  # the fullest is slice 2; slices 14 and 6 beside it
+        sheet = draw_montage(hu, classes, red=[7, 6])
+        assert sheet.shape == (1200, 1200, 3)
+        assert panel(sheet, 2, 0)[20:380, 20:260].mean() > 200  # slice 7
+        assert not panel(sheet, 2, 1).any()
+        changed = (sheet[:800] != plain).any(axis=-1)  # the word beside "axial 6"
+        assert changed.any()
+        assert not changed[22:].any()
+        assert len(np.unique(np.flatnonzero(changed.any(axis=0)) // 400)) == 1
+
     def test_a_lung_alone_is_in_every_plane(self):
         classes = NONE.copy()
         classes[4:16, 10:40, 40:60] = 1
