@@ -21,6 +21,7 @@ import typer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lungunet
+from lungunet.models.onnx import write_graph
 
 ENCODER, DECODER = "tu-mobilenetv3_small_100", (64, 64, 48, 32, 16)
 SIZE, EARLY_SIZE, EARLY = 256, 192, 0.6  # the first epochs see smaller pictures: half the time
@@ -63,6 +64,7 @@ def main(
         codec=lungunet.LUNG_CODEC,
         scores={"train_slices": len(train)},
     )
+    write_graph(out)
     (out / "left_out.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
 
 

@@ -452,15 +452,15 @@ def _refuse_another_number(
 
 
 def _others(by: str) -> tuple[str, ...]:
-    """Return who can be asked: without torch the rule alone."""
-    return tuple(w for w in _OPINIONS if w != by and (w != "lungs" or _torch_starts()))
+    """Return who can be asked: with neither onnxruntime nor torch the rule alone."""
+    return tuple(w for w in _OPINIONS if w != by and (w != "lungs" or _lungs_start()))
 
 
 @cache
-def _torch_starts() -> bool:
+def _lungs_start() -> bool:
     try:
-        import torch  # noqa: F401 - an .onnx file and the threshold predict without it
-    except (ImportError, OSError):  # not there, or a library of its own is not
+        load_opinion("lungs")
+    except (ImportError, OSError):  # no torch, or a library of its own is not there
         return False
     return True
 
