@@ -5,7 +5,8 @@
 The folder holds ``slices/images/NAME.tif`` in HU, ``slices/masks/NAME.png`` (0, 255), and
 ``slices.csv`` with the columns name, patient and quality. Half an hour on one core, minutes on a
 GPU; the same seed gives the same weights on the same machine. ``--leave-out 0`` trains without
-the first fifth of the patients and scores the model on them: five runs score it on everybody.
+the first fifth of the patients and scores the model on them: five runs score it on everybody. The
+last step, the graph for ONNX Runtime, needs ``lungunet[onnx]``.
 """
 
 import csv

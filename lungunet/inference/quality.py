@@ -177,7 +177,7 @@ def check_slice(
     spread : (H, W) float in [0, 1], how far the models of an ensemble are from each other; see
         :class:`Segmented`; None leaves it out
     second_opinion : ask the threshold rule, :func:`segment_lungs`, and the built-in model where
-        torch is there
+        onnxruntime or torch is there
     by : word of who made the mask, threshold or lungs, who is not asked about its own
 
     Returns
