@@ -99,9 +99,26 @@ def leave_weights(network: onnx.ModelProto, weights: Path, *, prefix: str) -> No
         )
         casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=TensorProto.FLOAT))
         tensor.CopyFrom(stored)
-    nodes = [*casts, *network.graph.node]
+    own = {tensor.name.removesuffix("_half") for tensor in network.graph.initializer}
+    for node in network.graph.node:
+        # Where a layer has no bias the exporter computes zeros, which keep onnxruntime from joining
+        # it with the batch norm behind it.
+        if node.op_type == "Conv" and not own.issuperset(node.input[2:]):
+            del node.input[2:]
+    nodes = [*casts, *_used(network.graph)]
     del network.graph.node[:]
     network.graph.node.extend(nodes)
+
+
+def _used(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes that the outputs need."""
+    wanted = {output.name for output in graph.output}
+    used = []
+    for node in reversed(graph.node):  # each comes after those that it needs
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            used.append(node)
+    return used[::-1]
 
 
 _Value: TypeAlias = str | float | np.float32 | np.ndarray  # a tensor by name, or a constant
