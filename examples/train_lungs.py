@@ -5,7 +5,8 @@
 The folder holds ``slices/images/NAME.tif`` in HU, ``slices/masks/NAME.png`` (0, 255), and
 ``slices.csv`` with the columns name, patient and quality. Less than an hour on one core, minutes on
 a GPU; the same seed gives the same weights on the same machine. ``--leave-out 0`` trains without
-the first fifth of the patients and scores the model on them: five runs score it on everybody.
+the first fifth of the patients and scores the model on them: five runs score it on everybody. The
+last step, the graph for ONNX Runtime, needs ``lungunet[onnx]``.
 """
 
 import csv
@@ -21,6 +22,7 @@ import typer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lungunet
+from lungunet.models.onnx import write_graph
 
 ENCODER, DECODER = "tu-mobilenetv3_small_100", (64, 64, 48, 32, 16)
 SIZE, EARLY_SIZE, EARLY = 256, 192, 0.6  # the first epochs see smaller pictures: half the time
@@ -63,6 +65,7 @@ def main(
         codec=lungunet.LUNG_CODEC,
         scores={"train_slices": len(train)},
     )
+    write_graph(out)
     (out / "left_out.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
 
 

@@ -151,6 +151,7 @@ class TestBroken:
         def fail(*args: object, **kwargs: object) -> None:
             raise RuntimeError("operator torchvision::nms does not exist")
 
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)  # which needs no torchvision
         monkeypatch.setattr("lungunet.models.encoders.is_cached", fail)
         monkeypatch.setattr("lungunet.models.unet.build_unet", fail)
         monkeypatch.setattr("lungunet.models.folder.build_from", fail)

@@ -7,6 +7,7 @@ what each weighs. Knows no files and no other pair.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from threading import Lock
 from typing import Literal
 
 import cv2
@@ -30,6 +31,8 @@ DoubtKind = Literal[
     "edge", "border", "none",
 ]  # fmt: skip
 """What is most wrong with a label; none where nothing stands out."""
+
+_LOADING = Lock()
 
 _SIDE = 256  # px of the longer side: a lung's outline to 1.5 mm is enough to doubt a mask
 _THIN = 2 / 256  # of the side: disagreement no wider than twice this lies along an edge
@@ -98,9 +101,14 @@ class _Reason:
     text: str
 
 
-@cache
 def load_opinion(word: str) -> Predictor:
-    """Return the threshold rule or the built-in model, read once."""
+    """Return the threshold rule or the built-in model, read once, whatever threads ask."""
+    with _LOADING:
+        return _load_opinion(word)
+
+
+@cache
+def _load_opinion(word: str) -> Predictor:
     # Of one slice at a time a GPU gains nothing, and an opinion need not be the finest.
     return Predictor.load(word, device="cpu", tta=False)
 

@@ -15,8 +15,6 @@ from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, counted
 from lungunet.inference.segmenter import Segmented
-from lungunet.inference.shapes import label_parts, look_up
-from lungunet.inference.threshold import segment_lungs
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.folder import encode_weights
 from lungunet.models.original import padding
@@ -34,10 +32,6 @@ _PART_PX = 512 * 512
 
 # Held while the number of threads that new threads begin with is not the process's own.
 _STARTING = Lock()
-
-_LITTLE = 0.02  # of a slice
-_SPECK = 0.001  # of a slice: no lung by itself, dense or not
-_AIRY_HU = -400  # on average
 
 
 class Fitted(NamedTuple):
@@ -144,36 +138,6 @@ class TorchSegmenter:
                 f"the network: gives {given} for {counted(n, 'slice')}, contract and codec expect "
                 f"logits {expected}. Pass those that it was trained with."
             )
-
-
-class LungsSegmenter(TorchSegmenter):
-    """The built-in model; a slice with no more than gas of the bowel stays without lung.
-
-    It has seen few bellies. Where it marks little, parts of that go that are no lung to the
-    threshold rule, and full of air or specks; what is dense stays, for the rule sees no dense lung.
-    """
-
-    word = "lungs"
-
-    def __call__(self, prepared: Sequence[Fitted]) -> list[Segmented]:
-        """Segment slices; see ``Segmenter``."""
-        said = super().__call__(prepared)
-        for slice_, segmented in zip(prepared, said, strict=True):
-            if 0 < np.count_nonzero(segmented.classes) < _LITTLE * segmented.classes.size:
-                _clear_gas(slice_.image, segmented)
-        return said
-
-
-def _clear_gas(image: np.ndarray, segmented: Segmented) -> None:
-    rule = segment_lungs(image) > 0
-    labels, sizes = label_parts(segmented.classes)
-    seen = np.bincount(labels[rule], minlength=len(sizes) + 1)[1:] > 0
-    mean_hu = np.bincount(labels.ravel(), image.ravel(), minlength=len(sizes) + 1)[1:] / sizes
-    gone = ~seen & ((mean_hu < _AIRY_HU) | (sizes < _SPECK * labels.size))
-    gas = look_up(np.concatenate([[False], gone]).view(np.uint8), labels)
-    segmented.classes[gas > 0] = 0
-    if segmented.probabilities is not None:
-        segmented.probabilities[:, gas > 0] = [[1], [0]]
 
 
 def _side_by_side(

@@ -23,7 +23,6 @@ from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
-from lungunet.models.builtin import BUILTIN
 from lungunet.models.hub import hub_address
 from lungunet.models.members import find_members
 from lungunet.volumes.formats import is_volume_source
@@ -142,7 +141,8 @@ class Predictor:
         model : a run folder, a model folder, what :func:`load_model` returned, an ``.onnx`` file
             that :func:`export_onnx` wrote, or a word: ``"lungs"`` for the built-in model,
             ``"threshold"`` for the baseline by HU, which needs no weights. A folder of that name
-            is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch.
+            is ``"./lungs"`` or a Path. An ``.onnx`` file and the threshold need no torch, nor does
+            ``"lungs"`` on the CPU where onnxruntime is installed.
             Several are averaged: the folder of a cross-validation, for the models of its folds,
             or ``"runs/a+runs/b"``. ``"hf://OWNER/NAME@REVISION"`` is fetched from the Hugging Face
             Hub where the cache does not hold it; a warning names the commit of a branch
@@ -362,7 +362,7 @@ def _read_segmenter(
     model: str | Path | SavedModel, *, device: str | int, precision: Precision
 ) -> tuple[Segmenter, SavedModel | None]:
     """Return what a MODEL is, and of a single network also what its folder says."""
-    saved, word = cast("SavedModel", model), None
+    saved = cast("SavedModel", model)
     if isinstance(model, str | Path):
         members = find_members(model)
         if len(members) > 1:
@@ -380,13 +380,18 @@ def _read_segmenter(
 
             _refuse_device(word, device, precision)
             return OnnxSegmenter(word), None
+        if word == "lungs":
+            from lungunet.inference.lungs import load_lungs
+
+            return load_lungs(device=device, precision=precision), None
         from lungunet.models.folder import load_model
 
         saved = load_model(word)
-    from lungunet.inference.network import LungsSegmenter, TorchSegmenter
+    from lungunet.inference.network import TorchSegmenter
 
-    kind = LungsSegmenter if isinstance(word, str) and word in BUILTIN else TorchSegmenter
-    network = kind(saved.model, saved.contract, saved.codec, device=device, precision=precision)
+    network = TorchSegmenter(
+        saved.model, saved.contract, saved.codec, device=device, precision=precision
+    )
     return network, saved
 
 

@@ -194,7 +194,7 @@ def check_slice(
     spread : (H, W) float in [0, 1], how far the models of an ensemble are from each other; see
         :class:`Segmented`; None leaves it out
     second_opinion : ask the threshold rule, :func:`segment_lungs`, and the built-in model where
-        torch is there
+        onnxruntime or torch is there
     by : word of who made the mask, threshold or lungs, who is not asked about its own
 
     Returns
@@ -510,15 +510,15 @@ def _refuse_another_number(
 
 
 def _others(by: str) -> tuple[str, ...]:
-    """Return who can be asked: without torch the rule alone."""
-    return tuple(w for w in _OPINIONS if w != by and (w != "lungs" or _torch_starts()))
+    """Return who can be asked: with neither onnxruntime nor torch the rule alone."""
+    return tuple(w for w in _OPINIONS if w != by and (w != "lungs" or _lungs_start()))
 
 
 @cache
-def _torch_starts() -> bool:
+def _lungs_start() -> bool:
     try:
-        import torch  # noqa: F401 - an .onnx file and the threshold predict without it
-    except (ImportError, OSError):  # not there, or a library of its own is not
+        load_opinion("lungs")
+    except (ImportError, OSError):  # no torch, or a library of its own is not there
         return False
     return True
 

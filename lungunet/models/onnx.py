@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from lungunet.data.files import replacing
 from lungunet.data.manifest import list_images
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
+from lungunet.models.builtin import GRAPH
 from lungunet.models.folder import SavedModel, describe, encode_weights, load_model
-from lungunet.models.members import find_members
+from lungunet.models.members import WEIGHTS, find_members
 from lungunet.models.onnx_file import ABOUT, FORMAT, OnnxFile, onnxruntime, open_onnx
 from lungunet.models.original import padding
 from lungunet.phantom.phantom import phantom_slice
@@ -114,6 +115,37 @@ def export_onnx(
         return _compare(network, open_onnx(temporary), compared, path)
 
 
+def write_graph(folder: str | Path) -> Parity:
+    """Write the graph of a model folder beside its weights, of which it holds none, and check it.
+
+    It is what :func:`export_onnx` writes, but its weights are those in ``model.safetensors``, which
+    it names by their place in the file: the two belong together.
+
+    Parameters
+    ----------
+    folder : a model folder whose weights are in half precision, as the built-in one
+
+    Raises
+    ------
+    ModelError, MissingExtraError
+        As for :func:`export_onnx`.
+    """
+    _need_exporter()
+    from lungunet.models.onnx_graph import leave_weights, surround
+
+    saved = load_model(folder)
+    network = _Members([saved.model]).eval()
+    traced = _trace(network, saved, optimize=False)  # or batch norm would change the weights
+    leave_weights(traced, saved.folder / WEIGHTS, prefix="models.0.")
+    graph = surround(traced, saved.contract, saved.codec)
+    weights = (saved.folder / WEIGHTS).read_bytes()
+    _sign(graph, describe(weights, contract=saved.contract, codec=saved.codec, scores={}))
+    path = saved.folder / GRAPH
+    with replacing(path) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
+        return _compare(network, open_onnx(temporary), _phantoms(saved.contract), path)
+
+
 class _Members(nn.Module):
     """Networks that see the same: gives the logits of one after the other."""
 
@@ -144,13 +176,7 @@ def _joined(members: Sequence[SavedModel]) -> SavedModel:
 
 
 def _encode(network: _Members, saved: SavedModel) -> bytes:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter writes with it
-    except ImportError as err:
-        raise MissingExtraError(
-            f"{err.name} is not installed. pip install 'lungunet[onnx]'", where="onnx"
-        ) from err
+    _need_exporter()
     from lungunet.models.onnx_graph import surround
 
     whole = surround(
@@ -158,10 +184,7 @@ def _encode(network: _Members, saved: SavedModel) -> bytes:
     )
     weights = encode_weights(saved.model)
     facts = describe(weights, contract=saved.contract, codec=saved.codec, scores=saved.scores)
-    about = {"format": FORMAT, **facts}
-    text = json.dumps(about, sort_keys=True, allow_nan=False, default=str)
-    onnx.helper.set_model_props(whole, {ABOUT: text})
-    whole.producer_name, whole.producer_version = "lungunet", __version__
+    _sign(whole, facts)
     try:
         return bytes(whole.SerializeToString())
     except ValueError as err:
@@ -170,7 +193,25 @@ def _encode(network: _Members, saved: SavedModel) -> bytes:
         ) from err
 
 
-def _trace(network: nn.Module, saved: SavedModel) -> Any:
+def _need_exporter() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401 - torch's exporter writes with it
+    except ImportError as err:
+        raise MissingExtraError(
+            f"{err.name} is not installed. pip install 'lungunet[onnx]'", where="onnx"
+        ) from err
+
+
+def _sign(graph: Any, facts: Mapping[str, Any]) -> None:
+    """Let a file say what it is."""
+    about = {"format": FORMAT, **facts}
+    entry = graph.metadata_props.add()
+    entry.key, entry.value = ABOUT, json.dumps(about, sort_keys=True, allow_nan=False, default=str)
+    graph.producer_name, graph.producer_version = "lungunet", __version__
+
+
+def _trace(network: nn.Module, saved: SavedModel, *, optimize: bool = True) -> Any:
     size = saved.contract.size
     try:
         # Of a batch of one the exporter would fix the batch to one.
@@ -181,6 +222,7 @@ def _trace(network: nn.Module, saved: SavedModel) -> Any:
             external_data=False,
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
             verbose=False,
+            optimize=optimize,
         )
     except torch.onnx.OnnxExporterError as err:
         reason = str(err.__cause__ or err).strip().partition("\n")[0]

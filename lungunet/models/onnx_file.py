@@ -95,6 +95,10 @@ def _start(content: bytes, path: Path) -> Any:
     options.log_severity_level = 3  # errors; they come as exceptions too
     # Threads that spin between calls would take the cores from those that read and write files.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The weights of the built-in model lie beside its graph.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(path.parent)
+    )
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # its errors share no class of their own

@@ -6,6 +6,8 @@ From CT values to what the network is fed, and from its logits to masks, by the 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.window import Window
+from lungunet.errors import ModelError
 from lungunet.models.onnx_file import IMAGE, MASK, PROBABILITY
 
 _LEAST_OVERLAP_PX = 1e-3  # OpenCV's INTER_AREA leaves out what overlaps less
@@ -65,6 +68,57 @@ def surround(
     return helper.make_model(
         graph, opset_imports=network.opset_import, ir_version=network.ir_version
     )
+
+
+def leave_weights(network: onnx.ModelProto, weights: Path, *, prefix: str) -> None:
+    """Let a network take its weights from a safetensors file beside it; changed in place.
+
+    Parameters
+    ----------
+    weights : in half precision
+    prefix : of the network's names, before those of the file
+    """
+    content = weights.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    held = json.loads(content[8:start])
+    casts = []
+    for tensor in network.graph.initializer:
+        entry = held.get(tensor.name.removeprefix(prefix))
+        if entry is None:
+            continue
+        if entry["dtype"] != "F16":
+            raise ModelError("holds weights that are no halves. Save model.half().", where=weights)
+        begin, end = entry["data_offsets"]
+        place = {"location": weights.name, "offset": start + begin, "length": end - begin}
+        stored = TensorProto(
+            name=f"{tensor.name}_half",
+            dims=tensor.dims,
+            data_type=TensorProto.FLOAT16,
+            data_location=TensorProto.EXTERNAL,
+            external_data=[{"key": key, "value": str(value)} for key, value in place.items()],
+        )
+        casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(stored)
+    own = {tensor.name.removesuffix("_half") for tensor in network.graph.initializer}
+    for node in network.graph.node:
+        # Where a layer has no bias the exporter computes zeros, which keep onnxruntime from joining
+        # it with the batch norm behind it.
+        if node.op_type == "Conv" and not own.issuperset(node.input[2:]):
+            del node.input[2:]
+    nodes = [*casts, *_used(network.graph)]
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
+
+
+def _used(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes that the outputs need."""
+    wanted = {output.name for output in graph.output}
+    used = []
+    for node in reversed(graph.node):  # each comes after those that it needs
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            used.append(node)
+    return used[::-1]
 
 
 _Value: TypeAlias = str | float | np.float32 | np.ndarray  # a tensor by name, or a constant

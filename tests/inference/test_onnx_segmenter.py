@@ -116,10 +116,8 @@ def test_threads_are_those_that_were_granted(
 
 
 class TestCommandLine:
-    @pytest.mark.parametrize("model", ["onnx", "threshold"])
-    @pytest.mark.parametrize(
-        "begin", ["sys.modules['torch'] = None", "sys.argv += ['--no-triage']"]
-    )
+    @pytest.mark.parametrize("model", ["onnx", "threshold", "lungs"])
+    @pytest.mark.parametrize("begin", ["", "sys.modules['torch'] = None"])
     def test_predicting_needs_no_torch(
         self, model: str, begin: str, onnx_file: Path, phantoms: tuple[Path, Path], tmp_path: Path
     ) -> None:
@@ -127,7 +125,7 @@ class TestCommandLine:
         code = (
             "import sys; from lungunet.cli import main\n"
             f"sys.argv = ['lungunet', 'predict', {str(path)!r}, {str(phantoms[0])!r}, '--out', "
-            f"{str(tmp_path)!r}, '--overlay', '--tta']\n{begin}\n"
+            f"{str(tmp_path)!r}, '--overlay', '--tta', '--device', 'cpu']\n{begin}\n"
             "try: main()\n"
             "except SystemExit as stop: assert not stop.code, stop.code\n"
             "names = {'torch', 'albumentations', 'timm', 'onnx'}\n"

@@ -1,17 +1,26 @@
 """The model that comes with the package: what it is, what it finds, and what begins with it."""
 
+import hashlib
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 import lungunet
 from lungunet import ConfigError, ModelError, Predictor, build_unet
-from lungunet.inference.network import LungsSegmenter
-from lungunet.models.builtin import BUILTIN
+from lungunet.inference.jobs import _identify as identify
+from lungunet.inference.lungs import LungsSegmenter, _has_gpu
+from lungunet.inference.network import TorchSegmenter
+from lungunet.inference.onnx import OnnxSegmenter
+from lungunet.models.builtin import BUILTIN, GRAPH
+from lungunet.models.onnx import write_graph
+from lungunet.models.onnx_file import open_onnx
 
 FOLDER = BUILTIN["lungs"]
 
@@ -105,8 +114,9 @@ class TestWhatItFinds:
         hu = np.zeros((64, 64), np.int16)  # all of it water
         hu[10:13, 10:13] = -950
         hu[40:47, 40:47] = 60
+        contract, codec = lungunet.InputContract(64), lungunet.LUNG_CODEC
         segmenter = LungsSegmenter(
-            Everything(), lungunet.InputContract(64), lungunet.LUNG_CODEC, precision="fp32"
+            TorchSegmenter(Everything(), contract, codec, device="cpu", precision="fp32")
         )
         pred = Predictor(segmenter)(hu)
         assert not pred[10:13, 10:13].any()
@@ -124,6 +134,124 @@ class TestWhatItFinds:
 
     def test_any_size_and_a_slice_of_one_grey(self, lungs: Predictor) -> None:
         assert lungs(np.full((37, 64), -1000, np.int16)).shape == (37, 64)
+
+
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "onnxruntime", None)
+        return Predictor.load("lungs", device="cpu", precision="fp32")
+
+
+class TestWhoComputes:
+    @pytest.mark.parametrize(
+        ("settings", "gpu", "kind"),
+        [
+            ({}, False, OnnxSegmenter),
+            ({"device": "cpu"}, True, OnnxSegmenter),
+            ({"device": "cpu", "precision": "fp32"}, False, OnnxSegmenter),
+            ({"precision": "bf16"}, False, TorchSegmenter),
+            ({}, True, TorchSegmenter),
+        ],
+    )
+    def test_onnxruntime_on_the_cpu_in_fp32(
+        self, settings: dict[str, str], gpu: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lungunet.inference.lungs._has_gpu", lambda: gpu)
+        assert type(Predictor.load("lungs", **settings).segmenter.network) is kind
+
+    def test_torch_where_there_is_no_other(self, by_torch: Predictor) -> None:
+        assert type(by_torch.segmenter.network) is TorchSegmenter
+
+    @pytest.mark.parametrize("driver", [False, True])
+    def test_torch_is_asked_about_the_gpu_where_there_is_a_driver(
+        self, driver: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def load(name: str) -> None:
+            if not driver:
+                raise OSError(f"{name}: cannot open shared object file")
+
+        monkeypatch.setattr("ctypes.CDLL", load)
+        monkeypatch.setattr(Path, "exists", lambda path: False)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        assert _has_gpu() is driver
+
+    def test_a_device_that_is_not_there(self) -> None:
+        with pytest.raises(ConfigError, match="device 'cuda:99'"):
+            Predictor.load("lungs", device="cuda:99")
+
+    @pytest.mark.parametrize(
+        ("size", "rows", "columns", "near"),
+        [
+            (512, 512, 512, 1e-4),
+            (512, 512, 384, 1e-4),
+            (256, 256, 200, 1e-4),
+            (160, 131, 160, 1e-4),
+            (640, 613, 640, 1e-3),  # a grey value half-way between two may round the other way
+        ],
+    )
+    def test_masks_are_those_of_torch(
+        self, by_torch: Predictor, size: int, rows: int, columns: int, near: float
+    ) -> None:
+        ours = Predictor.load("lungs", device="cpu")
+        cut = (slice(rows), slice(columns))
+        images = [lungunet.phantom_slice(n, 0.1 + 0.3 * n, size=size).image[cut] for n in range(3)]
+        for found, expected in zip(ours.segment(images), by_torch.segment(images), strict=True):
+            np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=near)
+            sure = np.abs(expected.probabilities[1] - 0.5) > near
+            np.testing.assert_array_equal(found.classes[sure], expected.classes[sure])
+
+    def test_jobs_go_on_with_either(self, by_torch: Predictor) -> None:
+        ours = Predictor.load("lungs", device="cpu")
+        weights = hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
+        assert ours.weights_sha256 == by_torch.weights_sha256 == weights
+        assert identify(ours.segmenter) == identify(by_torch.segmenter)
+
+
+class TestItsGraph:
+    def test_belongs_to_the_weights(self) -> None:
+        weights = (FOLDER / "model.safetensors").read_bytes()
+        said = open_onnx(FOLDER / GRAPH)
+        saved = lungunet.load_model("lungs")
+        assert said.weights_sha256 == hashlib.sha256(weights).hexdigest()
+        assert (said.contract, said.codec) == (saved.contract, saved.codec)
+
+    def test_holds_no_weights_of_its_own(self) -> None:
+        graph = onnx.load(FOLDER / GRAPH, load_external_data=False).graph
+        own = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+        assert max(np.prod(tensor.dims) for tensor in own) <= 256  # places along a side
+        used = {t.name.removesuffix("_half") for t in graph.initializer if t not in own}
+        assert len(used) == len(graph.initializer) - len(own)
+        state = lungunet.load_model("lungs").model.state_dict()
+        assert {name.removeprefix("models.0.") for name in used} == {
+            name for name, tensor in state.items() if tensor.is_floating_point()
+        }
+        assert (FOLDER / GRAPH).stat().st_size < 150_000
+
+    def test_is_written_beside_the_weights(self, tmp_path: Path) -> None:
+        model = build_unet("unet2015", width=2, seed=0)
+        contract, codec = lungunet.InputContract(32), lungunet.LUNG_CODEC
+        lungunet.save_model(tmp_path / "a", model.half(), contract=contract, codec=codec)
+        parity = write_graph(tmp_path / "a")
+        assert parity.differing_px == 0
+        shutil.move(tmp_path / "a", tmp_path / "ä b")
+        hu = lungunet.phantom_slice(3, 0.5, size=64).image
+        np.testing.assert_allclose(
+            Predictor.load(tmp_path / "ä b" / GRAPH).probabilities(hu),
+            Predictor.load(tmp_path / "ä b", device="cpu", precision="fp32").probabilities(hu),
+            atol=1e-4,
+        )
+        (tmp_path / "ä b" / "model.safetensors").unlink()
+        with pytest.raises(ModelError, match="not a readable ONNX model"):
+            Predictor.load(tmp_path / "ä b" / GRAPH)
+
+    def test_weights_that_are_no_halves_are_refused(self, tmp_path: Path) -> None:
+        model = build_unet("unet2015", width=1, seed=0)
+        contract, codec = lungunet.InputContract(32), lungunet.LUNG_CODEC
+        lungunet.save_model(tmp_path, model, contract=contract, codec=codec)
+        with pytest.raises(ModelError, match=r"no halves. Save model.half\(\)"):
+            write_graph(tmp_path)
+        assert not (tmp_path / GRAPH).exists()
 
 
 class TestWhatBeginsWithIt:

@@ -4,3 +4,6 @@ from pathlib import Path
 
 BUILTIN = {"lungs": Path(__file__).parent / "lungs"}
 """Word -> model folder."""
+
+GRAPH = "graph.onnx"
+"""The network of such a folder for onnxruntime; its weights are those of the folder."""
