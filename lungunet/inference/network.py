@@ -8,14 +8,16 @@ from itertools import chain
 from threading import Barrier, Lock
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
+from lungunet.data.hu import clear_padding
 from lungunet.errors import ConfigError, counted
 from lungunet.inference.segmenter import Segmented
-from lungunet.inference.shapes import label_parts, look_up
+from lungunet.inference.shapes import Box, label_parts, look_up
 from lungunet.inference.threshold import segment_lungs
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.folder import encode_weights
@@ -35,6 +37,13 @@ _PART_PX = 512 * 512
 # Held while the number of threads that new threads begin with is not the process's own.
 _STARTING = Lock()
 
+# A body as large as most that the network has seen is looked at as it is.
+_SMALL_BODY = 0.7  # of the picture, with the air around
+_AROUND_BODY = 1.1
+_LEAST_BODY = 0.1  # is none
+_PART_OF_BODY = 0.1  # of the largest part
+_LOOK_PX = 128
+
 _LITTLE = 0.02  # of a slice
 _SPECK = 0.001  # of a slice: no lung by itself, dense or not
 _AIRY_HU = -400  # on average
@@ -46,11 +55,14 @@ class Fitted(NamedTuple):
     Parameters
     ----------
     pixels : (1, size, size) float32
-    image : (H, W), the slice
+    image : (H, W), the slice, or what of it the network sees
+    whole : shape of the slice where ``image`` is the part of it in ``box``; else None
     """
 
     pixels: np.ndarray
     image: np.ndarray
+    whole: tuple[int, ...] | None = None
+    box: Box = ()
 
 
 class TorchSegmenter:
@@ -155,13 +167,50 @@ class LungsSegmenter(TorchSegmenter):
 
     word = "lungs"
 
+    def prepare(self, image: np.ndarray, where: str = "slice") -> Fitted:
+        """Look at the body alone where it is small in the picture; see ``Segmenter``."""
+        self.contract.check(image, where)
+        image = clear_padding(image)
+        box = _frame(image)
+        part = image if box is None else image[box]
+        pixels = self.contract.prepare(part, where)
+        return Fitted(pixels, part) if box is None else Fitted(pixels, part, image.shape, box)
+
     def __call__(self, prepared: Sequence[Fitted]) -> list[Segmented]:
         """Segment slices; see ``Segmenter``."""
         said = super().__call__(prepared)
         for slice_, segmented in zip(prepared, said, strict=True):
             if 0 < np.count_nonzero(segmented.classes) < _LITTLE * segmented.classes.size:
                 _clear_gas(slice_.image, segmented)
-        return said
+        return [_unframe(slice_, part) for slice_, part in zip(prepared, said, strict=True)]
+
+
+def _frame(image: np.ndarray) -> Box | None:
+    """Return the rows and columns of a body that is small in its picture, and some air around."""
+    step = max(1, max(image.shape) // _LOOK_PX)
+    labels, sizes = label_parts((image[::step, ::step] > _AIRY_HU).view(np.uint8))
+    # Where the picture cuts through the chest its walls are by themselves, and so may arms be.
+    large = np.concatenate([[False], sizes >= _PART_OF_BODY * sizes.max(initial=0)])
+    body = look_up(large.view(np.uint8), labels)
+    left, top, width, height = (step * n for n in cv2.boundingRect(body))
+    side = round(max(width, height) * _AROUND_BODY)
+    if not _LEAST_BODY * max(image.shape) < side < _SMALL_BODY * max(image.shape):
+        return None
+    rows, columns = (
+        slice(max(0, at + size // 2 - side // 2), at + size // 2 + side // 2 + 1)
+        for at, size in ((top, height), (left, width))
+    )
+    return rows, columns
+
+
+def _unframe(slice_: Fitted, part: Segmented) -> Segmented:
+    """Put what is said of a part of a slice where it belongs."""
+    if slice_.whole is None or part.probabilities is None:
+        return part
+    both = np.zeros((2, *slice_.whole), np.float32)
+    both[0] = 1
+    both[:, *slice_.box] = part.probabilities
+    return Segmented.likeliest(both)
 
 
 def _clear_gas(image: np.ndarray, segmented: Segmented) -> None:
