@@ -189,9 +189,12 @@ def _frame(image: np.ndarray) -> Box | None:
     """Return the rows and columns of a body that is small in its picture, and some air around."""
     step = max(1, max(image.shape) // _LOOK_PX)
     labels, sizes = label_parts((image[::step, ::step] > _AIRY_HU).view(np.uint8))
-    # Where the picture cuts through the chest its walls are by themselves, and so may arms be.
+    # Arms may be by themselves.
     large = np.concatenate([[False], sizes >= _PART_OF_BODY * sizes.max(initial=0)])
     body = look_up(large.view(np.uint8), labels)
+    # Where the picture cuts through the chest, the walls may be by themselves: lung lies beyond.
+    if body[0].any() or body[-1].any() or body[:, 0].any() or body[:, -1].any():
+        return None
     left, top, width, height = (step * n for n in cv2.boundingRect(body))
     side = round(max(width, height) * _AROUND_BODY)
     if not _LEAST_BODY * max(image.shape) < side < _SMALL_BODY * max(image.shape):
