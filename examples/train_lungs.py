@@ -3,8 +3,8 @@
     python examples/train_lungs.py chestct --out lungs
 
 The folder holds ``slices/images/NAME.tif`` in HU, ``slices/masks/NAME.png`` (0, 255), and
-``slices.csv`` with the columns name, patient and quality. Less than an hour on one core, minutes on
-a GPU; the same seed gives the same weights on the same machine. ``--leave-out 0`` trains without
+``slices.csv`` with the columns name, patient and quality. Half an hour on one core, minutes on a
+GPU; the same seed gives the same weights on the same machine. ``--leave-out 0`` trains without
 the first fifth of the patients and scores the model on them: five runs score it on everybody. The
 last step, the graph for ONNX Runtime, needs ``lungunet[onnx]``.
 """
@@ -43,7 +43,7 @@ def main(
     data: Path,
     out: Path = Path("lungs"),
     leave_out: int = typer.Option(-1, help="fold of patients to leave out and score, 0 to 4"),
-    epochs: int = 150,
+    epochs: int = 90,
     seed: int = 0,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
@@ -139,51 +139,12 @@ def augment(
     """Make another patient on another scanner of a slice; (size, size) uint8 both."""
     if rng.random() < 0.5:
         grey = lungunet.disease_slice(grey, mask, seed=int(rng.integers(2**31)))
-    if rng.random() < 0.2:
-        grey, mask = paint_pneumothorax(grey, mask, rng)
     if not mask.any() and rng.random() < 0.5:
         grey = paint_bowel(grey, mask, rng)
     if rng.random() < 0.35 and mask.any():
         grey = change_lungs(grey, mask, rng)
     grey, mask = move(grey, mask, size, rng)
     return change_scanner(grey.astype(np.float32), rng), mask
-
-
-def paint_pneumothorax(
-    grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Let one lung fall back to its hilum: the gas around it is no lung."""
-    count, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    widths, areas = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_AREA]
-    widest = 0.62 * cv2.boundingRect(mask)[2] if count > 2 else 0.4 * len(mask)  # or it is both
-    sides = [i for i in range(1, count) if areas[i] > 0.015 * mask.size and widths[i] <= widest]
-    if not sides:
-        return grey, mask
-    chosen = sides[rng.integers(len(sides))]
-    side = labels == chosen
-    rows, columns = np.nonzero(side)
-    left, right = np.quantile(columns, (0.04, 0.96))
-    inner = left if centres[chosen][0] > grey.shape[1] / 2 else right
-    hilum = np.array([inner, np.quantile(rows, rng.uniform(0.45, 0.75))])
-    small = rng.uniform(0.45, 0.97)
-    scale = np.diag([small ** rng.uniform(0.6, 1.2), small])
-    fall_back = np.c_[scale, hilum - scale @ hilum]
-    size = grey.shape[::-1]
-    lung = cv2.warpAffine(side.astype(np.float32), fall_back, size, flags=cv2.INTER_LINEAR)
-    wobble = cv2.GaussianBlur(rng.standard_normal(grey.shape, dtype=np.float32), (0, 0), 7)
-    lung = cv2.GaussianBlur(lung, (0, 0), 2.0) + rng.uniform(0, 0.25) * wobble / wobble.std()
-    lung = np.clip((lung - 0.5) * rng.uniform(2, 5) + 0.5, 0, 1) * side
-    air = min(60.0, float(np.median(grey[side])) - 8)  # of the window, -1000 HU
-    gas = np.full(grey.shape, air + rng.uniform(-6, 4), np.float32)
-    denser = cv2.warpAffine(grey, fall_back, size, flags=cv2.INTER_AREA).astype(np.float32)
-    denser += (1 - small) * rng.uniform(0.2, 1.0) * np.clip(200 - denser, 0, None)
-    pleura = 4 * lung * (1 - lung) * rng.uniform(10, 70)  # a fine line
-    fine = np.abs(grey - cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0))
-    gas += rng.standard_normal(grey.shape, dtype=np.float32) * 1.2 * np.median(fine[side])
-    within = cv2.GaussianBlur(side.astype(np.float32), (0, 0), 0.7) * side
-    painted = grey + within * (gas + lung * (denser - gas) + pleura - grey)
-    fallen = np.where(side, lung > 0.5, mask > 0).astype(np.uint8)
-    return np.clip(painted, 0, 255).astype(np.uint8), fallen
 
 
 def paint_bowel(grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

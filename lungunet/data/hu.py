@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from lungunet.data.window import LUNG_WINDOW
@@ -19,6 +20,9 @@ _DARKER_THAN_TISSUE_HU = -64
 _LUNG_HU = (-1100, -300)
 _OFFSET = 1024  # what scanners add to store HU unsigned
 _WATER_STORED = (_OFFSET - 200, _OFFSET + 200)
+_CLIPPED = 0.01  # of the pixels; of tissue that no window cut, few have the lowest value of all
+# Air that is off the scale is darker. A corner of tissue is of many values.
+_DENSE_PADDING_HU, _PADDING_HU, _LEAST_PADDING = -400, -2000, 0.003
 _SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
 _PLANES = 32  # so many slices tell what a scan or a list holds
 
@@ -86,6 +90,9 @@ def judge_hu(image: np.ndarray) -> HuFault | None:
         text = f"{span}: scaled or standardised values, no HU. Use what they were made from."
         return HuFault("error", "hu-scaled", text)
     if lowest < _DARKER_THAN_TISSUE_HU:
+        if lowest > _LUNG_HU[1] and float((seen == lowest).mean()) > _CLIPPED:
+            text = f"{span}, the lowest again and again: cut off by a window in which lung and air "
+            return HuFault("warning", "hu-range", text + "are one. Export it in HU.")
         if float((seen > -200).mean()) > 0.005:
             return None
         text = f"{span}, nothing as dense as tissue. Export it in HU."
@@ -166,6 +173,34 @@ class HuSurvey:
         return replace(fault, severity=severity, text=text)
 
 
+def clear_padding(image: np.ndarray) -> np.ndarray:
+    """Make what lies around a scanner's circle, or a turned volume, as dark as padding mostly is.
+
+    Some fill it with 0, which is water. It is what is connected with a corner and of one value.
+
+    Parameters
+    ----------
+    image : (H, W), HU; unsigned ones hold none
+
+    Returns
+    -------
+    (H, W)
+        The same array where no padding is as dense as that.
+    """
+    if not can_hold_hu(image.dtype):
+        return image
+    bottom, right = image.shape[0] - 1, image.shape[1] - 1
+    mark = np.zeros((bottom + 3, right + 3), np.uint8)
+    for x, y in ((0, 0), (right, 0), (0, bottom), (right, bottom)):
+        if image[y, x] > _DENSE_PADDING_HU and not mark[y + 1, x + 1]:
+            grey = image.astype(np.float32)  # the type that OpenCV floods
+            _, _, mark, _ = cv2.floodFill(grey, mark, (x, y), 0.0, 0, 0, cv2.FLOODFILL_MASK_ONLY)
+    padding = mark[1:-1, 1:-1] > 0
+    if np.count_nonzero(padding) < _LEAST_PADDING * image.size:
+        return image
+    return np.where(padding, image.dtype.type(_PADDING_HU), image)
+
+
 def restore_hu(image: np.ndarray) -> np.ndarray:
     """Undo the two usual ways of storing HU wrongly: an unsigned wrap, an offset of 1024.
 
@@ -182,8 +217,13 @@ def restore_hu(image: np.ndarray) -> np.ndarray:
 
 
 def guess_hu(image: np.ndarray) -> np.ndarray:
-    """Return (H, W) HU as far as the values tell; eight bits are taken for the usual window."""
-    return LUNG_WINDOW.to_hu(image) if image.dtype == np.uint8 else restore_hu(image)
+    """Return (H, W) HU as far as the values tell; eight bits are taken for the usual window.
+
+    Padding is dark, see :func:`clear_padding`.
+    """
+    if image.dtype == np.uint8:
+        return LUNG_WINDOW.to_hu(image)
+    return clear_padding(restore_hu(image))
 
 
 def require_hu(hu: np.ndarray, where: object) -> None:

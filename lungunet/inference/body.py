@@ -10,6 +10,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
+from lungunet.data.hu import clear_padding
 from lungunet.inference.shapes import (
     close_gaps,
     fill_holes,
@@ -114,6 +115,7 @@ def look_into_body(hu: np.ndarray, mm: float | None) -> BodySlice:
     hu : (H, W) int16, int32 or float32, HU
     mm : side of a pixel; None takes the body for 65,000 mm2, an adult's chest
     """
+    hu = clear_padding(hu)
     clipped = np.clip(hu, PADDING_HU, -PADDING_HU).astype(np.float32)
     smooth = cv2.GaussianBlur(clipped, (0, 0), _GRAIN_PX)
     air = (smooth < _EDGE_HU).view(np.uint8)

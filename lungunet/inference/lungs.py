@@ -9,14 +9,16 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from lungunet.data.files import read_json
+from lungunet.data.hu import clear_padding
 from lungunet.errors import MissingExtraError, ModelError
 from lungunet.inference.segmenter import Segmented, Segmenter
-from lungunet.inference.shapes import label_parts, look_up
+from lungunet.inference.shapes import Box, label_parts, look_up
 from lungunet.inference.threshold import segment_lungs
 from lungunet.models.builtin import BUILTIN, GRAPH
 from lungunet.models.members import ABOUT
@@ -24,9 +26,33 @@ from lungunet.models.members import ABOUT
 if TYPE_CHECKING:
     from lungunet.models.device import Precision
 
+# A body as large as most that the network has seen is looked at as it is.
+_SMALL_BODY = 0.7  # of the picture, with the air around
+_AROUND_BODY = 1.1
+_LEAST_BODY = 0.1  # is none
+_PART_OF_BODY = 0.1  # of the largest part
+_LOOK_PX = 128
+
 _LITTLE = 0.02  # of a slice
 _SPECK = 0.001  # of a slice: no lung by itself, dense or not
 _AIRY_HU = -400  # on average
+
+
+class _Framed(NamedTuple):
+    """A slice, or what of it the network sees.
+
+    Parameters
+    ----------
+    prepared : what the network takes
+    image : (h, w), the part in ``box``
+    shape : of the slice
+    box : rows and columns of the part; None of a whole slice
+    """
+
+    prepared: Any
+    image: np.ndarray
+    shape: tuple[int, ...]
+    box: Box | None
 
 
 class LungsSegmenter:
@@ -48,17 +74,21 @@ class LungsSegmenter:
         self.network, self.weights_sha256 = network, weights_sha256
         self.contract, self.codec = network.contract, network.codec
 
-    def prepare(self, image: np.ndarray, where: str = "slice") -> tuple[np.ndarray, Any]:
-        """Return the slice, and what the network takes."""
-        return image, self.network.prepare(image, where)
+    def prepare(self, image: np.ndarray, where: str = "slice") -> _Framed:
+        """Look at the body alone where it is small in the picture; see ``Segmenter``."""
+        self.contract.check(image, where)
+        image = clear_padding(image)
+        box = _frame(image)
+        part = image if box is None else image[box]
+        return _Framed(self.network.prepare(part, where), part, image.shape, box)
 
-    def __call__(self, prepared: Sequence[tuple[np.ndarray, Any]]) -> list[Segmented]:
+    def __call__(self, prepared: Sequence[_Framed]) -> list[Segmented]:
         """Segment slices; see ``Segmenter``."""
-        said = self.network([seen for _, seen in prepared])
-        for (image, _), segmented in zip(prepared, said, strict=True):
+        said = self.network([framed.prepared for framed in prepared])
+        for framed, segmented in zip(prepared, said, strict=True):
             if 0 < np.count_nonzero(segmented.classes) < _LITTLE * segmented.classes.size:
-                _clear_gas(image, segmented)
-        return said
+                _clear_gas(framed.image, segmented)
+        return [_unframe(framed, part) for framed, part in zip(prepared, said, strict=True)]
 
 
 def load_lungs(*, device: str | int = "auto", precision: Precision = "auto") -> LungsSegmenter:
@@ -97,6 +127,37 @@ def _has_gpu() -> bool:
     except (ImportError, OSError):  # no driver, or no torch
         return False
     return pick_device().type != "cpu"
+
+
+def _frame(image: np.ndarray) -> Box | None:
+    """Return the rows and columns of a body that is small in its picture, and some air around."""
+    step = max(1, max(image.shape) // _LOOK_PX)
+    labels, sizes = label_parts((image[::step, ::step] > _AIRY_HU).view(np.uint8))
+    # Arms may be by themselves.
+    large = np.concatenate([[False], sizes >= _PART_OF_BODY * sizes.max(initial=0)])
+    body = look_up(large.view(np.uint8), labels)
+    # Where the picture cuts through the chest, the walls may be by themselves: lung lies beyond.
+    if body[0].any() or body[-1].any() or body[:, 0].any() or body[:, -1].any():
+        return None
+    left, top, width, height = (step * n for n in cv2.boundingRect(body))
+    side = round(max(width, height) * _AROUND_BODY)
+    if not _LEAST_BODY * max(image.shape) < side < _SMALL_BODY * max(image.shape):
+        return None
+    rows, columns = (
+        slice(max(0, at + size // 2 - side // 2), at + size // 2 + side // 2 + 1)
+        for at, size in ((top, height), (left, width))
+    )
+    return rows, columns
+
+
+def _unframe(framed: _Framed, part: Segmented) -> Segmented:
+    """Put what is said of a part of a slice where it belongs."""
+    if framed.box is None or part.probabilities is None:
+        return part
+    both = np.zeros((2, *framed.shape), np.float32)
+    both[0] = 1
+    both[:, *framed.box] = part.probabilities
+    return Segmented.likeliest(both)
 
 
 def _clear_gas(image: np.ndarray, segmented: Segmented) -> None:

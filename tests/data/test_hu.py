@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungunet.data.hu import HuSurvey, judge_hu, require_hu, restore_hu
+from lungunet.data.hu import HuSurvey, clear_padding, guess_hu, judge_hu, require_hu, restore_hu
 from lungunet.errors import DataError, LungUNetWarning
 
 
@@ -115,3 +115,35 @@ class TestASet:
         survey = HuSurvey()
         survey.look(np.zeros((8, 8), np.uint8))
         assert survey.fault is None
+
+
+class TestPadding:
+    @pytest.mark.parametrize("value", [0, 3071, -300])
+    def test_dense_padding_becomes_dark_and_nothing_else_changes(self, value: int) -> None:
+        hu = chest(1)[0].astype(np.int16)
+        padding = np.add(*np.ogrid[:32, :40]) < 9  # one corner, as of a turned volume
+        padded = np.where(padding, np.int16(value), hu)
+        for cleared in (clear_padding(padded), guess_hu(padded)):
+            assert (cleared[padding] == -2000).all()
+            np.testing.assert_array_equal(cleared[~padding], hu[~padding])
+            assert cleared.dtype == np.int16
+
+    def test_tissue_in_a_corner_and_air_are_no_padding(self) -> None:
+        hu = chest(1)[0]
+        assert clear_padding(hu) is hu
+        tissue = np.random.default_rng(0).normal(40, 12, (64, 64)).astype(np.int16)
+        assert clear_padding(tissue) is tissue
+        assert clear_padding(grey := np.full((8, 8), 200, np.uint8)) is grey
+
+
+@pytest.mark.parametrize("lowest", [-160, -125, -280])
+def test_a_window_that_makes_lung_and_air_one_is_named(lowest: int) -> None:
+    fault = judge_hu(np.clip(chest(1)[0], lowest, 240))
+    assert fault is not None
+    assert (fault.kind, fault.severity) == ("hu-range", "warning")
+    assert "cut off by a window" in fault.text
+
+
+def test_fat_without_air_is_cut_off_by_no_window() -> None:
+    fat = np.random.default_rng(0).normal(-60, 25, (64, 64))
+    assert judge_hu(fat.astype(np.int16)) is None

@@ -12,6 +12,7 @@ import lungunet
 from lungunet.errors import ConfigError
 from lungunet.inference import network
 from lungunet.inference.network import TorchSegmenter
+from lungunet.phantom.phantom import phantom_slice
 
 SIDE = 32
 
@@ -155,3 +156,48 @@ def test_no_memory_says_what_to_lower() -> None:
     own = segmenter(Large())
     with pytest.raises(ConfigError, match=r"out of memory with 3 slices at 32x32 .* batch_size"):
         own(prepared(own, 3))
+
+
+@pytest.fixture(scope="module")
+def lungs() -> lungunet.Predictor:
+    return lungunet.Predictor.load("lungs", device="cpu", precision="fp32")
+
+
+class TestBuiltInModel:
+    """What it has not been trained on, brought to what it has."""
+
+    @staticmethod
+    def iou(predictor: lungunet.Predictor, hu: np.ndarray, truth: np.ndarray) -> float:
+        lung = predictor.predict(hu) > 0
+        return float((lung & truth).sum() / (lung | truth).sum())
+
+    @pytest.mark.parametrize("shape", [(700, 620), (300, 900)])
+    def test_a_body_that_is_small_in_its_picture(
+        self, lungs: lungunet.Predictor, shape: tuple[int, int]
+    ) -> None:
+        made = phantom_slice(4, 0.5, size=224)
+        hu, truth = np.full(shape, -1000, np.int16), np.zeros(shape, bool)
+        hu[60:284, 40:264], truth[60:284, 40:264] = made.image, made.mask > 0
+        alone = self.iou(lungs, made.image, made.mask > 0)
+        assert self.iou(lungs, hu, truth) > alone - 0.01
+        segmented = lungs.segment([hu])[0]
+        assert segmented.probabilities is not None
+        np.testing.assert_allclose(segmented.probabilities.sum(axis=0), 1, atol=1e-5)
+
+    def test_parts_of_a_chest_that_the_picture_cuts_are_all_looked_at(
+        self, lungs: lungunet.Predictor
+    ) -> None:
+        made = phantom_slice(4, 0.5, size=256)
+        columns = np.flatnonzero((made.mask > 0).any(axis=0))
+        rows = np.flatnonzero((made.mask > 0).any(axis=1))
+        cut = slice(rows[0] + 25, rows[-1] - 25), slice(columns[0] + 15, columns[-1] - 15)
+        hu = np.ascontiguousarray(made.image[cut])
+        assert lungs.segmenter.prepare(hu).image.shape == hu.shape
+
+    def test_padding_of_0_hu_around_the_circle(self, lungs: lungunet.Predictor) -> None:
+        made = phantom_slice(4, 0.5, size=256)
+        y, x = np.ogrid[:256, :256]
+        beyond = (2 * y - 255) ** 2 + (2 * x - 255) ** 2 > 256**2
+        hu = np.where(beyond, np.int16(0), made.image)
+        alone = self.iou(lungs, made.image, made.mask > 0)
+        assert self.iou(lungs, hu, made.mask > 0) > alone - 0.01

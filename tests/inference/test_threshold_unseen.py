@@ -83,3 +83,14 @@ def test_the_foam_of_a_table_is_no_lung() -> None:
     for offset in (0, 50, 100):
         lungs = segment_lungs(made.image + np.int16(offset)) > 0
         assert (lungs & (made.mask == 0)).sum() < 0.03 * (made.mask > 0).sum()
+
+
+@pytest.mark.parametrize("padding", [0, 40])
+def test_padding_as_dense_as_tissue_is_no_body(padding: int) -> None:
+    for place in ((0, 0.5), (0, 0.02)):
+        made = phantom_slice(*place, size=256)
+        y, x = np.ogrid[:256, :256]
+        beyond = (2 * y - 255) ** 2 + (2 * x - 255) ** 2 > 250**2  # a ring around all of it
+        lungs = segment_lungs(np.where(beyond, np.int16(padding), made.image))
+        wrong = (lungs > 0) & (made.mask == 0)
+        assert wrong.sum() <= 0.03 * max((made.mask > 0).sum(), 1000)
