@@ -108,13 +108,14 @@ def _tell(data: Path, predicted: Path) -> None:
         counts[:] = (count + int(more.sum()) for count, more in zip(counts, pixels, strict=True))
     console.say("\nWhat was seen, on patients that the network was not trained on:")
     for name, ill in (("lungs dense in places", True), ("healthy lungs", False)):
-        some = [each for each in patients.values() if (each[1] > _DENSE_SHARE * each[0]) == ill]
-        lung, _, network, threshold = map(sum, zip(*some, strict=True)) if some else (0, 0, 0, 0)
-        if lung:
-            console.say(
-                f"  {name} ({len(some)} of {len(patients)} patients): the network finds "
-                f"{network / lung:.0%} of the lung, the threshold {threshold / lung:.0%}"
-            )
+        some = [each for each in patients.values() if (each[1] > _DENSE_SHARE * each[0]) is ill]
+        whole, _, network, threshold = (sum(each[place] for each in some) for place in range(4))
+        if not whole:
+            continue
+        console.say(
+            f"  {name} ({len(some)} of {len(patients)} patients): the network finds "
+            f"{network / whole:.0%} of the lung, the threshold {threshold / whole:.0%}"
+        )
     console.say(
         "A threshold sees air alone. In healthy lungs that is enough, and no network is needed; "
         "where disease has\nfilled the air, a network finds more if it was shown such lungs, and "
