@@ -31,6 +31,7 @@ html_show_copyright = False
 
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+copybutton_selector = "div:not(.highlight-text) > div.highlight pre"  # output is not typed
 copybutton_exclude = ".linenos, .gp, .go"
 
 # A broken link to a name of ours is an error; what others document cannot be looked up offline.

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lungunet.errors import ConfigError, LabelError, counted, listed
+from lungunet.errors import ConfigError, DataError, LabelError, counted, listed
 
 IGNORE = 255
 """Stands in a mask of classes where a pixel counts nowhere; class indices end at 254."""
@@ -20,6 +20,8 @@ IGNORE = 255
 _UNKNOWN = IGNORE  # in the lookup table, too: the two are told apart by their raw values
 _MAX_CLASSES = 255
 _FEW = 7  # values that can all be lung, as lobes are
+MANY_VALUES = 16
+SMEAR = 24  # how far JPEG and anti-aliasing push most values off the true one
 _NOT_IN_FILE_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
 _RAW_RANGE = np.iinfo(np.int32)  # what the integer formats that OpenCV reads can hold
 
@@ -189,8 +191,12 @@ class LabelCodec:
         ------
         LabelError
             When a value is not in the map; names value, count and first position.
+        DataError
+            When it is CT.
         """
         raw = _integers(raw, where)
+        if raw.dtype != np.uint8 and raw.size:  # by now it holds a value that eight bits do not
+            self._refuse_ct(raw, where)
         if self.threshold is not None:
             return (raw >= self.threshold).astype(np.uint8)
         if raw.dtype == np.uint8 and self._lung_alone is not None and raw.size:
@@ -288,7 +294,25 @@ class LabelCodec:
         table[list(self.classes)] = list(self.classes.values())
         return table
 
+    def _refuse_ct(self, raw: np.ndarray, where: str) -> None:
+        """Refuse a slice or a scan in the place of a mask that does not fit.
+
+        Labels are alike from pixel to pixel, smeared ones but for their edges; CT has noise.
+        """
+        plane = raw.reshape(-1, *raw.shape[-2:])
+        plane = plane[len(plane) // 2].astype(np.int64)
+        far = np.min([np.abs(plane - value) > SMEAR for value in self.classes], axis=0)
+        alike = (plane[..., 1:] == plane[..., :-1])[far[..., 1:]]
+        many = len(np.unique(plane)) > MANY_VALUES
+        if many and far.mean() > 0.1 and alike.size and alike.mean() < 0.5:
+            raise DataError(
+                f"values from {raw.min()} to {raw.max()}, as CT has and no mask. Give the mask in "
+                "its place; maybe slices and masks are swapped.",
+                where=where,
+            )
+
     def _unknown(self, raw: np.ndarray, where: str) -> LabelError:
+        self._refuse_ct(raw, where)
         unknown = np.argwhere(~np.isin(raw, list(self.classes)))
         first = tuple(int(i) for i in unknown[0])
         value = int(raw[first])

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lungunet.data import tiff
 from lungunet.data.files import write_bytes
+from lungunet.data.hu import refuse_labels
 from lungunet.data.signatures import describe_foreign
 from lungunet.errors import DataError, LabelError, counted
 
@@ -71,7 +72,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises
     ------
     DataError
-        When the file is missing, empty, damaged, coloured, of another dtype, or holds NaN or inf.
+        When the file is missing, empty, damaged, coloured, of another dtype, or holds NaN or inf;
+        and when it is a mask: 0 and 255, or labels up to 5, and nothing else.
     """
     path = Path(path)
     return _checked_slice(_decode_bytes(_content(path), path), path)
@@ -111,6 +113,7 @@ def _checked_slice(pixels: np.ndarray, path: Path) -> np.ndarray:
             f"NaN or infinity in {counted(count, 'pixel')}. Replace them by -1000, the HU of air.",
             where=path,
         )
+    refuse_labels(image, path, "slice")
     return image
 
 
@@ -140,10 +143,14 @@ def _whole_numbers(mask: np.ndarray, path: Path) -> np.ndarray:
     if not between.any():
         return mask.astype(np.int32)
     row, column = np.argwhere(between)[0]
+    advice = (
+        "Maybe slices and masks are swapped."
+        if mask.min() < 0
+        else "Write probabilities as masks first: (p >= 0.5) * 255, in 8 bits."
+    )
     raise DataError(
         f"mask value {mask[row, column]:g} ({counted(int(between.sum()), 'pixel')}, first at row "
-        f"{row}, column {column}) is no whole number, labels are. Write probabilities as masks "
-        "first: (p >= 0.5) * 255, in 8 bits.",
+        f"{row}, column {column}) is no whole number, labels are. {advice}",
         where=path,
     )
 

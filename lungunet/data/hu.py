@@ -25,6 +25,7 @@ _CLIPPED = 0.01  # of the pixels; of tissue that no window cut, few have the low
 _DENSE_PADDING_HU, _PADDING_HU, _LEAST_PADDING = -400, -2000, 0.003
 _SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
 _PLANES = 32  # so many slices tell what a scan or a list holds
+_LOBES = 5  # the highest label of lungs, sides and lobes
 
 Severity = Literal["error", "warning", "note"]
 HuKind = Literal["hu-8bit", "hu-offset", "hu-wrap", "hu-scaled", "hu-range"]
@@ -100,6 +101,23 @@ def judge_hu(image: np.ndarray) -> HuFault | None:
     return HuFault(
         "warning", "hu-range", f"{span}, nothing as dark as air or lung. Export it in HU."
     )
+
+
+def find_labels(image: np.ndarray) -> tuple[int, ...]:
+    """Return the labels of what is surely a mask, (..., H, W); nothing where it may be CT.
+
+    Examples
+    --------
+    >>> find_labels(np.array([[0, 255], [255, 0]])), find_labels(np.array([[0, -1000], [40, 0]]))
+    ((0, 255), ())
+    """
+    for part in (image[..., ::8, ::8], image):  # the first is enough to tell nearly every slice
+        if part.min(initial=0) < 0 or not ((part == 255) | (part <= _LOBES)).all():
+            return ()
+    values = np.unique(image)
+    labels = tuple(int(value) for value in values)
+    whole = len(labels) > 1 and max(labels) <= _LOBES and bool((values == labels).all())
+    return labels if whole or labels == (0, 255) else ()
 
 
 def _sampled(image: np.ndarray) -> np.ndarray:
@@ -226,6 +244,23 @@ def guess_hu(image: np.ndarray) -> np.ndarray:
     return clear_padding(restore_hu(image))
 
 
+def refuse_labels(image: np.ndarray, where: object, kind: Literal["slice", "scan"]) -> None:
+    """Refuse a mask in the place of a slice or a scan.
+
+    Raises
+    ------
+    DataError
+        Names the labels.
+    """
+    if labels := find_labels(image):
+        shown = listed([str(label) for label in labels], separator=", ")
+        raise DataError(
+            f"holds {shown} and nothing else: a mask, no CT {kind}. Give the {kind}s in its place; "
+            "maybe the two are swapped.",
+            where=where,
+        )
+
+
 def require_hu(hu: np.ndarray, where: object) -> None:
     """Refuse a scan, (D, H, W), that cannot hold HU, and warn of one that hardly can.
 
@@ -235,6 +270,7 @@ def require_hu(hu: np.ndarray, where: object) -> None:
         Without a value below 0 (stored with an offset, or a mask), with an offset and padding, or
         scaled.
     """
+    refuse_labels(hu, where, "scan")
     lowest, highest = hu.min(), hu.max()
     if lowest >= 0:
         raise DataError(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lungunet.data import tiff
-from lungunet.data.codec import IGNORE, LabelCodec, is_lung, suggest_labels
+from lungunet.data.codec import IGNORE, MANY_VALUES, SMEAR, LabelCodec, is_lung, suggest_labels
 from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
 from lungunet.data.hu import judge_hu
 from lungunet.data.manifest import Pair
@@ -45,8 +45,6 @@ Kind = Literal[
 ]
 
 _INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-_SMEAR = 24  # how far JPEG and anti-aliasing push most values off the true one
-_MANY_VALUES = 16
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,8 @@ def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[V
         classes = codec.encode(raw, str(path))
     except LabelError:
         return None, [check_coding(raw, codec, str(path))]
+    except DataError as err:
+        return None, [Verdict("error", "mask-coding", str(err))]
     return classes, _check_share(is_lung(classes)[classes != IGNORE], str(path))
 
 
@@ -124,8 +124,8 @@ def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
     known = np.array(list(codec.classes))
     off = np.abs(np.array(values)[:, None] - known).min(axis=1)
     top = int(known.max())
-    near = bool((off <= _SMEAR).all()) and top > 2 * _SMEAR and values[-1] >= top - _SMEAR
-    if near or len(values) > _MANY_VALUES:
+    near = bool((off <= SMEAR).all()) and top > 2 * SMEAR and values[-1] >= top - SMEAR
+    if near or len(values) > MANY_VALUES:
         middle = (int(known.min()) + top + 1) // 2
         return Verdict(
             "error",

@@ -21,7 +21,6 @@ from lungunet.data.manifest import Pair, find_pairs, require_same_size
 from lungunet.errors import (
     ConfigError,
     DataError,
-    LabelError,
     LungUNetWarning,
     counted,
     listed,
@@ -397,7 +396,7 @@ def guess_codec(
 def _fits(raw: np.ndarray, codec: LabelCodec) -> bool:
     try:
         codec.encode(raw) if raw.ndim == 2 else _read_scan_classes(raw, codec, "mask")
-    except LabelError:
+    except DataError:
         return False
     return True
 

@@ -514,6 +514,9 @@ def test_demo_runs_the_whole_chain_and_prints_its_commands(
     typed = [line.split()[2] for line in done.out.splitlines() if line.startswith("$ lungunet")]
     assert typed == ["split", "train", "evaluate", "predict"]
     assert (out / "overlay.png").is_file()
+    seen = re.findall(r"of (\d) patients\): the network finds \d+% of the lung, the th", done.out)
+    assert seen in (["1"], ["2", "2"])
+    assert "\n  lungunet split IMAGES MASKS data\n" in done.out
     assert list((out / "predicted").glob("*.png"))
     again = run_cli("demo", "--out", out)
     assert again.code == 1

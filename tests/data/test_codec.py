@@ -1,5 +1,6 @@
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from strategies import one_to_one_codecs, views
 
 from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
-from lungunet.errors import ConfigError, LabelError, counted
+from lungunet.errors import ConfigError, DataError, LabelError, counted
 
 MERGING = {0: 0, 3: 1, 4: 1, 5: 2}
 MERGED = LabelCodec(MERGING, {0: 0, 1: 3, 2: 5})
@@ -110,6 +111,39 @@ class TestStrictness:
             LUNG_CODEC.encode(np.zeros((2, 2), dtype), "ID_1")
         with pytest.raises(LabelError, match=rf"prediction: dtype {dtype}, labels are integers"):
             LUNG_CODEC.decode(np.zeros((2, 2), dtype))
+
+
+class TestCt:
+    """A slice or a scan in the place of a mask is called what it is."""
+
+    HU = np.random.default_rng(0).normal(-600, 60, (5, 48, 64)).astype(np.int16)
+
+    @pytest.mark.parametrize("text", ["0,255", "0,1", "0,3=1,4=1", "0,1=1,*=0"])
+    def test_is_told(self, text):
+        for ct in (self.HU, self.HU[0], (self.HU[0] // 6 + 225).astype(np.uint8)):
+            codec = LabelCodec.parse(text)
+            if ct.dtype == np.uint8 and codec.other is not None:
+                continue  # declared so: any value is a label
+            with pytest.raises(
+                DataError, match=r"^a: values from -?\d+ to -?\d+, as CT has"
+            ) as told:
+                codec.encode(ct, "a")
+            assert not isinstance(told.value, LabelError)
+
+    def test_a_threshold_takes_no_hu(self):
+        with pytest.raises(DataError, match="as CT has and no mask"):
+            LabelCodec.parse("0,255", threshold=128).encode(self.HU, "a")
+
+    def test_smeared_masks_and_many_organs_are_none(self):
+        lung = np.zeros((64, 64), np.uint8)
+        lung[20:40, 10:50] = 255
+        smeared = cv2.GaussianBlur(lung, (5, 5), 0)
+        organs = np.kron(np.arange(36).reshape(6, 6), np.ones((11, 11))).astype(np.int16) * 9
+        for mask in (smeared, organs, organs * -1):
+            with pytest.raises(LabelError, match="mask value"):
+                LUNG_CODEC.encode(mask, "a")
+        wide = smeared.astype(np.uint16) * 257
+        assert LabelCodec.parse("0,255", threshold=2**15).encode(wide, "a").sum() == 796
 
 
 class TestDecode:

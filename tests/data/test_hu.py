@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from lungunet.data.hu import HuSurvey, clear_padding, guess_hu, judge_hu, require_hu, restore_hu
+from lungunet.data.hu import (
+    HuSurvey,
+    clear_padding,
+    find_labels,
+    guess_hu,
+    judge_hu,
+    require_hu,
+    restore_hu,
+)
 from lungunet.errors import DataError, LungUNetWarning
 
 
@@ -147,3 +155,24 @@ def test_a_window_that_makes_lung_and_air_one_is_named(lowest: int) -> None:
 def test_fat_without_air_is_cut_off_by_no_window() -> None:
     fat = np.random.default_rng(0).normal(-60, 25, (64, 64))
     assert judge_hu(fat.astype(np.int16)) is None
+
+
+class TestFindLabels:
+    @pytest.mark.parametrize("values", [(0, 255), (0, 1), (0, 3, 4, 5), (1, 2)])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
+    def test_a_mask_is_told_by_all_its_values(self, values: tuple[int, ...], dtype: type) -> None:
+        mask = np.resize(np.array(values, dtype), (9, 17))
+        assert find_labels(mask) == values
+        assert find_labels(np.stack([mask, mask])) == values
+
+    @pytest.mark.parametrize(
+        "values",
+        [(0,), (255,), (0, 0.5, 1), (0, 1, 255), (0, 200), (0, 6), (-1, 0, 1), (-900, 4)],
+    )
+    def test_what_may_be_a_slice_is_none(self, values: tuple[float, ...]) -> None:
+        assert find_labels(np.resize(np.array(values, np.float32), (9, 17))) == ()
+
+    def test_one_grey_pixel_is_enough(self) -> None:
+        slice_ = np.resize(np.array([0, 255], np.uint8), (33, 40))
+        slice_[31, 37] = 90
+        assert find_labels(slice_) == ()

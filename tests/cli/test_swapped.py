@@ -1,0 +1,144 @@
+"""Masks where CT belongs, and CT where masks belong: said by every verb, and nothing is made."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungunet.data.ct import read_image, read_mask, write_image, write_mask
+from lungunet.data.manifest import Pair, read_manifest, render_manifest
+from lungunet.data.split import SPLITS
+from lungunet.phantom.phantom import phantom_slice
+from lungunet.volumes.grid import Grid
+from lungunet.volumes.volume import Volume, write_volume
+
+NO_CT = "0, 255 and nothing else: a mask, no CT slice"
+NO_MASK = "as CT has and no mask"
+
+
+@pytest.fixture
+def lists(data: Path, tmp_path: Path):
+    """A data folder made by hand, of images and masks that are told by a function of each pair."""
+
+    def make(change) -> Path:
+        folder = tmp_path / "lists"
+        for name in SPLITS:
+            pairs = [change(pair) for pair in read_manifest(data / f"{name}.txt")]
+            (folder / f"{name}.txt").parent.mkdir(exist_ok=True)
+            (folder / f"{name}.txt").write_text(render_manifest(folder, pairs))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def hu_masks(phantoms: tuple[Path, Path], tmp_path: Path) -> Path:
+    """Masks as int16, the dtype of the slices, so that the dtype does not tell."""
+    for path in phantoms[1].glob("*.png"):
+        write_image(tmp_path / "tif" / f"{path.stem}.tif", read_mask(path).astype(np.int16))
+    return tmp_path / "tif"
+
+
+def assert_said(done, text: str, *made: Path) -> None:
+    assert done.code == 1
+    assert text in done.err
+    assert "Traceback" not in done.err
+    assert "labels" not in done.err  # no advice on a coding that is none
+    assert not any(path.exists() for path in made)
+
+
+class TestSlices:
+    @pytest.mark.parametrize("verb", ["split", "prepare"])
+    def test_folders(self, run_cli, phantoms, hu_masks, tmp_path: Path, verb: str) -> None:
+        images, masks = phantoms
+        out = tmp_path / "out"
+        for swapped in ((masks, images), (hu_masks, masks)):
+            assert_said(run_cli(verb, *swapped, out), NO_CT, out)
+        for path in images.glob("*.tif"):
+            write_image(tmp_path / "slices" / path.name, read_image(path))
+        assert_said(run_cli(verb, images, tmp_path / "slices", out), NO_MASK, out)
+
+    def test_of_lists(self, run_cli, lists, run: Path, tmp_path: Path) -> None:
+        def swap(pair: Pair) -> Pair:
+            return Pair(pair.require_mask(), pair.image)
+
+        folder, out = lists(swap), tmp_path / "out"
+        assert_said(run_cli("train", folder, "--out", out, "--epochs", 1, "--size", 32), NO_CT)
+        for model in (run, "lungs", "threshold"):
+            assert_said(run_cli("evaluate", model, folder, "--out", out), NO_CT, out)
+        audited = run_cli("audit", folder, "--out", out)
+        assert audited.code == 1
+        assert NO_CT in (out / "findings.csv").read_text()
+        assert NO_MASK in (out / "findings.csv").read_text()
+
+    def test_ct_in_the_place_of_masks(self, run_cli, lists, run: Path, tmp_path: Path) -> None:
+        folder, out = lists(lambda pair: Pair(pair.image, pair.image)), tmp_path / "out"
+        assert_said(run_cli("train", folder, "--out", out, "--epochs", 1, "--size", 32), NO_MASK)
+        assert_said(run_cli("evaluate", run, folder, "--out", out), NO_MASK, out)
+
+    @pytest.mark.parametrize("model", ["lungs", "threshold"])
+    def test_predict(self, run_cli, hu_masks, tmp_path: Path, model: str) -> None:
+        drawn = [path for path in sorted(hu_masks.glob("*.tif")) if _has_lung(path)]
+        out = tmp_path / "out"
+        assert_said(run_cli("predict", model, *drawn, "--out", out), NO_CT)
+        assert not list(out.glob("*.png"))
+
+    def test_masks_of_another_tool(self, run_cli, data, phantoms, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        assert_said(run_cli("evaluate", phantoms[0], data, "--out", out), NO_MASK, out)
+
+    def test_measure(self, run_cli, phantoms, tmp_path: Path) -> None:
+        images, masks = phantoms
+        done = run_cli("measure", masks, images, "--out", tmp_path / "out.csv")
+        assert_said(done, NO_CT)
+
+    def test_eight_bits(self, run_cli, phantoms, tmp_path: Path) -> None:
+        images, masks = phantoms
+        for path in images.glob("*.tif"):
+            grey = np.clip(read_image(path) / 6 + 225, 0, 255).astype(np.uint8)
+            write_mask(tmp_path / "grey" / f"{path.stem}.png", grey)
+        out = tmp_path / "out"
+        assert_said(run_cli("split", masks, tmp_path / "grey", out), NO_CT, out)
+        assert_said(run_cli("split", images, tmp_path / "grey", out), NO_MASK, out)
+
+
+def _has_lung(path: Path) -> bool:
+    return bool(read_mask(path).any())
+
+
+class TestScans:
+    @pytest.fixture
+    def folders(self, tmp_path: Path) -> tuple[Path, Path]:
+        """One scan and its mask of 0 and 1."""
+        made = [phantom_slice(0, z, size=64) for z in np.linspace(0.2, 0.7, 6)]
+        hu = np.stack([item.image[:60] for item in made])
+        lung = np.stack([item.mask[:60] for item in made]) // 255
+        scan = Volume(hu, Path("a.nii"), "a", Grid.axial(hu.shape, (15.0, 5.5, 5.5)))
+        write_volume(tmp_path / "scans" / "a.nii.gz", hu, like=scan)
+        write_volume(tmp_path / "truth" / "a.nii.gz", lung, like=scan)
+        return tmp_path / "scans", tmp_path / "truth"
+
+    def test_masks_for_scans(self, run_cli, folders, tmp_path: Path) -> None:
+        _, masks = folders
+        out = tmp_path / "out"
+        said = "0, 1 and nothing else: a mask, no CT scan"
+        for verb in (
+            ("predict", "lungs", masks, "--out", out),
+            ("evaluate", "threshold", masks, "--truth", masks, "--labels", "0,1", "--out", out),
+            ("slices", masks, masks, out, "--labels", "0,1"),
+            ("measure", masks, masks, "--labels", "0,1", "--out", out / "out.csv"),
+        ):
+            done = run_cli(*verb)
+            assert (done.code, said in done.err) == (1, True), done.err
+        assert not list(tmp_path.glob("out/**/*.nii*"))
+
+    def test_scans_for_masks(self, run_cli, folders, tmp_path: Path) -> None:
+        scans, _ = folders
+        out = tmp_path / "out"
+        for verb in (
+            ("evaluate", "threshold", scans, "--truth", scans, "--labels", "0,1", "--out", out),
+            ("slices", scans, scans, out, "--labels", "0,1"),
+            ("measure", scans, scans, "--labels", "0,1=1,*=0", "--out", out / "out.csv"),
+        ):
+            done = run_cli(*verb)
+            assert (done.code, NO_MASK in done.err) == (1, True), done.err
