@@ -5,7 +5,7 @@ Owns the three lists and split.json beside them; reads no image.
 
 import csv
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from operator import attrgetter
@@ -16,7 +16,13 @@ import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.files import json_text, read_json, write_text
-from lungunet.data.manifest import Pair, list_named, read_manifest, render_manifest
+from lungunet.data.manifest import (
+    Pair,
+    list_named,
+    read_manifest,
+    refuse_equal_names,
+    render_manifest,
+)
 from lungunet.errors import ConfigError, DataError, SplitError, listed
 
 SPLITS = ("train", "val", "test")
@@ -305,15 +311,12 @@ def _check_ratios(val: float, test: float) -> None:
 
 def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict[str, list[Pair]]:
     patients: dict[str, list[Pair]] = defaultdict(list)
-    for pair in sorted(pairs, key=_NAME):
+    pairs = sorted(pairs, key=_NAME)
+    refuse_equal_names(pairs, SplitError)
+    for pair in pairs:
         if groups is not None and pair.name not in groups:
             raise SplitError("no patient in the groups. Name one for every pair.", where=pair.name)
         patients[pair.name if groups is None else groups[pair.name]].append(pair)
-    twice = [
-        name for name, n in Counter(p.name for m in patients.values() for p in m).items() if n > 1
-    ]
-    if twice:
-        raise SplitError(f"stems that occur twice: {listed(twice, separator=', ')}. Rename them.")
     return dict(sorted(patients.items()))
 
 

@@ -6,7 +6,6 @@ Owns which masks are mended, where they are written, and that no other file is.
 import math
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,13 @@ from pathlib import Path
 from lungunet.data.codec import LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.ct import encode_labels, read_mask
 from lungunet.data.files import read_csv, read_json, write_bytes, write_json
-from lungunet.data.manifest import Pair, find_images, pair_by_name, read_manifest
+from lungunet.data.manifest import (
+    Pair,
+    find_images,
+    pair_by_name,
+    read_manifest,
+    refuse_equal_names,
+)
 from lungunet.data.review_log import KEPT, LOG, read_review
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec
 from lungunet.errors import ConfigError, DataError, LungUNetError, LungUNetWarning, listed
@@ -199,9 +204,7 @@ def _refuse_twice(pairs: Sequence[Pair]) -> None:
         raise DataError("no pairs. Pass at least one.", where="pairs")
     for pair in pairs:
         pair.require_mask()
-    twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
-    if twice:
-        raise DataError(f"stems that occur twice: {listed(twice, separator=', ')}. Rename them.")
+    refuse_equal_names(pairs)
 
 
 def _common_folder(pairs: Sequence[Pair]) -> Path:
