@@ -24,6 +24,7 @@ from lungunet.data.review_log import KEPT, LOG, read_review
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec
 from lungunet.errors import ConfigError, DataError, LungUNetError, LungUNetWarning, listed
 from lungunet.inference.doubt import LabelView, doubt_label
+from lungunet.models.cores import count_cores
 from lungunet.progress import Progress, map_in_threads, silent
 from lungunet.reviewing.cases import SliceCase
 from lungunet.reviewing.desk import Entry
@@ -314,8 +315,7 @@ def _rank(cases: Sequence[SliceCase], kept: Path, progress: Progress) -> dict[st
         ranks = {name: Rank(row[0], tuple(row[1])) for name, row in stored.items()}
     new = [case for case in cases if case.name not in ranks]
     if new:
-        threads = os.cpu_count() or 1
-        judged = map_in_threads(_judge, new, threads=threads, desc="doubt", progress=progress)
+        judged = map_in_threads(_judge, new, threads=count_cores(), desc="doubt", progress=progress)
         ranks |= {case.name: rank for case, rank in zip(new, judged, strict=True)}
         write_json(kept, {name: [rank.score, rank.reasons] for name, rank in ranks.items()})
     return ranks
