@@ -16,6 +16,7 @@ _APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _LONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}  # markers without a length; stuffing
 _ORIENTATION = 274
+_MOST_PIXELS = 2**28  # of a picture of 16384 x 16384
 _TYPES = {1: "B", 3: "H", 4: "I"}
 
 
@@ -30,7 +31,8 @@ def read_head(content: bytes) -> tuple[int, int, str] | None:
             return None
         bits, height, width, channels = struct.unpack_from(">BHHB", frame)
         one = channels == 1 and bits == 8
-    return (height, width, f"uint{max(8, bits)}") if one and height and width else None
+    one = one and 0 < height * width <= _MOST_PIXELS
+    return (height, width, f"uint{max(8, bits)}") if one else None
 
 
 def read_orientation(content: bytes) -> int:
