@@ -33,7 +33,7 @@ DOORS = {
     "timm": ("models/",),
     "huggingface_hub": ("models/hub.py", "models/encoders.py"),  # of ours; of encoders
     "albumentations": ("data/transforms.py",),
-    "PIL": ("data/ct.py", "data/tiff.py"),
+    "PIL": ("data/tiff.py",),
     "SimpleITK": ("volumes/itk.py",),
     "pydicom": ("volumes/dicom.py", "volumes/dicom_out.py"),  # reads; writes
     "highdicom": ("volumes/dicom_out.py",),
@@ -109,6 +109,20 @@ def test_nobody_prints_exits_or_swallows_below_the_command_line(path: Path) -> N
             assert node.func.id not in ("print", "exit", "quit"), place(path)
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except in {place(path)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_readers_share_no_state_and_cores_are_counted_in_one_place(
+    path: Path,
+) -> None:
+    used = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    assert "os.cpu_count" not in used or place(path) == "models/cores.py"
+    if place(path).startswith("data/"):  # its readers run in threads
+        assert "warnings.catch_warnings" not in used
 
 
 def test_modules_do_not_import_in_a_circle() -> None:

@@ -106,8 +106,9 @@ class SliceCache:
         return sample
 
     def _entry(self, pair: Pair) -> Path:
-        files = "\n".join(os.path.realpath(path) for path in _files(pair))
-        name = hashlib.blake2b(f"{self._recipe}\n{files}".encode(), digest_size=16)
+        # Bytes, for a name need not be UTF-8.
+        files = [os.fsencode(os.path.realpath(path)) for path in _files(pair)]
+        name = hashlib.blake2b(b"\n".join([self._recipe.encode(), *files]), digest_size=16)
         return self.folder / f"{name.hexdigest()}.slice"
 
     def _load(self, entry: Path, stamp: bytes) -> Sample | None:

@@ -101,6 +101,10 @@ class LabelCodec:
         for name, value in (("classes", classes), ("raw_values", raw_values), ("names", names)):
             object.__setattr__(self, name, value)
 
+    def __hash__(self) -> int:
+        """Hash what the maps hold: a dict itself has no hash."""
+        return hash((tuple(self.classes.items()), self.names, self.threshold, self.other))
+
     @staticmethod
     def _check_names(names: tuple[str, ...]) -> None:
         """Refuse names that could not stand in file names, or would write one file for two."""
@@ -180,7 +184,7 @@ class LabelCodec:
 
         Parameters
         ----------
-        raw : (..., H, W) of any integer dtype or bool
+        raw : (..., H, W) of any integer dtype or bool; with a threshold, True is class 1
         where : what a message calls this mask
 
         Returns
@@ -194,11 +198,12 @@ class LabelCodec:
         DataError
             When it is CT.
         """
+        is_bool = np.asarray(raw).dtype == np.bool_
         raw = _integers(raw, where)
         if raw.dtype != np.uint8 and raw.size:  # by now it holds a value that eight bits do not
             self._refuse_ct(raw, where)
         if self.threshold is not None:
-            return (raw >= self.threshold).astype(np.uint8)
+            return (raw >= (1 if is_bool else self.threshold)).astype(np.uint8)
         if raw.dtype == np.uint8 and self._lung_alone is not None and raw.size:
             inside = np.asarray(raw == self._lung_alone)
             # Comparing and counting take a fraction of the look-up's time.

@@ -95,7 +95,7 @@ def paint_disease(
     return ill
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Chest:
     """The lungs of a slice, and what is painted with.
 

@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -246,6 +247,17 @@ def _header_problems(pair: Pair) -> list[str]:
             f"image is {image.height}x{image.width}"
         ]
     return []
+
+
+def refuse_equal_names(pairs: Iterable[Pair], error: type[DataError] = DataError) -> None:
+    """Refuse two pairs of one stem: tables, patients and files that are written go by it."""
+    counts = Counter(pair.name for pair in pairs)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise error(
+            f"stems that occur twice: {listed(twice, separator=', ')}. Rename them, so that each "
+            "has its own: the folder does not tell them apart."
+        )
 
 
 def require_same_size(image: tuple[int, ...], mask: tuple[int, ...], where: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from lungunet.data.hu import judge_hu, restore_hu
 from lungunet.data.window import LUNG_WINDOW, Window
+from lungunet.errors import DataError
 
 TRUTH_RGB = (64, 200, 255)
 """Blue for the truth, orange for the prediction: told apart by colour-blind eyes too."""
@@ -49,7 +50,18 @@ def draw_overlay(
     Returns
     -------
     (H, W, 3) uint8, RGB
+
+    Raises
+    ------
+    DataError
+        When the slice is not (H, W) uint8.
     """
+    if grey.dtype != np.uint8 or grey.ndim != 2:
+        raise DataError(
+            f"{grey.dtype} of shape {grey.shape}, this draws on (H, W) uint8. Window HU first, "
+            "e.g. with LUNG_WINDOW.to_grey.",
+            where="grey",
+        )
     rgb = np.repeat(grey[..., None], 3, axis=2)
     if truth is not None and ignore_index is not None:
         ignored = truth == ignore_index
@@ -80,7 +92,14 @@ def tile_pictures(
     Returns
     -------
     (rows * side, columns * side, 3) uint8
+
+    Raises
+    ------
+    DataError
+        When there is no picture.
     """
+    if not pictures:
+        raise DataError("none to lay out. Give at least one.", where="pictures")
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     sheet = np.zeros((rows * side, columns * side, 3), np.uint8)

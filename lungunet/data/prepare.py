@@ -18,7 +18,7 @@ from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
 from lungunet.data.exclude import read_excluded, refuse_unknown
 from lungunet.data.files import refuse_existing, refuse_inputs, write_text
-from lungunet.data.manifest import Pair, find_pairs, render_manifest
+from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, render_manifest
 from lungunet.data.split import (
     SPLITS,
     Split,
@@ -263,7 +263,7 @@ def prepare_pairs(
     Raises
     ------
     DataError, GeometryError, LabelError
-        When a file is wrong.
+        When a file is wrong, or two slices have one stem, so that one would replace the other.
     """
     folder = Path(folder)
     if size < 1:
@@ -272,6 +272,7 @@ def prepare_pairs(
         raise ConfigError(
             "merged values cannot be kept. Leave out raw=True.", where=f"labels {codec}"
         )
+    refuse_equal_names(pairs)
     written = []
     for pair in progress(pairs, desc="prepare", total=len(pairs)):
         image, classes = read_pair(pair, codec)

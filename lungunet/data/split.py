@@ -5,7 +5,8 @@ Owns the three lists and split.json beside them; reads no image.
 
 import csv
 import re
-from collections import Counter, defaultdict
+import warnings
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from operator import attrgetter
@@ -16,12 +17,19 @@ import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.files import json_text, read_json, write_text
-from lungunet.data.manifest import Pair, list_named, read_manifest, render_manifest
-from lungunet.errors import ConfigError, DataError, SplitError, listed
+from lungunet.data.manifest import (
+    Pair,
+    list_named,
+    read_manifest,
+    refuse_equal_names,
+    render_manifest,
+)
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError, listed
 
 SPLITS = ("train", "val", "test")
 """The names of the three lists."""
 
+_FAR_OFF = 0.1  # of all pairs: a list that misses its share by more is worth a warning
 _NAME = attrgetter("name")  # of a pair: the order of every list
 
 
@@ -240,29 +248,71 @@ def split_pairs(
     """
     _check_ratios(val, test)
     patients = _by_patient(pairs, groups)
-    total = sum(len(members) for members in patients.values())
+    sizes = {patient: len(members) for patient, members in patients.items()}
+    total = sum(sizes.values())
     wanted = {"test": round(total * test), "val": round(total * val)}
     lists: dict[str, list[Pair]] = {name: [] for name in SPLITS}
-    for patient in _shuffled(patients, seed):
-        members = patients[patient]
-        # Take the patient where that brings the list nearer to its share.
-        into = next(
-            (
-                name
-                for name in ("test", "val")
-                if wanted[name] - len(lists[name]) > len(members) / 2
-                or (wanted[name] and not lists[name])
-            ),
-            "train",
-        )
-        lists[into] += members
+    for patient, name in _deal(sizes, wanted, seed).items():
+        lists[name] += patients[patient]
     for name, share in (("train", 1.0), ("val", val), ("test", test)):
         if share and not lists[name]:
             raise SplitError(
                 f"{total} pairs of {len(patients)} patients cannot fill train, val and test at "
                 f"val={val:g}, test={test:g}: {name} is empty. Add pairs or change the ratios."
             )
+    far = [
+        f"{name} {len(lists[name]) / total:.0%} instead of {share:.0%}"
+        for name, share in (("val", val), ("test", test))
+        if abs(len(lists[name]) - wanted[name]) > _FAR_OFF * total
+    ]
+    if far:
+        warnings.warn(
+            f"{', '.join(far)} of the pairs: patients stay whole, and the largest has "
+            f"{max(sizes.values())} of {total}.",
+            LungUNetWarning,
+            stacklevel=2,
+        )
     return Split(*(sorted(lists[name], key=_NAME) for name in SPLITS))
+
+
+def _deal(sizes: Mapping[str, int], wanted: Mapping[str, int], seed: int) -> dict[str, str]:
+    """Say which list each patient goes into: by lot, then one at a time where it fits better.
+
+    Parameters
+    ----------
+    sizes : patient -> pairs
+    wanted : of each list but train, how many pairs; train gets the rest
+    """
+    into: dict[str, str] = {}
+    held = dict.fromkeys((*wanted, "train"), 0)
+    for patient in _shuffled(sizes, seed):
+        # Take the patient where that brings the list nearer to its share.
+        fits = (name for name in wanted if wanted[name] - held[name] > sizes[patient] / 2)
+        into[patient] = next(fits, "train")
+        held[into[patient]] += sizes[patient]
+    while True:
+        # An empty list is worse than any that is too large.
+        best, move = _distance(held, wanted), None
+        first: dict[tuple[str, int], str] = {}
+        for patient, name in into.items():
+            first.setdefault((name, sizes[patient]), patient)
+        for (source, size), patient in first.items():
+            for name in held:
+                if name != source:
+                    moved = {**held, source: held[source] - size}
+                    moved[name] += size
+                    if (far := _distance(moved, wanted)) < best:
+                        best, move = far, (patient, name, moved)
+        if move is None:
+            return into
+        patient, name, held = move
+        into[patient] = name
+
+
+def _distance(held: Mapping[str, int], wanted: Mapping[str, int]) -> tuple[int, int]:
+    """Return how many lists are empty that should not be, then how many pairs are misplaced."""
+    empty = sum(not held[name] for name in held if wanted.get(name, 1))
+    return empty, sum(abs(held[name] - n) for name, n in wanted.items())
 
 
 def fold_pairs(
@@ -305,15 +355,12 @@ def _check_ratios(val: float, test: float) -> None:
 
 def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict[str, list[Pair]]:
     patients: dict[str, list[Pair]] = defaultdict(list)
-    for pair in sorted(pairs, key=_NAME):
+    pairs = sorted(pairs, key=_NAME)
+    refuse_equal_names(pairs, SplitError)
+    for pair in pairs:
         if groups is not None and pair.name not in groups:
             raise SplitError("no patient in the groups. Name one for every pair.", where=pair.name)
         patients[pair.name if groups is None else groups[pair.name]].append(pair)
-    twice = [
-        name for name, n in Counter(p.name for m in patients.values() for p in m).items() if n > 1
-    ]
-    if twice:
-        raise SplitError(f"stems that occur twice: {listed(twice, separator=', ')}. Rename them.")
     return dict(sorted(patients.items()))
 
 

@@ -7,7 +7,10 @@ What shows other values than it stores is refused. Knows no CT and no labels.
 """
 
 import io
+import mmap
+import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +101,7 @@ class _Layout:
         return self.rows_of(block) * self.row_bytes
 
 
-def tiff_header(content: bytes, path: Path) -> tuple[int, int, str]:
+def tiff_header(content: bytes | mmap.mmap, path: Path) -> tuple[int, int, str]:
     """Return height, width and dtype as :func:`decode_tiff` would give them, without decoding."""
     layout = _read_layout(content, path)
     size = (layout.height, layout.width)
@@ -148,17 +151,42 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
+class _Silence:
+    """Who needs OpenCV silent by now, and how loud it was before the first of them."""
+
+    lock = threading.Lock()
+    inside = 0
+    level = 0
+
+
+if hasattr(os, "register_at_fork"):  # no child begins with the lock held by a thread it lacks
+    os.register_at_fork(
+        before=_Silence.lock.acquire,
+        after_in_parent=_Silence.lock.release,
+        after_in_child=_Silence.lock.release,
+    )
+
+
 @contextmanager
 def opencv_log_silenced() -> Iterator[None]:
-    """Keep OpenCV's own log off stderr: our errors say it better."""
+    """Keep OpenCV's own log off stderr: our errors say it better.
+
+    The level is one for all threads: the first in lowers it, the last out restores it.
+    """
     # Moved in OpenCV 5; level 0 is silent in both places.
     home: Any = getattr(cv2.utils, "logging", cv2)
-    level = home.getLogLevel()
-    home.setLogLevel(0)
+    with _Silence.lock:
+        if not _Silence.inside:
+            _Silence.level = home.getLogLevel()
+            home.setLogLevel(0)
+        _Silence.inside += 1
     try:
         yield
     finally:
-        home.setLogLevel(level)
+        with _Silence.lock:
+            _Silence.inside -= 1
+            if not _Silence.inside:
+                home.setLogLevel(_Silence.level)
 
 
 def ends_early(content: bytes) -> bool:
@@ -174,7 +202,7 @@ def ends_early(content: bytes) -> bool:
     return any(s + n > len(content) for s, n in zip(starts, sizes, strict=False))
 
 
-def _read_tags(content: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
+def _read_tags(content: bytes | mmap.mmap) -> tuple[dict[int, tuple[int, ...]], int]:
     """Return the tags that matter, and how many pages there are.
 
     Raises struct.error where something lies behind the end, ValueError where nothing makes sense.
@@ -215,7 +243,7 @@ def _read_tags(content: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
     return tags, pages
 
 
-def _read_layout(content: bytes, path: Path) -> _Layout:
+def _read_layout(content: bytes | mmap.mmap, path: Path) -> _Layout:
     try:
         tags, pages = _read_tags(content)
     except (struct.error, OverflowError) as err:

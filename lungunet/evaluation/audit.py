@@ -5,7 +5,6 @@ Owns the order of work and what an audit leaves behind. The checks themselves ar
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -37,6 +36,7 @@ from lungunet.evaluation.file_checks import (
 from lungunet.evaluation.report import write_report
 from lungunet.evaluation.set_checks import PairFacts, check_set, twins_of
 from lungunet.inference.doubt import Doubt, DoubtKind, LabelView, doubt_label
+from lungunet.models.cores import count_cores
 from lungunet.progress import Progress, map_in_threads, silent
 
 _SEVERITIES = ("error", "warning", "note")
@@ -239,7 +239,7 @@ def _audit(
 ) -> Audit:
     pairs = _read_lists(Path(data))
     codec = codec or choose_codec(data)
-    threads = workers or os.cpu_count() or 1
+    threads = workers or count_cores()
     looks = map_in_threads(
         lambda pair: _look(pair[0], pair[1], codec),
         pairs,

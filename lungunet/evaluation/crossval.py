@@ -180,7 +180,8 @@ def _train_quickly(
     pairs: list[Pair], codec: LabelCodec, folder: Path, config: RunConfig
 ) -> Predictor:
     kept = pairs[::_EVERY_TENTH]
-    lists = Split([pair for pair in pairs if pair not in kept] or pairs, kept, [])
+    others = [pair for place, pair in enumerate(pairs) if place % _EVERY_TENTH]
+    lists = Split(others or pairs, kept, [])
     write_split(folder, lists, {"labels": codec.to_dict()})
     for _ in train_run(replace(config, data=str(folder)), folder / "run"):
         pass

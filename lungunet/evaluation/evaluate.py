@@ -13,7 +13,7 @@ from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.hu import can_hold_hu
-from lungunet.data.manifest import Pair
+from lungunet.data.manifest import Pair, refuse_equal_names
 from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
 from lungunet.errors import (
@@ -67,10 +67,12 @@ def evaluate(
     SplitError
         When there are no pairs.
     DataError, GeometryError, LabelError
-        When a file is wrong: a score that leaves slices out would not be one of this list.
+        When a file is wrong: a score that leaves slices out would not be one of this list. When two
+        slices have one stem: a patient, and a row of the table, is found by it.
     """
     if not pairs:
         raise SplitError("no pairs to evaluate on. Choose another list.")
+    refuse_equal_names(pairs)
     codec = codec or predictor.codec.for_prediction
     if codec.n_classes != predictor.codec.n_classes:
         raise DataError(

@@ -38,7 +38,7 @@ COMPARED = ("iou", "dice", "hd95")
 """What is given as a difference from the baselines: pooled, where it can be, and as a mean."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CaseScore:
     """One slice, or one scan.
 
@@ -247,7 +247,7 @@ def verdict(gain: Difference, *, model: str = "the model") -> str:
     )
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScoreCard:
     """Scores of one set of masks on one list.
 

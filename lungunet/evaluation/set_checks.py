@@ -18,7 +18,7 @@ _ENOUGH = 20  # areas below that number have no usual spread
 _FAR_OUT = 4.0  # robust standard deviations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairFacts:
     """What is kept of a pair after its files were read; None where one could not be.
 

@@ -17,7 +17,7 @@ from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, require_hu
-from lungunet.data.manifest import Pair, find_pairs, require_same_size
+from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, require_same_size
 from lungunet.errors import (
     ConfigError,
     DataError,
@@ -372,7 +372,9 @@ def measure_files(
 
 def _pair_slices(images: Path, masks: Path) -> dict[str, Pair]:
     if images.is_dir() or masks.is_dir():
-        return {pair.name: pair for pair in find_pairs(images, masks)}
+        pairs = find_pairs(images, masks)
+        refuse_equal_names(pairs)
+        return {pair.name: pair for pair in pairs}
     return {images.stem: Pair(images, masks)}
 
 

@@ -5,7 +5,6 @@ Knows no files and no models.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +41,7 @@ def map_ahead(
     [1, 2, 3]
     """
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, count_cores())) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))

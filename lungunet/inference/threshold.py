@@ -128,7 +128,7 @@ class ThresholdSegmenter:
         return segment_lungs(hu, spacing_mm=spacing_mm)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Air:
     """The air within the body of a slice, but for what may be lung.
 

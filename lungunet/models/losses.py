@@ -21,7 +21,7 @@ from lungunet.errors import ConfigError, DataError
 LossName = Literal["ce-dice", "ce", "dice", "focal", "tversky", "lovasz", "boundary"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Seen:
     """What a loss is made of: a batch of N slices and C classes, of which K = C - 1 are lung.
 

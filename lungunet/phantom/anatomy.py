@@ -26,7 +26,7 @@ _TWIG_RADIUS_MM = 0.5
 _MURRAY = 0.46  # radius = this power of what a vessel carries; Murray's law says about 1/3 to 1/2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patient:
     """What makes one chest differ from the next; made by ``make_patient``."""
 

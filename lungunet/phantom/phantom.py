@@ -42,7 +42,7 @@ _ENHANCED_SHARE = {  # how much of the contrast agent in the blood reaches these
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PhantomSlice:
     """One synthetic slice and its truth.
 
@@ -58,7 +58,7 @@ class PhantomSlice:
     mask: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Scan:
     """How a patient was scanned: what the same anatomy looks like."""
 

@@ -6,7 +6,6 @@ Owns which masks are mended, where they are written, and that no other file is.
 import math
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,18 @@ from pathlib import Path
 from lungunet.data.codec import LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.ct import encode_labels, read_mask
 from lungunet.data.files import read_csv, read_json, write_bytes, write_json
-from lungunet.data.manifest import Pair, find_images, pair_by_name, read_manifest
+from lungunet.data.manifest import (
+    Pair,
+    find_images,
+    pair_by_name,
+    read_manifest,
+    refuse_equal_names,
+)
 from lungunet.data.review_log import KEPT, LOG, read_review
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec
 from lungunet.errors import ConfigError, DataError, LungUNetError, LungUNetWarning, listed
 from lungunet.inference.doubt import LabelView, doubt_label
+from lungunet.models.cores import count_cores
 from lungunet.progress import Progress, map_in_threads, silent
 from lungunet.reviewing.cases import SliceCase
 from lungunet.reviewing.desk import Entry
@@ -199,9 +205,7 @@ def _refuse_twice(pairs: Sequence[Pair]) -> None:
         raise DataError("no pairs. Pass at least one.", where="pairs")
     for pair in pairs:
         pair.require_mask()
-    twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
-    if twice:
-        raise DataError(f"stems that occur twice: {listed(twice, separator=', ')}. Rename them.")
+    refuse_equal_names(pairs)
 
 
 def _common_folder(pairs: Sequence[Pair]) -> Path:
@@ -311,8 +315,7 @@ def _rank(cases: Sequence[SliceCase], kept: Path, progress: Progress) -> dict[st
         ranks = {name: Rank(row[0], tuple(row[1])) for name, row in stored.items()}
     new = [case for case in cases if case.name not in ranks]
     if new:
-        threads = os.cpu_count() or 1
-        judged = map_in_threads(_judge, new, threads=threads, desc="doubt", progress=progress)
+        judged = map_in_threads(_judge, new, threads=count_cores(), desc="doubt", progress=progress)
         ranks |= {case.name: rank for case, rank in zip(new, judged, strict=True)}
         write_json(kept, {name: [rank.score, rank.reasons] for name, rank in ranks.items()})
     return ranks

@@ -169,6 +169,7 @@ class TensorBoardLog:
         if begins:
             layout = {s: ["Multiline", [f"{s}/{name}$" for name in passes]] for s in SCORES}
             self._writer.add_custom_scalars({"train and val": layout})
+            about = about.encode("utf-8", "backslashreplace").decode()
             self._writer.add_text("config", f"```\n{about}\n```", 0)
 
     def close(self) -> None:
@@ -187,6 +188,8 @@ class TensorBoardLog:
 
     def add_picture(self, name: str, rgb: np.ndarray, epoch: int) -> None:
         """Show an (H, W, 3) uint8 picture in the Images tab."""
+        # A file name need not be UTF-8, a tag must be.
+        name = name.encode("utf-8", "backslashreplace").decode()
         self._writer.add_image(name, rgb, epoch, dataformats="HWC")
 
 

@@ -24,7 +24,7 @@ _FINER = 4  # resampling makes at most so many slices of one
 _ASK = "Have it resampled with resample=True"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Stack:
     """Slices in order along their normal, with their places (n,) and (n, 2) in mm."""
 

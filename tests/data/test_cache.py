@@ -272,15 +272,26 @@ class TestNeverStale:
         assert not entries(folder)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
+@pytest.mark.usefixtures("settled")
+def test_a_name_that_is_not_utf_8(pairs, folder, tmp_path):
+    image = tmp_path / os.fsdecode(b"caf\xe9.tif")
+    shutil.copy(pairs[0].image, image)
+    dataset = LungCTDataset([Pair(image, pairs[0].mask)], size=SIZE, cache=folder)
+    samples(dataset)
+    assert len(entries(folder)) == 1
+
+
 class TestFreshFiles:
     """Within one tick of a file system's clock two contents bear the same time of change."""
 
-    def test_are_kept_once_they_are_two_seconds_old(self, pairs, folder):
+    def test_are_kept_once_they_are_two_seconds_old(self, pairs, folder, monkeypatch):
         dataset = LungCTDataset(pairs, size=SIZE, cache=folder)
         os.utime(pairs[0].image, (0, 0))  # copied with its old date: written now all the same
         samples(dataset)
         assert not entries(folder)
-        time.sleep(2.1)
+        later = time.time() + 2.1
+        monkeypatch.setattr(cache_module.time, "time", lambda: later)
         samples(dataset)
         assert len(entries(folder)) == len(pairs)
 

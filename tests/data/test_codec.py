@@ -205,6 +205,10 @@ class TestThreshold:
         assert classes.dtype == np.uint8
         assert classes.ravel().tolist() == expected
 
+    def test_a_bool_mask_is_classes_already(self):
+        codec = LabelCodec.parse("0,255", threshold=128)
+        assert codec.encode(np.array([[True, False]])).tolist() == [[1, 0]]
+
     def test_writes_clean_values(self):
         codec = LabelCodec.parse("0,255", threshold=128)
         raw = np.array([[0, 127, 128, 251]], np.uint8)
@@ -476,3 +480,13 @@ class TestIgnored:
         codec = LabelCodec.parse("0,1,255=ignore", names=("rest", "lungs"))
         assert codec.for_prediction.names == codec.for_truth.names == ("rest", "lungs")
         assert codec.for_prediction.classes == LUNG_CODEC.classes
+
+
+def test_equal_codecs_have_one_hash():
+    codecs = {
+        LabelCodec({0: 0, 255: 1}),
+        LUNG_CODEC,
+        MERGED,
+        LabelCodec.parse("0,255", threshold=9),
+    }
+    assert len(codecs) == 3

@@ -1,6 +1,9 @@
 import re
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -231,6 +234,42 @@ class TestReading:
         with pytest.raises(DataError):
             read_image(tmp_path / "a.png")
         assert cv2.utils.logging.setLogLevel(before) == cv2.utils.logging.LOG_LEVEL_ERROR
+
+    def test_threads_leave_the_log_and_the_warnings_as_they_were(self, tmp_path):
+        exif = Image.Exif()
+        exif[274] = 3
+        path = save(tmp_path / "a.jpg", GREY, exif=exif)
+        home = getattr(cv2.utils, "logging", cv2)
+        before, filters = home.getLogLevel(), list(warnings.filters)
+        home.setLogLevel(2)
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(read_image, [path] * 800))
+                list(pool.map(read_header, [path] * 400))
+            assert home.getLogLevel() == 2
+            assert list(warnings.filters) == filters
+        finally:
+            home.setLogLevel(before)
+
+    @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg"])
+    def test_the_head_of_a_damaged_file_is_read_or_refused(self, tmp_path, name):
+        exif = Image.Exif()
+        exif[274] = 6
+        whole = save(tmp_path / name, GREY, exif=exif).read_bytes()
+        for kept in range(1, min(400, len(whole))):
+            (tmp_path / name).write_bytes(whole[:kept] + bytes(9))
+            for read in (read_header, read_image):
+                with suppress(DataError):
+                    read(tmp_path / name)
+
+    def test_a_header_reads_the_directory_of_a_tiff_alone(self, tmp_path, monkeypatch):
+        write_image(tmp_path / "a.tif", pixels("int16"))
+
+        def read_bytes(path):
+            raise AssertionError("the whole file was read")
+
+        monkeypatch.setattr("pathlib.Path.read_bytes", read_bytes)
+        assert read_header(tmp_path / "a.tif") == Header(*SHAPE, "int16")
 
     def test_says_nothing_on_stderr_for_a_damaged_tiff(self, tmp_path, capfd):
         content = tiff(tmp_path / "a.tif", pixels("int16")).read_bytes()
@@ -474,3 +513,11 @@ def test_several_pages_are_refused(tmp_path):
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(DataError, match=r"stack\.tif: 3 pages"):
         read_image(tmp_path / "stack.tif")
+
+
+@pytest.mark.parametrize("rgb", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8)])
+def test_a_picture_is_rgb_of_eight_bits(rgb, tmp_path, capfd):
+    with pytest.raises(DataError, match=r"a\.png: .* a picture is \(H, W, 3\) uint8"):
+        write_picture(tmp_path / "a.png", rgb)
+    assert capfd.readouterr() == ("", "")
+    assert not (tmp_path / "a.png").exists()

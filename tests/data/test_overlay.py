@@ -3,6 +3,7 @@ import pytest
 
 from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, draw_overlay, show_grey, tile_pictures
 from lungunet.data.window import LUNG_WINDOW
+from lungunet.errors import DataError
 from lungunet.phantom.phantom import phantom_slice
 
 GREY = np.random.default_rng(0).integers(0, 60, (40, 50), np.uint8)
@@ -136,3 +137,12 @@ def test_what_is_ignored_is_hatched_and_has_no_outline():
     plain = draw_overlay(grey, truth=np.where(truth == 1, truth, 0))
     untouched = truth != 255
     assert np.array_equal(drawn[untouched], plain[untouched])
+
+
+def test_refuses_what_makes_no_picture():
+    with pytest.raises(DataError, match=r"^grey: int16 of shape \(4, 5\), this draws on"):
+        draw_overlay(np.zeros((4, 5), np.int16))
+    with pytest.raises(DataError, match=r"^grey: uint8 of shape \(4, 5, 3\), this draws on"):
+        draw_overlay(np.zeros((4, 5, 3), np.uint8))
+    with pytest.raises(DataError, match=r"^pictures: none to lay out"):
+        tile_pictures([])

@@ -162,6 +162,15 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"^size 0: must be at least 1 px"):
             prepare_pairs([], tmp_path, codec=LUNG_CODEC, size=0)
 
+    def test_equal_stems_before_one_file_replaces_another(self, tmp_path):
+        pairs = []
+        for patient in ("p1", "p2"):
+            (tmp_path / patient).mkdir()
+            pairs.append(write_pair(tmp_path / patient, *slice_and_mask(), name="003"))
+        with pytest.raises(DataError, match=r"^stems that occur twice: 003\. Rename them"):
+            prepare_pairs(pairs, tmp_path / "out", codec=LUNG_CODEC)
+        assert not (tmp_path / "out").exists()
+
     def test_raw_values_that_were_merged(self, tmp_path):
         codec = LabelCodec.parse("0,3=1,4=1")
         message = r"^labels 0=0,3=1,4=1: merged values cannot be kept\. Leave out raw=True"

@@ -19,7 +19,7 @@ from lungunet.data.split import (
     split_pairs,
     write_split,
 )
-from lungunet.errors import ConfigError, DataError, SplitError
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 
 
 def pairs_named(*names):
@@ -89,7 +89,34 @@ class TestSplit:
         for name in SPLITS:
             assert names(getattr(split, name)) == sorted(names(getattr(split, name)))
 
+    @pytest.mark.parametrize(
+        ("sizes", "least"), [([90, *[2] * 5], (90, 2, 8)), ([300, *[10] * 20], (350, 50, 100))]
+    )
+    @pytest.mark.filterwarnings("ignore:test 8% instead of 20%")
+    def test_a_large_patient_leaves_room_for_all_lists(self, sizes, least):
+        pairs, groups = slices_of(sizes)
+        for seed in range(30):
+            split = split_pairs(pairs, seed=seed, groups=groups)
+            assert tuple(len(getattr(split, name)) for name in SPLITS) == least
+
+    def test_says_where_a_share_is_missed_by_far(self):
+        pairs, groups = slices_of([90, *[2] * 5])
+        says = r"^test 8% instead of 20% of the pairs: .* the largest has 90 of 100\."
+        with pytest.warns(LungUNetWarning, match=says):
+            split_pairs(pairs, groups=groups)
+
+    def test_a_seed_gives_what_it_always_gave(self):
+        # Scores of models that were trained before compare on these lists.
+        split = split_pairs(numbered(10), val=0.1, test=0.2, seed=3)
+        pairs, groups = slices_of([5] * 10)
+        alike = split_pairs(pairs, val=0.1, test=0.2, seed=3, groups=groups)
+        for part, whole in zip((split.val, split.test), (alike.val, alike.test), strict=True):
+            drawn = {int(name[3:]) for name in names(part)}
+            assert drawn == {int(groups[name][1:]) for name in names(whole)}
+        assert (names(split.val), names(split.test)) == (["ID_0000"], ["ID_0006", "ID_0009"])
+
     @given(patients, st.integers(0, 50))
+    @pytest.mark.filterwarnings("ignore:.* instead of .* of the pairs")
     def test_patients_are_never_divided(self, sizes, seed):
         pairs, groups = slices_of(sizes)
         try:

@@ -120,6 +120,14 @@ def test_nothing_to_score(case) -> None:
         evaluate(Predictor(Fixed([])), [])
 
 
+def test_slices_of_one_stem_are_not_taken_for_one_patient(case, tmp_path) -> None:
+    pairs, _, preds = case
+    (tmp_path / "p2").mkdir()
+    pairs[3] = Pair(shutil.copy(pairs[0].image, tmp_path / "p2"), pairs[3].mask)
+    with pytest.raises(DataError, match=r"^stems that occur twice: s0\. Rename them"):
+        evaluate(Predictor(Fixed(preds)), pairs, baselines=False)
+
+
 def test_a_bad_file_stops_the_score(case) -> None:
     pairs, _, preds = case
     pairs[1].image.write_bytes(b"")

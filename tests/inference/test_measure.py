@@ -269,6 +269,14 @@ class TestMeasureFiles:
         write_measurements(tmp_path / "same.csv", [row for one in results for row in one.rows])
         assert (tmp_path / "m.csv").read_bytes() == (tmp_path / "same.csv").read_bytes()
 
+    def test_equal_stems_in_two_folders_are_refused_and_none_is_lost(self, slices) -> None:
+        for folder in slices:
+            (folder / "p2").mkdir()
+            for path in list(folder.glob("a.*")):
+                (folder / "p2" / path.name).write_bytes(path.read_bytes())
+        with pytest.raises(DataError, match=r"^stems that occur twice: a\. Rename"):
+            next(measure_files(*slices))
+
     def test_sides_are_those_that_the_mask_names(self, slices) -> None:
         for path in slices[1].iterdir():
             write_mask(path, np.eye(6, 7, dtype=np.uint8) + np.eye(6, 7, 1, dtype=np.uint8) * 2)
