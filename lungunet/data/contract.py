@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from lungunet.data.codec import IGNORE
+from lungunet.data.kinds import check_kind, is_number, make_plain
 from lungunet.data.window import LUNG_WINDOW, Window
 from lungunet.errors import ConfigError, DataError
 
@@ -53,6 +55,13 @@ class InputContract:
 
     def __post_init__(self) -> None:
         """Refuse sizes and spreads that no model can work with."""
+        make_plain(self)
+        if not is_number(self.size, whole=True):
+            raise ConfigError(
+                "must be a whole number, the side of a square in px. 256 is usual.",
+                where=f"size {self.size!r}",
+            )
+        check_kind("window", self.window, (Window, NoneType), "Give Window(level=-600, width=1500).")
         if not 16 <= self.size <= _LARGEST_PX:
             raise ConfigError(
                 f"must be 16 to {_LARGEST_PX} px. 256 is usual.", where=f"size {self.size}"

@@ -6,7 +6,6 @@ Needs the ``[onnx]`` extra, which is imported when it is used.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import nn
 from lungunet._version import __version__
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
-from lungunet.data.files import replacing
+from lungunet.data.files import json_text, replacing
 from lungunet.data.manifest import list_images
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
@@ -159,7 +158,7 @@ def _encode(network: _Members, saved: SavedModel) -> bytes:
     weights = encode_weights(saved.model)
     facts = describe(weights, contract=saved.contract, codec=saved.codec, scores=saved.scores)
     about = {"format": FORMAT, **facts}
-    text = json.dumps(about, sort_keys=True, allow_nan=False, default=str)
+    text = json_text(about, sort_keys=True, indent=None)
     onnx.helper.set_model_props(whole, {ABOUT: text})
     whole.producer_name, whole.producer_version = "lungunet", __version__
     try:
