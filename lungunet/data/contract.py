@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -61,7 +60,7 @@ class InputContract:
                 "must be a whole number, the side of a square in px. 256 is usual.",
                 where=f"size {self.size!r}",
             )
-        check_kind("window", self.window, (Window, NoneType), "Give Window(level=-600, width=1500).")
+        check_kind("window", self.window, Window | None, "Give Window(level=-600, width=1500).")
         if not 16 <= self.size <= _LARGEST_PX:
             raise ConfigError(
                 f"must be 16 to {_LARGEST_PX} px. 256 is usual.", where=f"size {self.size}"
@@ -95,6 +94,7 @@ class InputContract:
             When dtypes are mixed or uint16, so that nobody can know what the values mean, or
             8-bit slices have others or a window of HU beside them.
         """
+        check_kind("window", window, Window | None, "Give Window(level=-600, width=1500).")
         given = tuple(sorted(set(dtypes)))
         if "uint8" in given and len(given) > 1:
             raise ConfigError(

@@ -39,8 +39,14 @@ def is_number(value: object, *, whole: bool = False) -> bool:
     return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
 
 
-def check_kind(name: str, value: object, kind: type | tuple[type, ...], fix: str) -> None:
-    """Refuse an argument of another kind, before something that does not name it does."""
+def check_kind(name: str, value: object, kind: Any, fix: str) -> None:
+    """Refuse an argument of another kind, before something that does not name it does.
+
+    Parameters
+    ----------
+    kind : what ``isinstance`` takes
+    fix : a sentence
+    """
     if not isinstance(value, kind):
         shown = repr(value) if len(repr(value)) <= 60 else f"of {type(value).__name__}"
         raise ConfigError(f"{shown} is of the wrong kind. {fix}", where=name)
