@@ -179,9 +179,10 @@ def _resample(group_sums: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return the sums of each resample, (resamples, k) float64."""
     n_groups = len(group_sums)
     if resamples * n_groups <= _KEPT:
-        return _drawn_before(n_groups, resamples, seed).astype(np.float64) @ group_sums
+        counts = _drawn_before(n_groups, resamples, seed)
+        return np.asarray(counts.astype(np.float64) @ group_sums)
     blocks = _draw_counts(n_groups, resamples, seed)
-    return np.concatenate([counts.astype(np.float64) @ group_sums for counts in blocks])
+    return np.concatenate([block.astype(np.float64) @ group_sums for block in blocks])
 
 
 @functools.lru_cache(maxsize=2)  # a score card asks for the same again with each metric
