@@ -30,7 +30,7 @@ def main(
         split.train, codec=CODEC, size=size, transform=lungunet.train_transform(flip=False)
     )
     val = lungunet.LungCTDataset(split.val, codec=CODEC, contract=train.contract)
-    model = lungunet.build_unet("tu-mobilenetv3_small_100", classes=CODEC.n_classes, seed=0)
+    model = lungunet.build_unet("tu-mobilenetv3_small_100", n_classes=CODEC.n_classes, seed=0)
     run = folder / "run"
     trainer = lungunet.Trainer(model, lungunet.TrainConfig(epochs=epochs), out=run)
     for epoch in trainer.epochs(train, val, overwrite=True):

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lungunet.data.kinds import check_kind, make_plain
 from lungunet.errors import ConfigError, DataError, LabelError, counted, listed
 
 IGNORE = 255
@@ -64,6 +65,8 @@ class LabelCodec:
 
     def __post_init__(self) -> None:
         """Complete what follows from the map, and refuse what contradicts it."""
+        make_plain(self)
+        check_kind("classes", self.classes, Mapping, "Give {0: 0, 255: 1}, raw value to class.")
         classes = {int(raw): int(index) for raw, index in sorted(self.classes.items())}
         for raw in classes:
             if not _RAW_RANGE.min <= raw <= _RAW_RANGE.max:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from lungunet.data.codec import IGNORE
+from lungunet.data.kinds import check_kind, is_number, make_plain
 from lungunet.data.window import LUNG_WINDOW, Window
 from lungunet.errors import ConfigError, DataError
 
@@ -53,6 +54,13 @@ class InputContract:
 
     def __post_init__(self) -> None:
         """Refuse sizes and spreads that no model can work with."""
+        make_plain(self)
+        if not is_number(self.size, whole=True):
+            raise ConfigError(
+                "must be a whole number, the side of a square in px. 256 is usual.",
+                where=f"size {self.size!r}",
+            )
+        check_kind("window", self.window, Window | None, "Give Window(level=-600, width=1500).")
         if not 16 <= self.size <= _LARGEST_PX:
             raise ConfigError(
                 f"must be 16 to {_LARGEST_PX} px. 256 is usual.", where=f"size {self.size}"
@@ -86,6 +94,7 @@ class InputContract:
             When dtypes are mixed or uint16, so that nobody can know what the values mean, or
             8-bit slices have others or a window of HU beside them.
         """
+        check_kind("window", window, Window | None, "Give Window(level=-600, width=1500).")
         given = tuple(sorted(set(dtypes)))
         if "uint8" in given and len(given) > 1:
             raise ConfigError(

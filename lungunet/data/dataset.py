@@ -17,6 +17,7 @@ from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header, read_image, read_mask
 from lungunet.data.disease import paint_disease
+from lungunet.data.kinds import check_kind, plain_value
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.split import choose_codec
 from lungunet.data.transforms import Transform, seed_transform
@@ -87,6 +88,13 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 )
             if pair.mask is None:
                 raise DataError("no mask. A dataset needs one for every image.", where=pair.image)
+        check_kind("seed", seed := plain_value(seed), int, "Give a whole number, 0 or more.")
+        fix = "Give Window(level=-600, width=1500)."
+        check_kind("window", window, Window | None, fix)
+        fix = "Give LabelCodec.parse('0,255')."
+        check_kind("codec", codec, LabelCodec | None, fix)
+        fix = "Give that of a dataset, as train.contract."
+        check_kind("contract", contract, InputContract | None, fix)
         if seed < 0:
             raise ConfigError("must be 0 or more.", where=f"seed {seed}")
         if contract is not None and (size is not None or window is not None):
@@ -155,9 +163,9 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """
         epoch, index = key if isinstance(key, tuple) else (None, operator.index(key))
         index = range(len(self))[index]  # -1 is the last one
+        grey, classes = self.read(index)
         if self.transform is None:
-            return self.read(index)
-        grey, classes = self._fetch(index)
+            return grey, classes
         seed_transform(self.transform, self._entropy(epoch, index))
         moved: object = self.transform(image=grey, mask=classes)
         if not isinstance(moved, Mapping):
@@ -167,11 +175,13 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 where=self.pairs[index].name,
             )
         grey, classes = self._checked(moved.get("image"), moved.get("mask"), self.pairs[index])
-        # Copies, as in read: a transform that does nothing returns what it was given.
+        # Copies: what a transform returns may be a view, or its own to write over.
         return np.array(grey, order="C"), np.array(classes, np.uint8, order="C")
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return one sample before augmentation and normalisation.
+
+        A subclass may change it: all samples begin here, with a transform and without.
 
         Returns
         -------
@@ -251,6 +261,16 @@ class IllLungCTDataset(LungCTDataset):
         grey, classes = super().read(index)
         rng = np.random.default_rng(index)
         return paint_disease(grey, is_lung(classes), rng), classes
+
+
+def check_dataset(name: str, dataset: object) -> None:
+    """Refuse what does not know its pairs, contract and codec, as a Subset."""
+    check_kind(
+        name,
+        dataset,
+        LungCTDataset,
+        "Give a LungCTDataset; part the pairs for some of them: LungCTDataset(pairs[:80]).",
+    )
 
 
 class EightBitSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -10,12 +10,15 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
+from lungunet.data.kinds import plain_value
 from lungunet.errors import ConfigError, DataError, LungUNetError, listed
 
 _NAME_BYTES = 200
@@ -64,13 +67,19 @@ def write_text(path: str | Path, content: str) -> None:
 def plain(value: Any) -> Any:
     """Return what JSON can hold, however deep: None for NaN, "inf" for infinite, lists for tuples.
 
+    Numbers of numpy become those of Python, arrays lists, and paths text.
+
     Examples
     --------
     >>> plain({"iou": math.nan, "hd95_px": math.inf, "interval": (0.5, 1.0)})
     {'iou': None, 'hd95_px': 'inf', 'interval': [0.5, 1.0]}
     """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {plain_value(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -78,16 +87,18 @@ def plain(value: Any) -> Any:
     return value
 
 
-def json_text(
-    content: Any, *, sort_keys: bool = False, default: Callable[[Any], Any] | None = None
-) -> str:
+def json_text(content: Any, *, sort_keys: bool = False, indent: int | None = 2) -> str:
     """Return facts as JSON: full precision, what is undefined or infinite as :func:`plain` says.
 
-    ``default`` makes something plain of what JSON does not know; None refuses it.
+    Raises
+    ------
+    ConfigError
+        When it holds what JSON does not know.
     """
-    text = json.dumps(
-        plain(content), indent=2, sort_keys=sort_keys, default=default, allow_nan=False
-    )
+    try:
+        text = json.dumps(plain(content), indent=indent, sort_keys=sort_keys, allow_nan=False)
+    except TypeError as err:
+        raise ConfigError(f"{err}. Give numbers, text, lists and tables of them.") from err
     return text + "\n"
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from lungunet.data.dataset import EightBitSamples, LungCTDataset
+from lungunet.data.dataset import EightBitSamples, LungCTDataset, check_dataset
+from lungunet.data.kinds import check_kind, plain_value
 from lungunet.errors import ConfigError
 
 
@@ -129,11 +130,14 @@ def make_loader(
         When a number is out of range, the ranks cannot share a batch evenly, or ``eight_bit`` is
         asked of a subclass with a ``__getitem__`` of its own.
     """
+    check_dataset("dataset", dataset)
+    batch_size, workers, seed = map(plain_value, (batch_size, workers, seed))
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("workers", workers, 0),
         ("seed", seed, 0),
     ):
+        check_kind(name, value, int, f"Give a whole number, {least} or more.")
         if value < least:
             raise ConfigError(f"must be {least} or more.", where=f"{name} {value}")
     if batch_size % ranks:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lungunet.data.kinds import is_number, make_plain
 from lungunet.errors import ConfigError
 
 _HIGHEST_LEVEL_HU = 300  # bone is seen at; with the offset of 1024 the lung is at 424
@@ -28,6 +29,12 @@ class Window:
 
     def __post_init__(self) -> None:
         """Refuse a window without width."""
+        make_plain(self)
+        if not (is_number(self.level) and is_number(self.width)):
+            raise ConfigError(
+                f"window {self.level!r},{self.width!r}: level and width are numbers of HU. Lungs "
+                "are seen at -600,1500."
+            )
         if not (abs(self.level) <= _FARTHEST and 1 / _FARTHEST <= self.width <= _FARTHEST):
             raise ConfigError(
                 f"window {self.level:g},{self.width:g}: the width must be above 0, and neither "

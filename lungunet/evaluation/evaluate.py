@@ -13,6 +13,7 @@ from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.hu import can_hold_hu
+from lungunet.data.kinds import check_kind
 from lungunet.data.manifest import Pair, refuse_equal_names
 from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
@@ -70,6 +71,12 @@ def evaluate(
         When a file is wrong: a score that leaves slices out would not be one of this list. When two
         slices have one stem: a patient, and a row of the table, is found by it.
     """
+    fix = "Give Predictor.load(MODEL), or a MaskFolder."
+    check_kind("predictor", predictor, Predicts, fix)
+    fix = "Give what find_pairs(images, masks) or read_manifest(path) returns."
+    check_kind("pairs", pairs, list | tuple, fix)
+    for pair in pairs:
+        check_kind("pairs", pair, Pair, fix)
     if not pairs:
         raise SplitError("no pairs to evaluate on. Choose another list.")
     refuse_equal_names(pairs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from lungunet.inference.predictor import Prediction
 from lungunet.inference.segmenter import Segmented
 
 
+@runtime_checkable
 class Predicts(Protocol):
     """What can be scored: a :class:`Predictor`, or a :class:`MaskFolder`."""
 

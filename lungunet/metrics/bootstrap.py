@@ -4,8 +4,9 @@ Slices of one patient resemble each other, so whole patients are drawn, never sl
 knows tables of numbers per case, and nothing of masks, models or files.
 """
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 from lungunet.errors import ConfigError, DataError
 
 Statistic = Callable[[np.ndarray], np.ndarray]
+
+_BLOCK = 2**20  # counts at a time: 8 MB as float64
+_KEPT = 2**23  # counts of a draw that is kept: those of 4,000 groups
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def bootstrap_interval(
     statistic : (resamples, k) float64 sums -> (resamples,)
         Called once. Resamples where it gives NaN or infinity (a ratio without a denominator) are
         left out.
-    resamples : takes 24 bytes each for every group
+    resamples : the groups drawn are kept for the next call, 16 MB at most
     level : the share of intervals that hold the true value, in the long run
     seed : of a generator of its own
 
@@ -87,9 +91,9 @@ def bootstrap_interval(
     group_sums = _sum_groups(table, labels)
     if len(group_sums) < 2:
         return Interval(math.nan, math.nan)
-    counts = _draw_counts(len(group_sums), resamples, seed)
+    sums = _resample(group_sums, resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):  # undefined resamples are left out below
-        drawn = np.asarray(statistic(counts @ group_sums))
+        drawn = np.asarray(statistic(sums))
     if drawn.shape != (resamples,):
         raise ConfigError(
             f"statistic: gives shape {drawn.shape} for sums of shape "
@@ -171,12 +175,35 @@ def _sum_groups(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _draw_counts(n_groups: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each resample holds each group, (resamples, n_groups) float64."""
+def _resample(group_sums: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Return the sums of each resample, (resamples, k) float64."""
+    n_groups = len(group_sums)
+    if resamples * n_groups <= _KEPT:
+        counts = _drawn_before(n_groups, resamples, seed)
+        return np.asarray(counts.astype(np.float64) @ group_sums)
+    blocks = _draw_counts(n_groups, resamples, seed)
+    return np.concatenate([block.astype(np.float64) @ group_sums for block in blocks])
+
+
+@functools.lru_cache(maxsize=2)  # a score card asks for the same again with each metric
+def _drawn_before(n_groups: int, resamples: int, seed: int) -> np.ndarray:
+    return np.concatenate([*_draw_counts(n_groups, resamples, seed)])
+
+
+def _draw_counts(n_groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each resample holds each group, in blocks of (n, n_groups) whole numbers.
+
+    Whatever the blocks, the numbers are those of one draw of them all.
+    """
     # Multinomial counts: drawing the groups and counting them is four times as fast as
-    # Generator.multinomial. One bin for each group in each resample.
-    bins = np.random.default_rng(seed).integers(n_groups, size=(resamples, n_groups))
-    bins += n_groups * np.arange(resamples)[:, None]
-    counts = np.bincount(bins.ravel(), minlength=resamples * n_groups)
-    # BLAS multiplies floats only; counts stay exact below 2**53.
-    return counts.reshape(resamples, n_groups).astype(np.float64)
+    # Generator.multinomial. One bin for each group in each resample. BLAS multiplies floats only,
+    # in which counts stay exact below 2**53.
+    rng = np.random.default_rng(seed)
+    rows = max(1, _BLOCK // n_groups)
+    dtype = np.uint16 if n_groups <= np.iinfo(np.uint16).max else np.int64
+    for start in range(0, resamples, rows):
+        n = min(rows, resamples - start)
+        bins = rng.integers(n_groups, size=(n, n_groups))
+        bins += n_groups * np.arange(n)[:, None]
+        counts = np.bincount(bins.ravel(), minlength=n * n_groups)
+        yield counts.reshape(n, n_groups).astype(dtype)

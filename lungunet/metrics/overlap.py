@@ -413,6 +413,11 @@ class ConfusionMeter:
 
 
 def _check_same_pixels(truth: Tensor, pred: Tensor) -> None:
+    for name, given in (("pred", pred), ("truth", truth)):
+        if not isinstance(given, Tensor):
+            raise DataError(
+                f"a {type(given).__name__}, no tensor. Pass torch.as_tensor({name}).", where=name
+            )
     if pred.shape != truth.shape:
         raise DataError(
             f"pred: shape {tuple(pred.shape)}, truth: {tuple(truth.shape)}. Both are class "

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from lungunet.data.kinds import make_plain
 from lungunet.errors import ConfigError
 from lungunet.models.encoders import (
     DEFAULT_ENCODER,
@@ -119,6 +120,7 @@ class Architecture:
     name: str = "unet"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, least in (("in_channels", 1), ("classes", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(

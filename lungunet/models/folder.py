@@ -153,7 +153,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 
 def _json(content: Mapping[str, Any]) -> str:
-    return json_text(content, sort_keys=True, default=str)
+    return json_text(content, sort_keys=True)
 
 
 def find_model_folder(path: str | Path) -> Path:

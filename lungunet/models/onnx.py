@@ -6,7 +6,6 @@ Needs the ``[onnx]`` extra, which is imported when it is used.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import nn
 from lungunet._version import __version__
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
-from lungunet.data.files import replacing
+from lungunet.data.files import json_text, replacing
 from lungunet.data.manifest import list_images
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, MissingExtraError, ModelError
@@ -207,7 +206,7 @@ def _sign(graph: Any, facts: Mapping[str, Any]) -> None:
     """Let a file say what it is."""
     about = {"format": FORMAT, **facts}
     entry = graph.metadata_props.add()
-    entry.key, entry.value = ABOUT, json.dumps(about, sort_keys=True, allow_nan=False, default=str)
+    entry.key, entry.value = ABOUT, json_text(about, sort_keys=True, indent=None)
     graph.producer_name, graph.producer_version = "lungunet", __version__
 
 

@@ -101,6 +101,8 @@ def build_model(
     >>> tuple(model(torch.zeros(1, 1, 64, 96)).shape)
     (1, 2, 64, 96)
     """
+    if "classes" in smp_arguments:
+        raise ConfigError("is called n_classes here. Write n_classes=3, say.", where="classes")
     name, encoder = choose_network(architecture, encoder)
     tag, path = _tag_or_path(encoder, weights)
     stored = stored_architecture(path) if path else None
@@ -138,19 +140,19 @@ def build_unet(
     *,
     weights: str | Path | bool | None = None,
     in_channels: int = 1,
-    classes: int = 2,
+    n_classes: int = 2,
     seed: int | None = None,
     **smp_arguments: Any,
 ) -> nn.Module:
-    """Build a U-Net that turns (N, in_channels, H, W) float into (N, classes, H, W) logits.
+    """Build a U-Net that turns (N, in_channels, H, W) float into (N, n_classes, H, W) logits.
 
     It is :func:`build_model` for the usual architecture, which takes any height and width.
 
     Parameters
     ----------
     encoder : name of an encoder, or "unet2015" for the original
-    weights, in_channels, seed, **smp_arguments : as for :func:`build_model`
-    classes : channels of the logits, background included
+    weights, in_channels, n_classes, seed, **smp_arguments : as for :func:`build_model`
+        ``classes`` is the old name of ``n_classes``, which 0.3 removes.
 
     Raises
     ------
@@ -167,12 +169,20 @@ def build_unet(
     >>> tuple(model(torch.zeros(1, 1, 65, 47)).shape)
     (1, 2, 65, 47)
     """
+    if "classes" in smp_arguments:
+        warnings.warn(
+            "build_unet(classes=...) is called n_classes= now, as in build_model; 0.3 removes the "
+            "old name.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        n_classes = smp_arguments.pop("classes")
     return build_model(
         "unet",
         encoder,
         weights=weights,
         in_channels=in_channels,
-        n_classes=classes,
+        n_classes=n_classes,
         seed=seed,
         **smp_arguments,
     )

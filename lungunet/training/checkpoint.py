@@ -1,7 +1,8 @@
 """last.ckpt: written whole or not at all, read without unpickling, and put back exactly."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,17 @@ def seed_everything(seed: int) -> None:
     """Seed every generator that training draws from."""
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def kept_globals(device: torch.device) -> Iterator[None]:
+    """Put generators and torch's number of threads back after the block: they are the caller's."""
+    state, threads = rng_state(device), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        set_rng_state(state, device)
+        torch.set_num_threads(threads)
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

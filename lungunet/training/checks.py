@@ -10,7 +10,7 @@ from torch import nn
 
 from lungunet.data.codec import is_lung
 from lungunet.data.ct import read_image
-from lungunet.data.dataset import LungCTDataset
+from lungunet.data.dataset import LungCTDataset, check_dataset
 from lungunet.data.hu import HuSurvey
 from lungunet.data.window import Window, shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
@@ -29,6 +29,8 @@ def check_same_contract(
     train: LungCTDataset, val: LungCTDataset, *, name_of_val: str = "val"
 ) -> None:
     """Refuse a val set whose slices or labels are made into tensors otherwise than train's."""
+    check_dataset("train", train)
+    check_dataset(name_of_val, val)
     for name, ours, theirs in (
         ("input contract", train.contract, val.contract),
         ("label codec", train.codec, val.codec),
@@ -176,5 +178,5 @@ def try_out(learner: Learner, train: LungCTDataset, config: TrainConfig) -> None
     if channels != train.codec.n_classes:
         raise ConfigError(
             f"the model gives {channels} classes, the label codec has {train.codec.n_classes}. "
-            "Build it with classes=train.codec.n_classes."
+            "Build it with n_classes=train.codec.n_classes."
         )

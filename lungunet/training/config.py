@@ -18,6 +18,7 @@ import tomli_w
 
 from lungunet.data.dataset import DEFAULT_SIZE
 from lungunet.data.files import write_text
+from lungunet.data.kinds import is_number, make_plain
 from lungunet.errors import ConfigError
 from lungunet.models.architectures import check_architecture, default_encoder, describe_network
 from lungunet.models.device import Precision
@@ -102,6 +103,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no training can work with."""
+        make_plain(self)
         known = isinstance(self.optimizer, str) and self.optimizer in _USUAL
         usual = _USUAL[self.optimizer if known else "adamw"]
         for name, number in usual.items():
@@ -357,7 +359,7 @@ def _fits(value: object, hint: Any) -> bool:
     if hint is Any:
         return True
     if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool)
+        return is_number(value, whole=hint is int)
     return isinstance(value, hint)
 
 

@@ -73,7 +73,10 @@ class RunFolder:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                if fcntl is None:  # Windows removes no file that is open
+                    file.close()
+                with suppress(OSError):
+                    path.unlink()
 
     def start(self, *, overwrite: bool = False) -> None:
         """Make room for a new run."""

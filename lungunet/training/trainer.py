@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lungunet.data.dataset import LungCTDataset
+from lungunet.data.kinds import check_kind
 from lungunet.errors import ConfigError, listed
 from lungunet.models.cores import count_cores
 from lungunet.models.device import fast_products
@@ -23,6 +24,7 @@ from lungunet.progress import Progress, silent
 from lungunet.training.batches import Batches
 from lungunet.training.checkpoint import (
     check_same_run,
+    kept_globals,
     load_into,
     rng_state,
     seed_everything,
@@ -121,6 +123,8 @@ class Trainer:
         should_stop: Callable[[], bool] = bool,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
+        check_kind("model", model, nn.Module, "Give what build_unet() returns.")
+        check_kind("config", config, TrainConfig | None, "Give TrainConfig(epochs=20), say.")
         self.config = config or TrainConfig()
         self.folder = RunFolder(out)
         self._learner = Learner(model, self.config, loss)
@@ -146,7 +150,7 @@ class Trainer:
         Parameters
         ----------
         on_epoch : called with the result of each epoch once its files are written, such as to send
-            it to a tracker
+            it to a tracker; with several processes, in the first one alone
         val_ill : as for :meth:`epochs`
 
         Returns
@@ -155,7 +159,7 @@ class Trainer:
             Of all epochs, those before a resume included.
         """
         for result in self.epochs(train, val, resume=resume, overwrite=overwrite, val_ill=val_ill):
-            if on_epoch is not None:
+            if on_epoch is not None and self._learner.ranks.is_first:
                 on_epoch(result)
         return self.history
 
@@ -169,6 +173,9 @@ class Trainer:
         val_ill: LungCTDataset | None = None,
     ) -> Iterator[EpochResult]:
         """Train epoch by epoch; ``break`` stops early and leaves a complete run folder.
+
+        At the end the generators of ``random`` and torch, and torch's number of threads, are as
+        they were.
 
         Each epoch: one pass over ``train``, one over ``val``, one over ``val_ill`` where there is
         one, then best model, events, checkpoint and history are written, then its result is
@@ -198,7 +205,15 @@ class Trainer:
         check_same_contract(train, val)
         if val_ill is not None:
             check_same_contract(train, val_ill, name_of_val="val_ill")
-        position = _Position(train, val, val_ill)
+        with kept_globals(self._learner.device):
+            yield from self._seeded_epochs(
+                _Position(train, val, val_ill), resume=resume, overwrite=overwrite
+            )
+
+    def _seeded_epochs(
+        self, position: _Position, *, resume: bool, overwrite: bool
+    ) -> Iterator[EpochResult]:
+        train, val = position.train, position.val
         ranks, device = self._learner.ranks, self._learner.device
         seed_everything(self.config.seed + ranks.rank)
         if resume:

@@ -157,7 +157,7 @@ def test_tables_are_written_before_anything_is_said(phantoms, tmp_path: Path, st
 
 @pytest.mark.filterwarnings("ignore:these masks mean little")
 def test_tta_is_refused_where_sides_would_swap(run_cli, tmp_path: Path) -> None:
-    model = lungunet.build_unet("unet2015", width=1, classes=3, seed=0)
+    model = lungunet.build_unet("unet2015", width=1, n_classes=3, seed=0)
     contract = lungunet.InputContract(32)
     codec = lungunet.LabelCodec({0: 0, 1: 1, 2: 2}, names=("background", "left", "right"))
     lungunet.save_model(tmp_path / "m", model, contract=contract, codec=codec)

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
@@ -427,6 +427,16 @@ class TestLoader:
             expected,
         )
 
+    def test_what_a_subclass_reads_is_what_the_transform_gets(self, pairs):
+        class Negative(LungCTDataset):
+            def read(self, index):
+                grey, classes = super().read(index)
+                return 255 - grey, classes
+
+        plain, moved = (Negative(pairs, size=16, transform=t) for t in (None, A.NoOp()))
+        assert same(plain, moved)
+        assert not same(plain, LungCTDataset(pairs, size=16))
+
     def test_eight_bit_of_a_subclass_that_makes_its_own_samples(self, pairs):
         class Reversed(LungCTDataset):
             def __getitem__(self, key):
@@ -438,6 +448,11 @@ class TestLoader:
             "Reversed has a __getitem__ of its own: its samples are known as it returns them "
             "alone. Leave eight_bit out."
         )
+
+    def test_a_subset(self, pairs):
+        said = r"^dataset: .* is of the wrong kind\. Give a LungCTDataset; part the pairs"
+        with pytest.raises(ConfigError, match=said):
+            make_loader(Subset(LungCTDataset(pairs, size=16), [0, 1]), batch_size=2)
 
     def test_pins_only_for_cuda(self, pairs, monkeypatch):
         dataset = LungCTDataset(pairs, size=16)
@@ -452,6 +467,10 @@ class TestLoader:
             ({"batch_size": 0}, "batch_size 0: must be 1 or more."),
             ({"batch_size": 1, "workers": -1}, "workers -1: must be 0 or more."),
             ({"batch_size": 1, "seed": -1}, "seed -1: must be 0 or more."),
+            (
+                {"batch_size": 1.5},
+                "batch_size: 1.5 is of the wrong kind. Give a whole number, 1 or more.",
+            ),
         ],
     )
     def test_refusals(self, pairs, options, message):
@@ -461,6 +480,23 @@ class TestLoader:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"size": (64, 64)}, r"^size \(64, 64\): must be a whole number"),
+            (
+                {"window": (-600, 1500)},
+                r"^window: \(-600, 1500\) is of the wrong kind",
+            ),
+            ({"codec": "0,255"}, "^codec: '0,255' is of the wrong kind"),
+            ({"contract": 64}, "^contract: 64 is of the wrong kind"),
+            ({"seed": "1"}, "^seed: '1' is of the wrong kind"),
+        ],
+    )
+    def test_arguments_of_other_kinds(self, pairs, options, said):
+        with pytest.raises(ConfigError, match=said):
+            LungCTDataset(pairs, **options)
+
     def test_no_pairs(self, tmp_path):
         with pytest.raises(SplitError, match=r"^pairs: no pairs\."):
             LungCTDataset([])

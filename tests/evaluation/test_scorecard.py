@@ -488,3 +488,14 @@ class TestEvaluateList:
             evaluate_list(own_run, tmp_path / "none")
         with pytest.raises(ModelError, match="no such folder"):
             evaluate_list(tmp_path / "none", data)
+
+
+def test_arguments_of_other_kinds():
+    rule = Predictor.load("threshold")
+    for predictor, pairs, said in (
+        ("lungs", [], r"^predictor: 'lungs' is of the wrong kind\. Give Predictor\.load"),
+        (rule, "test.txt", r"^pairs: 'test\.txt' is of the wrong kind\. Give what find_pairs"),
+        (rule, ["a.tif"], r"^pairs: 'a\.tif' is of the wrong kind"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            evaluate(predictor, pairs)

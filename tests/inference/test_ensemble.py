@@ -19,7 +19,7 @@ IMAGES = [
 
 
 def save(folder: Path, seed: int, contract=CONTRACT, codec=lungunet.LUNG_CODEC) -> Path:
-    model = lungunet.build_unet("unet2015", width=2, classes=codec.n_classes, seed=seed)
+    model = lungunet.build_unet("unet2015", width=2, n_classes=codec.n_classes, seed=seed)
     with torch.no_grad():  # fresh weights say about even odds
         for parameter in model.parameters():
             parameter.mul_(2)

@@ -202,7 +202,7 @@ class TestScans:
         np.testing.assert_array_equal(read_volume(result.mask).array, expected.classes)
 
     def test_sides_of_more_classes_are_refused(self, scans, tmp_path: Path) -> None:
-        model = lungunet.build_unet("unet2015", width=1, classes=3, seed=0)
+        model = lungunet.build_unet("unet2015", width=1, n_classes=3, seed=0)
         codec = lungunet.LabelCodec({0: 0, 1: 1, 2: 2})
         predictor = Predictor(model, lungunet.InputContract(32), codec, device="cpu")
         with pytest.raises(ConfigError, match="sides: the model has 3 classes"):

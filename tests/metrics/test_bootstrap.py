@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungunet.errors import ConfigError, DataError
+from lungunet.metrics import bootstrap
 from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 
 NOTHING = Interval(math.nan, math.nan)
@@ -174,6 +175,22 @@ class TestUndefined:
 
 
 class TestBehaviour:
+    def test_drawn_in_parts_it_is_the_same(self, monkeypatch):
+        table, groups = lopsided()
+        draw = {"statistic": pooled_iou, "resamples": 101}
+        whole = bootstrap_interval(table, groups, **draw)
+        monkeypatch.setattr(bootstrap, "_KEPT", 0)
+        monkeypatch.setattr(bootstrap, "_BLOCK", 7 * len(set(groups)) + 1)
+        assert bootstrap_interval(table, groups, **draw) == whole
+
+    def test_one_draw_serves_all_metrics(self, monkeypatch):
+        drawn, draw = [], bootstrap._draw_counts
+        monkeypatch.setattr(bootstrap, "_draw_counts", lambda *how: drawn.append(how) or draw(*how))
+        for metric in (pooled_iou, lambda sums: sums[:, 0]):
+            for seed in (91, 92):
+                bootstrap_interval(*lopsided(), statistic=metric, seed=seed)
+        assert [seed for *_, seed in drawn] == [91, 92]
+
     def test_same_seed_same_interval(self):
         table, groups = lopsided()
         first, again, other = (

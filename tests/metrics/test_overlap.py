@@ -251,6 +251,11 @@ class TestProperties:
 
 
 class TestConfusionMeter:
+    def test_arrays_are_told_how_to_become_tensors(self):
+        mask = np.zeros((2, 2), np.uint8)
+        with pytest.raises(DataError, match=r"^truth: a ndarray, no tensor\. Pass"):
+            ConfusionMeter(2).update(truth=mask, pred=torch.from_numpy(mask))
+
     def test_last_batch_of_one_weighs_by_its_pixels(self):
         meter = ConfusionMeter(2)
         ones = torch.ones(8, 5, 7, dtype=torch.int64)

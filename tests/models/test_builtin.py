@@ -263,7 +263,7 @@ class TestWhatBeginsWithIt:
 
     def test_each_class_of_lung_begins_as_lung(self) -> None:
         two = build_unet("tu-mobilenetv3_small_100", weights="lungs").eval()
-        three = build_unet("tu-mobilenetv3_small_100", weights="lungs", classes=3).eval()
+        three = build_unet("tu-mobilenetv3_small_100", weights="lungs", n_classes=3).eval()
         image = torch.randn(1, 1, 64, 64)
         torch.testing.assert_close(three(image), two(image)[:, [0, 1, 1]])
 

@@ -21,7 +21,7 @@ def folder(run: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "model",
     [
-        lambda: build_unet("resnet18", classes=3, seed=1, decoder_channels=(16, 16, 8, 8, 8)),
+        lambda: build_unet("resnet18", n_classes=3, seed=1, decoder_channels=(16, 16, 8, 8, 8)),
         lambda: build_unet("tu-mobilenetv3_small_100", seed=1),
         lambda: build_unet("unet2015", width=4, seed=1),
     ],

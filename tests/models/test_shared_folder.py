@@ -127,7 +127,7 @@ class TestCard:
     def test_of_a_model_that_nobody_scored(self, tmp_path: Path) -> None:
         codec = lungunet.LabelCodec({0: 0, 3: 1, 9: 2}, names=("background", "left", "right"))
         contract = InputContract(64, window=None, dtypes=("uint8",))
-        model = build_unet("unet2015", classes=3, width=4)
+        model = build_unet("unet2015", n_classes=3, width=4)
         save_model(tmp_path, model, contract=contract, codec=codec)
         card = (tmp_path / "README.md").read_text(encoding="utf-8")
         assert "How many slices it was trained on is not recorded." in card

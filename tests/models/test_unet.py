@@ -17,6 +17,7 @@ from lungunet.models.unet import (
     Architecture,
     architecture_of,
     build_from,
+    build_model,
     build_unet,
 )
 from lungunet.models.weights import _fit_first_layer
@@ -97,12 +98,12 @@ class TestEveryEncoder:
         assert logits.dtype == torch.float32
         assert torch.isfinite(logits).all()
 
-    @pytest.mark.parametrize(("in_channels", "classes"), [(2, 3), (3, 2)])
-    def test_channels(self, encoder, in_channels, classes):
-        numbers = {"in_channels": in_channels, "classes": classes}
+    @pytest.mark.parametrize(("in_channels", "n_classes"), [(2, 3), (3, 2)])
+    def test_channels(self, encoder, in_channels, n_classes):
+        numbers = {"in_channels": in_channels, "n_classes": n_classes}
         model = build_unet(encoder, **numbers, seed=0, **ENCODERS[encoder]).eval()
         with torch.inference_mode():
-            assert model(picture(1, in_channels, 32, 64)).shape == (1, classes, 32, 64)
+            assert model(picture(1, in_channels, 32, 64)).shape == (1, n_classes, 32, 64)
 
     def test_learns(self, model):
         model = copy.deepcopy(model).train()  # the others share it
@@ -367,7 +368,7 @@ class TestFile:
             resnet(weights=tmp_path / "w.pt")
 
     def test_other_classes(self, tmp_path):
-        write(tmp_path / "w.pt", resnet(classes=3).state_dict())
+        write(tmp_path / "w.pt", resnet(n_classes=3).state_dict())
         with pytest.raises(
             ModelError, match=r"segmentation_head\.0\.bias: \(3,\) in the file, \(2,"
         ):
@@ -530,10 +531,16 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=message):
             build_unet(encoder, **arguments)
 
-    @pytest.mark.parametrize("arguments", [{"classes": 1}, {"classes": 0}, {"in_channels": 0}])
+    @pytest.mark.parametrize("arguments", [{"n_classes": 1}, {"n_classes": 0}, {"in_channels": 0}])
     def test_numbers(self, arguments):
         with pytest.raises(ConfigError, match="must be at least"):
             build_unet("resnet18", **arguments)
+
+    def test_the_name_of_smp_for_n_classes(self):
+        with pytest.raises(ConfigError, match=r"^classes: is called n_classes here\."):
+            build_model("unet2015", classes=3)
+        with pytest.warns(DeprecationWarning, match="called n_classes= now"):
+            assert build_unet("unet2015", width=1, classes=3)(picture(1, 1, 16, 16)).shape[1] == 3
 
 
 class TestList:

@@ -284,3 +284,14 @@ def test_processes_together_need_a_name_for_the_run(
     assert done.code == 1
     assert "out: each process would take a number of its own" in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_on_epoch_is_called_in_the_first_process_alone(
+    tmp_path: Path, train: LungCTDataset, val: LungCTDataset
+) -> None:
+    def work(ranks: Ranks) -> None:
+        trainer = Trainer(no_batch_norm(), config(epochs=1), out=tmp_path / "run")
+        trainer.fit(train, val, on_epoch=lambda _: (tmp_path / str(ranks.rank)).touch())
+
+    in_ranks(work)
+    assert [name for name in ("0", "1") if (tmp_path / name).exists()] == ["0"]

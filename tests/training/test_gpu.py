@@ -393,7 +393,7 @@ class TestPredicting:
         assert both > 0.99 * either > 0
 
     def test_three_classes(self, device: torch.device, slices: list[np.ndarray]) -> None:
-        network = build_unet("resnet18", classes=3, seed=0)
+        network = build_unet("resnet18", n_classes=3, seed=0)
         codec = lungunet.LabelCodec({0: 0, 1: 1, 2: 2})
         contract = lungunet.InputContract(64)
         said = [

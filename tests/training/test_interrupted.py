@@ -31,16 +31,6 @@ def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: start + 50 * (clock() - start))
 
 
-@pytest.fixture(scope="module")
-def train(split: lungunet.Split) -> LungCTDataset:
-    return LungCTDataset(split.train, transform=lungunet.train_transform(), size=32)
-
-
-@pytest.fixture(scope="module")
-def val(split: lungunet.Split, train: LungCTDataset) -> LungCTDataset:
-    return LungCTDataset(split.val, contract=train.contract)
-
-
 def trainer(out: Path, **options: Any) -> Trainer:
     # A checkpoint after every step.
     settings = TrainConfig(

@@ -36,6 +36,26 @@ class TestNextRunFolder:
             pass
 
 
+def test_where_no_open_file_can_be_removed_the_lock_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def as_windows_does(path: Path, missing_ok: bool = False) -> None:
+        held = [file.resolve() for file in Path("/proc/self/fd").iterdir()]
+        if path.resolve() in held:
+            raise PermissionError(13, "used by another process")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr("lungunet.training.run_folder.fcntl", None)
+    monkeypatch.setattr(Path, "unlink", as_windows_does)
+    with RunFolder(tmp_path).claimed():
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
+    with RunFolder(tmp_path).claimed(), (tmp_path / ".lock").open():  # as by a virus scanner
+        pass
+
+
 @pytest.mark.parametrize(
     ("history", "epochs"),
     [

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -38,16 +39,6 @@ from lungunet.training.run_folder import RunFolder
 from lungunet.training.tracking import HISTORY_COLUMNS
 
 SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def train(split: lungunet.Split) -> LungCTDataset:
-    return LungCTDataset(split.train, transform=lungunet.train_transform(), size=SIZE)
-
-
-@pytest.fixture(scope="module")
-def val(split: lungunet.Split, train: LungCTDataset) -> LungCTDataset:
-    return LungCTDataset(split.val, contract=train.contract)
 
 
 def tiny(seed: int = 0) -> nn.Module:
@@ -161,12 +152,57 @@ class TestTensorBoard:
                 with urllib.request.urlopen(address) as answer:
                     points = json.load(answer)
                 break
-            except urllib.error.HTTPError:
+            except urllib.error.HTTPError as err:
+                said = str(err)
                 time.sleep(0.1)
+        else:
+            pytest.fail(f"TensorBoard has not loaded the run in 10 s: {said}")
         assert [point[1] for point in points] == [1, 2]
 
 
 class TestLoop:
+    def test_leaves_generators_and_threads_as_they_were(self, tmp_path: Path, train, val) -> None:
+        Trainer(tiny(), config(epochs=1), out=tmp_path).fit(train, val)  # with one thread
+        try:
+            torch.set_num_threads(2)
+            torch.manual_seed(123)
+            random.seed(123)
+            before = torch.get_rng_state(), random.getstate()
+            Trainer(tiny(), config(), out=tmp_path).fit(train, val, resume=True)
+            assert torch.get_num_threads() == 2
+            assert torch.load(tmp_path / "last.ckpt")["threads"] == 1
+            for _ in Trainer(tiny(), config(), out=tmp_path / "b").epochs(train, val):
+                assert not torch.equal(torch.get_rng_state(), before[0])
+                break
+            assert torch.equal(torch.get_rng_state(), before[0])
+            assert random.getstate() == before[1]
+        finally:
+            torch.set_num_threads(1)
+
+    def test_numbers_of_numpy_are_resumed(self, tmp_path: Path, split: lungunet.Split) -> None:
+        window = Window(np.float32(-600), np.float32(1500))
+        train = LungCTDataset(split.train, size=np.int64(SIZE), window=window)
+        val = LungCTDataset(split.val, contract=train.contract)
+        for epochs in (1, 2):
+            settings = config(epochs=np.int64(epochs), lr=np.logspace(-4, -2, 3)[1])
+            trainer = Trainer(tiny(), settings, out=tmp_path)
+            trainer.fit(train, val, resume=epochs == 2)
+        assert len(trainer.history) == 2
+        about = json.loads((tmp_path / "best" / "lungunet.json").read_text())
+        assert about["contract"] == train.contract.to_dict()
+        assert about["contract"]["window"] == {"level": -600, "width": 1500}
+
+    def test_other_kinds_are_told_at_once(self, tmp_path: Path, train, val) -> None:
+        with pytest.raises(ConfigError, match=r"^config: \{'epochs': 1\} is of the wrong kind"):
+            Trainer(tiny(), {"epochs": 1}, out=tmp_path)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"^model: 'unet' is of the wrong kind"):
+            Trainer("unet", out=tmp_path)  # type: ignore[arg-type]
+        parts = torch.utils.data.random_split(train, [len(train) - 2, 2])
+        with pytest.raises(ConfigError, match=r"^train: .* part the pairs for some of them"):
+            Trainer(tiny(), config(), out=tmp_path).fit(*parts)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"^val: .* Give a LungCTDataset"):
+            Trainer(tiny(), config(), out=tmp_path).fit(train, parts[1])  # type: ignore[arg-type]
+
     @pytest.mark.filterwarnings("ignore:val IoU has been 0")  # few slices: lung comes late
     def test_the_loss_falls_and_best_is_the_best_epoch(
         self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
@@ -475,7 +511,7 @@ class TestBeforeTheFirstStep:
         [
             (lambda: build_unet("resnet18"), {"batch_size": 1}, "does not take a batch of 1"),
             (lambda: build_unet("unet2015", width=2, in_channels=3), {}, "takes 3 channels"),
-            (lambda: build_unet("unet2015", width=2, classes=3), {}, "the model gives 3 classes"),
+            (lambda: build_unet("unet2015", width=2, n_classes=3), {}, "the model gives 3 classes"),
         ],
     )
     def test_models_and_batches_that_do_not_fit(
@@ -596,7 +632,7 @@ def test_three_classes_have_a_column_each(phantoms, tmp_path: Path) -> None:
         three.append(lungunet.Pair(pair.image, path))
     codec = lungunet.LabelCodec.parse("0,1,255")
     train = LungCTDataset(three, size=32, codec=codec)
-    model = build_unet("unet2015", width=4, classes=3)
+    model = build_unet("unet2015", width=4, n_classes=3)
     Trainer(model, config(epochs=1), out=tmp_path / "run").fit(train, train)
     with (tmp_path / "run" / "history.csv").open() as file:
         rows = list(csv.DictReader(file))

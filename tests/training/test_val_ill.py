@@ -22,16 +22,6 @@ SIZE = 48
 
 
 @pytest.fixture(scope="module")
-def train(split: lungunet.Split) -> LungCTDataset:
-    return LungCTDataset(split.train, transform=lungunet.train_transform(), size=SIZE)
-
-
-@pytest.fixture(scope="module")
-def val(split: lungunet.Split, train: LungCTDataset) -> LungCTDataset:
-    return LungCTDataset(split.val, contract=train.contract)
-
-
-@pytest.fixture(scope="module")
 def ill(split: lungunet.Split, train: LungCTDataset) -> LungCTDataset:
     return IllLungCTDataset(split.val, contract=train.contract)
 
@@ -76,6 +66,15 @@ class TestTheSlices:
     def test_are_what_the_model_is_fed(self, ill: LungCTDataset) -> None:
         image, _ = ill[(3, 1)]
         assert torch.equal(image, torch.from_numpy(ill.contract.normalise(ill.read(1)[0])))
+
+    def test_are_painted_before_a_transform(
+        self, split: lungunet.Split, ill: LungCTDataset
+    ) -> None:
+        moved = IllLungCTDataset(
+            split.val, contract=ill.contract, transform=lambda **sample: sample
+        )
+        for index in range(len(ill)):
+            assert np.array_equal(moved.augment(index)[0], ill.read(index)[0])
 
     def test_a_cache_keeps_healthy_ones(
         self, split: lungunet.Split, val: LungCTDataset, ill: LungCTDataset, tmp_path: Path

@@ -1,0 +1,52 @@
+"""What arguments are, seen to where they come in: numpy's numbers become Python's, others are told.
+
+Files, checkpoints and messages then hold plain values alone.
+"""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from lungunet.errors import ConfigError
+
+
+def plain_value(value: Any) -> Any:
+    """Return numbers and text of numpy as those of Python, in lists and tables too.
+
+    Examples
+    --------
+    >>> plain_value({"gamma": np.float32(0.5), "channels": (np.int64(8), 4)})
+    {'gamma': 0.5, 'channels': (8, 4)}
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {plain_value(key): plain_value(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_value, value))
+    return value
+
+
+def make_plain(config: Any) -> None:
+    """Put plain values into the fields of a frozen dataclass; for its ``__post_init__``."""
+    for each in fields(config):
+        object.__setattr__(config, each.name, plain_value(getattr(config, each.name)))
+
+
+def is_number(value: object, *, whole: bool = False) -> bool:
+    """Whether it is a plain number; True and False are none."""
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+
+
+def check_kind(name: str, value: object, kind: Any, fix: str) -> None:
+    """Refuse an argument of another kind, before something that does not name it does.
+
+    Parameters
+    ----------
+    kind : what ``isinstance`` takes
+    fix : a sentence
+    """
+    if not isinstance(value, kind):
+        shown = repr(value) if len(repr(value)) <= 60 else f"of {type(value).__name__}"
+        raise ConfigError(f"{shown} is of the wrong kind. {fix}", where=name)
