@@ -14,7 +14,7 @@ import torch
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, counted
-from lungunet.inference.segmenter import Segmented
+from lungunet.inference.segmenter import Segmented, not_a_number
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.folder import encode_weights
 from lungunet.models.original import padding
@@ -109,6 +109,8 @@ class TorchSegmenter:
                 f"({first_line(err)}). Pass the contract that it was trained with."
             ) from err
         self._refuse_misfits(logits, len(prepared))
+        if not bool(logits.isfinite().all()):
+            raise not_a_number("the network")
         return [Segmented.likeliest(each) for each in self._probabilities(logits.float(), prepared)]
 
     def _probabilities(

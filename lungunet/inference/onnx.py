@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.inference.segmenter import Segmented
+from lungunet.inference.segmenter import Segmented, not_a_number
 from lungunet.models.onnx_file import open_onnx
 
 
@@ -22,7 +22,7 @@ class OnnxSegmenter:
     segment_volume = None
 
     def __init__(self, path: str | Path) -> None:
-        self._file = open_onnx(path)
+        self._where, self._file = path, open_onnx(path)
         self.contract = self._file.contract
         self.codec = self._file.codec
         self.weights_sha256 = self._file.weights_sha256
@@ -40,5 +40,7 @@ class OnnxSegmenter:
         done: dict[int, Segmented] = {}
         for alike in places.values():
             _, probabilities = self._file.run(np.stack([prepared[place] for place in alike]))
+            if not np.isfinite(probabilities.sum()):
+                raise not_a_number(self._where)
             done.update(zip(alike, map(Segmented.likeliest, probabilities), strict=True))
         return [done[place] for place in range(len(prepared))]

@@ -13,6 +13,7 @@ import numpy as np
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
+from lungunet.errors import ModelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,15 @@ class Segmented:
         if self.spread is not None or self.probabilities is None:
             return self.spread
         return np.asarray(1 - np.abs(2 * self.probabilities[0] - 1))
+
+
+def not_a_number(where: object) -> ModelError:
+    """Return the error of a model that computes no numbers, of which no mask may be made."""
+    return ModelError(
+        "gives NaN or infinity for these slices: its weights are damaged, or fp16 was too narrow. "
+        "Predict with precision='fp32', or take another epoch.",
+        where=where,
+    )
 
 
 class Segmenter(Protocol):

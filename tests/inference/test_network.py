@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lungunet
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, ModelError
 from lungunet.inference import network
 from lungunet.inference.network import TorchSegmenter
 from lungunet.phantom.phantom import phantom_slice
@@ -146,6 +146,16 @@ class TestParts:
         with pytest.raises(ConfigError, match=r"does not take slices of shape .* \(no\)"):
             own(prepared(own, 4))
         assert threads_of_a_new_thread() == 4
+
+
+def test_what_is_no_number_becomes_no_mask() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(batch), 2, *batch.shape[2:]), torch.nan)
+
+    broken = segmenter(Broken())
+    with pytest.raises(ModelError, match="NaN"):
+        broken(prepared(broken, 1))
 
 
 def test_no_memory_says_what_to_lower() -> None:
