@@ -642,7 +642,7 @@ def test_what_cannot_be_shown_is_not_decided(
     out = tmp_path / "out"
     with opened_review(pairs, out, config=QUICK) as server:
         page.tab.call("Page.navigate", url=server.address)
-        page.tab.wait("!document.getElementById('trouble').hidden")
+        page.tab.wait("document.getElementById('trouble')?.hidden === false")
         locked = "[...document.querySelectorAll('[data-decide]')].filter((b) => b.disabled)"
         names = f"{locked}.map((b) => b.dataset.decide).join()"
         assert page.tab.js(names) == "right,mended,drop"
