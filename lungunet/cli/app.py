@@ -64,6 +64,11 @@ class _Verb(_PlainFlags, typer.core.TyperCommand):
             name = getattr(err, "option_name", None)
             if name is not None and hasattr(err, "possibilities"):
                 err.possibilities = self._near(name)
+            if self.name == "evaluate" and "extra argument" in err.message:
+                err.message += (
+                    ". One MODEL at a time; how to compare two: 'The old model against the new "
+                    "one' in docs/howto/score-card.md"
+                )
             raise
 
     def _near(self, name: str) -> list[str]:

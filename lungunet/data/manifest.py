@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES, read_header
 from lungunet.data.files import write_text
-from lungunet.data.names import NameRule, find_rule, match_names, usual_rules
+from lungunet.data.names import NameRule, find_rule, match_by_rule, match_names, usual_rules
 from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, listed
 
 _OF_SCANS = (".dcm", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -131,8 +131,7 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     images, masks : folders, with folders in them as may be; extensions may differ, ``a.tif`` pairs
         with ``a.png``. One folder for both needs a rule for names
     names : how the stems differ, as ``*=*_mask`` where ``a.tif`` has ``a_mask.png``. None takes
-        them alike, else by one of the usual endings and beginnings that fits all, with a warning
-        that says which
+        them alike, else by an ending or a beginning that fits all, with a warning that says which
 
     Returns
     -------
@@ -152,8 +151,14 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     if images.samefile(masks):
         named = _part(named[0], rule, images)
     pairs, problems = pair_by_name(*named, names=names)
-    for pair in pairs:
-        problems += _header_problems(pair)
+    unfit = [problem for pair in pairs for problem in _header_problems(pair)]
+    if unfit and not problems:
+        does = "pair does" if len(unfit) == 1 else "pairs do"
+        raise DataError(
+            f"{images} and {masks}: {len(unfit)} {does} not fit:\n  {listed(unfit)}\n"
+            "Re-export or remove them; nothing was written."
+        )
+    problems += unfit
     if problems:
         raise DataError(
             f"{images} and {masks} do not pair up, "
@@ -225,7 +230,7 @@ def _match(
     images: list[tuple[str, Path]], masks: list[tuple[str, Path]], names: str | None
 ) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     if names is not None:
-        return match_names(images, masks, NameRule.parse(names))
+        return match_by_rule(images, masks, NameRule.parse(names))
     found, problems, rule = find_rule(images, masks)
     if found and rule != NameRule():
         warnings.warn(

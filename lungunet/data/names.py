@@ -128,12 +128,24 @@ def match_names(
     return pairs, problems
 
 
+def match_by_rule(
+    images: Sequence[Named], masks: Sequence[Named], rule: NameRule
+) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Pair by a rule, with folders; else without, where that leaves nobody alone."""
+    pairs, problems = match_names(images, masks, rule)
+    if not problems:
+        return pairs, problems
+    flat = match_names(_without_folders(images), _without_folders(masks), rule)
+    return (pairs, problems) if flat[1] else flat
+
+
 def find_rule(
     images: Sequence[Named], masks: Sequence[Named]
 ) -> tuple[list[tuple[str, Path, Path]], list[str], NameRule]:
     """Pair by the first rule that leaves nobody alone; where none does, by the most fitting one.
 
-    Alike comes first, with their folders and then without, then the usual endings and beginnings.
+    Alike comes first, with their folders and then without, then the usual endings and beginnings,
+    then any that all masks or all images have.
     """
     ways = [(images, masks), (_without_folders(images), _without_folders(masks))]
     best = (*match_names(images, masks, NameRule()), NameRule())
@@ -149,7 +161,28 @@ def find_rule(
                 return pairs, problems, rule
             if not best[0] and pairs:
                 best = (pairs, problems, rule)
+    for rule in _inferred_rules(images, masks):
+        pairs, problems = match_by_rule(images, masks, rule)
+        if not problems:
+            return pairs, problems, rule
     return best
+
+
+def _inferred_rules(images: Sequence[Named], masks: Sequence[Named]) -> Iterator[NameRule]:
+    """Yield an ending and a beginning that all masks, or all images, have, and the others lack."""
+    of_images, of_masks = (
+        [unicodedata.normalize("NFC", name.rpartition("/")[2]) for name, _ in side]
+        for side in (images, masks)
+    )
+    more, rest = divmod(sum(map(len, of_masks)) - sum(map(len, of_images)), len(of_images))
+    if len(of_images) != len(of_masks) or len(of_images) < 2 or rest or not more:
+        return
+    named = of_masks if more > 0 else of_images
+    for end in (named[0][-abs(more) :], named[0][: abs(more)]):
+        for around in (("", end), (end, "")):
+            fits = all(NameRule.common(name, around) for name in named)
+            if fits and any(letter.isalpha() for letter in end):  # 10 is no mask of 1
+                yield NameRule(mask=around) if more > 0 else NameRule(image=around)
 
 
 def _without_folders(named: Sequence[Named]) -> Sequence[Named]:

@@ -214,12 +214,18 @@ class LogWriter:
                 os.truncate(path, content.rfind(b"\n") + 1)
         except OSError as err:
             raise _unwritable(path, err) from err
-        if b"\n" not in content:
+        logged = read_review(path) if b"\n" in content else None
+        if logged is not None and logged.codec != codec and not logged.cases:
+            logged = None
+            path.unlink()  # nothing was decided under another coding
+        if logged is None:
             head = {"format": FORMAT, "lungunet": __version__, "labels": codec.to_dict()}
             self.append(head)
-        elif (logged := read_review(path).codec) != codec:
+        elif logged.codec != codec:
             raise ConfigError(
-                f"is of masks coded {logged}, these are {codec}. Choose another folder.", where=path
+                f"is of masks coded {logged.codec}, these are {codec}. Choose another folder: "
+                "out='FOLDER'.",
+                where=path,
             )
 
     def append(self, record: Mapping[str, Any]) -> None:

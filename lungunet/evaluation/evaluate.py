@@ -30,6 +30,7 @@ from lungunet.evaluation.masks import MaskFolder, Predicts
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
+from lungunet.inference.made_by import read_codec
 from lungunet.inference.predictor import Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES
@@ -173,7 +174,8 @@ def evaluate_list(
     out : folder for scores.json, cases.csv, pictures and report.html; None: for a run its own, else
         none
     codec : of the truth; None means what split.json says, else 0 and 255
-    mask_codec : of a folder of masks; None means as lungunet writes them
+    mask_codec : of a folder of masks; None means as it says itself, if they were predicted into
+        it, else as lungunet writes masks of such classes
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
     device : of a network
@@ -207,7 +209,8 @@ def evaluate_list(
     predictor: Predicts
     masks = len(members) == 1 and place.is_dir() and not is_model_folder(place)
     if masks and model != "threshold":
-        predictor = MaskFolder(model, mask_codec or codec.for_prediction)
+        told = mask_codec or read_codec(model) or codec.for_prediction
+        predictor = MaskFolder(model, told)
     else:
         masks, predictor = False, Predictor.load(model, device=device)
     seen = seen_by(model, pairs)

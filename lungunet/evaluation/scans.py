@@ -23,7 +23,7 @@ from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
 from lungunet.evaluation.scorecard import box_of_either as box_of
 from lungunet.evaluation.trained_on import sliced_from
-from lungunet.inference.measure import encode_scan, guess_codec
+from lungunet.inference.measure import codec_of_lungs, encode_scan, guess_codec
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.scans import predict_volume
 from lungunet.inference.sides import LEFT, RIGHT, is_told, split_sides
@@ -50,7 +50,8 @@ class ScanScoring:
     ----------
     codec : of the truth; None takes the one of 0,255 and 0,1 and 0,1,2 that most masks fit. Of
         three classes without names 1 is the left and 2 the right lung
-    mask_codec : of a folder of masks; None as for the truth
+    mask_codec : of a folder of masks; None takes what the folder says, if they were predicted into
+        it, else as for the truth
     tolerance_mm : of the surface Dice
     refine : see :func:`predict_volume`
     baselines : also segment the scans with the threshold and the built-in model, and score these
@@ -189,7 +190,8 @@ def evaluate_scans(
     found = _Found()
     if _is_masks(model):
         beside = find_volume_pairs(scans, model, names=mask_names, series=series)
-        source = _read_masks(beside, with_truth, scoring.mask_codec)
+        told = scoring.mask_codec or codec_of_lungs(model)
+        source = _read_masks(beside, with_truth, told)
         counting, model_progress = progress, silent
     else:
         source = _segment_with(Predictor.load(model, device=device), scoring, progress)

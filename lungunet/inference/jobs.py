@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lungunet._version import __version__
+from lungunet.data.codec import LabelCodec
 from lungunet.data.files import json_text, plain
 from lungunet.errors import ConfigError
 from lungunet.inference.crew import Crew, Sharing, Work, start_processes
@@ -80,6 +81,7 @@ def begin(
     predictor: Predictor,
     settings: Mapping[str, bool | str],
     *,
+    codec: LabelCodec,
     part: Part | None,
     overwrite: bool,
     skip_existing: bool,
@@ -95,7 +97,8 @@ def begin(
         raise ConfigError(
             "overwrite and skip_existing: one replaces what the other keeps. Leave one out."
         )
-    made_by = {"model": _identify(predictor.segmenter), "tta": predictor.tta, **settings}
+    made_by: dict[str, Any] = {"model": _identify(predictor.segmenter), "tta": predictor.tta}
+    made_by |= {**settings, "labels": codec.to_dict()}
     if predictor.address:
         made_by["address"] = predictor.address
     if skip_existing and not made_by["model"]:

@@ -25,6 +25,7 @@ from lungunet.errors import (
     counted,
     listed,
 )
+from lungunet.inference.made_by import SIDES_CODEC, read_codec
 from lungunet.inference.sides import LEFT, RIGHT, UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
@@ -289,8 +290,9 @@ def measure_files(
     images : a slice, a scan, or a folder of either
     masks : its mask, or a folder of them, paired by name
     out : CSV file, as :func:`write_measurements` writes it; None writes none
-    codec : of the masks: lung alone, or 1 in the left lung and 2 in the right one. None takes the
-        one of 0,255 and 0,1 and 0,1,2 that most masks fit
+    codec : of the masks: lung alone, or 1 in the left lung and 2 in the right one. None takes what
+        their folder says, if they were predicted into it, else the one of 0,255 and 0,1 and 0,1,2
+        that most masks fit
     spacing_mm : (y, x) of slices; None leaves mm2 undefined. Scans know theirs
     sides : measure each lung by itself too, told apart by :func:`split_sides` where masks do not.
         A mask or a scan that does not tell which lung is which has no rows of them, and a warning
@@ -311,11 +313,12 @@ def measure_files(
     DataError
         When files do not pair up.
     """
-    if codec is not None and codec.n_classes > 3:
+    told = codec_of_lungs(masks) if codec is None else codec
+    if told is not None and told.n_classes > 3:
         raise ConfigError(
-            f"{codec.n_classes} classes. Name lung alone, as in 0,255, or the "
+            f"{told.n_classes} classes. Name lung alone, as in 0,255, or the "
             "left and the right lung, as in 0,1,2.",
-            where=f"labels '{codec}'",
+            where=f"labels '{told}'",
         )
     volumes = is_volume_source(images)
     if volumes and spacing_mm is not None:
@@ -332,7 +335,7 @@ def measure_files(
         read = [file for pair in pairs.values() for file in (pair.image, pair.mask) if file]
         refuse_inputs([Path(out)], [Path(file) for file in read])
         refuse_existing([Path(out)], overwrite)
-    codec = codec or guess_codec(pairs.values(), volumes=volumes, progress=progress)
+    codec = codec or told or guess_codec(pairs.values(), volumes=volumes, progress=progress)
     judged = HuSurvey()
     measured = (
         partial(_measure_scan, resample=resample)
@@ -376,6 +379,15 @@ def _pair_slices(images: Path, masks: Path) -> dict[str, Pair]:
         refuse_equal_names(pairs)
         return {pair.name: pair for pair in pairs}
     return {images.stem: Pair(images, masks)}
+
+
+def codec_of_lungs(masks: str | Path) -> LabelCodec | None:
+    """Return how masks are coded that were predicted into a folder, of lungs 0, 1 and 2.
+
+    What is 3 for want of knowledge is seen by :func:`encode_scan`.
+    """
+    codec = read_codec(masks)
+    return LabelCodec.parse("0,1,2") if codec == SIDES_CODEC else codec
 
 
 def guess_codec(

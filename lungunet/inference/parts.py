@@ -15,14 +15,13 @@ from typing import Any, Self
 
 from lungunet.data.files import replacing
 from lungunet.errors import ConfigError, DataError
+from lungunet.inference.made_by import FILE, read_head
 from lungunet.inference.record import (
-    FILE,
     Listing,
     Rows,
     as_line,
     head,
     list_records,
-    read_head,
     read_rows,
     refuse_mixed,
 )

@@ -621,15 +621,21 @@ def _look_for_chest(
     share = _widest_share(counts, max(1, round(_CHEST_MM / slice_mm)))
     why = ""
     if len(counts) == 1:
-        why = "a single slice"
+        why = "no chest here: a single slice"
     elif _begins_and_ends(counts) and len(counts) * slice_mm < _TALL_MM:
-        why = "the body begins and ends within the scan, as in coronal or sagittal slices"
+        why = (
+            "no chest here: the body begins and ends within the scan, as in coronal or sagittal "
+            "slices"
+        )
     elif share < _CHEST_SHARE:
-        why = f"lung is at most {share:.1%} of the body (of a chest {_CHEST_SHARE:.0%} or more)"
+        why = (
+            f"not a whole chest: lung is at most {share:.1%} of the body (of a chest "
+            f"{_CHEST_SHARE:.0%} or more), do not use the volume"
+        )
     return replace(
         judged,
         worry=max(judged.worry, _FAULTY) if why else judged.worry,
-        reasons=(f"no chest here: {why}", *judged.reasons) if why else judged.reasons,
+        reasons=(why, *judged.reasons) if why else judged.reasons,
         values={**judged.values, "chest_share": share},
         chest=not why,
     )

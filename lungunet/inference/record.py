@@ -15,13 +15,14 @@ from typing import IO, Any, NamedTuple, Self
 
 from lungunet.data.files import plain, write_csv
 from lungunet.errors import ConfigError, DataError
+from lungunet.inference.made_by import FILE, FORMAT, parse_head
 from lungunet.inference.measure import COLUMNS, Measurement
 from lungunet.inference.quality import TRIAGE_COLUMNS, Plausibility, triage_row
 
-FILE = "predicted.jsonl"
 TABLES = _MEASUREMENTS, _TRIAGE, _ERRORS = "measurements.csv", "triage.csv", "errors.csv"
-_FORMAT = 1
-_REMARKS = ("address",)  # where the model was found: the same one, from elsewhere, goes on
+# Where the model was found: the same one, from elsewhere, goes on. And what model and settings say
+# already: how masks are coded, for those who read them.
+_REMARKS = ("address", "labels")
 _PROBED = 16 * 1024  # bytes of a file, at its start, its middle and its end, tell it from others
 _OPEN = 64  # files at once
 
@@ -76,7 +77,7 @@ class Rows:
             When it is of another model, or of other settings.
         """
         with path.open("rb") as file:
-            made_by = _parse_head(path, file.readline())
+            made_by = parse_head(path, file.readline())
             if made_by is None:
                 return 0
             refuse_mixed(self.made_by or made_by, made_by, path.parent)
@@ -175,7 +176,7 @@ def as_line(content: Mapping[str, Any]) -> bytes:
 
 def head(made_by: Mapping[str, Any]) -> bytes:
     """Return the first line of a record."""
-    return as_line({"format": _FORMAT, "made_by": made_by})
+    return as_line({"format": FORMAT, "made_by": made_by})
 
 
 class Record:
@@ -353,27 +354,6 @@ class Record:
 def list_records(part: Path) -> list[Path]:
     """List the records of a part, in the order in which they were begun."""
     return sorted(part.glob(f"{Path(FILE).stem}*.jsonl"), key=lambda path: (len(path.name), path))
-
-
-def read_head(path: Path) -> dict[str, Any] | None:
-    """Return by which model and how the masks of a record were made; None where it just begins."""
-    with path.open("rb") as file:
-        return _parse_head(path, file.readline())
-
-
-def _parse_head(path: Path, line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        said = json.loads(line)
-        made_by = said["made_by"] if said["format"] == _FORMAT else None
-    except (ValueError, KeyError, TypeError):
-        made_by = None
-    if not isinstance(made_by, dict):
-        raise DataError(
-            "no record that this version reads. Predict all again with overwrite=True.", where=path
-        )
-    return made_by
 
 
 def refuse_mixed(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
@@ -28,6 +29,7 @@ from lungunet.inference.jobs import (
     part_of,
     start_crew,
 )
+from lungunet.inference.made_by import SIDES_CODEC
 from lungunet.inference.measure import (
     Measurement,
     VolumeMeasurement,
@@ -206,8 +208,16 @@ def predict_scans(
     refuse_inputs(planned, [scan.path for scan in everything])
     settings: dict[str, bool | str] = {"mending": refine, "sides": write.sides}
     settings |= {"resampling": resample, "format": write.mask_format}
+    class_names = predictor.codec.names
+    indices = LabelCodec({index: index for index in range(len(class_names))}, names=class_names)
     record = begin(
-        out, predictor, settings, part=part, overwrite=overwrite, skip_existing=skip_existing
+        out,
+        predictor,
+        settings,
+        codec=SIDES_CODEC if write.sides else indices,
+        part=part,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
     )
     labels = [out / _LABELS] if not (part or all(map(holds_names, planned))) else []
     refuse_existing([*planned, *labels, *record.files], overwrite or record.goes_on)
@@ -439,13 +449,16 @@ def _write_scan(
 
 
 def _split_sides(scan: Volume, classes: np.ndarray, *, chest: bool) -> np.ndarray:
-    if not chest:  # what lies where in it, nobody knows
-        return np.where(classes > 0, np.uint8(UNTOLD), np.uint8(0))
-    sides = split_sides(classes, spacing_mm=scan.spacing_mm, hu=scan.array)
+    if chest:
+        sides = split_sides(classes, spacing_mm=scan.spacing_mm, hu=scan.array)
+        why = "neither two lungs nor body and spine prove it"
+    else:  # what lies where in it, nobody knows
+        sides = np.where(classes > 0, np.uint8(UNTOLD), np.uint8(0))
+        why = "the scan shows no whole chest"
     if not is_told(sides):
         warnings.warn(
-            f"{scan.path}: which lung is which is not told, for neither two lungs nor body and "
-            "spine prove it. Its mask holds 3, which is neither left nor right.",
+            f"{scan.path}: which lung is which is not told, for {why}. Its "
+            "mask holds 3, which is neither left nor right.",
             LungUNetWarning,
             stacklevel=4,
         )

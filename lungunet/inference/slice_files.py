@@ -143,7 +143,15 @@ def predict_slices(
     files = own(everything, keys_of(everything, inputs), part)
     names = predictor.codec.names
     planned = [out / path for file in files for path in _slice_paths(file.stem, names, write)]
-    record = begin(out, predictor, {}, part=part, overwrite=overwrite, skip_existing=skip_existing)
+    record = begin(
+        out,
+        predictor,
+        {},
+        codec=predictor.codec,
+        part=part,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+    )
     planned += record.files
     refuse_inputs(planned, everything)
     refuse_existing(planned, overwrite or record.goes_on)

@@ -161,10 +161,18 @@ class Desk:
         self.changes += 1
 
     def decide(self, index: int, decision: str | None, *, note: str, who: str) -> None:
-        """Write down what was decided about a case; None takes a decision back."""
+        """Write down what was decided about a case; None takes a decision back.
+
+        Raises
+        ------
+        LungUNetError
+            When its mask cannot be shown: then it can only be unsure.
+        """
         if decision is not None and decision not in DECISIONS:
             raise ConfigError(f"not one of {', '.join(DECISIONS)}.", where=f"decision '{decision}'")
         case = self.entries[index].case
+        if decision not in (None, "unsure"):
+            case.plane(case.start)  # nobody has seen what cannot be shown
         note, who = note[:_NOTE], who[:_WHO]
         with self._lock:
             record = {"name": case.name, "decision": decision, "note": note, "who": who}

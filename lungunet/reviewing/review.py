@@ -12,7 +12,7 @@ from threading import Thread
 from lungunet.data.codec import LabelCodec
 from lungunet.data.manifest import Pair
 from lungunet.data.review_log import ReviewLog
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, LabelError, LungUNetError
 from lungunet.models.builtin import BUILTIN
 from lungunet.progress import Progress, silent
 from lungunet.reviewing.desk import Desk
@@ -146,6 +146,11 @@ def opened_review(
     material, shelf = _material(
         source, out, images=images, scans=scans, config=config, progress=progress
     )
+    try:
+        _require_known_values(material)
+    except LabelError:
+        shelf.close()
+        raise
     desk = Desk(material.entries, material.log, material.codec)
     opinions = Opinions(config.model, device=config.device)
     if config.model in BUILTIN:  # it is there, and takes torch a while
@@ -162,6 +167,22 @@ def opened_review(
         server.server_close()
         thread.join()
         shelf.close()
+
+
+def _require_known_values(material: Material) -> None:
+    """Refuse, before anything is logged, masks none of which is coded as expected."""
+    first: LabelError | None = None
+    for entry in material.entries:
+        try:
+            entry.case.plane(entry.case.start)
+        except LabelError as err:
+            first = first or err
+        except LungUNetError:  # told on the page
+            return
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def _material(

@@ -24,6 +24,7 @@ from lungunet.data.review_log import KEPT, LOG, read_review
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec
 from lungunet.errors import ConfigError, DataError, LungUNetError, LungUNetWarning, listed
 from lungunet.inference.doubt import LabelView, doubt_label
+from lungunet.inference.made_by import read_codec
 from lungunet.models.cores import count_cores
 from lungunet.progress import Progress, map_in_threads, silent
 from lungunet.reviewing.cases import SliceCase
@@ -86,6 +87,7 @@ def slices_to_review(
     elif images is not None:
         home = Path(source)
         pairs = _pairs_of_masks(home, Path(images), names)
+        codec = codec or read_codec(home)
         ranks = _read_triage(home / "triage.csv")
     else:
         home = Path(source)
@@ -122,7 +124,7 @@ def scans_to_review(
 
     Parameters are those of :func:`review`.
     """
-    codec = codec or LabelCodec({0: 0, 1: 1})
+    codec = codec or read_codec(masks) or LabelCodec({0: 0, 1: 1})
     shelf = Shelf()
     cases: list[ScanCase] = []
     for name, pair in find_volume_pairs(scans, masks, names=names).items():
@@ -154,7 +156,8 @@ def scans_to_review(
 
 def _same_folder(out: Path) -> ConfigError:
     return ConfigError(
-        "holds the masks that are read. Choose another folder, or mend them in place: out=None.",
+        "holds the masks that are read. Choose another folder: out='FOLDER', or mend them in "
+        "place: out=None.",
         where=out,
     )
 
@@ -258,9 +261,10 @@ def _copy(cases: Sequence[SliceCase] | Sequence[ScanCase], log: Path) -> None:
         elif case.mask.read_bytes() != content:
             foreign.append(str(case.mask))
     if foreign:
+        idle = "" if mended else f"Nothing was decided in {log.parent} yet. "
         raise ConfigError(
             "there already, and neither the mask of this source nor mended by the review in "
-            f"{log.name}. Choose another folder.",
+            f"{log.name}. {idle}Choose another folder: out='FOLDER'.",
             where=listed(foreign, separator=", "),
         )
 

@@ -187,3 +187,9 @@ def test_predict_takes_what_people_have(phantoms, tmp_path: Path) -> None:
         several[2].tolist(),
     ]
     assert predictor([]) == []
+
+
+def test_evaluate_of_two_models_says_how_they_are_compared(run_cli) -> None:
+    done = run_cli("evaluate", "runs/a", "runs/b", "data")
+    assert done.code == 2
+    assert "score-card" in done.err.replace("\n", "")

@@ -425,6 +425,37 @@ class TestNames:
         with pytest.raises(ConfigError, match=r"names '.*': write IMAGE=MASK with a star"):
             NameRule.parse(text)
 
+    @pytest.mark.parametrize("mask", ["{}_Lunge", "{}-Lunge 2", "Lunge{}"])
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_an_ending_or_beginning_of_all_is_told_and_said(self, tmp_path, mask, turned):
+        names = [(name, mask.format(name)) for name in ("a1", "b1", "c11")]
+        folders = both(tmp_path, *[pair[::-1] if turned else pair for pair in names])
+        with pytest.warns(LungUNetWarning, match="Lunge"):
+            pairs = find_pairs(*folders)
+        assert [(pair.image.stem, pair.mask.stem) for pair in pairs] == [
+            pair[::-1] if turned else pair for pair in names
+        ]
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            (("1", "10"), ("2", "20")),  # numbers
+            (("a", "a_x"), ("b", "b_y")),  # no ending of all
+            (("p_1", "q_1"), ("p_2", "q_2")),  # of two patients
+        ],
+    )
+    def test_other_names_are_not_guessed(self, tmp_path, names):
+        with pytest.raises(DataError, match="do not pair up"):
+            find_pairs(*both(tmp_path, *names))
+
+    def test_folders_count_with_a_rule_as_without(self, tmp_path):
+        folders = both(tmp_path, ("A/a", "a_Lunge"), ("B/b", "b_Lunge"))
+        pairs = find_pairs(*folders, names="*=*_Lunge")
+        assert [pair.mask.name for pair in pairs] == ["a_Lunge.png", "b_Lunge.png"]
+        folders = both(tmp_path / "2", ("A/1", "A/1_Lunge"), ("B/1", "B/1_Lunge"))
+        pairs = find_pairs(*folders, names="*=*_Lunge")
+        assert [pair.mask.parent.name for pair in pairs] == ["A", "B"]
+
     def test_one_folder_for_both(self, tmp_path):
         for name in ("a.tif", "b.tif"):
             draw(tmp_path / name)

@@ -10,8 +10,8 @@ import pytest
 import lungunet
 from lungunet import ConfigError, DataError, Predictor, Sharing, merge_parts
 from lungunet.inference import scan_files, slice_files
+from lungunet.inference.made_by import FILE
 from lungunet.inference.parts import Part, keys_of
-from lungunet.inference.record import FILE
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.volume import Volume, write_volume

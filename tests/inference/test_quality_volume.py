@@ -8,7 +8,10 @@ from lungunet.inference.quality import _area_jumps
 from lungunet.phantom.phantom import phantom_slice
 
 SPACING_MM = (20.0, 3.0, 3.0)
-TOO_LITTLE = "lung is at most {} of the body (of a chest 8% or more)"
+TOO_LITTLE = (
+    "not a whole chest: lung is at most {} of the body (of a chest 8% or more), "
+    "do not use the volume"
+)
 
 
 def scan(*, slices: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +163,7 @@ def test_slices_without_lung_and_an_empty_mask_are_green() -> None:
     hu[mask > 0] = 30
     found = check_volume(hu, np.zeros_like(mask), spacing_mm=SPACING_MM)
     assert {one.light for one in found.slices} == {"green"}
-    assert found.reasons == (f"no chest here: {TOO_LITTLE.format('0.0%')}",)
+    assert found.reasons == (f"{TOO_LITTLE.format('0.0%')}",)
     assert found.values["mean_hu"] is None
     assert found.values["red_slices"] == 0
 
@@ -221,7 +224,7 @@ def test_gas_is_too_little_to_be_the_lungs_of_a_scan(
     )
     assert found.values["lung_ml"] == (None if ml is None else pytest.approx(ml))
     said = ["32 mL of lung in the whole scan (adults have 1,500 or more)"] if little else []
-    assert found.reasons == (f"no chest here: {TOO_LITTLE.format('1.7%')}", *said)
+    assert found.reasons == (f"{TOO_LITTLE.format('1.7%')}", *said)
     assert (found.light, found.chest) == ("red", False)
 
 

@@ -20,9 +20,10 @@ from lungunet import (
     predict_slices,
 )
 from lungunet.inference import record
+from lungunet.inference.made_by import FILE, read_codec
 from lungunet.inference.measure import measure_slice
 from lungunet.inference.quality import Plausibility
-from lungunet.inference.record import FILE, Record, identify_source
+from lungunet.inference.record import Record, identify_source
 from lungunet.inference.segmenter import Segmented
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
@@ -62,6 +63,35 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def tables(out: Path) -> list[bytes]:
     return [(out / name).read_bytes() for name in TABLES]
+
+
+class TestCoding:
+    @pytest.mark.parametrize(("sides", "values"), [(True, [0, 1, 2, 3]), (False, [0, 1])])
+    def test_the_folder_of_scans_says_it(self, rule, scans, tmp_path, sides, values) -> None:
+        out = tmp_path / "out"
+        (one,) = predict_scans(rule, scans / "a.nii", out, write=ScanFiles(sides=sides))
+        codec = read_codec(out)
+        assert codec is not None
+        assert list(codec.classes) == values
+        assert read_codec(one.mask) == codec
+        assert read_codec(scans) is None
+
+    def test_the_folder_of_slices_says_it(self, slices, tmp_path) -> None:
+        rule = Predictor.load("threshold")
+        list(predict_slices(rule, slices, tmp_path / "out"))
+        assert read_codec(tmp_path / "out") == rule.codec
+
+    def test_of_earlier_versions_sides_are_known(self, rule, scans, tmp_path) -> None:
+        """And a record of one goes on."""
+        out, write = tmp_path / "out", ScanFiles(sides=True)
+        list(predict_scans(rule, scans / "a.nii", out, write=write))
+        first, *rows = (out / FILE).read_text().splitlines(keepends=True)
+        said = json.loads(first)
+        del said["made_by"]["labels"]
+        (out / FILE).write_text("".join([json.dumps(said) + "\n", *rows]))
+        assert list(read_codec(out).classes) == [0, 1, 2, 3]
+        (again,) = predict_scans(rule, scans / "a.nii", out, write=write, skip_existing=True)
+        assert again.skipped
 
 
 class TestScans:

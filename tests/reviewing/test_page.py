@@ -633,3 +633,28 @@ def test_finish_ends_the_program(page: Page, void: list[lungunet.Pair], tmp_path
         page.tab.click("#finish")
         assert server.finished.wait(20)
         page.tab.wait("document.body.textContent.includes('Finished')")
+
+
+def test_what_cannot_be_shown_is_not_decided(
+    page: Page, pairs: list[lungunet.Pair], tmp_path: Path
+) -> None:
+    lungunet.write_mask(pairs[0].require_mask(), np.full(SHAPE, 7, np.uint8))
+    out = tmp_path / "out"
+    with opened_review(pairs, out, config=QUICK) as server:
+        page.tab.call("Page.navigate", url=server.address)
+        page.tab.wait("document.getElementById('trouble')?.hidden === false")
+        locked = "[...document.querySelectorAll('[data-decide]')].filter((b) => b.disabled)"
+        names = f"{locked}.map((b) => b.dataset.decide).join()"
+        assert page.tab.js(names) == "right,mended,drop"
+        page.key("Enter")
+        page.key("d")
+        with pytest.raises(lungunet.LabelError, match="mask value 7"):
+            server.desk.decide(0, "right", note="", who="")
+        assert len(log_of(out)) == 1
+        page.key("u")
+        page.tab.wait("document.getElementById('trouble').hidden")
+        assert page.tab.js(names) == ""
+        page.tab.call("Page.navigate", url="about:blank")
+    assert [row["decision"] for row in log_of(out)[1:]] == ["unsure"]
+    assert all("status of 422" in said for said in page.tab.said)
+    page.tab.said.clear()

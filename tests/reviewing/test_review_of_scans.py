@@ -1,8 +1,10 @@
 """Scans: slices of a volume are mended, and the volume keeps its grid, to the voxel."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +14,8 @@ from browser import Page
 from slices import body, lungs
 
 import lungunet
-from lungunet.errors import ConfigError, LungUNetError
+from lungunet.data.codec import LabelCodec
+from lungunet.errors import ConfigError, LabelError, LungUNetError
 from lungunet.reviewing import scans
 from lungunet.reviewing.desk import Desk
 from lungunet.reviewing.review import ReviewConfig, opened_review
@@ -92,6 +95,43 @@ def test_slices_are_mended_and_the_volume_keeps_its_grid(
     assert [p.name for p in (out / ".review").iterdir()] == ["ct.1.orig.nii.gz"]
     assert lungunet.compare_reviews(out, out).kept_a["ct.1"] < 1
     assert list(lungunet.find_volume_pairs(folders[0], out)) == ["ct.1"]
+
+
+def write_sides(folders: tuple[Path, Path], *, recorded: bool) -> None:
+    """Make the mask one with sides that nobody knows, as ``predict --sides`` leaves it."""
+    path = folders[1] / "ct.1.nii.gz"
+    nib.save(nib.Nifti1Image(to_file(read(path) * np.uint8(3)), AFFINE), path)
+    if recorded:
+        head = {"format": 1, "made_by": {"model": "m", "sides": True}}
+        (folders[1] / "predicted.jsonl").write_text(json.dumps(head) + "\n")
+
+
+def test_predicted_masks_are_read_as_their_folder_says(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    write_sides(folders, recorded=True)
+    config = ReviewConfig(model="threshold")
+    with opened_review(folders[1], tmp_path / "out", scans=folders[0], config=config) as server:
+        assert server.desk.plane(0, 1).classes.max() == 3
+        assert server.desk.codec.names[3] == "lung of unknown side"
+
+
+def test_values_that_no_mask_should_hold_end_it_before_anything_is_logged(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    write_sides(folders, recorded=False)
+    out, config = tmp_path / "out", ReviewConfig(model="threshold")
+    with (
+        pytest.raises(LabelError, match="mask value 3"),
+        opened_review(folders[1], out, scans=folders[0], config=config),
+    ):
+        pass
+    assert not (out / "review.jsonl").exists()
+    with pytest.raises(LabelError), opened_review(folders[1], out, scans=folders[0], config=config):
+        pass
+    right = replace(config, codec=LabelCodec.parse("0,1,2,3"))
+    with opened_review(folders[1], out, scans=folders[0], config=right) as server:
+        assert server.desk.plane(0, 1).classes.max() == 3
 
 
 def test_scans_have_pictures_in_the_list_made_one_at_a_time(

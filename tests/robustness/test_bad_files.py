@@ -102,8 +102,8 @@ class TestSlices:
         framed = f"1 of 12 pairs are wrong:\n  W/{SLICE}: {message}\n"
         if kind in BY_HEADER:
             framed = (
-                f"W/images and W/masks do not pair up, 1 problem:\n  W/{SLICE}: {message}\n"
-                "Rename, re-export or remove them; nothing was written.\n"
+                f"W/images and W/masks: 1 pair does not fit:\n  W/{SLICE}: {message}\n"
+                "Re-export or remove them; nothing was written.\n"
             )
         check(
             Row("split W/images W/masks W/new", f"lungunet: {framed}", lambda w: write(w / SLICE))
@@ -157,8 +157,8 @@ class TestMasks:
         write, message = MASKS[kind]
         if kind in BY_HEADER and kind != "truncated":  # the header of half a PNG is whole
             framed = (
-                f"W/images and W/masks do not pair up, 1 problem:\n  W/{MASK}: {message}\n"
-                "Rename, re-export or remove them; nothing was written.\n"
+                f"W/images and W/masks: 1 pair does not fit:\n  W/{MASK}: {message}\n"
+                "Re-export or remove them; nothing was written.\n"
             )
         else:
             framed = f"1 of 12 pairs are wrong:\n  W/{MASK}: {message}\n"
@@ -181,8 +181,8 @@ ANOTHER_SIZE = "mask is 47x48, image is 48x48"
     [
         (
             "split W/images W/masks W/new",
-            f"W/images and W/masks do not pair up, 1 problem:\n  {NAME}: {ANOTHER_SIZE}\n"
-            "Rename, re-export or remove them; nothing was written.",
+            f"W/images and W/masks: 1 pair does not fit:\n  {NAME}: {ANOTHER_SIZE}\n"
+            "Re-export or remove them; nothing was written.",
         ),
         (
             "train W/data --out W/run --size 32 --batch-size 2 --workers 0",

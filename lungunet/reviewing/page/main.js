@@ -211,9 +211,13 @@ const history = () => {
 
 const canDraw = () => state.mask && state.axis === "axial";
 
+// Of a mask that could not be shown nobody knows more than that.
+const canDecide = (decision) => state.slice || decision === "unsure";
+
 function lock() {
   const past = canDraw() ? history() : { undo: [], redo: [] };
   for (const button of all("[data-tool], [data-act]")) button.disabled = !canDraw();
+  for (const button of all("[data-decide]")) button.disabled = !canDecide(button.dataset.decide);
   for (const tool of ["pan", "window"]) document.querySelector(`[data-tool="${tool}"]`).disabled = false;
   document.querySelector('[data-act="undo"]').disabled = !past.undo.length;
   document.querySelector('[data-act="redo"]').disabled = !past.redo.length;
@@ -376,7 +380,7 @@ async function decide(decision) {
   finishStroke();
   const { at } = state;
   const item = state.cases[at];
-  if (!item) return;
+  if (!item || !canDecide(decision)) return;
   const back = item.decision === decision && item.note === $("note").value;
   const next = back ? null : decision;
   const first = !item.decision;

@@ -1,0 +1,56 @@
+"""The first line of a record of predictions: by which model and how masks were made, and coded.
+
+Knows no more of the record.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lungunet.data.codec import LabelCodec
+from lungunet.errors import DataError
+from lungunet.volumes.labels import SIDES
+
+FILE = "predicted.jsonl"
+FORMAT = 1
+SIDES_CODEC = LabelCodec({value: value for value in range(4)}, names=("background", *SIDES))
+"""Of masks with sides: 3 is lung of which nobody knows the side."""
+
+
+def read_codec(masks: str | Path) -> LabelCodec | None:
+    """Return how masks are coded that were predicted into a folder; None where it does not say.
+
+    Parameters
+    ----------
+    masks : the folder, or a mask in it
+    """
+    path = Path(masks)
+    path = (path if path.is_dir() else path.parent) / FILE
+    made_by = read_head(path) if path.exists() else None
+    if made_by is None:
+        return None
+    if "labels" in made_by:
+        return LabelCodec.from_dict(made_by["labels"])
+    return SIDES_CODEC if made_by.get("sides") else None  # of a version that said no more
+
+
+def read_head(path: Path) -> dict[str, Any] | None:
+    """Return by which model and how the masks of a record were made; None where it just begins."""
+    with path.open("rb") as file:
+        return parse_head(path, file.readline())
+
+
+def parse_head(path: Path, line: bytes) -> dict[str, Any] | None:
+    """Return what the first line says; None where it is cut short."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        said = json.loads(line)
+        made_by = said["made_by"] if said["format"] == FORMAT else None
+    except (ValueError, KeyError, TypeError):
+        made_by = None
+    if not isinstance(made_by, dict):
+        raise DataError(
+            "no record that this version reads. Predict all again with overwrite=True.", where=path
+        )
+    return made_by
