@@ -110,7 +110,8 @@ def _checked_slice(pixels: np.ndarray, path: Path) -> np.ndarray:
             f"NaN or infinity in {counted(count, 'pixel')}. Replace them by -1000, the HU of air.",
             where=path,
         )
-    refuse_labels(image, path, "slice")
+    if image.dtype != np.float32:  # a map of probabilities may hold 0 and 1 alone
+        refuse_labels(image, path, "slice")
     return image
 
 

@@ -260,10 +260,11 @@ def split_pairs(
                 f"{total} pairs of {len(patients)} patients cannot fill train, val and test at "
                 f"val={val:g}, test={test:g}: {name} is empty. Add pairs or change the ratios."
             )
+    usual = float(np.median([*sizes.values()]))  # of few patients no list can be nearer than that
     far = [
         f"{name} {len(lists[name]) / total:.0%} instead of {share:.0%}"
         for name, share in (("val", val), ("test", test))
-        if abs(len(lists[name]) - wanted[name]) > _FAR_OFF * total
+        if abs(len(lists[name]) - wanted[name]) > max(_FAR_OFF * total, usual)
     ]
     if far:
         warnings.warn(

@@ -222,7 +222,7 @@ class TestRefusals:
 
     def test_a_mask_or_an_offset(self, chest):
         for predictor in (Predictor(BySign()), Predictor.load("threshold")):
-            with pytest.raises(DataError, match="values from 0 to 1 are no HU"):
+            with pytest.raises(DataError, match="0, 1 and nothing else: a mask"):
                 predict_volume(predictor, volume((chest.array < -300).astype(np.int16)))
 
     def test_batch_size(self, chest):
