@@ -63,13 +63,14 @@ def open_onnx(path: str | Path) -> OnnxFile:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb"):
+            pass
     except OSError as err:
         raise ModelError(
             f"cannot be read ({err.strerror}). Give a file that 'lungunet export' wrote.",
             where=path,
         ) from err
-    session = _start(content, path)
+    session = _start(path)
     text = session.get_modelmeta().custom_metadata_map.get(ABOUT)
     if text is None:
         raise ModelError(
@@ -86,7 +87,7 @@ def _count_threads() -> int:
     return int(wanted) if wanted.isdigit() and int(wanted) else count_cores()
 
 
-def _start(content: bytes, path: Path) -> Any:
+def _start(path: Path) -> Any:
     runtime = onnxruntime()
     runtime.disable_telemetry_events()  # builds for Windows report to Microsoft
     options = runtime.SessionOptions()
@@ -95,12 +96,10 @@ def _start(content: bytes, path: Path) -> Any:
     options.log_severity_level = 3  # errors; they come as exceptions too
     # Threads that spin between calls would take the cores from those that read and write files.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The weights of the built-in model lie beside its graph.
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(path.parent)
-    )
     try:
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # By its path where that is text: the weights of the built-in model lie beside its graph.
+        model = str(path) if str(path).isprintable() else path.read_bytes()
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # its errors share no class of their own
         raise ModelError(
             "not a readable ONNX model: damaged or truncated. Copy or export it again.", where=path

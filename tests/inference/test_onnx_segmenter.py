@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,12 @@ def test_it_computes_on_the_cpu_alone(onnx_file: Path, options: dict[str, str]) 
     for model in (onnx_file, "threshold"):
         with pytest.raises(ConfigError, match=r"computes on the CPU in fp32, not on"):
             Predictor.load(model, **options)
+
+
+def test_a_path_that_is_not_utf8(onnx_file: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"n\xff.onnx")
+    shutil.copy(onnx_file, odd)
+    assert Predictor.load(odd)(np.zeros((9, 9), np.int16)).shape == (9, 9)
 
 
 class TestFiles:
