@@ -166,12 +166,12 @@ class Desk:
         Raises
         ------
         LungUNetError
-            When its mask cannot be shown: then it can only be unsure.
+            When its mask cannot be shown: then it can only be unsure, or dropped.
         """
         if decision is not None and decision not in DECISIONS:
             raise ConfigError(f"not one of {', '.join(DECISIONS)}.", where=f"decision '{decision}'")
         case = self.entries[index].case
-        if decision not in (None, "unsure"):
+        if decision in ("right", "mended"):
             case.plane(case.start)  # nobody has seen what cannot be shown
         note, who = note[:_NOTE], who[:_WHO]
         with self._lock:

@@ -83,8 +83,12 @@ def test_other_files_newer_formats_and_other_codecs_are_refused(tmp_path: Path) 
         lungunet.read_review(path)
     path.unlink()
     LogWriter(path, lungunet.LUNG_CODEC)
-    with pytest.raises(ConfigError, match="masks coded 0,255, these are 0,1"):
-        LogWriter(path, lungunet.LabelCodec.parse("0,1"))
+    other = lungunet.LabelCodec.parse("0,1")
+    log = LogWriter(path, other)  # nothing was decided under the first
+    assert lungunet.read_review(path).codec == other
+    log.append({"name": "a", "decision": "drop", "note": "", "who": ""})
+    with pytest.raises(ConfigError, match="masks coded 0,1, these are 0,255"):
+        LogWriter(path, lungunet.LUNG_CODEC)
 
 
 def test_first_versions_are_hidden_from_pairing() -> None:

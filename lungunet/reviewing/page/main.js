@@ -211,8 +211,8 @@ const history = () => {
 
 const canDraw = () => state.mask && state.axis === "axial";
 
-// Of a mask that could not be shown nobody knows more than that.
-const canDecide = (decision) => state.slice || decision === "unsure";
+// Of a mask that could not be shown nobody knows that it is right.
+const canDecide = (decision) => state.slice || decision === "unsure" || decision === "drop";
 
 function lock() {
   const past = canDraw() ? history() : { undo: [], redo: [] };
