@@ -1,7 +1,7 @@
 """Can a predicted mask be trusted? Judged without the truth: a light, a score for order, reasons.
 
 Slices are judged by themselves; scans slice by slice, among their neighbours, and all at once.
-Owns what is measured, what is usual, and what it weighs. Knows no model and no file.
+Owns what is measured, and what it weighs. Knows no model and no file.
 """
 
 import math
@@ -20,6 +20,7 @@ from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.reasons import name_slices, put_in_words
 from lungunet.inference.refine import refine_volume
 from lungunet.inference.shapes import as_bits, label_parts
+from lungunet.inference.usual import MOST, TOLD_ONLY, USUAL
 
 Light = Literal["red", "amber", "green"]
 """red: look at it; amber: something is unusual; green: all is usual."""
@@ -34,8 +35,6 @@ _WHOLES = {
     "builtin_difference": ("lungs or mask", _SMALLEST),
 }
 _RED = 3.0  # times the usual limit, by one measure alone
-_MOST = 9.0  # no measure counts for more
-_TOLD_ONLY = 1.2  # makes a mask amber, and no number of such ones red
 _FAULTY = 0.5  # the worry where values are no HU of a chest
 _HU_FROM = 0.01  # of the slice: smaller lungs are mostly blurred edge
 _EVERY = 2  # every other pixel of every other row tells how sure the model is
@@ -50,91 +49,8 @@ _CHEST_MM, _CHEST_SHARE = 30.0, 0.08
 # A chest is cut by the scan's ends. What begins and ends within it is seen from the front, or from
 # a side; or all of a patient, who is taller.
 _BEGINS, _TALL_MM = 0.2, 900.0
-
-
-@dataclass(frozen=True)
-class _Usual:
-    """What good masks look like by one measure.
-
-    Parameters
-    ----------
-    low, high : limits
-    words : for a value beyond them
-    ideal : where nothing is to be said
-    form : of the numbers in the words
-    usual : what to say of the limits; empty says them
-    most : strain that it counts for at most; below 3 it makes no mask red by itself
-    """
-
-    high: float
-    words: str
-    low: float = 0.0
-    ideal: float = 0.0
-    form: str = ".1%"
-    usual: str = ""
-    most: float = _MOST
-
-    def strain(self, value: float) -> float:
-        """Return how far a value is from the ideal; at the limit it is 1."""
-        if math.isnan(value):  # as of a model that says NaN
-            return math.inf
-        limit = self.high if value > self.ideal else self.low
-        strain = (value - self.ideal) / (limit - self.ideal) if value != self.ideal else 0.0
-        return min(strain, self.most)
-
-    def describe(self, value: float, words: str) -> str:
-        """Say the value, and what is usual; words without a place for the value say it all."""
-        if "{}" not in words:
-            return words
-        low, high = (format(limit, self.form) for limit in (self.low, self.high))
-        limits = f"up to {high}" if self.low == self.ideal else f"{low} to {high}"
-        usual = self.usual or f"usually {limits}"
-        # Shares are of no less than a small lung, which a wrong mask may exceed many times.
-        said = "more than 100%" if "%" in self.form and value > 1 else format(value, self.form)
-        return f"{words.format(said)} ({usual})"
-
-
-# Up to 5 % of the lung in dispute is an IoU of 0.95; one who differs alone may by twice that. The
-# other limits lie at or above the 98th percentile of good masks of 200 real slices, and above those
-# of stacked phantoms. Below that of an ensemble lie nine of ten right masks of patients that its
-# models had nothing of, and a fifth of the wrong ones.
-_USUAL = {
-    "disputed": _Usual(0.05, "{} of the lung is disputed"),
-    "rule_difference": _Usual(
-        0.1, "{} of the lung differs from the threshold rule", most=_TOLD_ONLY
-    ),
-    "builtin_difference": _Usual(
-        0.1, "{} of the lung differs from the built-in model", most=_TOLD_ONLY
-    ),
-    "mirror_difference": _Usual(0.05, "{} of the lung changes when the slice is mirrored"),
-    "members_difference": _Usual(
-        0.1, "{} of the lung is between the models of the ensemble, which disagree"
-    ),
-    "expected_error": _Usual(0.05, "{} of the lung is wrong by the model's own probabilities"),
-    "outside_body": _Usual(0.01, "{} of the lung lies outside the body"),
-    # Bowel and stomach hold up to 0.05, two lungs 0.2 and more.
-    "left_out": _Usual(0.07, "air within the body is left out, {} of the body"),
-    "bare_air": _Usual(
-        0.01, "{} of the lung is as dark and even as open air: pneumothorax, or a large bulla"
-    ),
-    "scattered": _Usual(0.03, "{} of the lung is in parts beyond the two largest"),
-    "at_border": _Usual(0.01, "{} of the picture's margin is lung"),
-    "side_gap": _Usual(0.1, "one side has more lung than the other by {} of the body"),
-    "mean_hu": _Usual(-450, "the lung has {} HU on average", low=-950, ideal=-700, form=".0f"),
-    "area_jump": _Usual(0.1, "area off by {} of the largest from the slices around"),
-    "red_slices": _Usual(0.05, "{} of the slices with lung are red"),
-    # Of a small child or of a scan that ends in the lungs; gas in the stomach is less.
-    "lung_ml": _Usual(
-        math.inf,
-        "{} mL of lung in the whole scan",
-        low=150,
-        ideal=300,
-        form=".0f",
-        usual="adults have 1,500 or more",
-    ),
-}
 _TOLD = ("parts", "lung_share", "chest_share")  # without judgement
-TRIAGE_COLUMNS = ("name", "light", "worry", "reasons", *_USUAL, *_TOLD)
+TRIAGE_COLUMNS = ("name", "light", "worry", "reasons", *USUAL, *_TOLD)
 """Of ``triage.csv``, in order."""
 _SAID_ELSEWHERE = ("outside", "border", "none")  # kinds of doubt that have a measure of their own
 
@@ -400,7 +316,7 @@ def _put_in_words(
     slices: Sequence[Mapping[str, float]] = (),
 ) -> dict[str, str]:
     """Return what to say of each measure of a slice, or of the sums over a volume."""
-    words = {name: usual.words for name, usual in _USUAL.items()}
+    words = {name: usual.words for name, usual in USUAL.items()}
     words |= put_in_words(counts, asked, slices=slices)
     for name, said in words.items():
         whole, least = _whole_of(name, counts)
@@ -438,21 +354,21 @@ def judge(
     """Weigh measures against what is usual; words take the place of the usual ones."""
     strains = {
         name: usual.strain(value)
-        for name, usual in _USUAL.items()
+        for name, usual in USUAL.items()
         if (value := values.get(name)) is not None
     }
     gravest = sorted(strains, key=lambda name: -strains[name])
-    weight = sum((min(strain, _MOST) / _RED) ** 2 for strain in strains.values())
+    weight = sum((min(strain, MOST) / _RED) ** 2 for strain in strains.values())
     worry = 1 - 0.5**weight
     said = {
-        name: _USUAL[name].describe(
-            float(values[name] or 0), (words or {}).get(name, _USUAL[name].words)
+        name: USUAL[name].describe(
+            float(values[name] or 0), (words or {}).get(name, USUAL[name].words)
         )
         for name in gravest
     }
     unusual = [name for name in gravest if strains[name] > 1]
     if "disputed" in unusual:  # it says what each of the others sees
-        unusual = [name for name in unusual if _USUAL[name].most != _TOLD_ONLY]
+        unusual = [name for name in unusual if USUAL[name].most != TOLD_ONLY]
     reasons = tuple(said[name] for name in unusual)
     if worry >= _FAULTY and not reasons:
         first = said[gravest[0]]

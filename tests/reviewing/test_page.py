@@ -603,22 +603,6 @@ def test_two_thousand_masks_are_listed_at_once(page: Page, tmp_path: Path) -> No
         page.wait_for_slice("s-1998")
 
 
-def test_unreadable_masks_are_listed_with_the_reason_and_can_be_dropped(
-    page: Page, pairs: list[lungunet.Pair], tmp_path: Path
-) -> None:
-    lungunet.write_mask(pairs[0].require_mask(), np.full(SHAPE, 7, np.uint8))
-    out = tmp_path / "out"
-    with opened_review(pairs, out, config=QUICK) as server:
-        assert server.desk.entries[0].case.name == "lost"
-        page.tab.open(server.address)
-        page.tab.wait("!document.getElementById('trouble').hidden")
-        assert "mask value 7" in page.text("#trouble")
-        page.key("d")
-        page.wait_for_slice("void")
-    assert lungunet.read_review(out).dropped == ("lost",)
-    page.tab.said.clear()  # 422, which the browser tells too
-
-
 def test_the_page_says_when_the_program_has_ended(
     page: Page, void: list[lungunet.Pair], tmp_path: Path
 ) -> None:
@@ -635,14 +619,17 @@ def test_finish_ends_the_program(page: Page, void: list[lungunet.Pair], tmp_path
         page.tab.wait("document.body.textContent.includes('Finished')")
 
 
-def test_what_cannot_be_shown_is_not_decided(
-    page: Page, pairs: list[lungunet.Pair], tmp_path: Path
+@pytest.mark.parametrize(("key", "decision"), [("u", "unsure"), ("d", "drop")])
+def test_what_cannot_be_shown_is_told_and_is_never_right(
+    page: Page, pairs: list[lungunet.Pair], tmp_path: Path, key: str, decision: str
 ) -> None:
     lungunet.write_mask(pairs[0].require_mask(), np.full(SHAPE, 7, np.uint8))
     out = tmp_path / "out"
     with opened_review(pairs, out, config=QUICK) as server:
         page.tab.call("Page.navigate", url=server.address)
         page.tab.wait("document.getElementById('trouble')?.hidden === false")
+        assert server.desk.entries[0].case.name == "lost"
+        assert "mask value 7" in page.text("#trouble")
         locked = "[...document.querySelectorAll('[data-decide]')].filter((b) => b.disabled)"
         names = f"{locked}.map((b) => b.dataset.decide).join()"
         assert page.tab.js(names) == "right,mended"
@@ -650,10 +637,10 @@ def test_what_cannot_be_shown_is_not_decided(
         with pytest.raises(lungunet.LabelError, match="mask value 7"):
             server.desk.decide(0, "right", note="", who="")
         assert len(log_of(out)) == 1
-        page.key("u")
+        page.key(key)
         page.tab.wait("document.getElementById('trouble').hidden")
         assert page.tab.js(names) == ""
         page.tab.call("Page.navigate", url="about:blank")
-    assert [row["decision"] for row in log_of(out)[1:]] == ["unsure"]
+    assert [row["decision"] for row in log_of(out)[1:]] == [decision]
     assert all("status of 422" in said for said in page.tab.said)
     page.tab.said.clear()
