@@ -24,6 +24,7 @@ CHROMIUM = next(
 )
 _BUTTONS = {"left": 1, "right": 2, "middle": 4, "none": 0}
 _KEYS = {"Enter": 13, "ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
+_AWAITED = {"awaitPromise": True, "returnByValue": True}
 
 
 class Socket:
@@ -122,21 +123,21 @@ class Tab:
 
     def js(self, expression: str) -> Any:
         """Return the value of an expression, awaited."""
-        found = self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
+        found = self.call("Runtime.evaluate", expression=expression, **_AWAITED)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 20) -> Any:
-        """Wait until an expression is true."""
+        """Wait until an expression is true; one that throws, as on half a page, is not yet."""
         end = time.monotonic() + seconds
         while True:
+            found: dict[str, Any] = {}
             with suppress(MovedOnError):
-                value = self.js(expression)
-                if value:
+                found = self.call("Runtime.evaluate", expression=expression, **_AWAITED)
+                value = found["result"].get("value")
+                if value and "exceptionDetails" not in found:
                     return value
-            assert time.monotonic() < end, f"never came: {expression}; {self.said}"
+            assert time.monotonic() < end, f"never came: {expression}; {found}; {self.said}"
             time.sleep(0.02)
 
     def open(self, address: str, size: tuple[int, int] = (1280, 720), dense: float = 1) -> None:
