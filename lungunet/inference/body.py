@@ -4,6 +4,7 @@ Owns the HU and the sizes by which they are told apart. Works on single slices o
 millimetres; knows no files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -70,6 +71,8 @@ _INSIDE_PX = 20  # fewer pixels say nothing of vessels
 _BRIGHT_QUANTILE = 0.97
 _VESSELS_HU, _EVEN_HU = 120.0, 60.0  # by which that is brighter than the middle
 _BOWEL_MM2 = 800  # in a slice without lung gas is blurred and small
+# A pocket of air between arm and chest, or a stomach in the chest, is of a lung's size and place.
+_AS_OPEN_AIR_HU = 18.0
 # Air in a table, or under cloth: even, and a thin wall away from the outside.
 _SKIN_MM, _TABLE_MM = 6, 22
 
@@ -270,6 +273,12 @@ class AirPart:
         behind = self.centre > _FRONT and self.area_mm2 >= _BOWEL_MM2
         return self.quartile_hu <= gas_hu and not (self.is_large or behind)
 
+    def is_as_open_air(self, air_hu: float) -> bool:
+        """Whether its inside is as dark and as even as the air around the patient."""
+        if self.quartile_hu > air_hu + _AS_OPEN_AIR_HU or not self._vessels_hu <= _EVEN_HU:
+            return False
+        return bool(np.median(self._inside) <= air_hu + _AS_OPEN_AIR_HU)
+
     @property
     def is_blurred_bowel(self) -> bool:
         """Whether it is bowel as far as one can tell in a slice where no part is large."""
@@ -303,6 +312,19 @@ def _describe(part: np.ndarray, seen: BodySlice, *, top: int, height: int) -> Ai
         centre=centre / height,
         end=(first + len(across) - 1) / height,
     )
+
+
+def find_open_air(parts: Sequence[AirPart], seen: BodySlice) -> list[AirPart]:
+    """Find parts that are like the air around the patient, where another part has vessels.
+
+    A pocket that arm and chest close is one, gas of a stomach in the chest, or the trachea.
+    """
+    air_hu = open_air_level(seen.smoother, (seen.body == 0) & ~seen.edge)
+    if air_hu is None:
+        return []
+    found = [part for part in parts if part.is_as_open_air(air_hu)]
+    others = [part for part in parts if part not in found]
+    return found if any(part.has_vessels for part in others) else []
 
 
 def clear_open_air(lungs: np.ndarray, seen: BodySlice) -> np.ndarray:

@@ -17,8 +17,9 @@ import numpy as np
 from lungunet.data.files import read_json
 from lungunet.data.hu import clear_padding
 from lungunet.errors import MissingExtraError, ModelError
+from lungunet.inference.body import close_cut_lungs, find_open_air, look_into_body, part_air
 from lungunet.inference.segmenter import Segmented, Segmenter
-from lungunet.inference.shapes import Box, label_parts, look_up
+from lungunet.inference.shapes import Box, grow, keep_large, label_parts, look_up
 from lungunet.inference.threshold import segment_lungs
 from lungunet.models.builtin import BUILTIN, GRAPH
 from lungunet.models.members import ABOUT
@@ -36,6 +37,9 @@ _LOOK_PX = 128
 _LITTLE = 0.02  # of a slice
 _SPECK = 0.001  # of a slice: no lung by itself, dense or not
 _AIRY_HU = -400  # on average
+_OPEN_AIR_HU = -950
+_RIM_PX = 3
+_COARSE = 4
 
 
 class _Framed(NamedTuple):
@@ -60,6 +64,7 @@ class LungsSegmenter:
 
     It has seen few bellies. Where it marks little, parts of that go that are no lung to the
     threshold rule, and full of air or specks; what is dense stays, for the rule sees no dense lung.
+    And it has seen no air that arms close in: parts go that are like the air around the patient.
 
     Parameters
     ----------
@@ -86,6 +91,7 @@ class LungsSegmenter:
         """Segment slices; see ``Segmenter``."""
         said = self.network([framed.prepared for framed in prepared])
         for framed, segmented in zip(prepared, said, strict=True):
+            _clear_open_air(framed.image, segmented)
             if 0 < np.count_nonzero(segmented.classes) < _LITTLE * segmented.classes.size:
                 _clear_gas(framed.image, segmented)
         return [_unframe(framed, part) for framed, part in zip(prepared, said, strict=True)]
@@ -160,13 +166,48 @@ def _unframe(framed: _Framed, part: Segmented) -> Segmented:
     return Segmented.likeliest(both)
 
 
+def _clear_open_air(image: np.ndarray, segmented: Segmented) -> None:
+    size = tuple(max(1, n // _COARSE) for n in image.shape[::-1])  # blurred, as noise is dark too
+    coarse = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    marked = cv2.resize(segmented.classes, size, interpolation=cv2.INTER_NEAREST) > 0
+    if np.count_nonzero(marked & (coarse < _OPEN_AIR_HU)) < _SPECK * marked.size:
+        return
+    seen = close_cut_lungs(look_into_body(image, None))
+    parts = keep_large(seen.air, _SPECK * seen.air.size)
+    closed_in = np.zeros_like(seen.air)
+    for part in find_open_air(part_air(parts, seen), seen):
+        closed_in[part.box] |= part.bits.view(np.uint8)
+    _clear(segmented, closed_in > 0)
+    around = ((seen.body == 0) & (seen.smoother < _OPEN_AIR_HU)).view(np.uint8)
+    # With the blurred edge of air, along which something may be marked too.
+    air = grow(closed_in | around, _RIM_PX) > 0
+    labels, sizes = label_parts(segmented.classes)
+    mostly = 2 * np.bincount(labels[air], minlength=len(sizes) + 1)[1:] > sizes
+    _clear(segmented, look_up(_chosen(mostly), labels) > 0)
+
+
 def _clear_gas(image: np.ndarray, segmented: Segmented) -> None:
     rule = segment_lungs(image) > 0
     labels, sizes = label_parts(segmented.classes)
     seen = np.bincount(labels[rule], minlength=len(sizes) + 1)[1:] > 0
-    mean_hu = np.bincount(labels.ravel(), image.ravel(), minlength=len(sizes) + 1)[1:] / sizes
-    gone = ~seen & ((mean_hu < _AIRY_HU) | (sizes < _SPECK * labels.size))
-    gas = look_up(np.concatenate([[False], gone]).view(np.uint8), labels)
-    segmented.classes[gas > 0] = 0
+    airy = _mean(image, labels, sizes) < _AIRY_HU
+    gone = ~seen & (airy | (sizes < _SPECK * labels.size))
+    _clear(segmented, look_up(_chosen(gone), labels) > 0)
+
+
+def _mean(image: np.ndarray, labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the mean of each part of an image."""
+    total = np.bincount(labels.ravel(), image.ravel(), minlength=len(sizes) + 1)[1:]
+    return np.asarray(total / sizes)
+
+
+def _chosen(parts: np.ndarray) -> np.ndarray:
+    """Return a look-up table of labels, 0 for what is no part."""
+    return np.concatenate([[False], parts]).view(np.uint8)
+
+
+def _clear(segmented: Segmented, gone: np.ndarray) -> None:
+    """Take lung out where ``gone``, (H, W) bool, says so."""
+    segmented.classes[gone] = 0
     if segmented.probabilities is not None:
-        segmented.probabilities[:, gas > 0] = [[1], [0]]
+        segmented.probabilities[:, gone] = [[1], [0]]

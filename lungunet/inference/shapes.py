@@ -62,6 +62,13 @@ def keep_largest(
     return inside
 
 
+def keep_large(inside: np.ndarray, smallest_px: float) -> np.ndarray:
+    """Keep the parts of a mask, uint8 of 0 and 1, that hold so many pixels."""
+    labels, sizes = label_parts(inside)
+    kept = np.concatenate([[False], sizes >= smallest_px])
+    return look_up(kept.view(np.uint8), labels)
+
+
 def fill_holes(mask: np.ndarray, *, max_px: float = np.inf) -> np.ndarray:
     """Fill the holes of each slice: background that leads to the edge across corners at most.
 

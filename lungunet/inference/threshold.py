@@ -16,6 +16,7 @@ from lungunet.inference.body import (
     VESSEL_MM,
     close_cut_lungs,
     find_airways,
+    find_open_air,
     gas_level,
     look_into_body,
     lumen_level,
@@ -24,7 +25,14 @@ from lungunet.inference.body import (
 )
 from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.segmenter import Segmented
-from lungunet.inference.shapes import as_bits, close_gaps, fill_holes, keep_largest, label_parts
+from lungunet.inference.shapes import (
+    as_bits,
+    close_gaps,
+    fill_holes,
+    keep_large,
+    keep_largest,
+    label_parts,
+)
 
 _LUNG_MM2 = 250  # the smallest part in a single slice
 _STACKED_MM2 = 60  # in a volume, where the slices above and below bear witness
@@ -165,11 +173,13 @@ def _sort_air(
     """Fill in the lungs, (H, W) uint8: 2 where size or place speak for one, else 1."""
     seen = close_cut_lungs(look_into_body(hu, mm))
     smallest_px = smallest_mm2 / seen.mm**2
-    large = _large_parts(seen.air, smallest_px)
+    large = keep_large(seen.air, smallest_px)
     gas_hu = gas_level(seen, large)
     airways = find_airways(seen, lumen_level(seen, large, gas_hu))
-    parts = part_air(_large_parts(seen.air & (1 - airways), smallest_px), seen)
+    parts = part_air(keep_large(seen.air & (1 - airways), smallest_px), seen)
     parts = [part for part in parts if not part.is_of_a_table]
+    open_air = find_open_air(parts, seen)
+    parts = [part for part in parts if part not in open_air]
     if alone and not any(part.is_large for part in parts):
         parts = [part for part in parts if not part.is_blurred_bowel]
     lungs[:] = 0
@@ -205,9 +215,3 @@ def _outline(lungs: np.ndarray, air: _Air) -> np.ndarray:
     filled = fill_holes(closed, max_px=HOLE_MM2 / air.mm**2)
     airways = np.unpackbits(air.airways, count=lungs.size).reshape(lungs.shape)
     return np.asarray(filled & (1 - airways))
-
-
-def _large_parts(mask: np.ndarray, smallest_px: float) -> np.ndarray:
-    labels, sizes = label_parts(mask)
-    kept = np.concatenate([[False], sizes >= smallest_px])
-    return np.asarray(kept[labels].view(np.uint8))

@@ -45,9 +45,9 @@ class TrainConfig:
     ----------
     epochs : passes over train
     batch_size : slices per forward pass
-    lr : highest learning rate, reached after warm-up; None is what suits the optimizer: 2e-3 for
-        adamw, 1e-3 for adam, 1e-2 for sgd
-    weight_decay : None is what suits the optimizer: 1e-2 for adamw, 0 for adam, 3e-5 for sgd
+    lr : highest learning rate, reached after warm-up; left out, it is what suits the optimizer:
+        2e-3 for adamw, 1e-3 for adam, 1e-2 for sgd
+    weight_decay : left out, what suits the optimizer: 1e-2 for adamw, 0 for adam, 3e-5 for sgd
     warmup_epochs : length of the linear rise of the learning rate; may be a fraction
     accumulate : forward passes per optimizer step
     clip_norm : gradients are scaled down to this norm; 0 leaves them

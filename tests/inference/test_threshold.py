@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from arms import lay_arms
 
 import lungunet
 from lungunet import DataError, ModelError, Predictor
@@ -164,6 +165,22 @@ class TestSurroundings:
         hu[75:105, 270:290] = LUNG
         found = segment_lungs(noisy(hu), spacing_mm=SPACING)
         assert_overlap(found, np.pad(truth(RIGHT, LEFT), ((0, 0), (0, 60))))
+
+    @pytest.mark.parametrize("number", [2, 5, 9])
+    def test_air_that_an_arm_closes_in_is_not_lung(self, number: int) -> None:
+        image, mask, pocket = lay_arms(phantom_slice(number, 0.5), joined=True)
+        found = segment_lungs(image)
+        assert not found[pocket].any()
+        assert_overlap(found, mask // 255, 0.96)
+
+    def test_a_stomach_in_the_chest_is_not_lung(self) -> None:
+        hu = noisy(chest(RIGHT, LEFT))
+        hu[95:130, 100:145] = noisy(np.full((35, 45), AIR, np.int16))  # beside the spine
+        vessels = np.random.default_rng(2).random(SHAPE) < 0.06
+        hu[vessels & (truth(RIGHT, LEFT) > 0)] = 0
+        found = segment_lungs(hu, spacing_mm=SPACING)
+        assert not found[95:130, 100:145].any()
+        assert_overlap(found, truth(RIGHT, LEFT))
 
     @pytest.mark.parametrize("padding", [None, -1024, -1670, -2470, -32768])
     def test_padding_outside_the_circle_does_not_matter(self, padding: int | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from arms import lay_arms
 
 import lungunet
 from lungunet import ConfigError, ModelError, Predictor, build_unet
@@ -102,6 +103,14 @@ class TestWhatItFinds:
             made = lungunet.phantom_slice(number, height)
             assert not made.mask.any()
             assert not lungs(made.image).any()
+
+    @pytest.mark.parametrize("joined", [True, False])
+    def test_air_that_arms_close_in_is_not_lung(self, lungs: Predictor, joined: bool) -> None:
+        image, mask, pocket = lay_arms(lungunet.phantom_slice(2, 0.5), joined=joined)
+        pred = lungs(image) > 0
+        assert not (pred & pocket).any()
+        assert iou(mask > 0, pred) > 0.93
+        assert lungs.probabilities(image)[1][pocket].max() < 0.5
 
     def test_little_that_is_dense_stays_and_gas_goes(self) -> None:
         class Everything(torch.nn.Module):
