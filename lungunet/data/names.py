@@ -159,7 +159,7 @@ def find_rule(
             pairs, problems = match_names(named[0], named[1], rule)
             if not problems:
                 return pairs, problems, rule
-            if not best[0] and pairs:
+            if len(pairs) > len(best[0]):
                 best = (pairs, problems, rule)
     for rule in _inferred_rules(images, masks):
         pairs, problems = match_by_rule(images, masks, rule)

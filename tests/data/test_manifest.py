@@ -420,6 +420,13 @@ class TestNames:
         with pytest.raises(DataError, match="2 problems"), pytest.warns(LungUNetWarning):
             find_pairs(*folders)
 
+    def test_one_that_is_called_alike_hides_no_rule(self, tmp_path):
+        folders = both(tmp_path, ("a", "a_seg"), ("b", "b_seg"), ("c", "c"))
+        with pytest.raises(DataError) as caught, pytest.warns(LungUNetWarning, match="_seg"):
+            find_pairs(*folders)
+        assert "2 problems" in str(caught.value)
+        assert "c.png: not called *_seg" in str(caught.value)
+
     @pytest.mark.parametrize("text", ["", "*", "a=b", "*_a", "**=*", "*=*=*"])
     def test_no_rule(self, text):
         with pytest.raises(ConfigError, match=r"names '.*': write IMAGE=MASK with a star"):
