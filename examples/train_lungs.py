@@ -3,7 +3,7 @@
     python examples/train_lungs.py chestct --out lungs
 
 The folder holds ``slices/images/NAME.tif`` in HU, ``slices/masks/NAME.png`` (0, 255), and
-``slices.csv`` with the columns name, patient and quality. Half an hour on one core, minutes on a
+``slices.csv`` with the columns name, patient and quality. An hour on one core, minutes on a
 GPU; the same seed gives the same weights on the same machine. ``--leave-out 0`` trains without
 the first fifth of the patients and scores the model on them: five runs score it on everybody. The
 last step, the graph for ONNX Runtime, needs ``lungunet[onnx]``.
@@ -43,7 +43,7 @@ def main(
     data: Path,
     out: Path = Path("lungs"),
     leave_out: int = typer.Option(-1, help="fold of patients to leave out and score, 0 to 4"),
-    epochs: int = 90,
+    epochs: int = 150,
     seed: int = 0,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
@@ -141,7 +141,7 @@ def augment(
         grey = lungunet.disease_slice(grey, mask, seed=int(rng.integers(2**31)))
     if not mask.any() and rng.random() < 0.5:
         grey = paint_bowel(grey, mask, rng)
-    if rng.random() < 0.35 and mask.any():
+    if rng.random() < 0.45 and mask.any():
         grey = change_lungs(grey, mask, rng)
     grey, mask = move(grey, mask, size, rng)
     return change_scanner(grey.astype(np.float32), rng), mask
@@ -181,7 +181,7 @@ def change_lungs(grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
     """Darken or brighten the air in each lung by itself: emphysema, breathing, unequal lungs."""
     columns = np.flatnonzero(mask.any(0))
     middle = (columns[0] + columns[-1]) // 2
-    left, right = rng.normal(0, 14, 2)
+    left, right = rng.normal(-4, 19, 2)
     by = np.empty(grey.shape, np.float32)
     by[:, :middle] = left
     by[:, middle:] = right if rng.random() < 0.5 else left

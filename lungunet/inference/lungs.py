@@ -38,6 +38,7 @@ _LITTLE = 0.02  # of a slice
 _SPECK = 0.001  # of a slice: no lung by itself, dense or not
 _AIRY_HU = -400  # on average
 _OPEN_AIR_HU = -950
+_POCKET = 0.003  # of a slice; less is not looked for
 _RIM_PX = 3
 _COARSE = 4
 
@@ -170,7 +171,7 @@ def _clear_open_air(image: np.ndarray, segmented: Segmented) -> None:
     size = tuple(max(1, n // _COARSE) for n in image.shape[::-1])  # blurred, as noise is dark too
     coarse = cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     marked = cv2.resize(segmented.classes, size, interpolation=cv2.INTER_NEAREST) > 0
-    if np.count_nonzero(marked & (coarse < _OPEN_AIR_HU)) < _SPECK * marked.size:
+    if np.count_nonzero(marked & (coarse < _OPEN_AIR_HU)) < _POCKET * marked.size:
         return
     seen = close_cut_lungs(look_into_body(image, None))
     parts = keep_large(seen.air, _SPECK * seen.air.size)
