@@ -234,7 +234,7 @@ def _match(
     found, problems, rule = find_rule(images, masks)
     if found and rule != NameRule():
         warnings.warn(
-            f"masks pair with images as {rule}; names says otherwise.",
+            f"masks pair with images as by names='{rule}'; give another where that is wrong.",
             LungUNetWarning,
             stacklevel=4,
         )

@@ -36,6 +36,7 @@ _WHOLES = {
 }
 _RED = 3.0  # times the usual limit, by one measure alone
 _FAULTY = 0.5  # the worry where values are no HU of a chest
+_LEAST_AMBER = 1 - 0.5 ** (1 / _RED**2)
 _HU_FROM = 0.01  # of the slice: smaller lungs are mostly blurred edge
 _EVERY = 2  # every other pixel of every other row tells how sure the model is
 _NAMED = 3  # red slices of a scan, the most worrying
@@ -321,7 +322,8 @@ def _put_in_words(
     for name, said in words.items():
         whole, least = _whole_of(name, counts)
         if whole < least:
-            small = f"of a small lung, {least / counts['whole']:.0%} of all pixels,"
+            size = f"{least / counts['whole']:.0%} of the picture"
+            small = f"of a small lung ({size}; this one is smaller)"
             words[name] = said.replace("of the lung", small)
     return words
 
@@ -360,6 +362,8 @@ def judge(
     gravest = sorted(strains, key=lambda name: -strains[name])
     weight = sum((min(strain, MOST) / _RED) ** 2 for strain in strains.values())
     worry = 1 - 0.5**weight
+    if worry < _FAULTY and not any(strain > 1 for strain in strains.values()):
+        worry *= _LEAST_AMBER / _FAULTY  # several measures within limits worry less than one beyond
     said = {
         name: USUAL[name].describe(
             float(values[name] or 0), (words or {}).get(name, USUAL[name].words)

@@ -7,6 +7,7 @@ import itertools
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -22,7 +23,7 @@ from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, plain, write_text
 from lungunet.data.manifest import Pair
 from lungunet.data.seen import write_seen
-from lungunet.errors import ConfigError, DataError
+from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.models.folder import save_model
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 from lungunet.training.config import TrainConfig
@@ -98,11 +99,13 @@ class RunFolder:
         self._remove(*_TORN)
         self.save_history(history)
 
-    def _remove(self, *patterns: str) -> None:
-        for pattern in patterns:
-            for file in list(self.path.glob(pattern)):
-                file.unlink()
-                self._remove_empty(file.parent)
+    def _remove(self, *patterns: str) -> bool:
+        """Remove files, and tell whether there were any."""
+        files = [file for pattern in patterns for file in self.path.glob(pattern)]
+        for file in files:
+            file.unlink()
+            self._remove_empty(file.parent)
+        return bool(files)
 
     def _remove_empty(self, folder: Path) -> None:
         """Remove folders of the run that hold nothing any more, from the inside out."""
@@ -155,7 +158,13 @@ class RunFolder:
             if split != "train"
         }
         scores = {"epoch": result.epoch, **counts, **values}
-        self._remove(*_OF_THE_BEST)
+        if self._remove(*_OF_THE_BEST):
+            warnings.warn(
+                f"{self.path}: scores and report were those of the best model so far, and are "
+                "gone with it. Evaluate again when training is done.",
+                LungUNetWarning,
+                stacklevel=2,
+            )
         save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)
 
     def save_last(self, state: Mapping[str, Any], history: Sequence[EpochResult]) -> None:

@@ -73,7 +73,10 @@ class TestSplit:
             shutil.copy(mask, masks / f"{mask.stem}_mask.png")
         done = run_cli("split", phantoms[0], masks, tmp_path / "told")
         assert done.code == 0
-        assert done.err == ("lungunet: masks pair with images as *=*_mask; names says otherwise.\n")
+        assert done.err == (
+            "lungunet: masks pair with images as by --names '*=*_mask'; give another where that is "
+            "wrong.\n"
+        )
         done = run_cli("split", phantoms[0], masks, tmp_path / "said", "--names", "*=*_mask")
         assert (done.code, done.err) == (0, "")
         done = run_cli("split", phantoms[0], masks, tmp_path / "wrong", "--names", "*=*_seg")

@@ -394,7 +394,7 @@ class TestNames:
             pairs = find_pairs(*folders)
         assert len(pairs) == 2
         assert str(caught[0].message) == (
-            f"masks pair with images as {rule}; names says otherwise."
+            f"masks pair with images as by names='{rule}'; give another where that is wrong."
         )
         with warnings.catch_warnings():  # said by the user, it needs no word
             warnings.simplefilter("error")

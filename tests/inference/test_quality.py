@@ -162,7 +162,9 @@ class TestWordsOfADispute:
         assert two.values["disputed"] == pytest.approx(40 / (0.01 * 96 * 128))
         assert one.values["disputed"] == pytest.approx(40 / (0.05 * 96 * 128))
         assert (two.light, one.light) == ("red", "amber")
-        assert "32.6% of a small lung, 1% of all pixels, is in the mask alone" in two.reasons[0]
+        assert (
+            "32.6% of a small lung (1% of the picture; this one is smaller) is in" in two.reasons[0]
+        )
 
 
 def test_a_share_of_a_small_mask_says_what_it_is_of() -> None:
@@ -172,7 +174,8 @@ def test_a_share_of_a_small_mask_says_what_it_is_of() -> None:
     found = check_slice(hu, small, second_opinion=False)
     assert found.values["outside_body"] == pytest.approx(80 / (0.05 * 96 * 128))
     assert found.reasons[0] == (
-        "13.0% of a small lung, 5% of all pixels, lies outside the body (usually up to 1.0%)"
+        "13.0% of a small lung (5% of the picture; this one is smaller) lies outside the body "
+        "(usually up to 1.0%)"
     )
 
 
@@ -335,6 +338,13 @@ def test_three_times_the_limit_is_red() -> None:
     assert both.light == "red"
     assert [reason[:5] for reason in both.reasons] == ["12.0%", "one s"]  # gravest first
     assert judge({"disputed": 1.0}).worry == 1 - 0.5**9  # capped, the others still count
+
+
+def test_several_measures_near_their_limits_worry_less_than_one_beyond() -> None:
+    near = judge({"disputed": 0.049, "side_gap": 0.099, "outside_body": 0.0099})
+    beyond = judge({"disputed": 0.0501})
+    assert (near.light, beyond.light) == ("green", "amber")
+    assert 0 < near.worry < beyond.worry
 
 
 def test_one_that_differs_alone_makes_no_mask_red() -> None:

@@ -24,6 +24,7 @@ import lungunet
 from lungunet import (
     ConfigError,
     LungCTDataset,
+    LungUNetWarning,
     ModelError,
     RunConfig,
     TrainConfig,
@@ -498,7 +499,8 @@ def test_scores_of_an_earlier_best_model_do_not_stay(own_run: Path, split: lungu
     scores.parent.mkdir(parents=True, exist_ok=True)
     scores.write_text("{}")
     settings = RunConfig.from_toml(own_run / "config.toml", epochs=12)
-    epochs = list(lungunet.train_run(settings, own_run, resume=True))
+    with pytest.warns(LungUNetWarning, match="gone with it. Evaluate again"):
+        epochs = list(lungunet.train_run(settings, own_run, resume=True))
     assert scores.exists() != any(epoch.is_best for epoch in epochs)
     assert any(epoch.is_best for epoch in epochs)
 
