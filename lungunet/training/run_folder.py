@@ -101,7 +101,7 @@ class RunFolder:
 
     def _remove(self, *patterns: str) -> bool:
         """Remove files, and tell whether there were any."""
-        files = [file for pattern in patterns for file in self.path.glob(pattern)]
+        files = dict.fromkeys(f for pattern in patterns for f in self.path.glob(pattern))
         for file in files:
             file.unlink()
             self._remove_empty(file.parent)
