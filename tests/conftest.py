@@ -202,3 +202,17 @@ def two_series(tmp_path: Path) -> Path:
         ds.PixelData = bytes(2 * 4 * 6)
         ds.save_as(folder / f"{uid}.dcm", enforce_file_format=True)
     return folder
+
+
+@pytest.fixture
+def unfit_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let smp and timm stop as they do where torchvision was built for another torch."""
+
+    class Unfit:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name in ("segmentation_models_pytorch", "timm"):
+                raise RuntimeError("operator torchvision::nms does not exist\nMore.")
+
+    for name in ("segmentation_models_pytorch", "timm", "lungunet.models.outside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Unfit(), *sys.meta_path])

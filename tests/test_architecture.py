@@ -29,8 +29,8 @@ ROOMS = {
 # Every room may import the modules errors, progress and _version.
 
 DOORS = {
-    "segmentation_models_pytorch": ("models/",),
-    "timm": ("models/",),
+    "segmentation_models_pytorch": ("models/outside.py",),
+    "timm": ("models/outside.py",),
     "huggingface_hub": ("models/hub.py", "models/encoders.py"),  # of ours; of encoders
     "albumentations": ("data/transforms.py",),
     "PIL": ("data/tiff.py",),

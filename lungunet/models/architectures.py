@@ -206,7 +206,7 @@ _ABSENT = object()
 
 def smp_class(architecture: str) -> Any:
     """Return the class of segmentation-models-pytorch, one of those of the list."""
-    import segmentation_models_pytorch as smp
+    from lungunet.models.outside import smp
 
     return getattr(smp, _ROWS[architecture].smp_class)
 

@@ -106,7 +106,7 @@ def share_batch_norm(model: nn.Module) -> nn.Module:
 
     timm's own conversion, because torch's drops the activation that timm's layers hold within.
     """
-    import timm.layers
+    from lungunet.models.outside import timm
 
     shared: nn.Module = timm.layers.convert_sync_batchnorm(model)  # type: ignore[attr-defined, no-untyped-call]
     return shared

@@ -69,13 +69,13 @@ def list_encoders(pattern: str = "*") -> list[EncoderInfo]:
 
 
 def _native_names() -> list[str]:
-    from segmentation_models_pytorch.encoders import encoders
+    from lungunet.models.outside import smp_encoders
 
-    return [ORIGINAL, *(name for name in encoders if not name.startswith("timm-"))]
+    return [ORIGINAL, *(name for name in smp_encoders.encoders if not name.startswith("timm-"))]
 
 
 def _timm_names(pattern: str = "tu-*") -> list[str]:
-    import timm
+    from lungunet.models.outside import timm
 
     families = [name for name in timm.list_modules() if name not in _NO_PYRAMID.split()]
     return [f"tu-{name}" for name in timm.list_models(pattern[3:], module=families)]
@@ -86,15 +86,15 @@ def tags_of(encoder: str) -> tuple[str, ...]:
     if encoder == ORIGINAL:
         return ()
     if encoder.startswith("tu-"):
-        import timm.models
+        from lungunet.models.outside import timm
 
         name, tag = timm.models.split_model_name_tag(encoder[3:])
         configs = timm.models.get_arch_pretrained_cfgs(name).values()  # the default one comes first
         tags = tuple(config.tag for config in configs if config.has_weights and config.tag)
         return (tag,) if tag in tags else tags
-    from segmentation_models_pytorch.encoders import encoders
+    from lungunet.models.outside import smp_encoders
 
-    return tuple(encoders[encoder]["pretrained_settings"])
+    return tuple(smp_encoders.encoders[encoder]["pretrained_settings"])
 
 
 def is_cached(encoder: str) -> bool:
@@ -107,14 +107,14 @@ def is_cached(encoder: str) -> bool:
     if not tags_of(encoder):
         return False
     if encoder.startswith("tu-"):
-        import timm.models
+        from lungunet.models.outside import timm
 
         config = timm.models.get_pretrained_cfg(encoder[3:])
         repository, revision = str(config and config.hf_hub_id), None
     else:
-        from segmentation_models_pytorch.encoders import encoders
+        from lungunet.models.outside import smp_encoders
 
-        settings = encoders[encoder]["pretrained_settings"][tags_of(encoder)[0]]
+        settings = smp_encoders.encoders[encoder]["pretrained_settings"][tags_of(encoder)[0]]
         repository, revision = settings["repo_id"], settings["revision"]
     return any(
         isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
@@ -123,7 +123,7 @@ def is_cached(encoder: str) -> bool:
 
 
 def _count_parameters(encoder: str) -> int:
-    from segmentation_models_pytorch.encoders import get_encoder
+    from lungunet.models.outside import smp_encoders
 
     # MixTransformer reads numbers back from a linspace, which the meta device cannot; the others
     # are spared the mode, which doubles the time. What smp draws on the CPU must not move the
@@ -133,7 +133,7 @@ def _count_parameters(encoder: str) -> int:
         if encoder == ORIGINAL:
             module: nn.Module = UNet2015().down
         else:
-            module = get_encoder(encoder, in_channels=1, weights=None)
+            module = smp_encoders.get_encoder(encoder, in_channels=1, weights=None)
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -148,7 +148,7 @@ def check_encoder(encoder: str) -> None:
     if encoder == ORIGINAL:
         return
     if encoder.startswith("tu-"):
-        import timm.models
+        from lungunet.models.outside import timm
 
         name, tag = timm.models.split_model_name_tag(encoder[3:])
         if timm.is_model(name):
@@ -156,9 +156,9 @@ def check_encoder(encoder: str) -> None:
                 raise unknown_tag(f"tu-{name}", tag)
             return
     else:
-        from segmentation_models_pytorch.encoders import encoders
+        from lungunet.models.outside import smp_encoders
 
-        if encoder in encoders:
+        if encoder in smp_encoders.encoders:
             return
     raise ConfigError(
         f"Unknown encoder '{encoder}'. {_closest(encoder)}'lungunet encoders' lists all."
@@ -171,7 +171,7 @@ def dilates(encoder: str, stride: int) -> bool:
     Asks timm on the meta device, without weights; smp by its classes.
     """
     if encoder.startswith("tu-"):
-        import timm
+        from lungunet.models.outside import timm
 
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -179,17 +179,16 @@ def dilates(encoder: str, stride: int) -> bool:
         except (TypeError, ValueError, AssertionError, RuntimeError, NotImplementedError):
             return False
         return bool(max(model.feature_info.reduction()) <= stride)  # type: ignore[operator, union-attr]
-    from segmentation_models_pytorch.encoders import encoders
-    from segmentation_models_pytorch.encoders._base import EncoderMixin
+    from lungunet.models.outside import EncoderMixin, smp_encoders
 
-    return bool(encoders[encoder]["encoder"].make_dilated is EncoderMixin.make_dilated)
+    return bool(smp_encoders.encoders[encoder]["encoder"].make_dilated is EncoderMixin.make_dilated)
 
 
 def size_arguments(encoder: str, size: int) -> dict[str, Any]:
     """Return what builds a known encoder for a size, px: of timm some are of one size alone."""
     if not encoder.startswith("tu-"):
         return {}
-    import timm.models
+    from lungunet.models.outside import timm
 
     config = timm.models.get_pretrained_cfg(encoder[3:])
     # Not all that say so mean it (timm 1.0.31), but all of them take the argument.

@@ -301,11 +301,12 @@ def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
         weights = True
         if tag != "imagenet" and not encoder.endswith(f".{tag}"):
             encoder = f"{encoder}.{tag}"
+    build = smp_class(network.name)
     try:
         with warnings.catch_warnings(), _muted("huggingface_hub"):
             # DPT of an encoder without class token: it does what the warning advises by itself.
             warnings.filterwarnings("ignore", message="Encoder does not have prefix tokens")
-            model: nn.Module = smp_class(network.name)(
+            model: nn.Module = build(
                 encoder,
                 encoder_weights=weights,
                 in_channels=network.in_channels,

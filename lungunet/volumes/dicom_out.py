@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from math import dist
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ _MAKER = "lungunet"
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # of references to a study
 _SERIES_NUMBERS = {"SEG": 9001, "RTSTRUCT": 9002}  # behind those of scanners
-_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+_OF_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID")
+_NEEDED = (*_OF_ALL, "SOPInstanceUID")
+_FILL = "The lines under 'Masks in DICOM' in docs/howto/pacs.md {}. Or write NIfTI."
 _DATES, _TIMES, _SEXES = ("PatientBirthDate", "StudyDate"), ("StudyTime",), ("M", "F", "O")
 _RULES = ("threshold",)
 _MOST_LETTERS = 64  # of what DICOM calls a long string
@@ -148,7 +151,7 @@ def _carrying(like: Volume) -> Iterator[tuple[Any, dict[Path, Any]]]:
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise DataError(
             "the headers of its slices are not as DICOM demands, so no mask in DICOM can refer to "
-            f"them ({type(err).__name__}). Export the series again, or write NIfTI.",
+            f"them ({_without_values(err)}). Export the series again, or write NIfTI.",
             where=like.path,
         ) from None
     finally:
@@ -159,20 +162,17 @@ def _headers(slices: Sequence[Slice], where: Path) -> dict[Path, Any]:
     """Read what a mask says of its patient and study, by file; what is no value is left empty."""
     from pydicom import dcmread
 
+    apart = f"{dist(slices[0].position, slices[1].position):.6g}" if len(slices) > 1 else ""
     headers = {}
     for path in dict.fromkeys(item.path for item in slices):
         header = dcmread(path, stop_before_pixels=True, force=True)
-        missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
-        if missing:
-            raise DataError(
-                f"states no {missing[0]}, by which a mask in DICOM refers to it; some "
-                "anonymisers empty it. Export the series again, or write NIfTI.",
-                where=path,
-            )
+        if not header.get("SliceThickness"):
+            header.SliceThickness = apart  # a voxel reaches to the next slice
         for keyword in _COPIED.values():
             if keyword not in header or not _is_sound(keyword, str(header[keyword].value)):
                 setattr(header, keyword, "")
         headers[path] = header
+    _refuse_ambiguous(list(headers.values()), where)
     if len(headers) > 1 and len(headers) < len(slices):
         raise DataError(
             "lies in several files of many frames, to which masks in DICOM cannot refer here. "
@@ -180,6 +180,41 @@ def _headers(slices: Sequence[Slice], where: Path) -> dict[Path, Any]:
             where=where,
         )
     return headers
+
+
+def _refuse_ambiguous(headers: Sequence[Any], where: Path) -> None:
+    """Refuse slices that UIDs do not tell apart, or do not hold together."""
+    missing = [keyword for keyword in _NEEDED if not all(ds.get(keyword) for ds in headers)]
+    if missing:
+        raise DataError(
+            f"its slices do not all state {', '.join(missing)}, by which a mask in DICOM refers to "
+            f"them; some anonymisers empty these. {_FILL.format('fill them in')}",
+            where=where,
+        )
+    if len({ds.SOPInstanceUID for ds in headers}) < len(headers):
+        raise DataError(
+            "several of its slices share one SOPInstanceUID, so a mask in DICOM cannot say which "
+            f"it means. {_FILL.format('give each its own')}",
+            where=where,
+        )
+    mixed = [keyword for keyword in _OF_ALL if len({ds.get(keyword) for ds in headers}) > 1]
+    if mixed:
+        raise DataError(
+            f"its slices differ in {', '.join(mixed)}, and a mask in DICOM refers to one. Export "
+            "the series again, or write NIfTI.",
+            where=where,
+        )
+
+
+def _without_values(err: Exception) -> str:
+    """Say what went wrong in a line; what stands in quotes may be of a patient, but keywords."""
+    from pydicom.datadict import tag_for_keyword
+
+    def shown(quoted: re.Match[str]) -> str:
+        return quoted[0] if tag_for_keyword(quoted[2]) else "'...'"
+
+    line = re.sub(r"""(['"])(.*?)\1""", shown, " ".join(str(err).split())).rstrip(".")
+    return f"{type(err).__name__}: {line}" if line else type(err).__name__
 
 
 def _is_sound(keyword: str, text: str) -> bool:

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from lungunet.errors import ConfigError, LabelError
+import lungunet
+from lungunet.errors import ConfigError, LabelError, LungUNetError
+from lungunet.models.builtin import BUILTIN
+from lungunet.models.device import share_batch_norm
 from lungunet.models.torch_errors import explained, first_line
 
 NO_MEMORY = [
@@ -31,6 +34,18 @@ NO_WORKER = [
         "last):\n  File ...\nRuntimeError: unable to write to file </torch_1>: No space left"
     ),
     RuntimeError("received 0 items of ancdata"),
+]
+
+
+ASKED = [
+    lambda: lungunet.list_encoders("resnet18"),
+    lambda: lungunet.list_encoders("tu-resnet18"),
+    lambda: lungunet.build_model("unet", "resnet18"),
+    lambda: lungunet.build_model("unet", "tu-resnet18"),
+    lambda: lungunet.build_model("fpn", "resnet18", decoder_dropout=0.1),
+    lambda: lungunet.build_model("dpt", "tu-vit_tiny_patch16_224"),
+    lambda: lungunet.load_model(BUILTIN["lungs"]),
+    lambda: share_batch_norm(torch.nn.Conv2d(1, 1, 1)),
 ]
 
 
@@ -100,3 +115,18 @@ def test_a_long_error_ends_with_a_whole_word() -> None:
     assert said.endswith(" word [...]")
     assert first_line(RuntimeError("short.")) == "short"
     assert first_line(MemoryError()) == "MemoryError"
+
+
+@pytest.mark.parametrize("ask", ASKED)
+def test_packages_that_do_not_fit_are_named_with_what_tells_more(unfit_torchvision, ask) -> None:
+    for _ in range(2):  # what failed once is tried again
+        with pytest.raises(LungUNetError) as caught:
+            ask()
+        assert str(caught.value) == (
+            "the encoders do not load (RuntimeError: operator torchvision::nms does not exist). "
+            "Mostly torchvision was built for another torch. 'lungunet doctor' says how to mend it."
+        )
+
+
+def test_what_needs_no_encoder_works_without(unfit_torchvision) -> None:
+    assert lungunet.build_model("unet2015") is not None

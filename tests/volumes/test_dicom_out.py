@@ -1,7 +1,9 @@
 """Masks as DICOM, read back by pydicom and highdicom, and judged by dciodvfy."""
 
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import highdicom
 import numpy as np
@@ -12,6 +14,7 @@ from skimage.draw import polygon2mask
 
 import lungunet
 from lungunet.errors import DataError, GeometryError, LungUNetWarning, MissingExtraError
+from lungunet.volumes.dicom_out import refuse_unreferable
 
 TURN = np.radians(20)
 ORIENTATIONS = {
@@ -23,6 +26,10 @@ ORIENTATIONS = {
 }
 FRAME = "1.2.826.0.1.9"
 NAMES = ("left lung", "right lung")
+UIDS = (
+    *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    *("SOPClassUID", "SOPInstanceUID"),
+)
 BOTH = [".seg.dcm", ".rtstruct.dcm"]
 
 
@@ -45,6 +52,22 @@ def classes_of(volume):
     box = tuple(slice(n // 5, n - n // 5) for n in classes.shape)
     classes[box] = rng.integers(0, 3, classes[box].shape)
     return classes
+
+
+def edit_all(folder, tags):
+    """Set tags of each file by its number; None takes a tag away."""
+    for number, path in enumerate(sorted(folder.iterdir())):
+        ds = pydicom.dcmread(path)
+        for keyword, value in tags(number).items():
+            delattr(ds, keyword) if value is None else setattr(ds, keyword, value)
+        ds.save_as(path)
+
+
+def refused_before_a_model(folder, ending, match):
+    with pytest.raises(DataError, match=match):
+        refuse_unreferable(lungunet.read_volume(folder))
+    with pytest.raises(DataError, match=match):
+        write(folder.parent / f"m{ending}", folder)
 
 
 def write(path, folder, classes=None, **options):
@@ -253,11 +276,34 @@ class TestRefused:
                 tmp_path / f"m{ending}", np.zeros(HU.shape, np.uint8), like=volume
             )
 
-    @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "FrameOfReferenceUID"])
-    def test_slices_that_an_anonymiser_emptied(self, tmp_path, ending, keyword):
-        folder = series(tmp_path / "ct", **{keyword: ""})
-        with pytest.raises(DataError, match=f"states no {keyword}"):
-            write(tmp_path / f"m{ending}", folder)
+    @pytest.mark.parametrize("keyword", UIDS)
+    @pytest.mark.parametrize("empty", ["", None])
+    def test_slices_that_an_anonymiser_emptied(self, tmp_path, ending, keyword, empty):
+        folder = series(tmp_path / "ct")
+        edit_all(folder, lambda number: {keyword: empty})
+        refused_before_a_model(folder, ending, f"ct: its slices do not all state {keyword}, by wh")
+
+    def test_all_that_is_missing_is_named_at_once(self, tmp_path, ending):
+        folder = series(tmp_path / "ct")
+        edit_all(folder, lambda number: dict.fromkeys(UIDS[: 3 + number], ""))
+        refused_before_a_model(folder, ending, f"state {', '.join(UIDS)}, by which")
+
+    def test_slices_that_share_one_uid(self, tmp_path, ending):
+        folder = series(tmp_path / "ct", SOPInstanceUID="1.2.3.4.5")
+        refused_before_a_model(folder, ending, "share one SOPInstanceUID")
+
+    def test_slices_that_do_not_hold_together(self, tmp_path, ending):
+        folder = series(tmp_path / "ct")
+        edit_all(folder, lambda number: {"FrameOfReferenceUID": f"1.2.{number // 2 + 3}"})
+        refused_before_a_model(folder, ending, "differ in FrameOfReferenceUID, and")
+
+    def test_what_nobody_foresaw_is_said_without_values(self, tmp_path, ending, monkeypatch):
+        def fail(*args):
+            raise ValueError("no 'PatientName' like\n'Doe^Jane' in the world.")
+
+        monkeypatch.setattr("lungunet.volumes.dicom_out._refuse_ambiguous", fail)
+        wanted = r"\(ValueError: no 'PatientName' like '\.\.\.' in the world\)\. Export"
+        refused_before_a_model(series(tmp_path / "ct"), ending, wanted)
 
     def test_values_without_a_name(self, tmp_path, ending):
         with pytest.raises(DataError, match="values 2 have no name among lung"):
@@ -279,3 +325,32 @@ def test_tags_that_are_no_values_are_left_empty_and_said_by_nobody(tmp_path, end
     assert (ds.PatientSex, ds.PatientBirthDate, ds.StudyTime) == ("", "", "")
     captured = capfd.readouterr()
     assert "Doe" not in caplog.text + captured.out + captured.err
+
+
+@pytest.mark.parametrize("ending", BOTH)
+def test_the_lines_of_the_docs_fill_in_what_an_anonymiser_emptied(tmp_path, ending, monkeypatch):
+    folder = series(tmp_path / "study")
+    edit_all(folder, lambda number: dict.fromkeys(UIDS, "" if number else None))
+    page = Path(__file__).parents[2] / "docs" / "howto" / "pacs.md"
+    (lines,) = re.findall(r"```python\n(from pathlib.*?)```", page.read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    volume, _ = write(tmp_path / f"m{ending}", tmp_path / "with-uids")
+    assert np.array_equal(volume.array, lungunet.read_volume(folder).array)
+    assert len(stored(tmp_path / "with-uids")) == len(HU)
+
+
+@pytest.mark.parametrize("thickness", [None, ""])
+def test_a_series_without_slice_thickness_has_its_spacing_in_a_seg(tmp_path, thickness):
+    folder = series(tmp_path / "ct", SliceThickness=thickness)
+    write(tmp_path / "m.seg.dcm", folder)
+    shared = pydicom.dcmread(tmp_path / "m.seg.dcm").SharedFunctionalGroupsSequence[0]
+    assert shared.PixelMeasuresSequence[0].SliceThickness == SPACING[0]
+
+
+def test_a_single_slice_without_thickness_has_a_seg(tmp_path):
+    folder = series(tmp_path / "ct", SliceThickness=None)
+    for path in sorted(folder.iterdir())[1:]:
+        path.unlink()
+    write(tmp_path / "m.seg.dcm", folder)
+    assert pydicom.dcmread(tmp_path / "m.seg.dcm").NumberOfFrames == 2
