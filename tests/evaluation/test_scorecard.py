@@ -332,7 +332,7 @@ class TestMaskFolder:
             assert evaluate(MaskFolder(tmp_path / "a"), pairs).pooled.iou == 1.0
         theirs = MaskFolder(tmp_path / "b", mask_names="*=*_by_me")
         assert evaluate(theirs, pairs).pooled.iou == 1.0
-        with pytest.raises(DataError, match="no mask of stem s0.*mask_names="):
+        with pytest.raises(DataError, match=r"no mask of stem s0.*mask_names="):
             evaluate(MaskFolder(tmp_path / "b"), pairs)
         with pytest.raises(lungunet.ConfigError, match="IMAGE=MASK"):
             MaskFolder(tmp_path / "b", mask_names="_seg")
