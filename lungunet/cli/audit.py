@@ -86,11 +86,20 @@ def _show(result: "Audit", out: Path) -> None:
     if clear:
         console.say(
             f"\n{clear} with {_CLEAR} and above: look at the pictures, then mend the mask or drop "
-            "the pair;\nhard but right ones mostly stay below, and so can small faults"
+            "the pair"
         )
         ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
         again = f"lungunet split IMAGES MASKS DATA --exclude {shlex.quote(ranking)}"
         console.say(f"drop all of these: {again}")
+    console.say(
+        "\na score of 0.5 stands for 5 % of the lung in dispute; right masks mostly stay below "
+        "0.1, and so can small faults"
+    )
+    if not result.folds:
+        console.say(
+            "the rule does not see dense lung that a mask leaves out, as consolidation; --folds 4 "
+            "asks models too,\nwhich see it where the other masks hold it"
+        )
     drawn = f", pictures in {out / 'pictures'}" if any((out / "pictures").glob("*.png")) else ""
     console.say(f"\nall of it: {out}{drawn}")
 

@@ -77,7 +77,10 @@ def evaluate(
     names: Names = None,
     mask_names: Annotated[
         str | None,
-        typer.Option(help="Scans: the same for a folder of masks in place of MODEL."),
+        typer.Option(
+            help="How a folder of masks in place of MODEL is called, as --names; by default found "
+            "out."
+        ),
     ] = None,
     group: Annotated[
         str | None,
@@ -144,7 +147,7 @@ def evaluate(
             overwrite=overwrite,
         )
         return
-    given: dict[str, object] = {"--names": names, "--mask-names": mask_names, "--group": group}
+    given: dict[str, object] = {"--names": names, "--group": group}
     given |= {
         "--series": series,
         "--raw": raw,
@@ -163,6 +166,7 @@ def evaluate(
         out=out,
         codec=parse_codec(labels, label_threshold),
         mask_codec=parse_codec(mask_labels, -1),
+        mask_names=mask_names,
         baselines=baselines is not False,
         device=device,
         allow_seen=allow_seen,

@@ -153,6 +153,7 @@ def evaluate_list(
     out: str | Path | None = None,
     codec: LabelCodec | None = None,
     mask_codec: LabelCodec | None = None,
+    mask_names: str | None = None,
     baselines: bool = True,
     device: str | int = "auto",
     overwrite: bool = False,
@@ -176,6 +177,7 @@ def evaluate_list(
     codec : of the truth; None means what split.json says, else 0 and 255
     mask_codec : of a folder of masks; None means as it says itself, if they were predicted into
         it, else as lungunet writes masks of such classes
+    mask_names : how a folder of masks is called, as ``names`` of :func:`find_pairs`
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
     device : of a network
@@ -185,7 +187,8 @@ def evaluate_list(
     Raises
     ------
     ConfigError
-        When there is no such list or device, or scores are there already.
+        When there is no such list or device, or scores are there already. When a rule for names is
+        none, or is given for a model.
     ModelError
         When there is no usable model.
     SplitError
@@ -210,7 +213,9 @@ def evaluate_list(
     masks = len(members) == 1 and place.is_dir() and not is_model_folder(place)
     if masks and model != "threshold":
         told = mask_codec or read_codec(model) or codec.for_prediction
-        predictor = MaskFolder(model, told)
+        predictor = MaskFolder(model, told, mask_names=mask_names)
+    elif mask_names is not None:
+        raise ConfigError(f"{model} is no folder of masks. Leave it out.", where="mask_names")
     else:
         masks, predictor = False, Predictor.load(model, device=device)
     seen = seen_by(model, pairs)

@@ -195,7 +195,7 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
     versions = environment.get("versions") or {}
     named = [("Python", "python"), *((name, name) for name in _PACKAGES)]
     labels = zip(codec.get("names", ()), codec.get("raw_values", {}).values(), strict=False)
-    command = environment.get("command") or []
+    resumed = [_command(each) for each in environment.get("resumed") or ()]
     epochs = max((row["epoch"] for row in files.history), default=None)
     facts = {
         "Architecture": config.get("architecture") or network.get("name"),
@@ -221,10 +221,16 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
             f"{label} {versions[key]}" for label, key in named if key in versions
         ),
         "Git commit": environment.get("git_commit") or "none: not started in a git repository",
-        "Command": shlex.join([Path(command[0]).name, *command[1:]]) if command else None,
+        "Command": _command(environment),
+        "Resumed with": "; ".join(dict.fromkeys(filter(None, resumed))),
         "SHA-256 of the weights": about.get("weights_sha256"),
     }
     return [(label, str(text)) for label, text in facts.items() if text]
+
+
+def _command(started: Mapping[str, Any]) -> str | None:
+    command = started.get("command") or []
+    return shlex.join([Path(command[0]).name, *command[1:]]) if command else None
 
 
 def _duration(history: Sequence[Mapping[str, Any]]) -> str | None:

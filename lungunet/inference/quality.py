@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.hu import judge_hu
+from lungunet.data.hu import guess_hu, judge_hu
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
 from lungunet.inference.predictor import Predictor
@@ -138,7 +138,7 @@ def check_slice(
     asked = _others(by) if second_opinion else ()
     counts = _count_slice(view, classes, disagreement=disagreement, asked=asked)
     if image.dtype != np.uint8:
-        counts["hu"] = float(view.hu[view.lung].sum())
+        counts |= _count_hu(image, classes)
     if probabilities is not None:
         counts["wrong"] = _expected_wrong(classes, probabilities) / view.scale**2
     if spread is not None:
@@ -207,7 +207,7 @@ def check_volume(
             disagreement=None if disagreement is None else float(disagreement[index]),
             asked=asked,
         )
-        count["hu"] = float(view.hu[view.lung].sum())
+        count |= _count_hu(plane, mask)
         count["tissue"] = float(np.count_nonzero(~view.airy))
         # Lung ends in tips, which are parts of their own in a slice, and none of the scan.
         count["scattered"] = min(count["scattered"], scattered[index])
@@ -273,6 +273,12 @@ def _count_slice(
     return {name: float(counted) for name, counted in counts.items()}
 
 
+def _count_hu(image: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+    """Count at the size of the slice, as :func:`measure_slice` does: edges blur in the view."""
+    values = guess_hu(image)[classes > 0]
+    return {"hu": float(values.sum(dtype=np.float64)), "hu px": float(values.size)}
+
+
 def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
     """Turn counts of a slice, or their sums over a volume, into measures."""
     whole, lung = counts["whole"], counts["lung"]
@@ -296,7 +302,9 @@ def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
         "scattered": share("scattered", "scattered"),
         "at_border": counts["at_border"] / counts["margin"],
         "side_gap": abs(2 * counts["lung left"] - lung) / body,
-        "mean_hu": counts["hu"] / lung if "hu" in counts and lung > _HU_FROM * whole else None,
+        "mean_hu": counts["hu"] / counts["hu px"]
+        if "hu" in counts and lung > _HU_FROM * whole
+        else None,
         "parts": counts["parts"],
         "lung_share": lung / whole,
     }

@@ -20,7 +20,7 @@ from torch import nn
 from lungunet._version import PACKAGES, __version__, installed
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.data.files import json_text, plain, write_text
+from lungunet.data.files import json_text, plain, read_json, write_text
 from lungunet.data.manifest import Pair
 from lungunet.data.seen import write_seen
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
@@ -95,9 +95,13 @@ class RunFolder:
             )
 
     def reopen(self, history: Sequence[EpochResult]) -> None:
-        """Tidy up after the process that was interrupted: what it began to write, and history."""
+        """Tidy up after the process that was interrupted, and note the command that goes on."""
         self._remove(*_TORN)
         self.save_history(history)
+        with suppress(DataError):  # a run goes on without its environment.json too
+            content = read_json(self.path / "environment.json", fix="")
+            resumed = [*content.get("resumed", ()), _this_command()]
+            self._write_environment({**content, "resumed": resumed})
 
     def _remove(self, *patterns: str) -> bool:
         """Remove files, and tell whether there were any."""
@@ -125,10 +129,12 @@ class RunFolder:
             "device": _device_name(device),
             "threads": torch.get_num_threads(),
             "git_commit": _git_commit(),
-            "command": sys.argv,
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            **_this_command(),
             **notes,
         }
+        self._write_environment(content)
+
+    def _write_environment(self, content: Mapping[str, Any]) -> None:
         write_text(self.path / "environment.json", json_text(content, sort_keys=True))
 
     def save_slices(self, lists: Mapping[str, Sequence[Pair]]) -> None:
@@ -241,6 +247,11 @@ def _is_free(file: TextIO) -> bool:
 def _device_name(device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return f"{device} {name}".strip()
+
+
+def _this_command() -> dict[str, Any]:
+    now = datetime.now().astimezone()
+    return {"command": sys.argv, "started": now.isoformat(timespec="seconds")}
 
 
 def _git_commit() -> str | None:

@@ -77,6 +77,8 @@ class TestAudit:
         assert (done.code, done.err) == (0, "")
         assert "12 pairs: 6 train, 2 val, 4 test" in done.out
         assert "files: 0 errors, 0 warnings" in done.out
+        assert "a score of 0.5 stands for 5 % of the lung in dispute" in done.out
+        assert "does not see dense lung that a mask leaves out" in done.out
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert names == ["audit.json", "findings.csv", "pictures", "ranking.csv"]
         # Of those alone that have a score.

@@ -86,6 +86,7 @@ def folder(tmp_path: Path) -> Path:
         run / "environment.json",
         {
             "command": ["/home/me/bin/lungunet", "train", "my data"],
+            "resumed": [{"command": ["/bin/lungunet", "train", f"--{word}"]} for word in "aab"],
             "device": "cpu",
             "started": "2026-01-02T03:04:05+01:00",
             "threads": 2,
@@ -316,6 +317,7 @@ class TestWords:
         assert facts["Versions"] == "torch 6.5.4"
         assert facts["Git commit"] == "c0ffee"
         assert facts["Command"] == "lungunet train 'my data'"
+        assert facts["Resumed with"] == "lungunet train --a; lungunet train --b"
         assert facts["SHA-256 of the weights"] == "feed"
 
     def test_slices_are_counted_only_where_the_list_is_still_that_one(self, folder: Path) -> None:

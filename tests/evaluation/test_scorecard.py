@@ -320,6 +320,23 @@ class TestMaskFolder:
         with pytest.raises(DataError, match=r"other masks have the stem of .*s2\.png"):
             MaskFolder(folder)
 
+    def test_masks_that_are_called_otherwise(self, case, tmp_path: Path) -> None:
+        pairs, truths, _ = case
+        truths = [(truth * 255).astype(np.uint8) for truth in truths]
+        for pair, truth in zip(pairs, truths, strict=True):
+            lungunet.write_mask(tmp_path / "a" / f"{pair.name}_seg.png", truth)
+            lungunet.write_mask(tmp_path / "b" / f"{pair.name}_by_me.png", truth)
+            lungunet.write_mask(tmp_path / "b" / f"{pair.name}_by_you.png", 0 * truth)
+        lungunet.write_mask(tmp_path / "a" / "of_another_list_seg.png", truths[0])
+        with pytest.warns(lungunet.LungUNetWarning, match=r"pair with images as \*=\*_seg"):
+            assert evaluate(MaskFolder(tmp_path / "a"), pairs).pooled.iou == 1.0
+        theirs = MaskFolder(tmp_path / "b", mask_names="*=*_by_me")
+        assert evaluate(theirs, pairs).pooled.iou == 1.0
+        with pytest.raises(DataError, match=r"no mask of stem s0.*mask_names="):
+            evaluate(MaskFolder(tmp_path / "b"), pairs)
+        with pytest.raises(lungunet.ConfigError, match="IMAGE=MASK"):
+            MaskFolder(tmp_path / "b", mask_names="_seg")
+
 
 def test_pictures_of_the_worst_and_the_best(
     run: Path, split: lungunet.Split, tmp_path: Path

@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungunet import DataError, Plausibility, check_slice
+from lungunet import DataError, Plausibility, check_slice, check_volume, measure_slice
 from lungunet.inference.quality import judge
 from lungunet.inference.reasons import put_in_words
 from lungunet.inference.record import Record
@@ -263,6 +264,19 @@ def test_the_mean_hu_of_tissue_is_not_that_of_lung() -> None:
     found = check_slice(hu, moved, second_opinion=False)
     assert found.values["mean_hu"] == (36 * 40 - 12 * 1000) / 48
     assert "the lung has -220 HU on average (usually -950 to -450)" in found.reasons
+
+
+def test_the_mean_hu_is_the_one_that_is_measured() -> None:
+    rng = np.random.default_rng(5)
+    hu = cv2.resize(chest()[0].astype(np.float32), (700, 600), interpolation=cv2.INTER_CUBIC)
+    hu += rng.normal(0, 30, hu.shape).astype(np.float32)  # blurred edges, halved in the view
+    mask = hu < -300
+    mask[:60] = mask[-60:] = mask[:, :50] = mask[:, -50:] = False
+    wanted = measure_slice(hu, mask).mean_hu
+    assert check_slice(hu, mask, second_opinion=False).values["mean_hu"] == pytest.approx(wanted)
+    both = np.stack([hu, hu]), np.stack([mask, np.zeros_like(mask)])
+    found = check_volume(*both, spacing_mm=(5, 0.5, 0.5), second_opinion=False)
+    assert found.values["mean_hu"] == pytest.approx(wanted)
 
 
 def test_values_without_their_rescale_explain_a_worry_and_are_none() -> None:

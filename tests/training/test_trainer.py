@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import random
 import shutil
+import sys
 import tempfile
 import time
 import urllib.error
@@ -258,6 +259,8 @@ class TestLoop:
             for name in ("whole", "cut")
         )
         assert a == b
+        environment = json.loads((tmp_path / "cut" / "environment.json").read_text())
+        assert [each["command"] for each in environment["resumed"]] == [sys.argv]
 
     def test_a_finished_run_has_nothing_left(
         self, tmp_path: Path, train: LungCTDataset, val: LungCTDataset
