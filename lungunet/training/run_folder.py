@@ -100,7 +100,8 @@ class RunFolder:
         self.save_history(history)
         with suppress(DataError):  # a run goes on without its environment.json too
             content = read_json(self.path / "environment.json", fix="")
-            resumed = [*content.get("resumed", ()), _this_command()]
+            earlier = content.get("resumed")
+            resumed = [*(earlier if isinstance(earlier, list) else ()), _this_command()]
             self._write_environment({**content, "resumed": resumed})
 
     def _remove(self, *patterns: str) -> bool:
