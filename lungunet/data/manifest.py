@@ -216,25 +216,33 @@ def pair_by_name(
 
 
 def image_names(
-    images: Iterable[str], masks: Iterable[str], *, names: str | None = None
+    images: Iterable[str],
+    masks: Iterable[str],
+    *,
+    names: str | None = None,
+    argument: str = "names",
 ) -> dict[str, str]:
     """Return for the name of each mask that of its image, where a rule pairs them.
 
-    See :func:`find_pairs` for the rule; here some may be left alone.
+    See :func:`find_pairs` for the rule; here some may be left alone. ``argument`` is what the
+    caller calls the rule.
     """
     of_images, of_masks = ([(name, Path(name)) for name in side] for side in (images, masks))
-    return {str(mask): name for name, _, mask in _match(of_images, of_masks, names)[0]}
+    return {str(mask): name for name, _, mask in _match(of_images, of_masks, names, argument)[0]}
 
 
 def _match(
-    images: list[tuple[str, Path]], masks: list[tuple[str, Path]], names: str | None
+    images: list[tuple[str, Path]],
+    masks: list[tuple[str, Path]],
+    names: str | None,
+    argument: str = "names",
 ) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     if names is not None:
         return match_by_rule(images, masks, NameRule.parse(names))
     found, problems, rule = find_rule(images, masks)
     if found and rule != NameRule():
         warnings.warn(
-            f"masks pair with images as by names='{rule}'; give another where that is wrong.",
+            f"masks pair with images as by {argument}='{rule}'; give another where that is wrong.",
             LungUNetWarning,
             stacklevel=4,
         )

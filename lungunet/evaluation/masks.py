@@ -109,5 +109,7 @@ class MaskFolder:
 
     def _find_masks(self, stems: Set[str]) -> None:
         if stems:
-            found = image_names(sorted(stems), self._by_stem, names=self.mask_names)
+            found = image_names(
+                sorted(stems), self._by_stem, names=self.mask_names, argument="mask_names"
+            )
             self._mask_of |= {image: self._by_stem[mask] for mask, image in found.items()}

@@ -328,7 +328,7 @@ class TestMaskFolder:
             lungunet.write_mask(tmp_path / "b" / f"{pair.name}_by_me.png", truth)
             lungunet.write_mask(tmp_path / "b" / f"{pair.name}_by_you.png", 0 * truth)
         lungunet.write_mask(tmp_path / "a" / "of_another_list_seg.png", truths[0])
-        with pytest.warns(lungunet.LungUNetWarning, match=r"pair with images as \*=\*_seg"):
+        with pytest.warns(lungunet.LungUNetWarning, match=r"as by mask_names='\*=\*_seg'"):
             assert evaluate(MaskFolder(tmp_path / "a"), pairs).pooled.iou == 1.0
         theirs = MaskFolder(tmp_path / "b", mask_names="*=*_by_me")
         assert evaluate(theirs, pairs).pooled.iou == 1.0
