@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lungunet._version import PACKAGES, __version__, installed
+from lungunet.errors import LungUNetError
 
 T = TypeVar("T")
 
@@ -28,8 +29,9 @@ _OPENCV = (
 )
 _PRETRAINED = ("tu-mobilenetv3_small_100", "resnet34")  # the default, and the one that many know
 _ANEW = "Install lungunet into a new environment."
+_CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu "
 _TORCHVISION = (
-    "Mostly torchvision was built for another torch: 'pip install --force-reinstall torch "
+    "Mostly torchvision was built for another torch: 'pip install --force-reinstall {index}torch "
     "torchvision' brings two that fit."
 )
 _ANOTHER_DEVICE = (
@@ -94,14 +96,17 @@ def check_installation() -> Health:
         try:
             return work()
         except Exception as err:  # any package may fail in any way: that is what is looked for
-            problems.append(f"{what}: {_in_short(err)}. {advice}")
+            said = _in_short(_first_cause(err))
+            if not any(_explains(problem, said) for problem in problems):
+                problems.append(f"{what}: {said}. {advice}")
             return None
 
     choices, threads, cores = attempt(_choose, "torch does not start", _ANEW) or ({}, None, None)
     cached = builtin_s = step_s = None
     if choices:
-        builtin_s = attempt(_time_builtin, "the built-in model fails", _ANEW)
-        cached = attempt(_weights_cached, "the encoders do not load", _TORCHVISION)
+        torchvision = _TORCHVISION.format(index=_index())
+        cached = attempt(_weights_cached, "the encoders do not load", torchvision)
+        builtin_s = attempt(_time_builtin, "the built-in model fails", _ANOTHER_DEVICE)
         step_s = attempt(_time_step, "one training step fails", _ANOTHER_DEVICE)
     total, free = _memory()
     return Health(
@@ -122,6 +127,12 @@ def check_installation() -> Health:
         step_s=step_s,
         problems=tuple(problems),
     )
+
+
+def _explains(problem: str, said: str) -> bool:
+    """Return whether an error follows from a problem that is counted already."""
+    unfit = ", torchvision needs " in problem and "torchvision" in said
+    return unfit or f": {said}. " in problem
 
 
 def _package_problems() -> list[str]:
@@ -155,11 +166,17 @@ def _unmet(package: str, only: str = "") -> list[str]:
         bounds = re.findall(r"(>=|<=|==|<|>)\s*([\d.]+)", line)
         if have is None or not all(_satisfies(have, *bound) for bound in bounds):
             wanted = ",".join("".join(bound) for bound in bounds)
+            index = _index() if name[0] in ("torch", "torchvision") else ""
             problems.append(
                 f"{name[0]} is {have or 'missing'}, {package} needs {wanted or 'it'}. "
-                f"Run 'pip install \"{name[0]}{wanted}\"'."
+                f"Run 'pip install {index}\"{name[0]}{wanted}\"'."
             )
     return problems
+
+
+def _index() -> str:
+    """Return where a torch for CPUs comes from, where one is here: elsewhere CUDA comes with it."""
+    return _CPU_INDEX if (installed("torch") or "").endswith("+cpu") else ""
 
 
 def _satisfies(version: str, sign: str, bound: str) -> bool:
@@ -281,7 +298,14 @@ def _text(path: str) -> str:
         return ""
 
 
-def _in_short(err: Exception) -> str:
+def _first_cause(err: BaseException) -> BaseException:
+    """Return what a package said, of which an error of ours would send the user to us."""
+    while isinstance(err, LungUNetError) and err.__cause__ is not None:
+        err = err.__cause__
+    return err
+
+
+def _in_short(err: BaseException) -> str:
     """Say what went wrong in a line without folders, which may hold a user's name."""
     line = (str(err).splitlines() or [""])[0][:200]
     line = re.sub(r"(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\"]+[\\/])+", "", line)

@@ -11,6 +11,7 @@ import torch
 
 from lungunet import doctor as health
 from lungunet.doctor import check_installation
+from lungunet.errors import ConfigError
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
@@ -106,6 +107,11 @@ def test_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None
         "torch is 2.15.0+cu130, torchvision needs ==2.14.0. Run 'pip install \"torch==2.14.0\"'."
     )
     assert health._package_problems() == [expected]
+    pretend_installed(monkeypatch, torch="2.15.0+cpu")
+    (problem,) = health._package_problems()
+    assert problem.endswith(
+        "Run 'pip install --index-url https://download.pytorch.org/whl/cpu \"torch==2.14.0\"'."
+    )
     pretend_installed(monkeypatch, torch="2.14.0+cpu")
     assert health._package_problems() == []
 
@@ -147,20 +153,62 @@ class TestBroken:
         )
         assert sick.versions["torch"] is not None
 
-    def test_encoders_and_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(*args: object, **kwargs: object) -> None:
-            raise RuntimeError("operator torchvision::nms does not exist")
-
+    @pytest.mark.parametrize(
+        ("torch_is", "index"),
+        [
+            ("2.14.1+cpu", "--index-url https://download.pytorch.org/whl/cpu "),
+            ("2.14.1+cu130", ""),
+            ("2.14.1", ""),
+        ],
+    )
+    def test_a_torchvision_that_does_not_fit_is_one_fault(
+        self, monkeypatch: pytest.MonkeyPatch, unfit_torchvision: None, torch_is: str, index: str
+    ) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)  # which needs no torchvision
-        monkeypatch.setattr("lungunet.models.encoders.is_cached", fail)
-        monkeypatch.setattr("lungunet.models.unet.build_unet", fail)
-        monkeypatch.setattr("lungunet.models.folder.build_from", fail)
-        builtin, encoders, step = check_installation().problems
-        assert builtin.startswith("the built-in model fails: ")
-        assert "torchvision::nms does not exist" in builtin
-        assert encoders.startswith("the encoders do not load: RuntimeError: operator torchvision::")
-        assert "'pip install --force-reinstall torch torchvision' brings two that fit" in encoders
-        assert step.startswith("one training step fails: RuntimeError: operator torchvision::nms")
+        pretend_installed(monkeypatch, torch=torch_is)
+        sick = check_installation()
+        assert sick.problems == (
+            "the encoders do not load: RuntimeError: operator torchvision::nms does not exist. "
+            "Mostly torchvision was built for another torch: 'pip install --force-reinstall "
+            f"{index}torch torchvision' brings two that fit.",
+        )
+        assert (sick.weights_cached, sick.builtin_s, sick.step_s) == ({}, None, None)
+
+    def test_a_torch_of_another_version_is_one_fault(
+        self, monkeypatch: pytest.MonkeyPatch, unfit_torchvision: None
+    ) -> None:
+        asked = {"torchvision": ["torch==2.14.0"]}
+        monkeypatch.setattr(health, "requires", lambda package: asked.get(package, []))
+        pretend_installed(monkeypatch, torch="2.15.0")
+        (problem,) = check_installation().problems
+        assert problem.startswith("torch is 2.15.0, torchvision needs ==2.14.0. Run ")
+
+    def test_faults_of_their_own_are_counted(
+        self, monkeypatch: pytest.MonkeyPatch, unfit_torchvision: None
+    ) -> None:
+        def fail() -> None:
+            raise OSError("libonnx.so is bad")
+
+        monkeypatch.setattr(health, "_time_builtin", fail)
+        encoders, builtin = check_installation().problems
+        assert encoders.startswith("the encoders do not load: ")
+        assert builtin.startswith("the built-in model fails: OSError: libonnx.so is bad. If ")
+
+    def test_a_gpu_that_fails_is_one_fault_with_what_it_said(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            try:
+                raise RuntimeError("CUDA error: no kernel image")
+            except RuntimeError as err:
+                raise ConfigError("the GPU failed. 'lungunet doctor' tests it.") from err
+
+        monkeypatch.setattr(health, "_time_builtin", fail)
+        monkeypatch.setattr(health, "_time_step", fail)
+        (problem,) = check_installation().problems
+        assert problem.startswith(
+            "the built-in model fails: RuntimeError: CUDA error: no kernel image. If "
+        )
 
     def test_a_loss_that_is_no_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from lungunet.models.losses import CrossEntropyDiceLoss
