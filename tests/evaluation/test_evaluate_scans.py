@@ -217,7 +217,7 @@ class TestFiles:
     def test_masks_may_be_called_otherwise(self, folder: Folder) -> None:
         for name in ("a", "b"):
             folder.add(name, blob(0), blob(1) * 255, mask_name="{}_seg")
-        with pytest.warns(LungUNetWarning, match=r"masks pair with images as \*=\*_seg"):
+        with pytest.warns(LungUNetWarning, match=r"masks pair with images as by names='\*=\*_seg'"):
             card = folder.evaluate()
         assert [case.name for case in card.cases] == ["a", "b"]
         assert folder.evaluate(mask_names="*=*_seg").pooled.iou == card.pooled.iou
