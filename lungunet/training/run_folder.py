@@ -40,10 +40,8 @@ _WORTH_KEEPING = ("last.ckpt", "history.csv", "best/lungunet.json")
 # All that a run leaves that ends in its first epoch.
 _REST = ("best/*", "events.out.tfevents.*", "slices.csv")
 # Scores and pictures of the best model, and the page about them: wrong as soon as it is another.
-_OF_THE_BEST = (
-    *("evaluation/*/scores.json", "evaluation/*/cases.csv", "evaluation/*/pictures/*.png"),
-    "report.html",
-)
+_SCORES = ("evaluation/*/scores.json", "evaluation/*/cases.csv", "evaluation/*/pictures/*.png")
+_OF_THE_BEST = (*_SCORES, "report.html")
 
 _TORN = (".*.tmp", "best/.*.tmp")  # a kill leaves the temporary file that was being written
 
@@ -165,10 +163,12 @@ class RunFolder:
             if split != "train"
         }
         scores = {"epoch": result.epoch, **counts, **values}
-        if self._remove(*_OF_THE_BEST):
+        scored = self._remove(*_SCORES)
+        self._remove(*_OF_THE_BEST)
+        if scored:
             warnings.warn(
-                f"{self.path}: scores and report were those of the best model so far, and are "
-                "gone with it. Evaluate again when training is done.",
+                f"{self.path}: its scores were those of the best model so far, and are gone with "
+                "it. Evaluate again when training is done.",
                 LungUNetWarning,
                 stacklevel=2,
             )

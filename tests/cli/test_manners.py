@@ -15,8 +15,8 @@ from lungunet.cli.app import app
 
 PACKAGE = Path(lungunet.__file__).parent
 VERBS = typer.main.get_command(app).commands
-# Commands of ours and others are quoted whole; these are options of torchrun and of containers.
-_QUOTED = re.compile(r"'(?:lungunet|pip|hf) [^']*'|--nproc-per-node|--shm-size")
+# Commands of ours and others are quoted whole; these are options of torchrun, containers and pip.
+_QUOTED = re.compile(r"'(?:lungunet|pip|hf) [^']*'|--nproc-per-node|--shm-size|--index-url")
 
 
 @pytest.mark.parametrize(
