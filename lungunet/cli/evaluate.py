@@ -1,6 +1,7 @@
 """``lungunet evaluate``: how good the masks are where the truth is known, and against what."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,15 @@ def evaluate(
         typer.Option(
             "--baselines/--no-baselines",
             help="Score threshold and lungs too, and of slices all background. Default: of slices.",
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also score this MODEL, say the one before, and tell where the two differ most. "
+            "May be given again.",
+            metavar="MODEL",
             show_default=False,
         ),
     ] = None,
@@ -120,6 +130,7 @@ def evaluate(
     - `lungunet evaluate runs/001 data`
     - `lungunet evaluate threshold data`
     - `lungunet evaluate masks_of_another_tool/ data`
+    - `lungunet evaluate runs/002 data --against runs/001 --against lungs`
     - `lungunet evaluate lungs scans/ --truth masks/ --out scores`
     - `lungunet evaluate masks_of_another_tool/ scans/ --truth masks/ --out scores`
     """
@@ -140,6 +151,7 @@ def evaluate(
             },
             names=names,
             mask_names=mask_names,
+            against=against or (),
             group=group,
             series=series,
             resample=resample,
@@ -168,6 +180,7 @@ def evaluate(
         mask_codec=parse_codec(mask_labels, -1),
         mask_names=mask_names,
         baselines=baselines is not False,
+        against=against or (),
         device=device,
         allow_seen=allow_seen,
         overwrite=overwrite,
@@ -176,7 +189,7 @@ def evaluate(
     if as_json:
         console.say_json({"model": model, "split": split, **card.to_dict()})
     else:
-        _show(card, model, split)
+        _show(card, model, split, against or ())
 
 
 def _refuse(given: dict[str, bool], meant: str, these: str) -> None:
@@ -219,13 +232,13 @@ def _evaluate_scans(
     if as_json:
         console.say_json({"model": model, "data": scans, "truth": truth, **card.to_dict()})
     else:
-        _show(card, model, scans)
+        _show(card, model, scans, options["against"])
     for reason in card.failed:
         console.warn(f"lungunet: skipped {in_options(reason)}")
     console.refuse_skipped(len(card.failed), len(card.failed) + len(card.cases), "scan")
 
 
-def _show(card: "ScoreCard", model: str, of: str) -> None:
+def _show(card: "ScoreCard", model: str, of: str, against: Sequence[str]) -> None:
     noun, whole = card.ruler.noun, len(card.cases)
     unit = "patient"
     if len(set(card.patients)) == whole:  # as where nobody said which of them share one
@@ -247,6 +260,8 @@ def _show(card: "ScoreCard", model: str, of: str) -> None:
     _show_calibration(card)
     _show_empty(card, known)
     _show_baselines(card, model, known)
+    for name in against:
+        _show_moved(card, model, name)
     console.say(f"\nworst {noun}s")
     length, size = card.ruler.length, card.ruler.size
     digits = 0 if size == "px" else 1
@@ -355,3 +370,15 @@ def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
     console.show_table((known, "lung IoU", "accuracy", "IoU gained", "interval"), rows)
     if verdict := card.verdict(model):
         console.say(verdict)
+
+
+def _show_moved(card: "ScoreCard", model: str, name: str) -> None:
+    rows = card.moved(card.baselines[name])
+    if not rows:
+        console.say(f"\n{model} and {name} score alike on every {card.ruler.noun}")
+        return
+    console.say(f"\nwhere {model} gains and loses most against {name}")
+    console.show_table(
+        ("IoU", model, name, "gained"),
+        [(case, ours, theirs, f"{ours - theirs:+.4f}") for case, ours, theirs in rows],
+    )

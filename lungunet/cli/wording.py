@@ -9,7 +9,11 @@ import shlex
 import sys
 from typing import Any
 
-_CALLED_OTHERWISE = {"refine=False": "raw=True", "out=None": "in_place=True"}
+_CALLED_OTHERWISE = {
+    "refine=False": "raw=True",
+    "out=None": "in_place=True",
+    "mask_codec": "mask_labels",
+}
 _VALUE = r"""('[^']*'|"[^"]*"|[^\s;()'"]*[^\s;()'".,:])"""
 
 

@@ -1,6 +1,6 @@
 """Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from lungunet.data.hu import can_hold_hu
 from lungunet.data.kinds import check_kind
 from lungunet.data.manifest import Pair, refuse_equal_names
 from lungunet.data.overlay import draw_overlay, tile_pictures
+from lungunet.data.seen import Seen
 from lungunet.data.split import SPLITS, choose_codec, read_list, read_patients
 from lungunet.errors import (
     ConfigError,
@@ -28,10 +29,10 @@ from lungunet.errors import (
 from lungunet.evaluation.calibration import count_reliability, fit_temperature
 from lungunet.evaluation.masks import MaskFolder, Predicts
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
-from lungunet.evaluation.scorecard import CaseScore, ScoreCard, score_case
+from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.made_by import read_codec
-from lungunet.inference.predictor import Predictor
+from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES
 from lungunet.models.folder import add_scores, weights_hash
@@ -49,6 +50,7 @@ def evaluate(
     codec: LabelCodec | None = None,
     patients: Mapping[str, object] | None = None,
     baselines: bool = True,
+    against: Mapping[str, Predicts] | None = None,
     temperature: float | None = None,
     progress: Progress = silent,
 ) -> ScoreCard:
@@ -62,6 +64,8 @@ def evaluate(
         intervals too narrow where that is not so
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
+    against : other models, or folders of masks, by the name they shall have beside the baselines;
+        of more classes than two lung alone counts
     temperature : to measure calibration with, beside without; as :func:`fit_temperature` gives it
 
     Raises
@@ -73,7 +77,8 @@ def evaluate(
         slices have one stem: a patient, and a row of the table, is found by it.
     """
     fix = "Give Predictor.load(MODEL), or a MaskFolder."
-    check_kind("predictor", predictor, Predicts, fix)
+    for given in (predictor, *(against or {}).values()):
+        check_kind("predictor", given, Predicts, fix)
     fix = "Give what find_pairs(images, masks) or read_manifest(path) returns."
     check_kind("pairs", pairs, list | tuple, fix)
     for pair in pairs:
@@ -91,23 +96,19 @@ def evaluate(
         codec = replace(codec, names=predictor.codec.names)
     owners = patients or {}
     cases: list[CaseScore] = []
-    rules = _baselines(predictor) if baselines else {}
+    images = [pair.image for pair in pairs]
+    rivals = {name: other.predict_files(images) for name, other in (against or {}).items()}
+    rules = _baselines(predictor, without=rivals) if baselines else {}
     left_out: dict[str, list[str]] = {}
-    scored: dict[str, list[CaseScore]] = {name: [] for name in rules}
+    scored: dict[str, list[CaseScore]] = {name: [] for name in (*rivals, *rules)}
     remarks: list[str] = []
-    predictions = predictor.predict_files([pair.image for pair in pairs])
-    matched = zip(pairs, predictions, strict=True)
+    matched = zip(pairs, predictor.predict_files(images), strict=True)
     for pair, prediction in progress(matched, desc="evaluate", total=len(pairs)):
         image, truth = read_pair(pair, codec)
-        if prediction.classes.shape != truth.shape:
-            raise GeometryError(
-                f"the mask to score is {prediction.classes.shape}, the truth "
-                f"{truth.shape}. Bring it back to the size of its slice.",
-                where=pair.name,
-            )
         patient = str(owners.get(pair.name, pair.name))
         score = partial(score_case, pair.name, patient=patient)
-        case = score(truth, prediction.classes, n_classes=codec.n_classes)
+        classes = _on_grid(prediction, truth, pair)
+        case = score(truth, classes, n_classes=codec.n_classes)
         if prediction.segmented is not None:
             case = replace(
                 case,
@@ -119,7 +120,9 @@ def evaluate(
         cases.append(case)
         # Baselines know lung and background alone.
         lung = np.where(truth == IGNORE, truth, truth > 0)
-        for name in list(scored):
+        for name, theirs in rivals.items():
+            scored[name].append(score(lung, _on_grid(next(theirs), truth, pair) > 0))
+        for name in [name for name in rules if name in scored]:
             try:
                 scored[name].append(score(lung, rules[name](image)))
             except DataError as err:  # one that does not cover every slice is left out
@@ -133,11 +136,25 @@ def evaluate(
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
 
-def _baselines(predictor: Predicts) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+def _on_grid(prediction: Prediction, truth: np.ndarray, pair: Pair) -> np.ndarray:
+    if prediction.classes.shape != truth.shape:
+        raise GeometryError(
+            f"the mask to score is {prediction.classes.shape}, the truth "
+            f"{truth.shape}. Bring it back to the size of its slice.",
+            where=pair.name,
+        )
+    return prediction.classes
+
+
+def _baselines(
+    predictor: Predicts, *, without: Container[str]
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what makes masks at no cost, by name."""
-    words = [word for word in ("threshold", "lungs") if word != predictor.word]
+    words = [
+        word for word in ("threshold", "lungs") if word != predictor.word and word not in without
+    ]
     rules = {word: partial(_segment_one, Predictor.load(word, device="cpu")) for word in words}
-    return {**rules, "all background": lambda image: np.zeros(image.shape, np.uint8)}
+    return {**rules, NOTHING: lambda image: np.zeros(image.shape, np.uint8)}
 
 
 def _segment_one(predictor: Predictor, image: np.ndarray) -> np.ndarray:
@@ -155,6 +172,7 @@ def evaluate_list(
     mask_codec: LabelCodec | None = None,
     mask_names: str | None = None,
     baselines: bool = True,
+    against: Sequence[str | Path] = (),
     device: str | int = "auto",
     overwrite: bool = False,
     allow_seen: bool = False,
@@ -180,6 +198,7 @@ def evaluate_list(
     mask_names : how a folder of masks is called, as ``names`` of :func:`find_pairs`
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
+    against : other models, or folders of masks, to score beside it on the same slices
     device : of a network
     overwrite : replace scores that are there
     allow_seen : score slices too that the model has seen; every table says how many they were
@@ -209,40 +228,38 @@ def evaluate_list(
     scored = weights_hash(model) if own else ""
     pairs = read_list(data, split)
     codec = codec or choose_codec(data)
-    predictor: Predicts
-    masks = len(members) == 1 and place.is_dir() and not is_model_folder(place)
-    if masks and model != "threshold":
-        told = mask_codec or read_codec(model) or codec.for_prediction
-        predictor = MaskFolder(model, told, mask_names=mask_names)
-    elif mask_names is not None:
-        raise ConfigError(f"{model} is no folder of masks. Leave it out.", where="mask_names")
-    else:
-        masks, predictor = False, Predictor.load(model, device=device)
-    seen = seen_by(model, pairs)
-    known = seen.train if split == "val" else seen.train | seen.val
-    if known and not allow_seen:
-        raise SplitError(
-            f"{len(known)} of these {len(pairs)} slices are among those that {model} was trained "
-            f"on, or its epoch chosen on ({listed(sorted(known), separator=', ')}): scores on them "
-            "are too good. Choose a list that it has not seen, or score them all the same with "
-            "allow_seen=True, which every table will say.",
-            where=Path(data) / f"{split}.txt",
-        )
+    predictor = _load(model, codec, mask_codec, mask_names=mask_names, device=device)
+    rivals = {str(other): _load(other, codec, device=device) for other in against}
+    if str(model) in rivals:
+        raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
+    seen = {str(each): seen_by(each, pairs) for each in (model, *against)}
+    where = Path(data) / f"{split}.txt"
+    known = {
+        name: _refuse_seen(of, name, pairs, split=split, allow_seen=allow_seen, where=where)
+        for name, of in seen.items()
+    }
+    remarks = tuple(
+        f"{len(known[name])} of these slices were trained on by {name}, or its epoch chosen on "
+        "them: its scores are too good"
+        for name in rivals
+        if known[name]
+    )
     temperature: float | None = None
-    remarks: tuple[str, ...] = ()
-    if not masks and split != "val":
-        temperature, remarks = _fit(predictor, model, Path(data), codec, progress=progress)
+    if not isinstance(predictor, MaskFolder) and split != "val":
+        temperature, unfit = _fit(predictor, model, Path(data), codec, progress=progress)
+        remarks += unfit
     card = evaluate(
         predictor,
         pairs,
         codec=codec,
         patients=read_patients(data),
         baselines=baselines,
+        against=rivals,
         temperature=temperature,
         progress=progress,
     )
     card = replace(card, remarks=card.remarks + remarks)
-    card = _marked(card, known, seen.alike)
+    card = _marked(card, known[str(model)], seen[str(model)].alike)
     if folder is not None:
         card = replace(card, folder=Path(folder))
         card.save(folder, model=hub_address(model) or str(model), split=split)
@@ -253,6 +270,48 @@ def evaluate_list(
         note_scores(model, split, card, weights_sha256=scored)
         write_report(model)
     return card
+
+
+def _load(
+    model: str | Path,
+    codec: LabelCodec,
+    mask_codec: LabelCodec | None = None,
+    *,
+    mask_names: str | None = None,
+    device: str | int,
+) -> Predicts:
+    """Read a model, or the masks in its place."""
+    place = named_folder(model)
+    one = len(find_members(model)) == 1 and model != "threshold"
+    if one and place.is_dir() and not is_model_folder(place):
+        told = mask_codec or read_codec(model) or codec.for_prediction
+        return MaskFolder(model, told, mask_names=mask_names)
+    for option, given in (("mask_names", mask_names), ("mask_codec", mask_codec)):
+        if given is not None:
+            raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)
+    return Predictor.load(model, device=device)
+
+
+def _refuse_seen(
+    seen: Seen,
+    model: str,
+    pairs: Sequence[Pair],
+    *,
+    split: str,
+    allow_seen: bool,
+    where: Path,
+) -> Set[str]:
+    """Return the stems of what a model has seen of a list that shall judge it."""
+    known = seen.train if split == "val" else seen.train | seen.val
+    if known and not allow_seen:
+        raise SplitError(
+            f"{len(known)} of these {len(pairs)} slices are among those that {model} was trained "
+            f"on, or its epoch chosen on ({listed(sorted(known), separator=', ')}): scores on them "
+            "are too good. Choose a list that it has not seen, or score them all the same with "
+            "allow_seen=True, which every table will say.",
+            where=where,
+        )
+    return known
 
 
 def _fit(

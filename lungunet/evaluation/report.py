@@ -28,7 +28,7 @@ from lungunet.data.files import read_json, write_text
 from lungunet.data.split import SPLITS
 from lungunet.errors import ModelError
 from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_chart
-from lungunet.evaluation.scorecard import Difference, verdict
+from lungunet.evaluation.scorecard import NOTHING, Difference, verdict
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES, Ruler, ruler_of_scans
 
@@ -437,6 +437,11 @@ def _read_evaluation(folder: Path) -> dict[str, Any]:
         "against": against,
         "verdict": against and _verdict(against["pooled_iou"]),
         "dots": _dots(scores),
+        "furthest": {
+            name: of["furthest"]
+            for name, of in scores["baselines"].items()
+            if name != NOTHING and of.get("furthest")
+        },
         "cases": {
             "worst": ranked[: max(_CASES_LISTED, len(pictures["worst"]))],
             "best": ranked[::-1][: max(_CASES_LISTED, len(pictures["best"]))],

@@ -5,7 +5,7 @@ In mm and mL, on the grid of each scan, one scan at a time. Knows no command lin
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -132,6 +132,7 @@ def evaluate_scans(
     scoring: ScanScoring = ScanScoring(),
     names: str | None = None,
     mask_names: str | None = None,
+    against: Sequence[str | Path] = (),
     group: str | None = None,
     series: str | None = None,
     resample: bool = False,
@@ -156,6 +157,7 @@ def evaluate_scans(
     scoring : how
     names, mask_names : how the truth, and a folder of masks, are called beside their scans, as for
         :func:`find_pairs`
+    against : other models, or folders of masks, to score beside it on the same scans
     group : which scans are of one patient, a rule for their names as :func:`read_groups` takes it;
         intervals resample patients. None: each scan is a patient
     series : of DICOM this one alone, see :func:`find_volumes`
@@ -188,17 +190,24 @@ def evaluate_scans(
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in with_truth], group)
     codec = _named(scoring.codec or guess_codec(with_truth.values(), volumes=True))
     found = _Found()
-    if _is_masks(model):
-        beside = find_volume_pairs(scans, model, names=mask_names, series=series)
-        told = scoring.mask_codec or codec_of_lungs(model)
-        source = _read_masks(beside, with_truth, told)
-        counting, model_progress = progress, silent
-    else:
-        source = _segment_with(Predictor.load(model, device=device), scoring, progress)
-        counting, model_progress = silent, progress
+    counting, model_progress = (progress, silent) if _is_masks(model) else (silent, progress)
+
+    def load(model: str | Path, mask_codec: LabelCodec | None, names: str | None) -> _Source:
+        if _is_masks(model):
+            beside = find_volume_pairs(scans, model, names=names, series=series)
+            return _read_masks(beside, with_truth, mask_codec or codec_of_lungs(model))
+        for option, given in (("mask_names", names), ("mask_codec", mask_codec)):
+            if given is not None:
+                raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)
+        return _segment_with(Predictor.load(model, device=device), scoring, model_progress)
+
+    source = load(model, scoring.mask_codec, mask_names)
     _refuse_other_classes(codec, source.codec)
-    rules = _baselines(source, scoring, model_progress)
-    found.baselines = {word: [] for word in rules}
+    if str(model) in map(str, against):
+        raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
+    rivals = {str(other): load(other, None, None) for other in against}
+    rules = _baselines(source, scoring, model_progress, without=rivals)
+    found.baselines = {name: [] for name in (*rivals, *rules)}
     ruler = ruler_of_scans(scoring.tolerance_mm)
     for name, pair in counting(with_truth.items(), desc="evaluate", total=len(with_truth)):
         try:
@@ -211,6 +220,7 @@ def evaluate_scans(
                 found,
                 patient=patients.get(name, name),
                 ruler=ruler,
+                rivals=rivals,
                 rules=rules,
                 draw=out is not None,
             )
@@ -221,8 +231,9 @@ def evaluate_scans(
             f"no scan could be scored:\n  {listed(found.failed)}\nMend them.", where=scans
         )
     found.remarks += _remarks(found, pairs, codec, source)
-    if not _is_masks(model):
-        found.remarks += _say_seen(sliced_from(model, list(with_truth)))
+    for each in (model, *against):
+        if not _is_masks(each):
+            found.remarks += _say_seen(each, sliced_from(each, list(with_truth)))
     card = _card(found)
     if out is not None:
         card = replace(card, folder=Path(out))
@@ -286,8 +297,10 @@ def _segment_with(predictor: Predictor, scoring: ScanScoring, progress: Progress
     return _Source(segment, _named(predictor.codec), predictor.word, tells_sides=True)
 
 
-def _baselines(source: _Source, scoring: ScanScoring, progress: Progress) -> dict[str, _Source]:
-    words = [word for word in ("threshold", "lungs") if word != source.word]
+def _baselines(
+    source: _Source, scoring: ScanScoring, progress: Progress, *, without: Container[str]
+) -> dict[str, _Source]:
+    words = [word for word in ("threshold", "lungs") if word != source.word and word not in without]
     return {
         word: _segment_with(Predictor.load(word, device="cpu"), scoring, progress)
         for word in words
@@ -319,6 +332,7 @@ def _score(
     *,
     patient: str,
     ruler: Ruler,
+    rivals: Mapping[str, _Source],
     rules: Mapping[str, _Source],
     draw: bool,
 ) -> None:
@@ -340,6 +354,10 @@ def _score(
         for index in range(1, codec.n_classes)
         if parts is not None
     }
+    theirs = {
+        name: score(lungs, (other.segment(scan.name, scan)[0] > 0).view(np.uint8))
+        for name, other in rivals.items()
+    }
     found.cases.append(case)
     for name, region in regions.items():
         found.regions[name].append(region)
@@ -353,6 +371,8 @@ def _score(
     if draw and scan.name in found.worst():
         found.pictures[scan.name] = _draw(scan, lungs, pred, case)
         found.pictures = {name: found.pictures[name] for name in found.worst()}
+    for name, their_case in theirs.items():
+        found.baselines[name].append(their_case)
     _score_baselines(scan, lungs, rules, found, score)
 
 
@@ -363,7 +383,7 @@ def _score_baselines(
     found: _Found,
     score: Callable[[np.ndarray, np.ndarray], CaseScore],
 ) -> None:
-    for word in list(found.baselines):
+    for word in [word for word in rules if word in found.baselines]:
         try:
             guess, _ = rules[word].segment(scan.name, scan)
         except DataError as err:  # one that does not cover every scan is left out
@@ -495,12 +515,12 @@ def _list(names: list[str]) -> str:
     return listed(names, separator=", ")
 
 
-def _say_seen(names: list[str]) -> list[str]:
+def _say_seen(model: str | Path, names: list[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"{counted(len(names), 'scan')} called like ones whose slices were trained on ("
-        f"{_list(names)}): where they are the same scans, these scores are too good"
+        f"{counted(len(names), 'scan')} called like ones whose slices {model} was trained on ("
+        f"{_list(names)}): where they are the same scans, its scores are too good"
     ]
 
 

@@ -38,6 +38,10 @@ COMPARED = ("iou", "dice", "hd95")
 """What is given as a difference from the baselines: pooled, where it can be, and as a mean."""
 
 
+NOTHING = "all background"
+"""The baseline that calls nothing lung."""
+
+
 @dataclass(frozen=True, eq=False)
 class CaseScore:
     """One slice, or one scan.
@@ -410,6 +414,21 @@ class ScoreCard:
         summary = _summarise(np.array(values), self.patients)
         return Difference(summary.mean, summary.interval)
 
+    def moved(self, other: "ScoreCard", count: int = 3) -> list[tuple[str, float, float]]:
+        """Return where our IoU is furthest above that of ``other``, then where furthest below.
+
+        Returns
+        -------
+        list
+            Of (name, ours, theirs), at most ``count`` above and ``count`` below. A case without
+            lung counts as 1 where none is marked on it.
+        """
+        pairs = zip(self.cases, other.cases, strict=True)
+        rows = [(mine.name, _iou_or_1(mine), _iou_or_1(theirs)) for mine, theirs in pairs]
+        ranked = sorted(rows, key=lambda row: (row[2] - row[1], row[0]))
+        above = [row for row in ranked[:count] if row[1] > row[2]]
+        return above + [row for row in ranked[-count:] if row[1] < row[2]]
+
     def verdict(self, model: str = "the model") -> str | None:
         """Say whether the masks are better than those of the threshold; None without that one."""
         threshold = self.baselines.get("threshold")
@@ -451,6 +470,10 @@ class ScoreCard:
                     name: {
                         **card._tables(),
                         "model_minus_baseline": self._differences(card),
+                        "furthest": [
+                            {"name": name, "model": ours, "baseline": theirs, "gain": ours - theirs}
+                            for name, ours, theirs in self.moved(card)
+                        ],
                         "cases": [case.to_dict(card.class_names) for case in card.cases],
                     }
                     for name, card in self.baselines.items()
@@ -502,6 +525,10 @@ class ScoreCard:
         # Of what was seen every row says it; else none has the column.
         seen = [{"seen": case.seen} for case in self.cases] if self.seen else [{}] * len(self.cases)
         rows = [{**row, **more} for row, more in zip(content["cases"], seen, strict=True)]
+        for name, other in self.baselines.items():
+            if name != NOTHING:  # whose IoU is 0
+                for row, case in zip(rows, other.cases, strict=True):
+                    row[f"iou_{name}"] = plain(case.value("iou"))
         if self.ruler.noun == "scan":
             parts = {"lungs": rows, **{k: of["cases"] for k, of in content["regions"].items()}}
             rows = [
@@ -510,6 +537,11 @@ class ScoreCard:
                 for row in of
             ]
         write_csv(folder / "cases.csv", rows)
+
+
+def _iou_or_1(case: CaseScore) -> float:
+    iou = case.value("iou")
+    return 1.0 if math.isnan(iou) else iou
 
 
 def _summarise(values: np.ndarray, patients: Sequence[str]) -> Summary:

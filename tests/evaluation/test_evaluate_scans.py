@@ -388,6 +388,45 @@ class TestModels:
         assert card.difference(card.baselines["threshold"], "iou").value > 0
         assert "mean_hd95_mm" in card.to_dict()["baselines"]["threshold"]["model_minus_baseline"]
 
+    def test_against_another_model_and_masks(self, chest: Path, tmp_path: Path) -> None:
+        rivals = [str(chest / "whole"), "threshold"]
+        card = evaluate_scans(
+            chest / "truth", chest / "scans", chest / "truth", against=rivals, out=tmp_path / "s"
+        )
+        assert list(card.baselines) == rivals
+        rule = evaluate_scans("threshold", chest / "scans", chest / "truth")
+        assert card.baselines["threshold"].pooled.iou == rule.pooled.iou
+        with (tmp_path / "s" / "cases.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert {row["iou_threshold"] for row in rows} == {str(rule.pooled.iou), ""}  # of regions
+        with pytest.raises(ConfigError, match="against: threshold is what is scored"):
+            evaluate_scans("threshold", chest / "scans", chest / "truth", against=["threshold"])
+
+    def test_a_scan_that_a_rival_cannot_do_is_named(self, folder: Folder, monkeypatch) -> None:
+        folder.add("a", blob(1), blob(2))
+        folder.add("b", blob(1), blob(2))
+        others = folder.path / "others"
+        for name in "ab":
+            values = blob(3) * (7 if name == "b" else 1)
+            write_volume(others / f"{name}.nii", values, like=volume(values))
+        card = evaluate_scans(
+            folder.masks,
+            folder.scans,
+            folder.truth,
+            against=[others],
+            scoring=ScanScoring(mask_codec=None),
+        )
+        assert [case.name for case in card.cases] == ["a"]
+        assert len(card.baselines[str(others)].cases) == len(card.cases) == 1
+        assert "mask value 7" in card.failed[0]
+
+    def test_what_only_masks_have_is_refused_for_a_model(self, chest: Path) -> None:
+        given = {"scans": chest / "scans", "truth": chest / "truth"}
+        with pytest.raises(ConfigError, match="mask_names: threshold is no folder of masks"):
+            evaluate_scans("threshold", **given, mask_names="*=*_a")
+        with pytest.raises(ConfigError, match="mask_codec: threshold is no folder of masks"):
+            evaluate_scans("threshold", **given, scoring=ScanScoring(mask_codec=SIDED))
+
 
 class TestPictures:
     def test_the_worst_place_is_where_most_is_wrong(self) -> None:

@@ -282,6 +282,21 @@ class TestBaselines:
         (remark,) = card.remarks
         assert remark.startswith("not scored: threshold and lungs. slices of uint8 hold no HU")
 
+    def test_another_model_stands_beside_it(self, case) -> None:
+        pairs, truths, preds = case
+        rivals = {"before": Predictor(Fixed([truth.copy() for truth in truths]))}
+        card = evaluate(Predictor(Fixed(preds)), pairs, baselines=False, against=rivals)
+        (before,) = card.baselines.values()
+        assert before.pooled.iou == 1.0
+        own = [iou(truth, pred) for truth, pred in zip(truths, preds, strict=True)]
+        moved = card.moved(before, count=3)
+        # s2 holds no lung and neither marks any; on s3 the other rightly marks none.
+        better, worse = sorted(("s0", "s1"), key=lambda name: -own[int(name[1])])
+        assert [row[0] for row in moved] == [better, worse, "s3"]
+        assert moved == [(name, own[int(name[1])], 1.0) for name, *_ in moved]
+        assert before.moved(card) == [(name, 1.0, ours) for name, ours, _ in moved[::-1]]
+        assert before.moved(before) == []
+
     def test_nothing_is_a_baseline_to_itself(self, split: lungunet.Split) -> None:
         for word, other in (("threshold", "lungs"), ("lungs", "threshold")):
             card = evaluate(Predictor.load(word), split.val)
@@ -450,7 +465,7 @@ class TestEvaluateList:
         assert json.loads((card.folder / "scores.json").read_text())["seen_slices"] == 6
         assert ", 6 of which it has seen" in (own_run / "best" / "README.md").read_text()
         page = (own_run / "report.html").read_text(encoding="utf-8")
-        assert page.count("Model, 6 of 6 slices seen") == 3
+        assert page.count("Model, 6 of 6 slices seen") == 5  # in the head of each table
 
     def test_slices_that_were_shuffled_into_test_since(
         self, own_run: Path, split, tmp_path: Path
@@ -497,6 +512,42 @@ class TestEvaluateList:
         (own_run / "slices.csv").write_text("name\na\n")
         with pytest.raises(DataError, match=r"slices\.csv: damaged"):
             evaluate_list(own_run, data, device="cpu")
+
+    def test_against_other_models_and_masks(
+        self, own_run: Path, data: Path, phantoms, tmp_path: Path
+    ) -> None:
+        masks = str(phantoms[1])
+        card = evaluate_list(own_run, data, device="cpu", against=[masks, "threshold"])
+        assert list(card.baselines) == [masks, "threshold", "lungs", "all background"]
+        assert card.baselines[masks].pooled.iou == 1.0
+        with (card.folder / "cases.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for row, ours in zip(rows, card.baselines["threshold"].cases, strict=True):
+            assert row["iou_threshold"] == ("" if ours.truth_px == 0 else str(ours.scores.iou))
+        assert {row[f"iou_{masks}"] for row in rows} <= {"1.0", ""}
+        assert "iou_all background" not in rows[0]
+        page = (own_run / "report.html").read_text(encoding="utf-8")
+        assert f"Where it gains and loses most against {masks}, lung IoU" in page
+        with pytest.raises(ConfigError, match="against: threshold is what is scored"):
+            evaluate_list("threshold", data, against=["threshold"])
+
+    def test_one_that_has_seen_the_slices_is_no_rival(
+        self, own_run: Path, data: Path, tmp_path: Path
+    ) -> None:
+        scoring = {"split": "train", "against": [own_run], "device": "cpu", "baselines": False}
+        with pytest.raises(SplitError, match=f"6 of these 6 slices are among .* {own_run} was"):
+            evaluate_list("threshold", data, **scoring)
+        card = evaluate_list("threshold", data, **scoring, allow_seen=True)
+        assert card.seen == 0
+        assert card.remarks == (
+            f"6 of these slices were trained on by {own_run}, or its epoch chosen on them: its "
+            "scores are too good",
+        )
+
+    def test_what_only_masks_have_is_refused_for_a_model(self, data: Path) -> None:
+        for option in ({"mask_names": "*=*_a"}, {"mask_codec": LabelCodec({0: 0, 1: 1})}):
+            with pytest.raises(ConfigError, match=f"{next(iter(option))}: lungs is no folder of"):
+                evaluate_list("lungs", data, **option)
 
     def test_refusals(self, own_run: Path, data: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="split: 'dev' is not one of train, val, test"):
