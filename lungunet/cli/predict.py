@@ -253,6 +253,9 @@ class _Told:
 
     def say_masks(self) -> None:
         """Print how many there are, and where."""
+        if not self.done:
+            console.say("no mask was made")
+            return
         part = f", part {self.part}" if self.part else ""
         before = f", {self.skipped} from before" if self.skipped else ""
         console.say(f"{counted(self.done, 'mask')} in {self.out}{part}{before}")

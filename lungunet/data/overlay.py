@@ -1,4 +1,4 @@
-"""Pictures for eyes: contours of truth and prediction on a windowed slice, and sheets of them."""
+"""Pictures for eyes: outlines of truth and prediction on a windowed slice, sheets and captions."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,11 @@ from lungunet.errors import DataError
 TRUTH_RGB = (64, 200, 255)
 """Blue for the truth, orange for the prediction: told apart by colour-blind eyes too."""
 PRED_RGB = (255, 140, 0)
+TEXT_RGB = (255, 255, 255)
+"""Of text, which stands on black."""
 _HATCH_PX = 8  # from line to line
+LINE_PX = 22
+_FONT, _TEXT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 
 def show_grey(image: np.ndarray) -> np.ndarray:
@@ -111,3 +115,52 @@ def tile_pictures(
         top, left = place // columns * side, place % columns * side
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet
+
+
+def add_lines(picture: np.ndarray, lines: Sequence[str], *, below: bool = False) -> np.ndarray:
+    """Write lines of text above a picture, or below it, broken where they are too long.
+
+    Parameters
+    ----------
+    picture : (H, W, 3) uint8
+
+    Returns
+    -------
+    (H + 22 per line, W, 3) uint8
+    """
+    wrapped = [part for line in lines for part in _wrap(line, picture.shape[1] - 12)]
+    strip = np.zeros((LINE_PX * len(wrapped), picture.shape[1], 3), np.uint8)
+    for number, line in enumerate(wrapped):
+        write_text(strip, line, (6, 15 + number * LINE_PX))
+    return np.concatenate([picture, strip] if below else [strip, picture])
+
+
+def write_text(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
+    """Write white on black into a picture, which is readable on bone and on air.
+
+    Parameters
+    ----------
+    place : left end of the base line, (x, y) px
+    """
+    known = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
+    (left, base), (width, height) = place, _size(known)
+    corners = (left - 3, base - height - 4), (left + width + 3, base + 5)
+    cv2.rectangle(picture, *corners, (0, 0, 0), cv2.FILLED)
+    cv2.putText(picture, known, place, _FONT, _TEXT_SIZE, TEXT_RGB, 1, cv2.LINE_AA)
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Break a line between words where it is too long."""
+    parts = [""]
+    for word in line.split():
+        longer = f"{parts[-1]} {word}".strip()
+        if parts[-1] and _size(longer)[0] > width:
+            parts.append(word)
+        else:
+            parts[-1] = longer
+    return parts
+
+
+def _size(text: str) -> tuple[int, int]:
+    (width, height), _ = cv2.getTextSize(text, _FONT, _TEXT_SIZE, 1)
+    return int(width), int(height)

@@ -21,7 +21,7 @@ from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import refuse_existing, write_csv, write_json
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
-from lungunet.data.overlay import draw_overlay, show_grey, tile_pictures
+from lungunet.data.overlay import add_lines, draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
 from lungunet.errors import ConfigError, DataError, GeometryError, SplitError
@@ -44,8 +44,6 @@ _OUTPUTS = ("audit.json", "findings.csv", "ranking.csv", "pictures")
 _DOUBTFUL = 0.005  # lower scores round to 0.00
 _ROWS = 5  # pairs on a sheet
 _PANEL = 400  # px
-_CAPTION = 22  # px
-_FONT, _TEXT_SIZE, _TEXT_RGB = cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230)
 
 
 @dataclass(frozen=True)
@@ -413,7 +411,4 @@ def _draw_pair(suspect: Suspect, codec: LabelCodec, *, caption: str) -> np.ndarr
     )
     by = "the rule" if suspect.seen is None else "the model"
     text = f"{caption}   (blue: mask, orange: {by})"
-    line = np.zeros((_CAPTION, panels.shape[1], 3), np.uint8)
-    known = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
-    cv2.putText(line, known, (6, 15), _FONT, _TEXT_SIZE, _TEXT_RGB, 1, cv2.LINE_AA)
-    return np.concatenate([line, panels])
+    return add_lines(panels, [text])

@@ -13,7 +13,7 @@ from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.data.hu import HuSurvey
 from lungunet.data.manifest import list_images
-from lungunet.data.overlay import draw_overlay
+from lungunet.data.overlay import add_lines, draw_overlay
 from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.inference.crew import LostError, Sharing
 from lungunet.inference.jobs import (
@@ -50,7 +50,7 @@ class SliceFiles:
 
     Parameters
     ----------
-    overlay : outlines, to the subfolder overlays
+    overlay : outlines, to the subfolder overlays; with triage its light and first reason below
     probabilities : float TIFFs, to the subfolder probabilities; one per class but background
     triage : ``triage.csv``, which says which masks to look at first
     uncertainty : float TIFFs of :attr:`Segmented.uncertainty`, to the subfolder uncertainty
@@ -324,9 +324,6 @@ def _write_slice(
     if image is None or segmented is None:
         return SliceResult(path, error=prediction.error)
     mask, classes = out / f"{path.stem}.png", segmented.classes
-    if write.overlay:
-        picture = draw_overlay(predictor.to_grey(image), pred=classes)
-        write_picture(out / _overlay(path.stem), picture)
     if write.probabilities:
         for index, name in enumerate(name_maps(path.stem, predictor.codec.names), start=1):
             write_image(out / name, segmented.probability(index))
@@ -343,6 +340,12 @@ def _write_slice(
             spread=segmented.spread,
             by=predictor.word,
         )
+    if write.overlay:
+        picture = draw_overlay(predictor.to_grey(image), pred=classes)
+        if checked:  # below, so that a pixel of the slice is where it was
+            said = ": ".join((checked.light, *checked.reasons[:1]))
+            picture = add_lines(picture, [said], below=True)
+        write_picture(out / _overlay(path.stem), picture)
     return SliceResult(path, mask, measure_slice(image, classes, name=path.stem), checked)
 
 

@@ -5,17 +5,22 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, tile_pictures
+from lungunet.data.overlay import (
+    LINE_PX,
+    PRED_RGB,
+    TEXT_RGB,
+    TRUTH_RGB,
+    add_lines,
+    tile_pictures,
+    write_text,
+)
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.volumes.volume import Volume
 
 _SIDE = 400  # of a panel, px
-_LINE = 22  # px
 _MARK = 14  # px, at the edges of a panel
 _FLANKS = (0.75, 0.25)  # of the lungs, from the top: the axial planes beside the fullest
 _THIN = 0.15  # of the width: what is less tall shows nothing from the front
-_FONT, _TEXT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-_TEXT_RGB, _GROUND_RGB = (255, 255, 255), (0, 0, 0)
 
 # By class: all lung, or the left one; the right one; and what may be either.
 _LUNGS_RGB, _SIDES_RGB = (PRED_RGB,), (TRUTH_RGB, PRED_RGB, (255, 80, 220))
@@ -60,7 +65,7 @@ def draw_montage(
         _panel(volume, layers, (axis, index), note=": red" if axis == 0 and index in red else "")
         for axis, index in planes
     ]
-    return _under_lines(tile_pictures(panels, columns=3, side=_SIDE), lines)
+    return add_lines(tile_pictures(panels, columns=3, side=_SIDE), lines)
 
 
 def draw_difference(
@@ -96,7 +101,7 @@ def draw_difference(
         )
         _point_at(panel, 1 - down if axis > 0 else down, across)
         panels.append(panel)
-    return _under_lines(tile_pictures(panels, columns=3, side=_SIDE), lines)
+    return add_lines(tile_pictures(panels, columns=3, side=_SIDE), lines)
 
 
 def _point_at(panel: np.ndarray, down: float, across: float) -> None:
@@ -104,15 +109,7 @@ def _point_at(panel: np.ndarray, down: float, across: float) -> None:
     height, width = panel.shape[:2]
     row, column = int(down * height), int(across * width)
     for edge in (slice(0, _MARK), slice(-_MARK, None)):
-        panel[row, edge] = panel[edge, column] = _TEXT_RGB
-
-
-def _under_lines(sheet: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    wrapped = [part for line in lines for part in _wrap(line, sheet.shape[1] - 12)]
-    head = np.zeros((_LINE * len(wrapped), sheet.shape[1], 3), np.uint8)
-    for number, line in enumerate(wrapped):
-        _write(head, line, (6, 15 + number * _LINE))
-    return np.concatenate([head, sheet])
+        panel[row, edge] = panel[edge, column] = TEXT_RGB
 
 
 def _axial_places(classes: np.ndarray) -> list[int]:
@@ -177,8 +174,10 @@ def _panel(
         for number in range(1, int(inside.max(initial=0)) + 1):
             _outline(panel, inside == number, colours[min(number, len(colours)) - 1])
     kind = ("axial", "coronal", "sagittal")[axis]
-    _write(panel, f"{kind} {index}{note}", (6, 15))
-    _write(panel, "A" if axis == 2 else "R", (6, max(height // 2, 15 + _LINE)))  # on this side
+    write_text(panel, f"{kind} {index}{note}", (6, 15))
+    write_text(
+        panel, "A" if axis == 2 else "R", (6, max(height // 2, 15 + LINE_PX))
+    )  # on this side
     return panel
 
 
@@ -186,29 +185,3 @@ def _outline(panel: np.ndarray, region: np.ndarray, rgb: tuple[int, int, int]) -
     bits = np.ascontiguousarray(region).view(np.uint8)
     outlines, _ = cv2.findContours(bits, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(panel, outlines, -1, rgb, 1)
-
-
-def _wrap(line: str, width: int) -> list[str]:
-    """Break a line between words where it is too long."""
-    parts = [""]
-    for word in line.split():
-        longer = f"{parts[-1]} {word}".strip()
-        if parts[-1] and _size(longer)[0] > width:
-            parts.append(word)
-        else:
-            parts[-1] = longer
-    return parts
-
-
-def _size(text: str) -> tuple[int, int]:
-    (width, height), _ = cv2.getTextSize(text, _FONT, _TEXT_SIZE, 1)
-    return int(width), int(height)
-
-
-def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
-    """Write white on black, which is readable on bone and on air."""
-    known = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
-    (left, base), (width, height) = place, _size(known)
-    corners = (left - 3, base - height - 4), (left + width + 3, base + 5)
-    cv2.rectangle(picture, *corners, _GROUND_RGB, cv2.FILLED)
-    cv2.putText(picture, known, place, _FONT, _TEXT_SIZE, _TEXT_RGB, 1, cv2.LINE_AA)
