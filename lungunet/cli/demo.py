@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def demo(
             "already there. Add --overwrite to replace, or choose another folder.",
             where=listed(existing, separator=", "),
         )
+    import_module("lungunet.models.outside")  # what does not fit is told before anything is made
     _make_phantoms(out)
     _announce(
         *("split", images, masks, data, "--val", 0.15, "--test", 0.2, "--group", _ONE_PATIENT)

@@ -459,6 +459,10 @@ class Trainer:
 
     def _show(self, batches: Batches, name: str, first: int = 0) -> Iterator[Batch]:
         desc = f"epoch {len(self.history) + 1}/{self.config.epochs} {name}"
+        if self.history:  # the bar tells how long the pass takes, not how long all epochs do
+            passes = self.history[-1].passes.values()
+            left = sum(one.seconds for one in passes) * (self.config.epochs - len(self.history))
+            desc += f", {max(1, round(left / 60))} min to go"
         return iter(self._progress(batches, desc=desc, total=len(batches) - first))
 
     def _is_done(self) -> bool:

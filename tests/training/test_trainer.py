@@ -405,10 +405,12 @@ class TestLoop:
                 yield item
             seen.append((desc, total, count))
 
-        Trainer(tiny(), config(epochs=1), out=tmp_path, progress=progress).fit(train, val)
+        Trainer(tiny(), config(epochs=2), out=tmp_path, progress=progress).fit(train, val)
+        batches = {name: math.ceil(len(of) / 2) for name, of in (("train", train), ("val", val))}
         assert seen == [
-            ("epoch 1/1 train", math.ceil(len(train) / 2), math.ceil(len(train) / 2)),
-            ("epoch 1/1 val", math.ceil(len(val) / 2), math.ceil(len(val) / 2)),
+            (f"epoch {epoch}/2 {name}{to_go}", count, count)
+            for epoch, to_go in ((1, ""), (2, ", 1 min to go"))
+            for name, count in batches.items()
         ]
 
     def test_valid_convolutions_train_on_the_centre_of_the_mask(
