@@ -6,7 +6,7 @@ millimetres; knows no files.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ _OPEN_AIR_HU = -950  # air around the body; lung that the edge of the picture cu
 _OPEN_AIR_QUANTILE = 0.25  # of what surrounds the body; the rest may be mattress and cloth
 _NEARLY_PADDING_HU = PADDING_HU + 10  # below is no air, in a slice that was clipped and smoothed
 _EDGE_PX = 2  # from where lung reaches it, as padding is blurred
-_PADDED = 0.99  # of what is beyond the circle is of one value
+_PADDED, _SAME_HU = 0.99, 3  # of what is beyond the circle is of one value, but for rounding
 _OVER_OPEN_AIR_HU = 40.0
 _WITHIN = 0.8  # of a lung lies within the outline of the body
 _CUT_MM2 = 100  # the smallest part that the edge may have cut open
@@ -132,13 +132,28 @@ def _find_edge(hu: np.ndarray, smooth: np.ndarray) -> np.ndarray:
     """Mark the margin of the picture, of its padding, or of the circle that is padded around."""
     seen = np.zeros(hu.shape, np.uint8)
     seen[1:-1, 1:-1] = smooth[1:-1, 1:-1] > _NEARLY_PADDING_HU
-    height, width = hu.shape
+    certain = _beyond_circle(*hu.shape, room=_EDGE_PX)  # resized, the circle is blurred
+    off = np.abs(np.subtract(hu[certain], hu[0, 0], dtype=np.float32))
+    if off.size and np.mean(off < _SAME_HU) > _PADDED:
+        seen[_beyond_circle(*hu.shape, room=0)] = 0
+    return np.asarray(cv2.erode(seen, _AROUND, iterations=_EDGE_PX) == 0)
+
+
+@lru_cache(maxsize=8)
+def _beyond_circle(height: int, width: int, *, room: int) -> np.ndarray:
+    """Mark what lies more than ``room`` px beyond the largest circle in a picture."""
     y, x = np.ogrid[:height, :width]
     across = (2 * y + 1 - height) ** 2 + (2 * x + 1 - width) ** 2
-    beyond = across > min(height, width) ** 2
-    if beyond.any() and np.mean(hu[beyond] == hu[0, 0]) > _PADDED:
-        seen[beyond] = 0
-    return np.asarray(cv2.erode(seen, _AROUND, iterations=_EDGE_PX) == 0)
+    beyond = np.asarray(across > (min(height, width) + 2 * room) ** 2)
+    beyond.flags.writeable = False  # the next caller gets the same
+    return beyond
+
+
+def may_be_cut(body: np.ndarray) -> bool:
+    """Whether a body, (H, W) uint8, reaches the margin of the picture or of the circle in it."""
+    edge = _beyond_circle(*body.shape, room=-_EDGE_PX - 1)
+    sides = (body[0], body[-1], body[:, 0], body[:, -1], body[edge])
+    return any(bool(side.any()) for side in sides)
 
 
 def find_body(air: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from lungunet.inference.body import (
     find_airy,
     find_body,
     look_into_body,
+    may_be_cut,
     open_air_level,
 )
 from lungunet.inference.predictor import Predictor
@@ -187,8 +188,8 @@ class LabelView:
         if self.airy.all():  # without tissue there is no body
             return np.zeros_like(self.airy)
         body = find_body(as_bits(self.airy))
-        if body[0].any() or body[-1].any() or body[:, 0].any() or body[:, -1].any():
-            body |= close_cut_lungs(look_into_body(self.hu, None)).body  # the picture may cut lungs
+        if may_be_cut(body):
+            body |= close_cut_lungs(look_into_body(self.hu, None)).body
         around = 1 - body
         return cv2.erode(around, _disk(1), borderValue=1) > 0
 

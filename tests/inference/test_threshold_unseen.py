@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from lungunet.inference.doubt import LabelView
 from lungunet.inference.threshold import segment_lungs
 from lungunet.phantom.phantom import PhantomSlice, phantom_slice
 
@@ -61,21 +62,36 @@ def test_gas_in_a_belly_is_no_lung() -> None:
             assert not (lungs[made.mask == 0] > 0).sum() > 30, patient
 
 
-@pytest.mark.parametrize("padding", [-1024, -2000])
-def test_a_lung_that_the_circle_cuts_open_stays(padding: int) -> None:
-    made = phantom_slice(0, 0.5, size=256)
+def cut_by_circle(size: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a slice whose circle begins within the right lung, and the lung in it."""
+    made = phantom_slice(0, 0.5, size=size)
     truth = made.mask > 0
     columns = np.flatnonzero(truth.any(axis=0))
-    shift = int(columns[0]) + 10  # the circle begins within the right lung
+    shift = int(columns[0]) + size // 25
     hu = np.full_like(made.image, -1000)
-    hu[:, : 256 - shift] = made.image[:, shift:]
+    hu[:, : size - shift] = made.image[:, shift:]
     there = np.zeros_like(truth)
-    there[:, : 256 - shift] = truth[:, shift:]
-    y, x = np.ogrid[:256, :256]
-    beyond = (2 * y - 255) ** 2 + (2 * x - 255) ** 2 > 256**2
+    there[:, : size - shift] = truth[:, shift:]
+    y, x = np.ogrid[:size, :size]
+    beyond = (2 * y - size + 1) ** 2 + (2 * x - size + 1) ** 2 > size**2
     hu[beyond], there[beyond] = padding, False
+    return hu, there
+
+
+@pytest.mark.parametrize("padding", [-1024, -2000])
+def test_a_lung_that_the_circle_cuts_open_stays(padding: int) -> None:
+    hu, there = cut_by_circle(256, padding)
     lungs = segment_lungs(hu) > 0
     assert (lungs & there).sum() / (lungs | there).sum() > 0.93
+
+
+@pytest.mark.parametrize("padding", [-1024, 0])
+@pytest.mark.parametrize("size", [256, 400, 512])
+def test_nor_is_it_outside_in_the_view_that_triage_has(size: int, padding: int) -> None:
+    hu, there = cut_by_circle(size, padding)
+    view = LabelView(hu, there)  # resized, the circle is blurred
+    assert (view.outside & view.lung).sum() < 0.01 * view.lung.sum()
+    assert (view.baseline & view.lung).sum() > 0.93 * view.lung.sum()
 
 
 def test_the_foam_of_a_table_is_no_lung() -> None:
