@@ -83,6 +83,18 @@ def read_slices(data: Path, contract: lungunet.InputContract) -> list[Slice]:
     return slices
 
 
+def make_phantoms(contract: lungunet.InputContract) -> list[Slice]:
+    """Draw bases of lungs beside a stomach full of gas, and some slices from above them."""
+    rng, made = np.random.default_rng(11), []
+    for number in range(1000, 1024):
+        z = rng.uniform(0.12, 0.36) if number % 3 else rng.uniform(0.35, 0.9)
+        phantom = lungunet.phantom_slice(number, z)
+        grey = contract.fit(contract.to_grey(phantom.image, phantom.name))
+        lung = contract.fit_mask((phantom.mask > 0).astype(np.uint8))
+        made.append(Slice(phantom.name, phantom.patient, True, grey, lung))
+    return made
+
+
 def fit(
     model: torch.nn.Module,
     train: list[Slice],
@@ -96,7 +108,7 @@ def fit(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     # What holds no lung is rare and hard: bowel, stomach and airways want to be seen twice.
-    pool = train + [each for each in train if not each.mask.any()]
+    pool = train + [each for each in train if not each.mask.any()] + make_phantoms(contract)
     steps = epochs * (len(pool) // BATCH)
     loss_of = lungunet.CrossEntropyDiceLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.02)
@@ -139,19 +151,23 @@ def augment(
     """Make another patient on another scanner of a slice; (size, size) uint8 both."""
     if rng.random() < 0.5:
         grey = lungunet.disease_slice(grey, mask, seed=int(rng.integers(2**31)))
-    if not mask.any() and rng.random() < 0.5:
-        grey = paint_bowel(grey, mask, rng)
+    if rng.random() < (0.15 if mask.any() else 0.5):
+        grey = paint_bowel(grey, mask, rng, wall=4 if mask.any() else 12)
+    if rng.random() < 0.2:
+        grey, mask = paint_pneumothorax(grey, mask, rng)
     if rng.random() < 0.45 and mask.any():
         grey = change_lungs(grey, mask, rng)
     grey, mask = move(grey, mask, size, rng)
     return change_scanner(grey.astype(np.float32), rng), mask
 
 
-def paint_bowel(grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put gas and stool into soft tissue far from lung: dark, round, and no lung."""
+def paint_bowel(
+    grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, wall: int
+) -> np.ndarray:
+    """Put gas and stool into soft tissue more than ``wall`` px from lung: dark, and no lung."""
     height, width = grey.shape
     soft = cv2.erode(((grey > 110) & (mask == 0)).astype(np.uint8), np.ones((5, 5), np.uint8))
-    far = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, 3) > 12
+    far = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, 3) > wall
     rows, columns = np.nonzero((soft > 0) & far)
     if len(rows) < 500:
         return grey
@@ -175,6 +191,50 @@ def paint_bowel(grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator) ->
         inside *= far
         painted += inside * (content - painted)
     return np.clip(painted, 0, 255).astype(np.uint8)
+
+
+def paint_pneumothorax(
+    grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let one lung fall back towards its hilum: the gas around it is no lung."""
+    side, hilum = choose_side(mask, rng)
+    if not side.any():
+        return grey, mask
+    small = rng.uniform(0.45, 0.97)  # most are small, and gas rises
+    scale = np.diag([small ** rng.uniform(0.6, 1.2), small])
+    matrix = np.c_[scale, hilum - scale @ hilum]
+    size = grey.shape[::-1]
+    lung = cv2.warpAffine(side.astype(np.float32), matrix, size, flags=cv2.INTER_LINEAR)
+    wobble = cv2.GaussianBlur(rng.standard_normal(grey.shape, dtype=np.float32), (0, 0), 7)
+    lung = cv2.GaussianBlur(lung, (0, 0), 2.0) + rng.uniform(0, 0.25) * wobble / wobble.std()
+    lung = np.clip((lung - 0.5) * rng.uniform(2, 5) + 0.5, 0, 1) * side
+    air = min(60.0, float(np.median(grey[side])) - 8)  # of the scanner, no brighter than lung
+    gas = np.full(grey.shape, air + rng.uniform(-6, 4), np.float32)
+    collapsed = cv2.warpAffine(grey, matrix, size, flags=cv2.INTER_AREA).astype(np.float32)
+    collapsed += (1 - small) * rng.uniform(0.2, 1.0) * np.clip(200 - collapsed, 0, None)
+    pleura = 4 * lung * (1 - lung) * rng.uniform(10, 70)  # a fine line
+    fine = np.abs(grey - cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0))
+    gas += rng.standard_normal(grey.shape, dtype=np.float32) * 1.2 * np.median(fine[side])
+    inside = cv2.GaussianBlur(side.astype(np.float32), (0, 0), 0.7) * side  # the wall stays
+    painted = grey + inside * (gas + lung * (collapsed - gas) + pleura - grey)
+    left_over = np.where(side, lung > 0.5, mask > 0).astype(np.uint8)
+    return np.clip(painted, 0, 255).astype(np.uint8), left_over
+
+
+def choose_side(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a lung, (H, W) bool, and return its hilum, (x, y): a little behind its middle."""
+    count, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    widths, areas = stats[:, 2], stats[:, 4]
+    both = widths > 0.62 * cv2.boundingRect(mask)[2] if count > 2 else widths > 0.4 * len(mask)
+    sides = [i for i in range(1, count) if areas[i] > 0.015 * mask.size and not both[i]]
+    if not sides:
+        return np.zeros(mask.shape, bool), np.zeros(2)
+    chosen = sides[rng.integers(len(sides))]
+    side = labels == chosen
+    rows, columns = np.nonzero(side)
+    left, right = np.quantile(columns, (0.04, 0.96))
+    inner = left if centres[chosen][0] > mask.shape[1] / 2 else right
+    return side, np.array([inner, np.quantile(rows, rng.uniform(0.45, 0.75))])
 
 
 def change_lungs(grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
