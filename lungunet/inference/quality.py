@@ -47,6 +47,7 @@ _WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold mor
 # A chest: of 30 mm of some height more than this is lung, of ill ones too. Gas and the bases that a
 # scan of the belly meets fill less.
 _CHEST_MM, _CHEST_SHARE = 30.0, 0.08
+_SHORT_MM = 40.0  # the lungs of the newborn are taller
 # A chest is cut by the scan's ends. What begins and ends within it is seen from the front, or from
 # a side; or all of a patient, who is taller.
 _BEGINS, _TALL_MM = 0.2, 900.0
@@ -248,13 +249,12 @@ def _count_slice(
         "whole": lung.size,
         "body": count(body),
         "outside": count(lung & view.outside),
-        "bare": count(lung & view.bare_air),
         "parts": len(sizes),
         "scattered": sizes[:-2].sum() / view.scale**2,
         "margin": margin.size,
         "at_border": count(margin),
     }
-    regions = {"lung": lung, "left_out": view.left_out}
+    regions = {"lung": lung, "left_out": view.left_out, "bare": lung & view.bare_air}
     if disagreement is not None:
         counts["mirrored"] = disagreement * count(lung)
     # A mask may leave bare air out, whoever else calls it lung.
@@ -559,6 +559,11 @@ def _look_for_chest(
         why = (
             f"not a whole chest: lung is at most {share:.1%} of the body (of a chest "
             f"{_CHEST_SHARE:.0%} or more), do not use the volume"
+        )
+    elif len(counts) * slice_mm < _SHORT_MM:
+        why = (
+            f"not a whole chest: {counted(len(counts), 'slice')}, {len(counts) * slice_mm:.3g} mm "
+            "of the body, do not use the volume"
         )
     return replace(
         judged,

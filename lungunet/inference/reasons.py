@@ -41,6 +41,8 @@ def put_in_words(
     fuller = "left" if 2 * counts["lung left"] > counts["lung"] else "right"
     said = {
         "left_out": "air within the body is left out, {} of the body" + where("left_out"),
+        "bare_air": f"{{}} of the lung is as dark and even as open air{where('bare')}: "
+        "pneumothorax, or a large bulla",
         "side_gap": f"the {fuller} of the picture has more lung than the other side, "
         "by {} of the body",
         "area_jump": (f"slice {jump} has " if slices else "")

@@ -313,7 +313,9 @@ def test_large_slices_are_measured_as_small_ones() -> None:
         spread=wide[3] / 9,
     )
     for name, value in small.values.items():
-        assert large.values[name] == pytest.approx(value, rel=0.1, abs=0.01), name
+        # A network sees the steps of enlarged pixels.
+        near = 0.02 if name == "builtin_difference" else 0.01
+        assert large.values[name] == pytest.approx(value, rel=0.1, abs=near), name
 
 
 FAULTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -278,3 +278,24 @@ class TestNoChest:
         hu[15:] = -1000  # above the head of a child
         mask[15:] = 0
         assert check_volume(hu, mask, spacing_mm=SPACING_MM, second_opinion=False).chest
+
+
+def test_a_slab_of_a_chest_is_no_whole_chest() -> None:
+    made = phantom_slice(0, 0.5, size=64)
+    hu, lungs = (np.stack([plane] * 2) for plane in (made.image, (made.mask > 0).view(np.uint8)))
+    checked = check_volume(hu, lungs, spacing_mm=(1.0, 5.0, 5.0))
+    assert (checked.light, checked.chest) == ("red", False)
+    assert checked.reasons[0].startswith("not a whole chest: 2 slices, 2 mm of the body, do not")
+    assert check_volume(hu, lungs, spacing_mm=(25.0, 5.0, 5.0)).chest
+
+
+def test_air_that_is_no_lung_is_told_with_its_side() -> None:
+    made = phantom_slice(0, 0.5, size=256)
+    hu, lung = made.image.copy(), made.mask > 0
+    left = lung & (np.arange(256) < 128)
+    hu[left] = hu[:4].min()  # all of one lung
+    reasons = check_slice(hu, lung.view(np.uint8)).reasons
+    assert any(
+        "as dark and even as open air, mostly on the left of the picture: pneumo" in reason
+        for reason in reasons
+    )
