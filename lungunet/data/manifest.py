@@ -19,6 +19,10 @@ from lungunet.data.files import write_text
 from lungunet.data.names import NameRule, find_rule, match_by_rule, match_names, usual_rules
 from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, listed
 
+RECORD = "predicted.jsonl"
+"""What ``predict`` leaves in a folder of its masks: how each was made."""
+BESIDE_MASKS = ("overlays", "probabilities", "previews")
+"""Folders that it puts beside them."""
 _OF_SCANS = (".dcm", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
@@ -57,7 +61,7 @@ class Pair:
 def find_images(folder: str | Path, *, but: Path | None = None) -> list[Path]:
     """List the image files of a folder and of the folders in it, sorted.
 
-    Links are followed, hidden files and folders left out.
+    Links are followed, hidden files and folders left out, and what lies beside predicted masks.
 
     Parameters
     ----------
@@ -94,6 +98,8 @@ def _walk(folder: Path, but: Path | None) -> Iterator[Path]:
             inner.clear()
             continue
         seen.add(real)
+        if RECORD in files:
+            inner[:] = [name for name in inner if name not in BESIDE_MASKS]
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         paths = (Path(place, name) for name in files if not name.startswith("."))
         yield from (path for path in paths if path.is_file())

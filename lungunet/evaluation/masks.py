@@ -81,9 +81,13 @@ class MaskFolder:
         self._by_stem = {file.stem: file for file in files}
         self._mask_of: dict[str, Path] = {}  # stem of a slice -> mask, as they are asked for
         if len(self._by_stem) < len(files):
-            twice = [str(file) for file in files if self._by_stem[file.stem] != file]
+            twice = [
+                f"{file} and {self._by_stem[file.stem]}"
+                for file in files
+                if self._by_stem[file.stem] != file
+            ]
             raise DataError(
-                f"other masks have the stem of {listed(twice, separator=', ')}. Keep one of each.",
+                f"of one stem are {listed(twice, separator=', ')}. Move one of each elsewhere.",
                 where=folder,
             )
 

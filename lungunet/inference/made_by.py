@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lungunet.data.codec import LabelCodec
+from lungunet.data.manifest import RECORD
 from lungunet.errors import DataError
 from lungunet.volumes.labels import SIDES
 
-FILE = "predicted.jsonl"
+FILE = RECORD
 FORMAT = 1
 SIDES_CODEC = LabelCodec({value: value for value in range(4)}, names=("background", *SIDES))
 """Of masks with sides: 3 is lung of which nobody knows the side."""

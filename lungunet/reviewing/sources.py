@@ -35,7 +35,6 @@ from lungunet.volumes.slicing import find_volume_pairs
 from lungunet.volumes.volume import read_volume, write_volume
 
 _LOSSY = (".jpg", ".jpeg")
-_BESIDE_MASKS = ("overlays", "probabilities", "previews")  # what predict writes there
 _LIGHTS = ("red", "amber", "green")
 _RANKING = "doubt.json"
 
@@ -184,11 +183,7 @@ def _read_lists(folder: Path) -> tuple[dict[str, str], list[Pair]]:
 
 def _pairs_of_masks(masks: Path, images: Path, names: str | None) -> list[Pair]:
     """Pair masks with slices; slices without a mask may be there, masks without a slice not."""
-    found = [
-        path
-        for path in find_images(masks)
-        if not set(path.relative_to(masks).parts[:-1]) & set(_BESIDE_MASKS)
-    ]
+    found = find_images(masks)
     named = [(path.stem, path) for path in found]
     wanted = {path.stem for path in found}
     slices = [(path.stem, path) for path in find_images(images, but=masks)]
