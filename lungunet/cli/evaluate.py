@@ -373,11 +373,13 @@ def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
 
 
 def _show_moved(card: "ScoreCard", model: str, name: str) -> None:
+    if name != "threshold":  # which is said of every model
+        console.say(f"\n{card.verdict(model, than=name)}")
     rows = card.moved(card.baselines[name])
     if not rows:
-        console.say(f"\n{model} and {name} score alike on every {card.ruler.noun}")
+        console.say(f"{model} and {name} score alike on every {card.ruler.noun}")
         return
-    console.say(f"\nwhere {model} gains and loses most against {name}")
+    console.say(f"where {model} gains and loses most against {name}")
     console.show_table(
         ("IoU", model, name, "gained"),
         [(case, ours, theirs, f"{ours - theirs:+.4f}") for case, ours, theirs in rows],

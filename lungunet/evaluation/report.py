@@ -10,6 +10,7 @@ import base64
 import csv
 import hashlib
 import math
+import os
 import re
 import shlex
 import tomllib
@@ -65,7 +66,7 @@ class _RunFiles:
     environment, about : environment.json and best/lungunet.json; empty where missing
     history : rows of history.csv, numbers as floats, NaN where empty
     evaluations : as the template shows them, test first
-    audit : audit/audit.json
+    audit, audit_folder : audit.json, and where it lies: in the run's folder, or that of its data
     """
 
     path: Path
@@ -76,6 +77,7 @@ class _RunFiles:
     history: tuple[Mapping[str, Any], ...]
     evaluations: tuple[Mapping[str, Any], ...]
     audit: Mapping[str, Any] | None
+    audit_folder: Path
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -129,7 +131,7 @@ def write_scores_page(folder: str | Path) -> Path:
     shown = _read_evaluation(folder)
     on = shown["scores"].get("data") or shown["scores"].get("split") or folder.name
     evaluations = ({**shown, "split": on},)
-    files = _RunFiles(folder, {}, "", {}, {}, (), evaluations, None)
+    files = _RunFiles(folder, {}, "", {}, {}, (), evaluations, None, folder)
     title = str(shown["scores"].get("model") or folder)
     write_text(folder / REPORT, _render(files, scores_of=title))
     return folder / REPORT
@@ -161,7 +163,7 @@ def _render(files: _RunFiles, *, scores_of: str | None = None) -> str:
         curves=_curves(files, best),
         names={"loss": "Loss", **{name: each.heading for name, each in SLICES.metrics.items()}},
         evaluations=files.evaluations,
-        audit=_shown_audit(files.audit, files.path / "audit" / "pictures"),
+        audit=_shown_audit(files.audit, files.audit_folder, files.path),
         version=__version__,
     )
 
@@ -325,12 +327,13 @@ def _dots(scores: Mapping[str, Any]) -> DotChart | None:
     )
 
 
-def _shown_audit(audit: Mapping[str, Any] | None, pictures: Path) -> dict[str, Any] | None:
+def _shown_audit(audit: Mapping[str, Any] | None, folder: Path, run: Path) -> dict[str, Any] | None:
     if audit is None:
         return None
     findings = audit.get("findings") or []
     ranking = [entry for entry in audit.get("ranking") or [] if entry.get("score") != 0]
     return {
+        "folder": Path(os.path.relpath(folder, run)).as_posix(),
         "pairs": audit.get("pairs") or {},
         "severities": audit.get("severities") or {},
         "findings": findings[:_FINDINGS_LISTED],
@@ -338,7 +341,7 @@ def _shown_audit(audit: Mapping[str, Any] | None, pictures: Path) -> dict[str, A
         "ranking": ranking[:_RANKS_LISTED],
         "pictures": {
             found[1]: file.name
-            for file in sorted(pictures.glob("worst-*.png"))
+            for file in sorted((folder / "pictures").glob("worst-*.png"))
             if (found := _AUDITED.fullmatch(file.stem))
         },
         "more_ranking": len(ranking) - _RANKS_LISTED,
@@ -360,6 +363,9 @@ def _read_run(path: Path) -> _RunFiles:
         raise ModelError(
             f"damaged ({err}). Copy the run folder again.", where=path / "config.toml"
         ) from err
+    audit = path / "audit"
+    if not (audit / "audit.json").is_file() and isinstance(data := config.get("data"), str):
+        audit = Path(data) / "audit"  # where split says to put it, before there is a run
     return _RunFiles(
         path=path,
         config=config,
@@ -368,7 +374,8 @@ def _read_run(path: Path) -> _RunFiles:
         about=_read_facts(path / "best" / "lungunet.json") or {},
         history=_read_history(path / "history.csv"),
         evaluations=_read_evaluations(path / "evaluation"),
-        audit=_read_facts(path / "audit" / "audit.json"),
+        audit=_read_facts(audit / "audit.json"),
+        audit_folder=audit,
     )
 
 

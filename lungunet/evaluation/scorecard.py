@@ -226,28 +226,24 @@ class Difference:
     interval: Interval
 
 
-def verdict(gain: Difference, *, model: str = "the model") -> str:
-    """Say whether a model does better than a threshold: the one wording that is printed anywhere.
+def verdict(gain: Difference, *, model: str = "the model", than: str = "threshold") -> str:
+    """Say whether a model does better than another: the one wording that is printed anywhere.
 
     Parameters
     ----------
-    gain : pooled lung IoU of the model minus that of the threshold
-    model : what it is called
+    gain : pooled lung IoU of the model minus that of the other
+    model, than : what they are called
     """
+    than = "the threshold baseline" if than == "threshold" else than
     if math.isnan(gain.interval.low):
-        return (
-            f"whether {model} beats the threshold baseline cannot be said: an interval needs two "
-            "patients"
-        )
+        return f"whether {model} beats {than} cannot be said: an interval needs two patients"
     if gain.interval.low > 0:
-        return f"{model} beats the threshold baseline, by {gain.value:.4f} pooled lung IoU"
+        return f"{model} beats {than}, by {gain.value:.4f} pooled lung IoU"
     if gain.interval.high < 0:
-        return (
-            f"{model} does worse than the threshold baseline, by {-gain.value:.4f} pooled lung IoU"
-        )
+        return f"{model} does worse than {than}, by {-gain.value:.4f} pooled lung IoU"
     return (
-        f"{model} is not clearly better than the threshold baseline: the interval of the "
-        "difference in pooled lung IoU holds 0"
+        f"{model} is not clearly better than {than}: the interval of the difference in pooled lung "
+        "IoU holds 0"
     )
 
 
@@ -429,13 +425,13 @@ class ScoreCard:
         above = [row for row in ranked[:count] if row[1] > row[2]]
         return above + [row for row in ranked[-count:] if row[1] < row[2]]
 
-    def verdict(self, model: str = "the model") -> str | None:
-        """Say whether the masks are better than those of the threshold; None without that one."""
-        threshold = self.baselines.get("threshold")
-        if not threshold:
+    def verdict(self, model: str = "the model", *, than: str = "threshold") -> str | None:
+        """Say whether the masks are better than those of a baseline; None without that one."""
+        other = self.baselines.get(than)
+        if not other:
             return None
         seen = f", on {self.ruler.noun}s of which it has seen {self.seen}" if self.seen else ""
-        return verdict(self.difference(threshold, "iou"), model=model) + seen
+        return verdict(self.difference(other, "iou"), model=model, than=than) + seen
 
     def worst(self, count: int = 5) -> list[CaseScore]:
         """Return the cases of lowest IoU, worst first; undefined ones left out."""

@@ -689,3 +689,15 @@ def test_names_in_the_audit_lead_to_its_pictures(folder: Path) -> None:
     (pictures / "worst-001-odd.png").touch()
     text = lungunet.write_report(folder).read_text(encoding="utf-8")
     assert '<a href="audit/pictures/worst-001-odd.png">odd</a>' in text
+
+
+def test_an_audit_in_the_data_folder_is_found(folder: Path) -> None:
+    there = folder.parent / "data" / "audit"
+    (folder / "audit").rename(there)
+    (there / "pictures").mkdir()
+    (there / "pictures" / "worst-001-odd.png").touch()
+    text = lungunet.write_report(folder).read_text(encoding="utf-8")
+    assert "were not audited" not in text
+    href = '<a href="../data/audit/pictures/worst-001-odd.png">odd</a>'
+    assert href in text
+    assert (folder / "../data/audit/pictures/worst-001-odd.png").is_file()

@@ -332,8 +332,18 @@ class TestMaskFolder:
         with pytest.raises(DataError, match="no mask of stem s0"):
             evaluate(MaskFolder(folder, LabelCodec({0: 0, 1: 1})), pairs)
         (folder / "s2.tif").write_bytes(b"")
-        with pytest.raises(DataError, match=r"other masks have the stem of .*s2\.png"):
+        with pytest.raises(DataError, match=r"of one stem are .*s2\.png and .*s2\.tif"):
             MaskFolder(folder)
+
+    def test_a_folder_of_predictions_with_overlays(
+        self, run: Path, split: lungunet.Split, tmp_path: Path
+    ) -> None:
+        write = lungunet.SliceFiles(overlay=True, probabilities=True)
+        images = [pair.image for pair in split.test]
+        list(lungunet.predict_slices(Predictor.load(run), images, tmp_path / "m", write=write))
+        assert (tmp_path / "m" / "overlays").is_dir()
+        card = evaluate(MaskFolder(tmp_path / "m"), split.test, baselines=False)
+        assert len(card.cases) == len(split.test)
 
     def test_masks_that_are_called_otherwise(self, case, tmp_path: Path) -> None:
         pairs, truths, _ = case
@@ -465,7 +475,7 @@ class TestEvaluateList:
         assert json.loads((card.folder / "scores.json").read_text())["seen_slices"] == 6
         assert ", 6 of which it has seen" in (own_run / "best" / "README.md").read_text()
         page = (own_run / "report.html").read_text(encoding="utf-8")
-        assert page.count("Model, 6 of 6 slices seen") == 5  # in the head of each table
+        assert page.count("Model, 6 of 6 slices seen") == 6  # in the head of each table
 
     def test_slices_that_were_shuffled_into_test_since(
         self, own_run: Path, split, tmp_path: Path
