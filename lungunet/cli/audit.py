@@ -89,8 +89,8 @@ def _show(result: "Audit", out: Path) -> None:
             "the pair"
         )
         ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
-        again = f"lungunet split IMAGES MASKS DATA --exclude {shlex.quote(ranking)}"
-        console.say(f"drop all of these: {again}")
+        again = f"lungunet split IMAGES MASKS NEW_DATA --exclude {shlex.quote(ranking)}"
+        console.say(f"drop all of these, into a new data folder: {again}")
     console.say(
         "\na score of 0.5 stands for 5 % of the lung in dispute; right masks mostly stay below "
         "0.1, and so can small faults"

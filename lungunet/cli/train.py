@@ -52,7 +52,7 @@ def train(
     encoder: Annotated[
         str | None,
         _option(
-            "Name from 'lungunet encoders'. [default: tu-mobilenetv3_small_100; of dpt a small ViT]"
+            "Name from 'lungunet encoders'; default: tu-mobilenetv3_small_100, of dpt a small ViT."
         ),
     ] = None,
     weights: Annotated[

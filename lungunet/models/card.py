@@ -9,6 +9,7 @@ from typing import Any
 from lungunet.metrics.overlap import SLICES
 
 _COUNTS = ("train_slices", "val_slices")
+_FACTS = (*_COUNTS, "began_with")  # no scores
 
 
 def model_card(about: Mapping[str, Any]) -> str:
@@ -50,7 +51,7 @@ Which slices, patients and scanners these were is for whoever publishes the mode
 ## Licence
 
 None is stated. Whoever publishes the model says which, after the terms of the slices and of the
-weights that training began with.
+weights that training began with{_terms(scores)}.
 
 ## Use
 
@@ -89,7 +90,15 @@ def _data(scores: Mapping[str, Any]) -> str:
     train, val = (scores.get(name) for name in _COUNTS)
     if train is None or val is None:
         return "How many slices it was trained on is not recorded."
-    return f"Trained on {train} slices; the best epoch was chosen on {val} others, val."
+    weights = scores.get("began_with")
+    began = f" Training began with the weights of `{weights}`." if weights else ""
+    return f"Trained on {train} slices; the best epoch was chosen on {val} others, val.{began}"
+
+
+def _terms(scores: Mapping[str, Any]) -> str:
+    if scores.get("began_with") != "lungs":
+        return ""
+    return " (`lungs` of lungunet: CC BY 4.0, made from the collections that its card names)"
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
@@ -97,7 +106,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
     saved = {
         name: value
         for name, value in scores.items()
-        if name not in _COUNTS and not isinstance(value, Mapping)
+        if name not in _FACTS and not isinstance(value, Mapping)
     }
     parts = [_evaluated(split, of) for split, of in scores.items() if isinstance(of, Mapping)]
     if saved:

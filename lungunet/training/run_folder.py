@@ -153,9 +153,13 @@ class RunFolder:
         codec: LabelCodec,
         result: EpochResult,
         slices: Mapping[str, int],
+        began_with: str = "none",
     ) -> None:
         """Write best/, the model folder, with how many slices there are in train and in val."""
-        counts = {f"{name}_slices": count for name, count in slices.items()}
+        counts: dict[str, Any] = {f"{name}_slices": count for name, count in slices.items()}
+        if began_with != "none":  # of a folder its name, not where it lay
+            place = Path(began_with)
+            counts["began_with"] = place.name if place.exists() else began_with
         values = {
             f"{split}_{name}": plain(getattr(measured, name))
             for split, measured in result.passes.items()

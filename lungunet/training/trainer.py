@@ -400,6 +400,7 @@ class Trainer:
                 codec=train.codec,
                 result=result,
                 slices={"train": len(train), "val": len(val)},
+                began_with=getattr(self.config, "weights", "none"),  # of a RunConfig
             )
             predict = partial(self._learner.logits, self._learner.net)
             for name, picture in val_pictures(val, predict):
