@@ -185,7 +185,7 @@ def test_a_share_of_a_small_mask_says_what_it_is_of() -> None:
 )
 def test_who_differs_says_how(by: str, said: str) -> None:
     counts = dict.fromkeys(
-        ("lung", "left_out", "missing", "extra", "lungs more", "lungs less"), 10.0
+        ("lung", "left_out", "bare", "missing", "extra", "lungs more", "lungs less"), 10.0
     )
     counts |= {f"{name} left": 9.0 for name in counts} | {"body": 100.0}
     counts["lungs less"] *= 0.1 if by == "more" else 1
