@@ -25,6 +25,7 @@ from lungunet.data.manifest import Pair
 from lungunet.data.seen import write_seen
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.models.folder import save_model
+from lungunet.models.hub import is_on_hub
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks
@@ -157,9 +158,8 @@ class RunFolder:
     ) -> None:
         """Write best/, the model folder, with how many slices there are in train and in val."""
         counts: dict[str, Any] = {f"{name}_slices": count for name, count in slices.items()}
-        if began_with != "none":  # of a folder its name, not where it lay
-            place = Path(began_with)
-            counts["began_with"] = place.name if place.exists() else began_with
+        if began_with != "none":
+            counts["began_with"] = _without_place(began_with)
         values = {
             f"{split}_{name}": plain(getattr(measured, name))
             for split, measured in result.passes.items()
@@ -252,6 +252,12 @@ def _is_free(file: TextIO) -> bool:
 def _device_name(device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return f"{device} {name}".strip()
+
+
+def _without_place(weights: str) -> str:
+    """Return words and addresses as they are, of a path its end: a card is there to be shared."""
+    place = Path(weights)
+    return weights if is_on_hub(weights) or place.name == weights else f".../{place.name}"
 
 
 def _this_command() -> dict[str, Any]:

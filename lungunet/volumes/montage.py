@@ -175,9 +175,8 @@ def _panel(
             _outline(panel, inside == number, colours[min(number, len(colours)) - 1])
     kind = ("axial", "coronal", "sagittal")[axis]
     write_text(panel, f"{kind} {index}{note}", (6, 15))
-    write_text(
-        panel, "A" if axis == 2 else "R", (6, max(height // 2, 15 + LINE_PX))
-    )  # on this side
+    side = "A" if axis == 2 else "R"
+    write_text(panel, side, (6, max(height // 2, 15 + LINE_PX)))  # on the left of the panel
     return panel
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -430,6 +431,9 @@ class TestPredict:
             assert mask.shape == probs.shape == (48, 48)
             assert set(np.unique(mask)) <= {0, 255}
             np.testing.assert_array_equal(mask == 255, probs > 0.5)
+            overlay = cv2.imread(str(out / "overlays" / f"{stem}.png"))
+            assert overlay.shape[1] == 48
+            assert overlay.shape[0] > 48  # light and reason stand below
 
     def test_files_globs_and_lists(
         self, run_cli, run: Path, phantoms, data: Path, tmp_path: Path

@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lungunet
 from lungunet import load_model, save_model
 from lungunet.evaluation.evaluate import note_scores
 from lungunet.evaluation.scorecard import ScoreCard, score_case
+from lungunet.models.card import model_card
 from lungunet.models.folder import weights_hash
+from lungunet.training.run_folder import _without_place
+
+BUILTIN = "models/builtin/lungs/lungunet.json"
 
 
 def test_the_run_s_own_scores_stand_in_its_card(run_cli, own_run: Path, data: Path) -> None:
@@ -69,3 +74,20 @@ def test_undefined_is_null(own_run: Path) -> None:
     note_scores(own_run, "test", card, weights_sha256=weights_hash(own_run))
     assert load_model(own_run).scores["test"]["iou"] == {"value": None, "low": None, "high": None}
     assert "| lung IoU, pooled | undefined |" in (own_run / "best" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("lungs", "Training began with the weights of `lungs`."),
+        ("hf://a/b@c", "the weights of `hf://a/b@c`."),
+        ("/home/me/lungs", "the weights of `.../lungs`."),
+    ],
+)
+def test_a_card_says_what_training_began_with_and_no_place(weights: str, said: str) -> None:
+    about = json.loads((Path(lungunet.__file__).parent / BUILTIN).read_text(encoding="utf-8"))
+    scores = {"train_slices": 3, "val_slices": 1, "began_with": _without_place(weights)}
+    card = model_card({**about, "scores": scores})
+    assert said in " ".join(card.split())
+    assert "/home" not in card
+    assert ("CC BY 4.0" in card) == (weights == "lungs")
