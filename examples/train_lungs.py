@@ -67,6 +67,7 @@ def main(
     )
     write_graph(out)
     (out / "left_out.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    (out / "left_out.txt").write_text("\n".join(each.name for each in held), encoding="utf-8")
 
 
 def read_slices(data: Path, contract: lungunet.InputContract) -> list[Slice]:

@@ -110,10 +110,7 @@ class ScanCase:
 
     def first(self, z: int) -> np.ndarray:
         """Return the classes of the mask as it was before its first change."""
-        kept = first_version(self.mask)
-        if not kept.exists():
-            return np.asarray(self._open().classes[z])
-        return np.asarray(self.codec.encode(read_volume(kept).array[z], str(kept)))
+        return np.asarray(self._open().before[z])
 
     def across(self, axis: str, at: int) -> tuple[np.ndarray, np.ndarray, int, float]:
         """Return a coronal or sagittal plane, head up.
@@ -172,6 +169,7 @@ class _Opened:
             )
         self.mask.array.setflags(write=True)
         self.classes = codec_planes(case.codec, self.mask.array, str(case.mask))
+        self._before: np.ndarray | None = None
         self._lock = RLock()
         self._writer: Thread | None = None
         self._waiting: dict[int, int] = {}  # slice to how often it was changed
@@ -188,6 +186,14 @@ class _Opened:
             self._waiting[z] = 1
         if self._waiting:
             self._start()
+
+    @property
+    def before(self) -> np.ndarray:
+        """The classes before the first change, (D, H, W); what was kept is read once."""
+        kept = first_version(self.path)
+        if self._before is None and kept.exists():
+            self._before = codec_planes(self.codec, read_volume(kept).array, str(kept))
+        return self.classes if self._before is None else self._before
 
     @property
     def _folder(self) -> Path:
