@@ -206,6 +206,21 @@ def test_what_a_kill_kept_from_the_volume_is_finished_by_the_next_review(
     assert desk.log.cases["ct.1"].changes == 1  # nothing had to be set right
 
 
+def test_the_first_version_stays_what_it_was_through_all_changes(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    desk, material = opened(folders, tmp_path / "out")
+    case = material.entries[0].case
+    before = read(folders[1] / "ct.1.nii.gz")
+    assert np.array_equal(case.first(2), before[2])
+    for z in (2, 1):
+        changed = np.zeros_like(before[z]) if z == 1 else lungs().astype(np.uint8)
+        desk.save(0, z, changed, base=desk.plane(0, z).version, did="brush", who="")
+        assert not np.array_equal(desk.plane(0, z).classes, before[z])
+        assert np.array_equal(case.first(z), before[z])
+    case.shelf.close()  # type: ignore[attr-defined]
+
+
 def test_a_volume_that_cannot_be_written_is_told_and_loses_nothing(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
