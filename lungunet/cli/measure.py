@@ -10,6 +10,7 @@ from lungunet.cli import console
 from lungunet.cli.options import (
     Json,
     LabelThreshold,
+    Names,
     Overwrite,
     Quiet,
     Resample,
@@ -52,6 +53,7 @@ def measure(
         ),
     ] = "auto",
     label_threshold: LabelThreshold = -1,
+    names: Names = None,
     series: Series = None,
     resample: Resample = False,
     overwrite: Overwrite = False,
@@ -84,6 +86,7 @@ def measure(
         masks,
         out,
         codec=given,
+        names=names,
         spacing_mm=_parse_spacing(spacing_mm),
         sides=sides,
         series=series,

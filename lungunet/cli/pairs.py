@@ -30,7 +30,7 @@ Seed = Annotated[int, typer.Option(help="Another seed, another split.")]
 Group = Annotated[
     str | None,
     typer.Option(
-        help="Keep each patient in one list: a regular expression on file stems (its first "
+        help="Keep each patient in one list: a regular expression on names (its first "
         "group is the patient), or a CSV with the columns name and patient."
     ),
 ]

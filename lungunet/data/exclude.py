@@ -13,11 +13,11 @@ from lungunet.errors import ConfigError, DataError, SplitError, counted, listed
 
 
 def read_excluded(source: str | Path) -> list[str]:
-    """Read the stems of slices to leave out, sorted.
+    """Read the names of slices to leave out, sorted.
 
     Parameters
     ----------
-    source : a text file with one slice a line, by its stem, its file or as a list of pairs has it;
+    source : a text file with one slice a line, by its name, its file or as a list of pairs has it;
         the ``review.jsonl`` of a review: what was dropped there; or the ``ranking.csv`` of an audit
         and a bound, as ``audit/ranking.csv:0.2``: those with that score and above
 
@@ -50,8 +50,8 @@ def read_excluded(source: str | Path) -> list[str]:
         return sorted(_read_ranking(path, content, bound))
     if bound is not None:
         raise ConfigError("a bound is for a ranking, a .csv file. Leave it out.", where=text)
-    lines = (line.split("\t")[0].strip() for line in content.splitlines())
-    return sorted({_stem(line) for line in lines if line})
+    lines = (line.strip().split("\t") for line in content.splitlines())
+    return sorted({(fields[2:] or [_stem(fields[0])])[0] for fields in lines if fields[0]})
 
 
 def _stem(entry: str) -> str:

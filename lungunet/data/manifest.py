@@ -8,10 +8,11 @@ import os
 import re
 import unicodedata
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES, read_header
@@ -30,20 +31,23 @@ _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and the mask drawn on it; the mask is None where there is only an image."""
+    """One image and the mask drawn on it; the mask is None where there is only an image.
+
+    Parameters
+    ----------
+    name : what tables, messages and files that are written call this pair; empty takes the stem of
+        the image. :func:`find_pairs` puts folders before it where stems repeat
+    """
 
     image: Path
     mask: Path | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Take text as paths too."""
         object.__setattr__(self, "image", Path(self.image))
         object.__setattr__(self, "mask", None if self.mask is None else Path(self.mask))
-
-    @property
-    def name(self) -> str:
-        """The file stem: what tables and messages call this pair."""
-        return self.image.stem
+        object.__setattr__(self, "name", self.name or self.image.stem)
 
     def require_mask(self) -> Path:
         """Return the mask, where there must be one.
@@ -89,10 +93,13 @@ def find_images(folder: str | Path, *, but: Path | None = None) -> list[Path]:
 
 
 def _walk(folder: Path, but: Path | None) -> Iterator[Path]:
-    """Yield the files at any depth; a folder that links lead to again is gone into once."""
+    """Yield the files at any depth; a folder that links lead to again is gone into once.
+
+    Links that lead nowhere too, for whoever reads them to say so.
+    """
     left_out = None if but is None else but.resolve()
     seen: set[Path] = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
+    for place, inner, files in os.walk(folder, followlinks=True, onerror=_refuse_closed):
         real = Path(place).resolve()
         if real in seen or (real == left_out and Path(place) != folder):
             inner.clear()
@@ -102,7 +109,35 @@ def _walk(folder: Path, but: Path | None) -> Iterator[Path]:
             inner[:] = [name for name in inner if name not in BESIDE_MASKS]
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         paths = (Path(place, name) for name in files if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
+
+
+def _refuse_closed(err: OSError) -> None:
+    raise DataError(
+        f"cannot be looked into ({err.strerror}). Open it, or move it elsewhere.",
+        where=err.filename,
+    ) from err
+
+
+def name_files(files: Iterable[Path]) -> dict[Path, str]:
+    """Name files by their stems; where stems repeat, with the folders before that tell all apart.
+
+    Examples
+    --------
+    >>> list(name_files([Path("ct/p1/slice1.tif"), Path("ct/p2/slice1.tif")]).values())
+    ['p1_slice1', 'p2_slice1']
+    """
+    files = list(dict.fromkeys(files))
+    names = {file: file.stem for file in files}
+    if len(set(names.values())) == len(files):
+        return names
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    parts = {file: (*file.absolute().relative_to(common).parts[:-1], file.stem) for file in files}
+    for depth in range(2, 1 + max(map(len, parts.values()))):
+        named = {file: "_".join(some[-depth:]) for file, some in parts.items()}
+        if len(set(named.values())) == len(files):
+            return named
+    return names  # two endings in one folder: refuse_equal_names names them
 
 
 def list_images(source: str | Path, *, but: Path | None = None) -> list[Path]:
@@ -110,14 +145,37 @@ def list_images(source: str | Path, *, but: Path | None = None) -> list[Path]:
 
     ``but`` is a folder that holds something else, as for :func:`find_images`.
     """
+    return [pair.image for pair in list_slices([source], but=but)]
+
+
+def list_slices(sources: Iterable[str | Path], *, but: Path | None = None) -> list[Pair]:
+    """List the images that a person means, as :func:`list_images` takes each, with their names.
+
+    A file that is meant twice is one; two links to it are two. Lists (.txt) name theirs; others
+    are named by :func:`name_files`.
+    """
+    files: dict[Path, Path] = {}
+    told: dict[Path, str] = {}
+    for source in sources:
+        path = Path(source)
+        if path.suffix.lower() == ".txt" and not path.is_dir():
+            pairs = list_named(path)
+            if not pairs:
+                raise DataError("names no image. Give a list that does.", where=path)
+            told |= {p.image.absolute(): p.name for p in pairs if p.name != p.image.stem}
+            found = [pair.image for pair in pairs]
+        else:
+            found = _list_files(source, but)
+        for file in found:
+            files.setdefault(file.absolute(), file)
+    names = name_files(files[at] for at in files if at not in told)
+    return [Pair(file, None, told.get(at) or names[file]) for at, file in files.items()]
+
+
+def _list_files(source: str | Path, but: Path | None) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         return find_images(path, but=but)
-    if path.suffix.lower() == ".txt":
-        found = list_named(path)
-        if not found:
-            raise DataError("names no image. Give a list that does.", where=path)
-        return found
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
     # glob.glob takes absolute patterns, Path.glob does not.
@@ -142,7 +200,8 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     Returns
     -------
     list of Pair
-        Sorted by stem.
+        Sorted by name: the stem, and where stems repeat in several folders, as ``p1/slice1.tif``
+        and ``p2/slice1.tif``, the folders too, as ``p1_slice1``.
 
     Raises
     ------
@@ -157,6 +216,8 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     if images.samefile(masks):
         named = _part(named[0], rule, images)
     pairs, problems = pair_by_name(*named, names=names)
+    called = name_files(pair.image for pair in pairs)
+    pairs = [replace(pair, name=called[pair.image]) for pair in pairs]
     unfit = [problem for pair in pairs for problem in _header_problems(pair)]
     if unfit and not problems:
         does = "pair does" if len(unfit) == 1 else "pairs do"
@@ -171,7 +232,7 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
             f"Rename, re-export or remove them; nothing was written.{_hint(pairs, names)}"
         )
-    return pairs
+    return sorted(pairs, key=attrgetter("name"))
 
 
 def _named(folder: Path, *, but: Path) -> list[tuple[str, Path]]:
@@ -218,7 +279,7 @@ def pair_by_name(
     Returns pairs, sorted by name, and in words what has no partner, or too many.
     """
     found, problems = _match(list(images), list(masks), names)
-    return [Pair(image, mask) for _, image, mask in found], problems
+    return [Pair(image, mask, name) for name, image, mask in found], problems
 
 
 def image_names(
@@ -269,13 +330,18 @@ def _header_problems(pair: Pair) -> list[str]:
 
 
 def refuse_equal_names(pairs: Iterable[Pair], error: type[DataError] = DataError) -> None:
-    """Refuse two pairs of one stem: tables, patients and files that are written go by it."""
-    counts = Counter(pair.name for pair in pairs)
-    twice = [name for name, count in counts.items() if count > 1]
+    """Refuse two pairs of one name: tables, patients and files that are written go by it."""
+    of: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        of[pair.name].append(pair)
+    twice = [
+        f"{name} ({listed([str(pair.image) for pair in some], separator=', ')})"
+        for name, some in of.items()
+        if len(some) > 1
+    ]
     if twice:
         raise error(
-            f"stems that occur twice: {listed(twice, separator=', ')}. Rename them, so that each "
-            "has its own: the folder does not tell them apart."
+            f"names that occur twice:\n  {listed(twice)}\nRename them, so that each has its own."
         )
 
 
@@ -291,7 +357,7 @@ def require_same_size(image: tuple[int, ...], mask: tuple[int, ...], where: str)
 
 
 def write_manifest(path: str | Path, pairs: Iterable[Pair]) -> None:
-    """Write one line ``image<TAB>mask`` per pair, sorted, atomically.
+    """Write one line ``image<TAB>mask`` per pair, sorted, atomically; ``<TAB>name`` if need be.
 
     Paths are POSIX and relative to the manifest's folder, so the folder can move with its data.
 
@@ -310,6 +376,8 @@ def render_manifest(folder: Path, pairs: Iterable[Pair]) -> str:
     lines = []
     for pair in pairs:
         fields = [_relative(file, folder) for file in (pair.image, pair.mask) if file]
+        if pair.mask and pair.name != pair.image.stem:
+            fields.append(pair.name)
         for text in fields:
             if _UNLISTABLE.search(text):
                 raise DataError(
@@ -329,19 +397,20 @@ def _relative(file: Path, folder: Path) -> str:
         return file.as_posix()
 
 
-def list_named(path: str | Path) -> list[Path]:
+def list_named(path: str | Path) -> list[Pair]:
     """Return the images that a list names, there or not; masks beside them do not matter."""
     path = Path(path)
-    images = []
+    pairs = []
     for number, fields in _read_fields(path):
-        if len(fields) > 2 or not fields[0]:
+        if len(fields) > 3 or not fields[0]:
             raise DataError(
                 f"{counted(len(fields), 'column')}, the first is "
                 f"'{fields[0]}'. Write an image, or image, one tab, mask.",
                 where=f"{path}, line {number}",
             )
-        images.append(_locate(fields[0], path.parent) or path.parent / fields[0])
-    return images
+        image = _locate(fields[0], path.parent) or path.parent / fields[0]
+        pairs.append(Pair(image, None, *fields[2:]))
+    return pairs
 
 
 def read_manifest(path: str | Path) -> list[Pair]:
@@ -349,8 +418,9 @@ def read_manifest(path: str | Path) -> list[Pair]:
 
     Parameters
     ----------
-    path : UTF-8 text, one ``image<TAB>mask`` per line. Both kinds of slashes and line ends, a BOM
-        and blank lines are read; relative paths are taken from the file's folder, then from the
+    path : UTF-8 text, one ``image<TAB>mask`` per line, or ``image<TAB>mask<TAB>name`` where the
+        stem of the image does not name the pair. Both kinds of slashes and line ends, a BOM and
+        blank lines are read; relative paths are taken from the file's folder, then from the
         current one.
 
     Raises
@@ -364,20 +434,21 @@ def read_manifest(path: str | Path) -> list[Pair]:
     seen: dict[Path, int] = {}
     missing: list[str] = []
     for number, fields in _read_fields(path):
-        if len(fields) != 2:
+        if len(fields) not in (2, 3):
             raise DataError(
-                f"{counted(len(fields), 'column')}. Write image, one tab, mask; nothing else.",
+                f"{counted(len(fields), 'column')}. Write image, one tab, mask; then a tab and a "
+                "name if it has one.",
                 where=f"{path}, line {number}",
             )
-        files = [_locate(text, path.parent) for text in fields]
+        files = [_locate(text, path.parent) for text in fields[:2]]
         missing += [
             f"line {number}: {text or 'an empty column'}"
-            for text, file in zip(fields, files, strict=True)
+            for text, file in zip(fields[:2], files, strict=True)
             if file is None
         ]
         if None in files:
             continue
-        pair = Pair(*(file for file in files if file))
+        pair = Pair(files[0] or Path(), files[1], *fields[2:])
         first = seen.setdefault(pair.image.resolve(), number)
         if first != number:
             raise DataError(

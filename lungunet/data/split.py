@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.ct import SUFFIXES
 from lungunet.data.files import json_text, read_json, write_text
 from lungunet.data.manifest import (
     Pair,
@@ -24,7 +25,7 @@ from lungunet.data.manifest import (
     refuse_equal_names,
     render_manifest,
 )
-from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError, listed
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError, counted, listed
 
 SPLITS = ("train", "val", "test")
 """The names of the three lists."""
@@ -140,12 +141,13 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     Parameters
     ----------
     rule : path of a CSV file with the columns name and patient, or a regular expression that is
-        searched in each file stem: its first group, or the whole match, is the patient
+        searched in each name, see :class:`Pair`: its first group, or the whole match, is the
+        patient
 
     Returns
     -------
     dict
-        Stem to patient, for exactly the given pairs.
+        Name to patient, for exactly the given pairs.
 
     Raises
     ------
@@ -156,7 +158,7 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     """
     if rule.lower().endswith(".csv"):
         table = _read_group_table(Path(rule))
-        groups = {pair.name: table.get(pair.name, table.get(pair.image.name)) for pair in pairs}
+        groups = {pair.name: table.get(pair.name) for pair in pairs}
     else:
         try:
             pattern = re.compile(rule)
@@ -170,10 +172,10 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
         groups = {
             name: match and match.group(min(1, pattern.groups)) for name, match in matches.items()
         }
-    missing = sorted(name for name, patient in groups.items() if not patient)
+    missing = sorted(pair.name for pair in pairs if not groups[pair.name])
     if missing:
         raise SplitError(
-            f"no patient for {len(missing)} pairs: "
+            f"no patient for {counted(len(missing), 'pair')}: "
             f"{listed(missing, separator=', ')}. Extend the rule to cover them.",
             where=f"group '{rule}'",
         )
@@ -211,7 +213,8 @@ def _read_group_table(path: Path) -> dict[str, str]:
         )
     table: dict[str, str] = {}
     for number, row in rows:
-        name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
+        name = _plain_name((row["name"] or "").strip())
+        patient = (row["patient"] or "").strip()
         if table.setdefault(name, patient) != patient:
             # Patients are not named: messages end up in logs and mails.
             raise SplitError(
@@ -219,6 +222,13 @@ def _read_group_table(path: Path) -> dict[str, str]:
                 where=f"{path}, line {number}",
             )
     return table
+
+
+def _plain_name(entry: str) -> str:
+    """Return how a pair is called that somebody wrote as a file, with its folders or without."""
+    suffix = Path(entry).suffix
+    name = entry.removesuffix(suffix) if suffix.lower() in SUFFIXES else entry
+    return name.replace("\\", "/").replace("/", "_")
 
 
 def split_pairs(
@@ -483,7 +493,7 @@ def read_list(folder: str | Path, name: str) -> list[Pair]:
     others = [other for other in SPLITS if other != name and (folder / f"{other}.txt").exists()]
     _refuse_leaks(
         folder,
-        {other: list_named(folder / f"{other}.txt") for other in others}
+        {other: [pair.image for pair in list_named(folder / f"{other}.txt")] for other in others}
         | {name: [pair.image for pair in pairs]},
     )
     return pairs

@@ -228,8 +228,9 @@ def evaluate_list(
     scored = weights_hash(model) if own else ""
     pairs = read_list(data, split)
     codec = codec or choose_codec(data)
-    predictor = _load(model, codec, mask_codec, mask_names=mask_names, device=device)
-    rivals = {str(other): _load(other, codec, device=device) for other in against}
+    load = partial(_load, codec=codec, slices=pairs, device=device)
+    predictor = load(model, mask_codec=mask_codec, mask_names=mask_names)
+    rivals = {str(other): load(other) for other in against}
     if str(model) in rivals:
         raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
     seen = {str(each): seen_by(each, pairs) for each in (model, *against)}
@@ -274,9 +275,10 @@ def evaluate_list(
 
 def _load(
     model: str | Path,
-    codec: LabelCodec,
-    mask_codec: LabelCodec | None = None,
     *,
+    codec: LabelCodec,
+    slices: Sequence[Pair],
+    mask_codec: LabelCodec | None = None,
     mask_names: str | None = None,
     device: str | int,
 ) -> Predicts:
@@ -285,7 +287,7 @@ def _load(
     one = len(find_members(model)) == 1 and model != "threshold"
     if one and place.is_dir() and not is_model_folder(place):
         told = mask_codec or read_codec(model) or codec.for_prediction
-        return MaskFolder(model, told, mask_names=mask_names)
+        return MaskFolder(model, told, mask_names=mask_names, slices=slices)
     for option, given in (("mask_names", mask_names), ("mask_codec", mask_codec)):
         if given is not None:
             raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)

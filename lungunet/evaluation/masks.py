@@ -8,10 +8,16 @@ import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_mask
-from lungunet.data.manifest import find_images, image_names
+from lungunet.data.manifest import (
+    Pair,
+    find_images,
+    image_names,
+    name_files,
+    refuse_equal_names,
+)
 from lungunet.data.names import NameRule
 from lungunet.data.overlay import show_grey
-from lungunet.errors import ConfigError, DataError, listed
+from lungunet.errors import ConfigError
 from lungunet.inference.predictor import Prediction
 from lungunet.inference.segmenter import Segmented
 
@@ -46,12 +52,13 @@ class MaskFolder:
     ----------
     folder : masks as PNG, TIFF, JPEG or BMP
     codec : how they are coded
-    mask_names : how the stems of slice and mask differ, as ``names`` of :func:`find_pairs`
+    mask_names : how the names of slice and mask differ, as ``names`` of :func:`find_pairs`
+    slices : what is scored, where some are called otherwise than by their stems
 
     Raises
     ------
     DataError
-        When the folder is missing or empty, or two masks share a stem.
+        When the folder is missing or empty, or two masks share a name.
     ConfigError
         When the codec ignores pixels: a mask that is scored answers for all of them. When the rule
         for names is none.
@@ -65,6 +72,7 @@ class MaskFolder:
         codec: LabelCodec = LUNG_CODEC,
         *,
         mask_names: str | None = None,
+        slices: Iterable[Pair] = (),
     ) -> None:
         if mask_names is not None:
             NameRule.parse(mask_names)
@@ -77,19 +85,11 @@ class MaskFolder:
                 "name a class here.",
                 where=f"labels {codec}",
             )
-        files = find_images(folder)
-        self._by_stem = {file.stem: file for file in files}
-        self._mask_of: dict[str, Path] = {}  # stem of a slice -> mask, as they are asked for
-        if len(self._by_stem) < len(files):
-            twice = [
-                f"{file} and {self._by_stem[file.stem]}"
-                for file in files
-                if self._by_stem[file.stem] != file
-            ]
-            raise DataError(
-                f"of one stem are {listed(twice, separator=', ')}. Move one of each elsewhere.",
-                where=folder,
-            )
+        named = name_files(find_images(folder))
+        refuse_equal_names(Pair(file, None, name) for file, name in named.items())
+        self._by_name = {name: file for file, name in named.items()}
+        self._called = {pair.image: pair.name for pair in slices}
+        self._mask_of: dict[str, Path] = {}  # name of a slice -> mask, as they are asked for
 
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8 for eyes; slices without HU are stretched to fit."""
@@ -98,12 +98,13 @@ class MaskFolder:
     def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
         """Yield the mask of each file, in order, as classes alone."""
         paths = list(paths)
-        self._find_masks({path.stem for path in paths} - self._mask_of.keys())
-        for path in paths:
-            mask = self._mask_of.get(path.stem)
+        names = [self._called.get(path, path.stem) for path in paths]
+        self._find_masks(set(names) - self._mask_of.keys())
+        for path, name in zip(paths, names, strict=True):
+            mask = self._mask_of.get(name)
             if mask is None:
                 error = (
-                    f"{self.folder}: no mask of stem {path.stem}. Predict it, drop the pair, or "
+                    f"{self.folder}: no mask of {name}. Predict it, drop the pair, or "
                     "say how masks are called, as mask_names='*=*_seg' where a.tif has a_seg.png."
                 )
                 yield Prediction(path, error=error)
@@ -111,9 +112,9 @@ class MaskFolder:
             classes = self.codec.encode(read_mask(mask), str(mask))
             yield Prediction(path, segmented=Segmented(classes))
 
-    def _find_masks(self, stems: Set[str]) -> None:
-        if stems:
+    def _find_masks(self, names: Set[str]) -> None:
+        if names:
             found = image_names(
-                sorted(stems), self._by_stem, names=self.mask_names, argument="mask_names"
+                sorted(names), self._by_name, names=self.mask_names, argument="mask_names"
             )
-            self._mask_of |= {image: self._by_stem[mask] for mask, image in found.items()}
+            self._mask_of |= {image: self._by_name[mask] for mask, image in found.items()}

@@ -273,6 +273,7 @@ def measure_files(
     out: str | Path | None = None,
     *,
     codec: LabelCodec | None = None,
+    names: str | None = None,
     spacing_mm: tuple[float, float] | None = None,
     sides: bool = False,
     series: str | None = None,
@@ -293,6 +294,7 @@ def measure_files(
     codec : of the masks: lung alone, or 1 in the left lung and 2 in the right one. None takes what
         their folder says, if they were predicted into it, else the one of 0,255 and 0,1 and 0,1,2
         that most masks fit
+    names : how masks are called beside their images, as for :func:`find_pairs`
     spacing_mm : (y, x) of slices; None leaves mm2 undefined. Scans know theirs
     sides : measure each lung by itself too, told apart by :func:`split_sides` where masks do not.
         A mask or a scan that does not tell which lung is which has no rows of them, and a warning
@@ -327,9 +329,9 @@ def measure_files(
         if given and not volumes:
             raise ConfigError("for volumes, these are slices. Leave it out.", where=name)
     pairs: Mapping[str, Pair | ScanPair] = (
-        find_volume_pairs(images, masks, series=series)
+        find_volume_pairs(images, masks, names=names, series=series)
         if volumes
-        else _pair_slices(Path(images), Path(masks))
+        else _pair_slices(Path(images), Path(masks), names)
     )
     if out is not None:
         read = [file for pair in pairs.values() for file in (pair.image, pair.mask) if file]
@@ -373,9 +375,9 @@ def measure_files(
         warnings.warn(f"{images}: {fault.text}", LungUNetWarning, stacklevel=2)
 
 
-def _pair_slices(images: Path, masks: Path) -> dict[str, Pair]:
+def _pair_slices(images: Path, masks: Path, names: str | None) -> dict[str, Pair]:
     if images.is_dir() or masks.is_dir():
-        pairs = find_pairs(images, masks)
+        pairs = find_pairs(images, masks, names=names)
         refuse_equal_names(pairs)
         return {pair.name: pair for pair in pairs}
     return {images.stem: Pair(images, masks)}

@@ -4,7 +4,7 @@ Owns what is written and where, and that what is finished is never lost. Prints 
 """
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.data.hu import HuSurvey
-from lungunet.data.manifest import list_images
+from lungunet.data.manifest import list_slices
 from lungunet.data.overlay import add_lines, draw_overlay
 from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.inference.crew import LostError, Sharing
@@ -74,6 +74,7 @@ class SliceResult:
     checked : how far the mask can be trusted; None where no triage was asked for
     error : why there is no mask; None where all went well
     skipped : the mask was there, see ``skip_existing``
+    name : what tables call it, see :class:`Pair`; empty takes the file's name without its ending
     """
 
     path: Path
@@ -82,11 +83,11 @@ class SliceResult:
     checked: Plausibility | None = None
     error: str | None = None
     skipped: bool = False
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """What tables call it: the file's name without its ending."""
-        return self.path.stem
+    def __post_init__(self) -> None:
+        """Take the stem for a name."""
+        object.__setattr__(self, "name", self.name or self.path.stem)
 
 
 def predict_slices(
@@ -104,8 +105,9 @@ def predict_slices(
     """Write one mask per slice; a file that cannot be read is named and skipped.
 
     Masks are PNG at the size of the slice, with the codec's raw values (0 and 255), called like the
-    slice. Work is done as results are asked for. The tables are written when the loop ends, however
-    it ends, with every mask that was written.
+    slice; where stems repeat, as in ``p1/slice1.tif`` and ``p2/slice1.tif``, with the folders
+    before: ``p1_slice1.png``. Work is done as results are asked for. The tables are written when
+    the loop ends, however it ends, with every mask that was written.
 
     Parameters
     ----------
@@ -138,11 +140,13 @@ def predict_slices(
         refuse_rule(predictor)
     out = Path(out)
     inputs = as_list(inputs)
-    everything = _list_slices(inputs, out)
+    called = _list_slices(inputs, out)
+    everything = [*called]
     part = part_of(sharing)
     files = own(everything, keys_of(everything, inputs), part)
-    names = predictor.codec.names
-    planned = [out / path for file in files for path in _slice_paths(file.stem, names, write)]
+    names = [called[file] for file in files]
+    classes = predictor.codec.names
+    planned = [out / path for name in names for path in _slice_paths(name, classes, write)]
     record = begin(
         out,
         predictor,
@@ -155,11 +159,10 @@ def predict_slices(
     planned += record.files
     refuse_inputs(planned, everything)
     refuse_existing(planned, overwrite or record.goes_on)
-    _refuse_others_masks(planned, files, out)
-    stems = [file.stem for file in files]
+    _refuse_others_masks(planned, names, out)
     if part:
-        record.begin(list_of([file.stem for file in everything], own=stems))
-    job = _SliceJob(out, write, batch_size)
+        record.begin(list_of([*called.values()], own=names))
+    job = _SliceJob(out, write, batch_size, called)
     todo: list[Path] = []
     try:
         for file in files:
@@ -171,10 +174,10 @@ def predict_slices(
         with closing(_do_slices(job, predictor, todo, sharing, record)) as results:
             yield from progress(results, desc="predict", total=len(todo))
     except KeyboardInterrupt:
-        done = f"{record.count(stems)} of {counted(len(files), 'mask')} in {out}"
+        done = f"{record.count(names)} of {counted(len(files), 'mask')} in {out}"
         raise KeyboardInterrupt(f"{done}, each of them whole") from None
     finally:
-        record.write_tables(stems)
+        record.write_tables(names)
         record.close()
 
 
@@ -185,6 +188,7 @@ class _SliceJob:
     out: Path
     write: SliceFiles
     batch_size: int
+    called: Mapping[Path, str]
 
     def __call__(
         self, predictor: Predictor, paths: Sequence[Path]
@@ -201,7 +205,8 @@ class _SliceJob:
         """Write what belongs to each slice, in threads."""
 
         def work(prediction: Prediction) -> SliceResult:
-            result = _write_slice(prediction, predictor, self.out, self.write)
+            name = self.called[prediction.path]
+            result = _write_slice(prediction, name, predictor, self.out, self.write)
             return _keep_slice(result, record) if record else result
 
         return map_ahead(work, predictions, depth=_BEHIND)
@@ -222,15 +227,15 @@ def _look_up_slice(
     """Return what there is of a slice without predicting it; None where nothing is."""
     if not record.goes_on:
         return None
-    source = identify_source([file])
-    paths = _slice_paths(file.stem, predictor.codec.names, job.write)
+    source, name = identify_source([file]), job.called[file]
+    paths = _slice_paths(name, predictor.codec.names, job.write)
     belongs = [job.out / path for path in paths]
     try:
-        there = record.holds(file.stem, source, belongs)
+        there = record.holds(name, source, belongs)
     except DataError as err:
-        note(record, file.stem, file, source=source, error=str(err))
-        return SliceResult(file, error=str(err))
-    return SliceResult(file, belongs[0], skipped=True) if there else None
+        note(record, name, file, source=source, error=str(err))
+        return SliceResult(file, error=str(err), name=name)
+    return SliceResult(file, belongs[0], skipped=True, name=name) if there else None
 
 
 def _do_slices(
@@ -260,7 +265,8 @@ def _do_slices(
                 if len(paths) > 1:
                     return _joined(ask([path]) for path in paths)
                 error = f"{paths[0]}: twice {err}. The others go on."
-                done, looked = [SliceResult(paths[0], error=error)], HuSurvey()
+                name = job.called[paths[0]]
+                done, looked = [SliceResult(paths[0], error=error, name=name)], HuSurvey()
             return [_keep_slice(one, record) for one in done], looked
 
         with closing(crew.map(ask, chunks)) as answers:
@@ -280,33 +286,33 @@ def _joined(
     return results, judged
 
 
-def _list_slices(inputs: list[str], out: Path) -> list[Path]:
+def _list_slices(inputs: list[str], out: Path) -> dict[Path, str]:
+    """Return file -> what it is called."""
     if any(Path(source).is_dir() and Path(source).resolve() == out.resolve() for source in inputs):
         raise ConfigError(
             "is the folder that is read; masks would lie between the slices. Choose another one.",
             where=out,
         )
-    # A file named twice is one; two links to it are two slices.
-    listing = {file.absolute(): file for source in inputs for file in list_images(source, but=out)}
-    by_stem = defaultdict(list)
-    for file in listing.values():
-        by_stem[file.stem].append(str(file))
-    clashes = [" and ".join(names) for names in by_stem.values() if len(names) > 1]
+    slices = list_slices(inputs, but=out)
+    by_name = defaultdict(list)
+    for slice_ in slices:
+        by_name[slice_.name].append(str(slice_.image))
+    clashes = [" and ".join(files) for files in by_name.values() if len(files) > 1]
     if clashes:
         raise ConfigError(
             f"files that would write the same mask:\n  {listed(clashes)}\n"
             "Predict them into different folders."
         )
-    return list(listing.values())
+    return {slice_.image: slice_.name for slice_ in slices}
 
 
-def _refuse_others_masks(planned: list[Path], files: list[Path], out: Path) -> None:
+def _refuse_others_masks(planned: list[Path], names: Sequence[str], out: Path) -> None:
     """Keep predictions out of a folder of masks in another format, which they would pair with."""
-    stems = {file.stem for file in files}
+    known = set(names)
     others = [
         str(path)
         for path in sorted(out.glob("*"))
-        if path.suffix.lower() in SUFFIXES and path.stem in stems and path not in planned
+        if path.suffix.lower() in SUFFIXES and path.stem in known and path not in planned
     ]
     if others:
         raise ConfigError(
@@ -317,18 +323,18 @@ def _refuse_others_masks(planned: list[Path], files: list[Path], out: Path) -> N
 
 
 def _write_slice(
-    prediction: Prediction, predictor: Predictor, out: Path, write: SliceFiles
+    prediction: Prediction, called: str, predictor: Predictor, out: Path, write: SliceFiles
 ) -> SliceResult:
     """Write the files of one slice, then measure and check its mask."""
     path, image, segmented = prediction.path, prediction.image, prediction.segmented
     if image is None or segmented is None:
-        return SliceResult(path, error=prediction.error)
-    mask, classes = out / f"{path.stem}.png", segmented.classes
+        return SliceResult(path, error=prediction.error, name=called)
+    mask, classes = out / f"{called}.png", segmented.classes
     if write.probabilities:
-        for index, name in enumerate(name_maps(path.stem, predictor.codec.names), start=1):
+        for index, name in enumerate(name_maps(called, predictor.codec.names), start=1):
             write_image(out / name, segmented.probability(index))
     if write.uncertainty and segmented.uncertainty is not None:
-        write_image(out / name_uncertainty(f"{path.stem}.tif"), segmented.uncertainty)
+        write_image(out / name_uncertainty(f"{called}.tif"), segmented.uncertainty)
     write_mask(mask, predictor.codec.decode(classes))
     checked = None
     if write.triage:
@@ -345,8 +351,9 @@ def _write_slice(
         if checked:  # below, so that a pixel of the slice is where it was
             said = ": ".join((checked.light, *checked.reasons[:1]))
             picture = add_lines(picture, [said], below=True)
-        write_picture(out / _overlay(path.stem), picture)
-    return SliceResult(path, mask, measure_slice(image, classes, name=path.stem), checked)
+        write_picture(out / _overlay(called), picture)
+    measured = measure_slice(image, classes, name=called)
+    return SliceResult(path, mask, measured, checked, name=called)
 
 
 def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> list[Path]:

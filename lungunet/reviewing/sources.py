@@ -16,6 +16,7 @@ from lungunet.data.files import read_csv, read_json, write_bytes, write_json
 from lungunet.data.manifest import (
     Pair,
     find_images,
+    name_files,
     pair_by_name,
     read_manifest,
     refuse_equal_names,
@@ -183,10 +184,11 @@ def _read_lists(folder: Path) -> tuple[dict[str, str], list[Pair]]:
 
 def _pairs_of_masks(masks: Path, images: Path, names: str | None) -> list[Pair]:
     """Pair masks with slices; slices without a mask may be there, masks without a slice not."""
-    found = find_images(masks)
-    named = [(path.stem, path) for path in found]
-    wanted = {path.stem for path in found}
-    slices = [(path.stem, path) for path in find_images(images, but=masks)]
+    named, slices = (
+        [(name, path) for path, name in name_files(found).items()]
+        for found in (find_images(masks), find_images(images, but=masks))
+    )
+    wanted = {name for name, _ in named}
     if names is None:  # of a large folder those alone that were predicted
         slices = [item for item in slices if item[0] in wanted] or slices
     pairs, problems = pair_by_name(slices, named, names=names)

@@ -12,11 +12,14 @@ from PIL import Image
 
 from lungunet.data.manifest import (
     Pair,
+    _refuse_closed,
     find_images,
     find_pairs,
     image_names,
     list_images,
     list_named,
+    list_slices,
+    name_files,
     read_manifest,
     write_manifest,
 )
@@ -230,7 +233,7 @@ class TestRead:
     @pytest.mark.parametrize("line", ["images/a.tif", "images/a.tif\t", " images/a.tif \t "])
     def test_an_image_alone(self, tmp_path, files, line):
         (tmp_path / "a.txt").write_text(line + "\n")
-        assert list_named(tmp_path / "a.txt") == [files[0].image]
+        assert [pair.image for pair in list_named(tmp_path / "a.txt")] == [files[0].image]
         with pytest.raises(DataError, match=r"a\.txt, line 1: 1 column\.|line 1: an empty column"):
             read_manifest(tmp_path / "a.txt")
 
@@ -243,10 +246,11 @@ class TestRead:
 
     def test_named_images_need_not_be_there(self, tmp_path, files):
         (tmp_path / "a.txt").write_text("images/a.tif\tno/mask.png\n\nno/image.tif\n")
-        assert list_named(tmp_path / "a.txt") == [files[0].image, tmp_path / "no" / "image.tif"]
+        images = [pair.image for pair in list_named(tmp_path / "a.txt")]
+        assert images == [files[0].image, tmp_path / "no" / "image.tif"]
 
     @pytest.mark.parametrize(
-        ("line", "columns"), [("a b", 1), ("a,b", 1), ("a\tb\tc", 3), ("a\tb\t", 3)]
+        ("line", "columns"), [("a b", 1), ("a,b", 1), ("a\tb\tc\td", 4), ("a\tb\t\t", 4)]
     )
     def test_columns(self, tmp_path, files, line, columns):
         (tmp_path / "a.txt").write_text(f"images/a.tif\tmasks/a.png\n\n{line}\n")
@@ -254,7 +258,7 @@ class TestRead:
             read_manifest(tmp_path / "a.txt")
         assert str(caught.value) == (
             f"{tmp_path / 'a.txt'}, line 3: {counted(columns, 'column')}. "
-            "Write image, one tab, mask; nothing else."
+            "Write image, one tab, mask; then a tab and a name if it has one."
         )
 
     def test_missing_files_are_listed_together(self, tmp_path, files):
@@ -339,7 +343,7 @@ def both(folder, *pairs):
 class TestFolders:
     def test_images_at_any_depth_pair_with_masks_laid_out_alike(self, tmp_path):
         folders = both(tmp_path, *[(name, name) for name in ("a", "p1/b", "p2/deep/c", "p2/d")])
-        assert [pair.name for pair in find_pairs(*folders)] == ["a", "b", "d", "c"]
+        assert [pair.name for pair in find_pairs(*folders)] == ["a", "b", "c", "d"]
 
     def test_or_with_masks_in_one_folder(self, tmp_path):
         folders = both(tmp_path, ("p1/a", "a"), ("p2/b", "b"))
@@ -350,6 +354,34 @@ class TestFolders:
         pairs = find_pairs(*folders)
         assert [pair.image.parent.name for pair in pairs] == ["p1", "p2"]
         assert [pair.mask.parent.name for pair in pairs] == ["p1", "p2"]
+        assert [pair.name for pair in pairs] == ["p1_1", "p2_1"]
+
+    def test_as_many_folders_name_them_as_tell_all_apart(self, tmp_path):
+        at = ("a/ct/1", "b/ct/1", "b/ct/2", "3")
+        folders = both(tmp_path, *[(name, name) for name in at])
+        pairs = find_pairs(*folders)
+        assert [pair.name for pair in pairs] == ["3", "a_ct_1", "b_ct_1", "b_ct_2"]
+        write_manifest(tmp_path / "a.txt", pairs)
+        assert read_manifest(tmp_path / "a.txt") == pairs
+        assert (tmp_path / "a.txt").read_text().splitlines()[0].count("\t") == 1  # of 3: its stem
+        assert [pair.name for pair in list_slices([tmp_path / "a.txt"])] == [
+            pair.name for pair in pairs
+        ]
+        assert {pair.name for pair in list_slices([folders[0]])} == {pair.name for pair in pairs}
+
+    def test_two_endings_in_one_folder_keep_one_name(self):
+        files = [Path("p/1.tif"), Path("p/1.png"), Path("q/2.png")]
+        assert [*name_files(files).values()] == ["1", "1", "2"]
+
+    def test_what_cannot_be_looked_into_is_not_left_out_without_a_word(self, tmp_path):
+        folders = both(tmp_path, ("a", "a"), ("b", "b"))
+        (folders[0] / "b.tif").unlink()
+        (folders[0] / "b.tif").symlink_to(tmp_path / "gone.tif")
+        with pytest.raises(DataError, match=r"b\.tif: no such file"):
+            find_pairs(*folders)
+        assert [path.name for path in find_images(folders[0])] == ["a.tif", "b.tif"]
+        with pytest.raises(DataError, match=r"closed: cannot be looked into \(Permission denied\)"):
+            _refuse_closed(PermissionError(13, "Permission denied", "closed"))
 
     def test_a_folder_of_masks_in_that_of_the_images(self, tmp_path):
         draw(tmp_path / "a.tif")

@@ -167,7 +167,7 @@ class TestRefusals:
         for patient in ("p1", "p2"):
             (tmp_path / patient).mkdir()
             pairs.append(write_pair(tmp_path / patient, *slice_and_mask(), name="003"))
-        with pytest.raises(DataError, match=r"^stems that occur twice: 003\. Rename them"):
+        with pytest.raises(DataError, match=r"^names that occur twice:\n  003 \(.*p2.*\)\n"):
             prepare_pairs(pairs, tmp_path / "out", codec=LUNG_CODEC)
         assert not (tmp_path / "out").exists()
 

@@ -170,9 +170,9 @@ class TestSplitRefusals:
 
     def test_stems_that_occur_twice(self):
         pairs = [*numbered(9), Pair(Path("other/ID_0003.png"))]
-        with pytest.raises(SplitError, match=r"stems that occur twice: ID_0003\. Rename them"):
+        with pytest.raises(SplitError, match=r"names that occur twice:\n  ID_0003 \("):
             split_pairs(pairs)
-        with pytest.raises(SplitError, match=r"stems that occur twice: ID_0003\. Rename them"):
+        with pytest.raises(SplitError, match=r"names that occur twice:\n  ID_0003 \("):
             fold_pairs(pairs, folds=2)
 
     def test_a_pair_without_a_patient(self):
@@ -241,7 +241,7 @@ class TestGroups:
     @pytest.mark.parametrize("rule", ["p01", r"p01_(.*)", r"_s2()"])
     def test_a_rule_that_leaves_pairs_out(self, rule):
         with pytest.raises(
-            SplitError, match=r"no patient for \d pairs: .*p02_s1\. Extend the rule"
+            SplitError, match=r"no patient for \d pairs?: .*p02_s1\. Extend the rule"
         ):
             read_groups(self.PAIRS, rule)
 

@@ -269,13 +269,12 @@ class TestMeasureFiles:
         write_measurements(tmp_path / "same.csv", [row for one in results for row in one.rows])
         assert (tmp_path / "m.csv").read_bytes() == (tmp_path / "same.csv").read_bytes()
 
-    def test_equal_stems_in_two_folders_are_refused_and_none_is_lost(self, slices) -> None:
+    def test_equal_stems_in_two_folders_are_named_with_the_folder(self, slices) -> None:
         for folder in slices:
             (folder / "p2").mkdir()
             for path in list(folder.glob("a.*")):
                 (folder / "p2" / path.name).write_bytes(path.read_bytes())
-        with pytest.raises(DataError, match=r"^stems that occur twice: a\. Rename"):
-            next(measure_files(*slices))
+        assert [one.name for one in measure_files(*slices)] == ["a", "b", "c", "p2_a"]
 
     def test_sides_are_those_that_the_mask_names(self, slices) -> None:
         for path in slices[1].iterdir():
