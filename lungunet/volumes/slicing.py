@@ -97,7 +97,10 @@ class ScanPair:
 def find_volume_pairs(
     scans: str | Path, masks: str | Path, *, names: str | None = None, series: str | None = None
 ) -> dict[str, ScanPair]:
-    """Pair scans with masks by name, as :func:`find_pairs` does slices; one with one in any case.
+    """Pair scans with masks by name, as :func:`find_pairs` does slices.
+
+    A scan and a mask that are named themselves, and not by a folder that holds them, are a pair
+    whatever their names.
 
     Parameters
     ----------
@@ -118,7 +121,8 @@ def find_volume_pairs(
         When a folder holds no volume, a mask has no scan, or no scan a mask.
     """
     images, labels = find_volumes([scans], series=series), find_volumes([masks])
-    if len(images) == len(labels) == 1:
+    alone = len(images) == len(labels) == 1
+    if alone and _is_named(scans, images[0]) and _is_named(masks, labels[0]):
         return {images[0].name: ScanPair(images[0], labels[0])}
     called = image_names(
         [image.name for image in images], [mask.name for mask in labels], names=names
@@ -139,13 +143,21 @@ def find_volume_pairs(
         lone = [pair.image for pair in pairs.values() if pair.mask is None]
         problems = [f"{image}: no mask is called {image.name}" for image in lone]
         problems += [f"{mask}: no scan is called {mask.name}" for mask in spare]
+        way = "Say"
+        if alone:
+            way = f"Where they are a pair, give {images[0]} and {labels[0]} themselves; else say"
         raise DataError(
             f"{scans} and {masks} do not pair up, "
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
-            "Say how masks are called beside their scans, as names='*=*_mask', or rename or remove "
-            "them; nothing was written."
+            f"{way} how masks are called beside their scans, as names='*=*_mask', or "
+            "rename or remove them; nothing was written."
         )
     return dict(sorted(pairs.items()))
+
+
+def _is_named(source: str | Path, scan: Scan) -> bool:
+    """Whether a source is the scan itself: a file, a folder of its slices, a study of a PACS."""
+    return scan.remote is not None or Path(source).is_file() or scan.path == Path(source)
 
 
 def slice_volume(

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import series
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_image, read_mask
@@ -155,6 +156,28 @@ class TestPairs:
         self.save(tmp_path / "ct.nii", tmp_path / "lungs.mha")
         pairs = find_volume_pairs(tmp_path / "ct.nii", tmp_path / "lungs.mha")
         assert paths_of(pairs) == {"ct": (tmp_path / "ct.nii", tmp_path / "lungs.mha")}
+
+    def test_one_with_one_of_another_name_in_folders(self, tmp_path):
+        """As two with two: what is beside each other in folders goes by name."""
+        scans, masks = tmp_path / "s", tmp_path / "m"
+        self.save(scans / "patient1.nii.gz", masks / "patient5.nii.gz")
+        ct, lungs = scans / "patient1.nii.gz", masks / "patient5.nii.gz"
+        for one, other in ((scans, masks), (ct, masks), (scans, lungs)):
+            with pytest.raises(DataError, match="do not pair up, 2 problems") as caught:
+                find_volume_pairs(one, other)
+            assert f"Where they are a pair, give {ct} and {lungs} themselves; else say how" in str(
+                caught.value
+            )
+        assert paths_of(find_volume_pairs(ct, lungs)) == {"patient1": (ct, lungs)}
+        lungs.rename(masks / "patient1_seg.nii.gz")
+        with pytest.warns(LungUNetWarning, match=r"names='\*=\*_seg'"):
+            assert list(find_volume_pairs(scans, masks)) == ["patient1"]
+
+    def test_a_folder_of_slices_is_one_scan(self, tmp_path):
+        self.save(tmp_path / "lungs.mha")
+        ct = series(tmp_path / "ct")
+        pairs = find_volume_pairs(ct, tmp_path / "lungs.mha")
+        assert paths_of(pairs) == {"ct": (ct, tmp_path / "lungs.mha")}
 
     def test_what_does_not_pair_up_is_listed(self, tmp_path):
         scans, masks = tmp_path / "s", tmp_path / "m"
