@@ -90,6 +90,7 @@ def differ(first: Slice, item: Slice) -> str:
         ("size", first.size == item.size),
         ("pixel spacing", _close(first.spacing, item.spacing, rtol=1e-3)),
         ("orientation", _close(first.axes, item.axes, atol=1e-3)),
+        ("patient", first.owner == item.owner),
     ):
         if not same:
             return what
