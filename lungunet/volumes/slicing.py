@@ -1,5 +1,6 @@
 """Slices to train on, cut from scans and their masks."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
 from lungunet.data.manifest import Pair, image_names, write_manifest
 from lungunet.data.split import read_groups
-from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes
+from lungunet.volumes.grid import are_nearly_square
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.series import several
 from lungunet.volumes.volume import Volume, put_on_grid, read_volume
@@ -286,6 +288,7 @@ def _choose_slices(
 ) -> tuple[np.ndarray, Sequence[int]]:
     """Return classes on the scan's grid, (D, H, W) uint8, and which slices to write, in order."""
     require_hu(scan.array, scan.path)
+    _warn_of_oblong(scan)
     classes = config.codec.encode(put_on_grid(mask, scan), str(mask.path))
     candidates = np.arange(0, len(classes), config.every)
     has_lung = is_lung(classes[candidates]).any(axis=(1, 2))
@@ -296,6 +299,18 @@ def _choose_slices(
         if room < len(empty):
             empty = empty[np.linspace(0, len(empty) - 1, room).round().astype(int)]
     return classes, np.sort(np.concatenate([candidates[has_lung], empty])).tolist()
+
+
+def _warn_of_oblong(scan: Volume) -> None:
+    y, x = scan.spacing_mm[1:]
+    if not are_nearly_square((y, x)):
+        warnings.warn(
+            f"{scan.path}: pixels of {y:.3g}x{x:.3g} mm, {max(y, x) / min(y, x):.1f} times as long "
+            "as wide. Its slices are squashed, and a model that learns from them sees scans with "
+            "square pixels. Leave it out, or resample it first.",
+            LungUNetWarning,
+            stacklevel=4,
+        )
 
 
 def _write_slices(

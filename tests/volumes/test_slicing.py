@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,13 @@ class TestSlices:
             with pytest.raises(error, match=text):
                 slice_volume(volume(scan), mask, tmp_path, **{"codec": PLAIN, **settings})
         assert not list(tmp_path.iterdir())
+
+    def test_pixels_that_are_not_square_are_warned_of(self, tmp_path):
+        grid = Grid.axial(SHAPE, (2.5, 2.4, 0.8))
+        scan = Volume(HU, Path("p1.nii"), "p1", grid)
+        text = r"p1\.nii: pixels of 2\.4x0\.8 mm, 3\.0 times as long as wide"
+        with pytest.warns(LungUNetWarning, match=text):
+            assert slice_volume(scan, replace(scan, array=LUNG), tmp_path, codec=PLAIN)
 
 
 def paths_of(pairs):
