@@ -147,13 +147,17 @@ def score_case(
     Parameters
     ----------
     truth, pred : (H, W) or (D, H, W) integer, classes 0..n_classes-1; the truth may hold
-        :data:`IGNORE`
+        :data:`IGNORE`. Distances in a scan of one slice are those within the slice
     spacing_mm, ruler : of a scan
     """
     counts, shape = count_classes(truth, pred, n_classes), truth.shape
+    axes_mm = spacing_mm
     if truth.ndim == 3:  # distances take many times the memory of a mask
         box = box_of_either(truth, pred)
         truth, pred = truth[box], pred[box]
+    if len(shape) == 3 and shape[0] == 1:  # in three dimensions all of a lone slice is border
+        truth, pred = truth[0], pred[0]
+        axes_mm = spacing_mm and spacing_mm[1:]
     ignored = truth == IGNORE
     return CaseScore(
         name=name,
@@ -162,7 +166,7 @@ def score_case(
         surface=surface_distances(
             is_lung(truth),
             pred > 0,
-            spacing_mm=spacing_mm,
+            spacing_mm=axes_mm,
             tolerance=ruler.tolerance,
             ignored=ignored if ignored.any() else None,
         ),

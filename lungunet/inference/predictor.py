@@ -23,6 +23,7 @@ from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
+from lungunet.inference.square import resize_plane, resize_segmented, square_shape
 from lungunet.models.hub import hub_address
 from lungunet.models.members import find_members
 from lungunet.volumes.formats import is_volume_source
@@ -233,12 +234,31 @@ class Predictor:
         return self._segment([self._views(image, "slice") for image in images])
 
     def segment_ahead(
-        self, images: Iterable[np.ndarray], *, batch_size: int = 8
+        self,
+        images: Iterable[np.ndarray],
+        *,
+        batch_size: int = 8,
+        spacing_mm: tuple[float, float] | None = None,
     ) -> Iterator[list[Segmented]]:
-        """Segment many slices, a batch at a time; the next ones are prepared in threads."""
-        views = map_ahead(lambda image: self._views(image, "slice"), images, depth=batch_size)
-        while batch := list(islice(views, batch_size)):
-            yield self._segment(batch)
+        """Segment many slices, a batch at a time; the next ones are prepared in threads.
+
+        Parameters
+        ----------
+        spacing_mm : (y, x), sides of a pixel. Where one is more than 1.3 times the other, the model
+            is shown the slices with square pixels; what it says comes back at their own size
+        """
+
+        def prepare(image: np.ndarray) -> tuple[tuple[int, int], list[Any]]:
+            square = resize_plane(image, square_shape(image.shape, spacing_mm))
+            return image.shape, self._views(square, "slice")
+
+        prepared = map_ahead(prepare, images, depth=batch_size)
+        while batch := list(islice(prepared, batch_size)):
+            segmented = self._segment([views for _, views in batch])
+            yield [
+                resize_segmented(each, shape)
+                for each, (shape, _) in zip(segmented, batch, strict=True)
+            ]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Segment one slice.

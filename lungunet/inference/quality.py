@@ -471,7 +471,9 @@ def _see(
     if segment_volume := predictor.segmenter.segment_volume:
         return segment_volume(hu, spacing_mm=spacing_mm) > 0
     classes = [
-        each.classes for batch in predictor.segment_ahead(hu, batch_size=_BATCH) for each in batch
+        each.classes
+        for batch in predictor.segment_ahead(hu, batch_size=_BATCH, spacing_mm=spacing_mm[1:])
+        for each in batch
     ]
     return refine_volume(hu, np.stack(classes), spacing_mm=spacing_mm) > 0
 

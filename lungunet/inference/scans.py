@@ -67,8 +67,9 @@ def predict_volume(
 ) -> VolumePrediction:
     """Segment a scan.
 
-    A network sees one slice at a time. What segments volumes sees the whole scan, in millimetres;
-    the threshold baseline gives ``segment_lungs(volume.array, spacing_mm=volume.spacing_mm)``.
+    A network sees one slice at a time, its pixels made square where they are not. What segments
+    volumes sees the whole scan, in millimetres; the threshold baseline gives
+    ``segment_lungs(volume.array, spacing_mm=volume.spacing_mm)``.
 
     Parameters
     ----------
@@ -107,7 +108,9 @@ def predict_volume(
     if probabilities:
         kept = np.empty((predictor.codec.n_classes - 1, *array.shape), np.float32)
     several, done = False, 0
-    batches = predictor.segment_ahead(array, batch_size=batch_size)
+    batches = predictor.segment_ahead(
+        array, batch_size=batch_size, spacing_mm=volume.spacing_mm[1:]
+    )
     total = -(-len(array) // batch_size)
     for batch in progress(batches, desc=volume.name, total=total):
         for index, segmented in enumerate(batch, done):

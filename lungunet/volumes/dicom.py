@@ -1,7 +1,7 @@
 """What one DICOM file holds: slices of CT with their place, something else, or damage.
 
 The only door to pydicom, which reads headers; voxels are read by ``itk``. Of the patient's tags it
-looks at the name alone, to keep it out of what is written.
+looks at name and number alone, to keep the name out of what is written, and patients apart.
 """
 
 import math
@@ -99,6 +99,8 @@ class Slice:
     projection : of several planes into one, as a MIP
     description, kernel : of the series, in words
     patient : words of the patient's name
+    owner : tells patients apart: a hash of PatientID, or of the name where that is empty, which is
+        another one in every process
     """
 
     path: Path
@@ -117,6 +119,7 @@ class Slice:
     description: str
     kernel: str
     patient: frozenset[str]
+    owner: int
 
     @property
     def label(self) -> str:
@@ -313,6 +316,7 @@ def _slice(header: "_Header", frame: "_Header", index: int) -> Slice | None:
         bool({"MIP", "MINIP", "MAXIMUM", "MINIMUM"} & set(words)),
         *(header.shared(_DESCRIPTION), header.shared(_KERNEL)),
         header.patient,
+        header.owner,
     )
 
 
@@ -349,6 +353,10 @@ class _Header:
         if name == self.text(_PATIENT_ID):
             return frozenset()
         return frozenset(word for word in words_of(name) if len(word) > 2)
+
+    @property
+    def owner(self) -> int:
+        return hash(self.text(_PATIENT_ID) or self.text(_PATIENT))
 
     def has(self, *tags: int) -> bool:
         return all(self._raw(tag) for tag in tags)

@@ -16,6 +16,7 @@ _SKEW = 1e-3  # cosine between axes that are meant to be at right angles; files 
 
 _AIR_HU = -1024
 _MOST_TILT = 45  # degrees; no gantry tilts by more than 30
+_SQUARE = 1.3  # so many times as long as wide; there networks lose 0.003 IoU, and more beyond
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,11 @@ class Grid:
     def _skew(self) -> np.ndarray:
         """(3, 3): cosines between its axes, that should be 0."""
         return np.asarray(np.abs(self.matrix.T @ self.matrix - np.eye(3)))
+
+
+def are_nearly_square(spacing_mm: tuple[float, float]) -> bool:
+    """Whether pixels of these sides are so nearly square that networks do as well."""
+    return max(spacing_mm) <= _SQUARE * min(spacing_mm)
 
 
 def straighten(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:

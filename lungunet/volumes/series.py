@@ -134,8 +134,10 @@ def several(scans: Sequence[Scan], where: Path, name: str) -> Scan:
 def _listing(scans: Iterable[Scan], wrong: str) -> str:
     ordered = sorted((scan for scan in scans if scan.slices), key=lambda scan: -len(scan.slices))
     rows = [scan.describe() for scan in ordered]
-    first = f"Say which one, as series='{ordered[0].id}'." if ordered else ""
-    return f"{len(rows)} series{wrong}:\n  {listed(rows)}\n{first}"
+    way = f"Say which one, as series='{ordered[0].id}'." if ordered else ""
+    if len({scan.id for scan in ordered}) < len(ordered):
+        way = "Some share their UID, so give the folder of one."
+    return f"{len(rows)} series{wrong}:\n  {listed(rows)}\n{way}"
 
 
 def _examine_all(folders: Mapping[Path, Sequence[Path]]) -> _Found:
@@ -226,10 +228,15 @@ def _is_copy(item: Slice, of: Slice) -> bool:
 
 def _leave_out(groups: dict[tuple[str, str], list[Slice]], others: list[Other]) -> None:
     """Leave out series that show again what an axial series of their study shows."""
-    axial = {study for (study, _), slices in groups.items() if not _is_second(slices)}
+    axial = {
+        (study, item.owner)
+        for (study, _), slices in groups.items()
+        if not _is_second(slices)
+        for item in slices
+    }
     for (study, series), slices in list(groups.items()):
         why = _is_second(slices)
-        if why and study in axial:
+        if why and (study, slices[0].owner) in axial:
             paths = dict.fromkeys(item.path for item in slices)
             others += [Other(path, why, series) for path in paths]
             del groups[study, series]
@@ -250,22 +257,33 @@ def _is_second(slices: list[Slice]) -> str:
 def _join(slices: list[Slice], others: list[Other]) -> list[list[Slice]]:
     """Join the parts of one series that lie in several folders, where they fit together.
 
-    What is there twice is left out, but never a slice of a part that is a scan by itself.
+    What is there twice is left out, but never a slice of a part that is a scan by itself. Where
+    UIDs are empty or repeat themselves each folder is one, for its neighbour may be of any patient.
     """
     by_folder = defaultdict(list)
     for item in slices:
         by_folder[item.path.parent].append(item)
     clusters: list[_Cluster] = []
+    lone: set[Path] = set()
     for members in by_folder.values():
         part = _Cluster()
         others += part.add(members)
         for cluster in clusters:
             fresh = cluster.without_copies(part.slices)
-            if not fresh or _fits(cluster.slices, fresh):
+            fits = not fresh or _fits(cluster.slices, fresh)
+            if fits and (not fresh or _have_uids(cluster.slices + fresh)):
                 others += cluster.add(part.slices)
                 break
+            lone |= {item.path.parent for item in (cluster.slices[0], fresh[0]) if fits}
         else:
             clusters.append(part)
+    if lone:
+        warnings.warn(
+            f"{listed(sorted(map(str, lone)), separator=', ')}: UIDs are empty or repeat "
+            "themselves, so each folder is taken for a scan. Put the parts of one into one folder.",
+            LungUNetWarning,
+            stacklevel=4,
+        )
     return [cluster.slices for cluster in clusters]
 
 
@@ -306,6 +324,12 @@ def _fits(one: list[Slice], other: list[Slice]) -> bool:
     )
     apart = first[-1] < second[0] - SAME_MM or second[-1] < first[0] - SAME_MM
     return bool(apart) or are_even(one + other)
+
+
+def _have_uids(slices: list[Slice]) -> bool:
+    """Whether slices say which series they are of, and each which object it is."""
+    objects = {(item.instance, item.frame) for item in slices if item.instance}
+    return bool(slices[0].series) and len(objects) == len(slices)
 
 
 def _scan(slices: list[Slice]) -> Scan:

@@ -1,5 +1,6 @@
 """Slices to train on, cut from scans and their masks."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
 from lungunet.data.manifest import Pair, image_names, write_manifest
 from lungunet.data.split import read_groups
-from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import find_volumes
+from lungunet.volumes.grid import are_nearly_square
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.series import several
 from lungunet.volumes.volume import Volume, put_on_grid, read_volume
@@ -97,7 +99,10 @@ class ScanPair:
 def find_volume_pairs(
     scans: str | Path, masks: str | Path, *, names: str | None = None, series: str | None = None
 ) -> dict[str, ScanPair]:
-    """Pair scans with masks by name, as :func:`find_pairs` does slices; one with one in any case.
+    """Pair scans with masks by name, as :func:`find_pairs` does slices.
+
+    A scan and a mask that are named themselves, and not by a folder that holds them, are a pair
+    whatever their names.
 
     Parameters
     ----------
@@ -118,7 +123,8 @@ def find_volume_pairs(
         When a folder holds no volume, a mask has no scan, or no scan a mask.
     """
     images, labels = find_volumes([scans], series=series), find_volumes([masks])
-    if len(images) == len(labels) == 1:
+    alone = len(images) == len(labels) == 1
+    if alone and _is_named(scans, images[0]) and _is_named(masks, labels[0]):
         return {images[0].name: ScanPair(images[0], labels[0])}
     called = image_names(
         [image.name for image in images], [mask.name for mask in labels], names=names
@@ -139,13 +145,21 @@ def find_volume_pairs(
         lone = [pair.image for pair in pairs.values() if pair.mask is None]
         problems = [f"{image}: no mask is called {image.name}" for image in lone]
         problems += [f"{mask}: no scan is called {mask.name}" for mask in spare]
+        way = "Say"
+        if alone:
+            way = f"Where they are a pair, give {images[0]} and {labels[0]} themselves; else say"
         raise DataError(
             f"{scans} and {masks} do not pair up, "
             f"{counted(len(problems), 'problem')}:\n  {listed(problems)}\n"
-            "Say how masks are called beside their scans, as names='*=*_mask', or rename or remove "
-            "them; nothing was written."
+            f"{way} how masks are called beside their scans, as names='*=*_mask', or "
+            "rename or remove them; nothing was written."
         )
     return dict(sorted(pairs.items()))
+
+
+def _is_named(source: str | Path, scan: Scan) -> bool:
+    """Whether a source is the scan itself: a file, a folder of its slices, a study of a PACS."""
+    return scan.remote is not None or Path(source).is_file() or scan.path == Path(source)
 
 
 def slice_volume(
@@ -274,6 +288,7 @@ def _choose_slices(
 ) -> tuple[np.ndarray, Sequence[int]]:
     """Return classes on the scan's grid, (D, H, W) uint8, and which slices to write, in order."""
     require_hu(scan.array, scan.path)
+    _warn_of_oblong(scan)
     classes = config.codec.encode(put_on_grid(mask, scan), str(mask.path))
     candidates = np.arange(0, len(classes), config.every)
     has_lung = is_lung(classes[candidates]).any(axis=(1, 2))
@@ -284,6 +299,18 @@ def _choose_slices(
         if room < len(empty):
             empty = empty[np.linspace(0, len(empty) - 1, room).round().astype(int)]
     return classes, np.sort(np.concatenate([candidates[has_lung], empty])).tolist()
+
+
+def _warn_of_oblong(scan: Volume) -> None:
+    y, x = scan.spacing_mm[1:]
+    if not are_nearly_square((y, x)):
+        warnings.warn(
+            f"{scan.path}: pixels of {y:.3g}x{x:.3g} mm, {max(y, x) / min(y, x):.1f} times as long "
+            "as wide. Its slices are squashed, and a model that learns from them sees scans with "
+            "square pixels. Leave it out, or resample it first.",
+            LungUNetWarning,
+            stacklevel=4,
+        )
 
 
 def _write_slices(

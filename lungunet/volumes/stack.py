@@ -18,6 +18,7 @@ SAME_MM = 1e-3
 """Two slices so near to each other are at one place."""
 
 _UNEVEN = 0.1  # of the usual step: scanners round positions
+_OFF_GRID = 0.5  # of the mean step, by which a slice may lie off its place on the even grid
 _DRIFT_PX = 0.5  # by which the last slice may lie beside the axis of the first
 _SPARSE, _FAR_MM = 1.5, 30.0  # steps in thicknesses of a slice; and mm, beyond which is no volume
 _FINER = 4  # resampling makes at most so many slices of one
@@ -89,6 +90,7 @@ def differ(first: Slice, item: Slice) -> str:
         ("size", first.size == item.size),
         ("pixel spacing", _close(first.spacing, item.spacing, rtol=1e-3)),
         ("orientation", _close(first.axes, item.axes, atol=1e-3)),
+        ("patient", first.owner == item.owner),
     ):
         if not same:
             return what
@@ -173,22 +175,36 @@ def _check_steps(stack: _Stack, where: Path, resample: bool) -> str:
             "Keep one reconstruction and one time point.",
             where=where,
         )
-    if not gaps:
-        return ""
-    if _is_broken(steps, usual):
+    if gaps and _is_broken(steps, usual):
         raise GeometryError(
             f"slices are {usual:.2f} mm apart, but not between\n  {listed(gaps)}\n"
             "Slices are missing: copy the series again, or leave out the part beyond the gap.",
             where=where,
         )
-    runs = [f"{step:g} mm ({counted(count, 'time')})" for step, count in _runs(steps)]
-    said = f"slices are unevenly spaced: {listed(runs, separator=', then ')}"
-    if not resample:
+    said = _say_runs(steps) if gaps else _say_drift(stack)
+    if said and not resample:
         raise GeometryError(
             f"{said}. {_ASK}, or take the part with one spacing.",
             where=where,
         )
     return said
+
+
+def _say_runs(steps: np.ndarray) -> str:
+    runs = [f"{step:g} mm ({counted(count, 'time')})" for step, count in _runs(steps)]
+    return f"slices are unevenly spaced: {listed(runs, separator=', then ')}"
+
+
+def _say_drift(stack: _Stack) -> str:
+    """Say where steps that differ a little add up to slices far from an even grid; else nothing."""
+    heights, steps = stack.heights_mm, np.diff(stack.heights_mm)
+    off = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
+    if off.max() <= _OFF_GRID * steps.mean():
+        return ""
+    return (
+        f"slices are unevenly spaced: steps of {steps.min():.3g} to {steps.max():.3g} mm add up, "
+        f"and {stack.slices[int(off.argmax())].label} lies {off.max():.1f} mm off an even grid"
+    )
 
 
 def _runs(steps: np.ndarray) -> list[tuple[float, int]]:

@@ -151,6 +151,16 @@ class TestNumbers:
             pytest.approx((80 + 40) / 200)
         )
 
+    def test_distances_in_a_scan_of_one_slice_are_those_of_the_slice(self) -> None:
+        truth, pred = np.zeros((48, 64), np.uint8), np.zeros((48, 64), np.uint8)
+        truth[10:30, 10:40], pred[12:28, 12:38] = 1, 1
+        ruler = ruler_of_scans()
+        flat = score_case("p", truth, pred, spacing_mm=(0.8, 0.7), ruler=ruler)
+        deep = score_case("p", truth[None], pred[None], spacing_mm=(5, 0.8, 0.7), ruler=ruler)
+        assert deep.surface == flat.surface
+        assert deep.surface.assd > 1.4
+        assert deep.truth_size == pytest.approx(20 * 30 * 5 * 0.8 * 0.7 / 1000)
+
     def test_masks_that_agree(self, folder: Folder) -> None:
         folder.add("p", blob(1), blob(1))
         (case,) = folder.evaluate().cases

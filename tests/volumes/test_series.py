@@ -308,6 +308,60 @@ class TestJoining:
         assert [scan.name for scan in scans] == ["0", "1"]
         assert all(np.array_equal(read_volume(scan).array, HU) for scan in scans)
 
+    @pytest.mark.parametrize("uid", ["", "1.2.3"])
+    @pytest.mark.parametrize("first", [0.0, 12.5, 1.25, 100.0])
+    @pytest.mark.parametrize(
+        "patients", [{"PatientID": ("A1", "B2")}, {"PatientID": "", "PatientName": ("A^B", "C^D")}]
+    )
+    def test_two_patients_are_two_scans_whatever_their_uids(self, tmp_path, uid, first, patients):
+        self.two(tmp_path / "all", first, StudyInstanceUID=uid, SeriesInstanceUID=uid, **patients)
+        scans, said = found(tmp_path / "all")
+        assert ([scan.name for scan in scans], said) == (["p1", "p2"], [])
+        for scan, planes in zip(scans, (HU, HU[::-1]), strict=True):
+            assert np.array_equal(read_volume(scan).array, planes)
+        with pytest.raises(ConfigError, match="Some share their UID, so give the folder of one"):
+            read_volume(tmp_path / "all")
+
+    @pytest.mark.parametrize("patient", ["", "ANON"])
+    @pytest.mark.parametrize(
+        "uids", [{"SeriesInstanceUID": ""}, {"SOPInstanceUID": "1"}, {"SOPInstanceUID": ""}]
+    )
+    def test_folders_are_scans_where_uids_say_nothing(self, tmp_path, uids, patient):
+        tags = {"PatientID": patient, "PatientName": patient, **uids}
+        folder = self.two(tmp_path / "all", 12.5, **tags)
+        scans, said = found(folder)
+        assert [scan.name for scan in scans] == ["p1", "p2"]
+        assert np.array_equal(read_volume(scans[1]).array, HU[::-1])
+        (text,) = said
+        assert text.startswith(f"{folder / 'p1'}, {folder / 'p2'}: UIDs are empty or repeat")
+        assert np.array_equal(read_volume(folder / "p1").array, HU)
+
+    def test_two_patients_in_one_folder_are_refused(self, tmp_path):
+        folder = without_ending(tmp_path / "ct")
+        edit(folder / "IM0003", PatientID="4712")
+        with pytest.raises(GeometryError, match="of one series, but differ in patient") as caught:
+            read_volume(folder)
+        assert not any(word in str(caught.value) for word in ("471", "Doe"))
+
+    def test_what_an_axial_series_of_another_patient_shows_is_no_reason(self, tmp_path):
+        coronal = {"orientation": (1, 0, 0, 0, 0, -1), "SeriesInstanceUID": "9.8"}
+        (tmp_path / "all").mkdir()
+        without_ending(tmp_path / "all" / "p1", StudyInstanceUID="")
+        without_ending(tmp_path / "all" / "p2", StudyInstanceUID="", PatientID="2", **coronal)
+        scans, said = found(tmp_path / "all")
+        assert ([scan.name for scan in scans], said) == (["p1", "p2"], [])
+
+    def two(self, root, first, **tags):
+        """Folders p1 and p2, of patients with other tags where a tag is two values."""
+        for part, (planes, z) in enumerate(((HU, 0.0), (HU[::-1], first))):
+            mine = {name: v[part] if isinstance(v, tuple) else v for name, v in tags.items()}
+            where = root / f"p{part + 1}"
+            where.mkdir(parents=True)
+            for i, plane in enumerate(planes):
+                at = (-30.5, -20.25, z + i * SPACING[0])
+                save(dicom_slice(plane, at, **mine), where / f"IM{i:04d}")
+        return root
+
     def test_files_one_by_one(self, tmp_path):
         folder = without_ending(tmp_path / "ct")
         (scan,) = find_volumes(sorted(folder.iterdir()))

@@ -1,7 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import series
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_image, read_mask
@@ -133,6 +135,13 @@ class TestSlices:
                 slice_volume(volume(scan), mask, tmp_path, **{"codec": PLAIN, **settings})
         assert not list(tmp_path.iterdir())
 
+    def test_pixels_that_are_not_square_are_warned_of(self, tmp_path):
+        grid = Grid.axial(SHAPE, (2.5, 2.4, 0.8))
+        scan = Volume(HU, Path("p1.nii"), "p1", grid)
+        text = r"p1\.nii: pixels of 2\.4x0\.8 mm, 3\.0 times as long as wide"
+        with pytest.warns(LungUNetWarning, match=text):
+            assert slice_volume(scan, replace(scan, array=LUNG), tmp_path, codec=PLAIN)
+
 
 def paths_of(pairs):
     return {name: (pair.image.path, pair.mask and pair.mask.path) for name, pair in pairs.items()}
@@ -155,6 +164,28 @@ class TestPairs:
         self.save(tmp_path / "ct.nii", tmp_path / "lungs.mha")
         pairs = find_volume_pairs(tmp_path / "ct.nii", tmp_path / "lungs.mha")
         assert paths_of(pairs) == {"ct": (tmp_path / "ct.nii", tmp_path / "lungs.mha")}
+
+    def test_one_with_one_of_another_name_in_folders(self, tmp_path):
+        """As two with two: what is beside each other in folders goes by name."""
+        scans, masks = tmp_path / "s", tmp_path / "m"
+        self.save(scans / "patient1.nii.gz", masks / "patient5.nii.gz")
+        ct, lungs = scans / "patient1.nii.gz", masks / "patient5.nii.gz"
+        for one, other in ((scans, masks), (ct, masks), (scans, lungs)):
+            with pytest.raises(DataError, match="do not pair up, 2 problems") as caught:
+                find_volume_pairs(one, other)
+            assert f"Where they are a pair, give {ct} and {lungs} themselves; else say how" in str(
+                caught.value
+            )
+        assert paths_of(find_volume_pairs(ct, lungs)) == {"patient1": (ct, lungs)}
+        lungs.rename(masks / "patient1_seg.nii.gz")
+        with pytest.warns(LungUNetWarning, match=r"names='\*=\*_seg'"):
+            assert list(find_volume_pairs(scans, masks)) == ["patient1"]
+
+    def test_a_folder_of_slices_is_one_scan(self, tmp_path):
+        self.save(tmp_path / "lungs.mha")
+        ct = series(tmp_path / "ct")
+        pairs = find_volume_pairs(ct, tmp_path / "lungs.mha")
+        assert paths_of(pairs) == {"ct": (ct, tmp_path / "lungs.mha")}
 
     def test_what_does_not_pair_up_is_listed(self, tmp_path):
         scans, masks = tmp_path / "s", tmp_path / "m"

@@ -62,6 +62,24 @@ class TestUneven:
         expected = place @ np.array([-2, 3, 7])
         assert np.abs(volume.array - expected).max() <= 1
 
+    def test_small_differences_that_add_up(self, tmp_path):
+        heights = np.cumsum([0] + [4] * 15 + [4.36] * 15)
+        planes = [smooth((1, 12, 16), SPACING, (z, 0, 0))[0] for z in heights]
+        places = [(0, 0, z) for z in heights]
+        folder = at(tmp_path / "ct", planes, places, SliceThickness=4)
+        text = r"steps of 4 to 4\.36 mm add up, and 15 lies 2\.7 mm off an even grid\. Have it"
+        with pytest.raises(GeometryError, match=text):
+            read_volume(folder)
+        with pytest.warns(LungUNetWarning, match=r"add up.* Resampled to a straight grid"):
+            volume = read_volume(folder, resample=True)
+        assert np.abs(volume.array - world(volume) @ np.array([-2, 3, 7])).max() <= 1
+
+    def test_small_differences_that_stay_small(self, tmp_path):
+        heights = np.cumsum([0] + [4, 4.36] * 15)
+        planes = [smooth((1, 12, 16), SPACING, (z, 0, 0))[0] for z in heights]
+        folder = at(tmp_path / "ct", planes, [(0, 0, z) for z in heights], SliceThickness=5)
+        assert read_volume(folder).spacing_mm[0] == pytest.approx(4.18)
+
     def test_a_hole_is_not_filled_either(self, tmp_path):
         folder = series(tmp_path / "ct")
         (folder / "2.dcm").unlink()
