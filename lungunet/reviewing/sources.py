@@ -245,12 +245,7 @@ def _copy(cases: Sequence[SliceCase] | Sequence[ScanCase], log: Path) -> None:
         state = mended.get(case.name)
         if case.mask == case.source or (state is not None and state.changes and case.mask.exists()):
             continue
-        try:
-            content = case.source.read_bytes()
-        except OSError as err:
-            raise DataError(f"cannot be read ({err.strerror}).", where=case.source) from err
-        if case.mask.suffix != case.source.suffix:
-            content = _converted(case, content)
+        content = _content_of_copy(case)
         if not case.mask.exists():
             write_bytes(case.mask, content)
         elif case.mask.read_bytes() != content:
@@ -264,8 +259,13 @@ def _copy(cases: Sequence[SliceCase] | Sequence[ScanCase], log: Path) -> None:
         )
 
 
-def _converted(case: SliceCase | ScanCase, content: bytes) -> bytes:
-    """Return a mask in the format of its copy; a scan's is written there at once."""
+def _content_of_copy(case: SliceCase | ScanCase) -> bytes:
+    """Return a mask in the format of its copy; that of a scan is written there at once."""
+    if case.mask.suffix == case.source.suffix:
+        try:
+            return case.source.read_bytes()
+        except OSError as err:
+            raise DataError(f"cannot be read ({err.strerror}).", where=case.source) from err
     if isinstance(case, SliceCase):
         return encode_labels(case.mask, read_mask(case.source))
     if not case.mask.exists():
