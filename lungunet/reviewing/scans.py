@@ -19,8 +19,9 @@ from lungunet.data.manifest import require_same_size
 from lungunet.data.review_log import KEPT, first_version
 from lungunet.errors import GeometryError, LungUNetError
 from lungunet.reviewing.cases import Change, Plane, digest, recode
+from lungunet.volumes.masks import rewrite_mask
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import Volume, read_volume, write_volume
+from lungunet.volumes.volume import Volume, read_volume
 
 
 class Shelf:
@@ -229,7 +230,7 @@ class _Opened:
                 array = self.mask.array.copy()
             fits = array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max
             try:
-                write_volume(self.path, array.astype(np.uint8) if fits else array, like=self.mask)
+                rewrite_mask(self.path, array.astype(np.uint8) if fits else array, like=self.mask)
             except LungUNetError as err:
                 self._failed = err
                 return

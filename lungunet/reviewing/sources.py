@@ -30,9 +30,10 @@ from lungunet.progress import Progress, map_in_threads, silent
 from lungunet.reviewing.cases import SliceCase
 from lungunet.reviewing.desk import Entry
 from lungunet.reviewing.scans import ScanCase, Shelf
-from lungunet.volumes.formats import written_suffix
+from lungunet.volumes.formats import WRITTEN, written_suffix
+from lungunet.volumes.masks import rewrite_mask
 from lungunet.volumes.slicing import find_volume_pairs
-from lungunet.volumes.volume import read_volume, write_volume
+from lungunet.volumes.volume import read_volume
 
 _LOSSY = (".jpg", ".jpeg")
 _LIGHTS = ("red", "amber", "green")
@@ -131,14 +132,17 @@ def scans_to_review(
             warnings.warn(f"{name}: no mask of it, left out.", LungUNetWarning, stacklevel=2)
             continue
         path = pair.mask.path
-        ending = written_suffix(path)
-        writable = path.name.lower().endswith(ending)
+        writable = path.name.lower().endswith(WRITTEN)
         if out is None and not writable:
             raise ConfigError(
                 "a mask of this format is read and not written. Mend a copy: out='mended'.",
                 where=path,
             )
-        copy = path if out is None else out / (path.name if writable else f"{name}{ending}")
+        copy = (
+            path
+            if out is None
+            else out / (path.name if writable else f"{name}{written_suffix(path)}")
+        )
         if out is not None and copy.resolve() == path.resolve():
             raise _same_folder(out)
         cases.append(ScanCase(name, pair.image, path, copy, codec, shelf))
@@ -270,7 +274,7 @@ def _content_of_copy(case: SliceCase | ScanCase) -> bytes:
         return encode_labels(case.mask, read_mask(case.source))
     if not case.mask.exists():
         volume = read_volume(case.source)
-        write_volume(case.mask, volume.array, like=volume)
+        rewrite_mask(case.mask, volume.array, like=volume)
     return case.mask.read_bytes()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from browser import Page
 from slices import body, lungs
 
@@ -22,6 +23,7 @@ from lungunet.reviewing.review import ReviewConfig, opened_review
 from lungunet.reviewing.scans import ScanCase, _Opened
 from lungunet.reviewing.server import ReviewServer
 from lungunet.reviewing.sources import Material, scans_to_review
+from lungunet.volumes.formats import WRITTEN
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.volume import Volume
 
@@ -228,12 +230,43 @@ def test_a_volume_that_cannot_be_written_is_told_and_loses_nothing(
         raise LungUNetError("no room")
 
     desk, material = opened(folders, tmp_path / "out")
-    monkeypatch.setattr(scans, "write_volume", full)
+    monkeypatch.setattr(scans, "rewrite_mask", full)
     base = desk.plane(0, 2).version
     desk.save(0, 2, lungs().astype(np.uint8), base=base, did="brush", who="")
     with pytest.raises(LungUNetError, match="no room"):
         material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
     assert list((tmp_path / "out" / ".review").glob("*.z0002.png"))
+
+
+@pytest.mark.parametrize("ending", WRITTEN)
+def test_every_format_that_is_written_is_mended_in_place_and_keeps_names(
+    folders: tuple[Path, Path], ending: str
+) -> None:
+    path = folders[1] / f"ct.1{ending}"
+    scan = lungunet.read_volume(folders[0] / "ct.1.nii.gz")
+    wanted = read(folders[1] / "ct.1.nii.gz").copy()
+    (folders[1] / "ct.1.nii.gz").unlink()
+    lungunet.write_segmentation(path, wanted, like=scan, names=["lung"])
+    desk, material = opened(folders, None)
+    wanted[2] = lungs()
+    desk.save(0, 2, wanted[2], base=desk.plane(0, 2).version, did="brush", who="")
+    material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
+    assert np.array_equal(lungunet.read_volume(path).array, wanted)
+    assert [item.name for item in folders[1].glob("ct*")] == [path.name]
+    if ending == ".seg.nrrd":
+        assert SimpleITK.ReadImage(path).GetMetaData("Segment0_Name") == "lung"
+
+
+def test_a_format_that_is_not_written_is_mended_as_a_copy(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    gz = folders[1] / "ct.1.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.ReadImage(gz), folders[1] / "ct.1.mhd")
+    gz.unlink()
+    with pytest.raises(ConfigError, match="read and not written"):
+        opened(folders, None)
+    opened(folders, tmp_path / "out")
+    assert (tmp_path / "out" / "ct.1.mha").exists()
 
 
 def test_masks_on_another_grid_are_refused_by_name(
