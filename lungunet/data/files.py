@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -29,18 +30,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes ``path`` when the block succeeds.
 
     The bytes are on disk before the name changes, so a kill at any instant leaves the old file or
-    the new one. On an error the temporary file is removed and ``path`` is as it was.
+    the new one. On an error the temporary file is removed and ``path`` is as it was. Where ``path``
+    is a link, the file that it leads to is replaced; who may read and write a file stays.
     """
     path = Path(path)
+    target = Path(os.path.realpath(path))
     # Of a long name the start: file systems take 255 bytes, and the name itself has most of them.
-    start = path.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
-    temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.tmp")
+    start = target.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
+    temporary = target.with_name(f".{start}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("r+b") as written:
             os.fsync(written.fileno())
-        temporary.replace(path)
+        _keep_mode(target, temporary)
+        temporary.replace(target)
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         fix = "Make room; what was there before is kept." if full else "Choose another place."
@@ -48,6 +52,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where no folder could be made, no name in it can be looked up
             temporary.unlink()
+
+
+def _keep_mode(old: Path, new: Path) -> None:
+    """Give a file the mode of the one that it replaces."""
+    with suppress(FileNotFoundError):
+        mode = old.stat().st_mode
+        if mode != new.stat().st_mode:  # some file systems know one mode and refuse to be told
+            new.chmod(stat.S_IMODE(mode))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -102,12 +102,12 @@ def compare_reviews(a: str | Path, b: str | Path) -> Agreement:
     for name in common:
         one, other = first.cases[name], second.cases[name]
         if one.changes or other.changes:
-            masks = (_mask_of(one, other, first), _mask_of(other, one, second))
+            masks = (_mask_of(one, other), _mask_of(other, one))
             dice[name] = _dice(*masks, first.codec, second.codec)
     return Agreement(tuple(names), dict(sorted(decided.items())), dice, _kept(first), _kept(second))
 
 
-def _mask_of(case: Reviewed, other: Reviewed, log: ReviewLog) -> Path:
+def _mask_of(case: Reviewed, other: Reviewed) -> Path:
     """Return a reader's mask; one that he left is as the other found it."""
     if case.mask is not None:
         return case.mask

@@ -183,7 +183,8 @@ class Desk:
 
 
 def _relative(path: Path, folder: Path) -> str:
+    path = path.parent.resolve() / path.name  # of a mask that is a link the first version lies here
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
     except ValueError:  # another drive on Windows
-        return path.resolve().as_posix()
+        return path.as_posix()

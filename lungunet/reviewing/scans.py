@@ -5,7 +5,8 @@ written behind it, and whoever opens the review after a kill finishes that. Know
 """
 
 import glob
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, RLock, Thread
@@ -19,8 +20,10 @@ from lungunet.data.manifest import require_same_size
 from lungunet.data.review_log import KEPT, first_version
 from lungunet.errors import GeometryError, LungUNetError
 from lungunet.reviewing.cases import Change, Plane, digest, recode
+from lungunet.volumes.formats import volume_name
+from lungunet.volumes.masks import rewrite_mask
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import Volume, read_volume, write_volume
+from lungunet.volumes.volume import Volume, read_volume
 
 
 class Shelf:
@@ -152,40 +155,55 @@ class ScanCase:
         return Change(digest(before.tobytes()), after, int(changed.sum()), write)
 
     def _open(self) -> "_Opened":
-        return self.shelf.open(self.name, lambda: _Opened(self))
+        opened = self.shelf.open(self.name, lambda: _Opened(self))
+        opened.refresh()
+        return opened
 
 
 class _Opened:
-    """A scan in memory, with the slices of its mask that are not in the volume's file yet."""
+    """A scan in memory, with the slices of its mask that are not in the volume's file yet.
+
+    Where another program has written that file, it is read again before anything is shown or
+    written, and the slices that wait are put into what it holds now.
+    """
 
     def __init__(self, case: ScanCase) -> None:
         self.path, self.codec = case.mask, case.codec
         self.scan: Volume = read_volume(case.scan)
-        self.mask: Volume = read_volume(case.mask)
-        if not self.mask.grid.turned.matches(self.scan.grid.turned):
-            raise GeometryError(
-                f"is on another grid than {self.scan.path}. Put it on the scan's (put_on_grid).",
-                where=case.mask,
-            )
-        self.mask.array.setflags(write=True)
-        self.classes = codec_planes(case.codec, self.mask.array, str(case.mask))
         self._before: np.ndarray | None = None
         self._lock = RLock()
         self._writer: Thread | None = None
         self._waiting: dict[int, int] = {}  # slice to how often it was changed
         self._failed: LungUNetError | None = None
-        for path in sorted(self._folder.glob(f"{glob.escape(case.mask.name)}.z*.png")):
-            z = int(path.stem.rpartition(".z")[2])
-            classes = read_mask(path).astype(np.uint8)
-            changed = classes != self.classes[z]
-            where = str(path)
-            self.mask.array[z] = recode(
-                self.mask.array[z], classes, changed, self.codec, where=where
-            )
-            self.classes[z] = classes
-            self._waiting[z] = 1
-        if self._waiting:
+        pictures = sorted(self._folder.glob(f"{glob.escape(case.mask.name)}.z*.png"))
+        kept = {int(path.stem.rpartition(".z")[2]): read_mask(path) for path in pictures}
+        self._read({z: classes.astype(np.uint8) for z, classes in kept.items()})
+        if kept:
+            self._waiting = dict.fromkeys(kept, 1)
             self._start()
+
+    def refresh(self) -> None:
+        """Read the mask again where another program has written it."""
+        with self._lock:
+            if _stamp(self.path) != self._stamp:
+                self._read({z: self.classes[z] for z in self._waiting})
+
+    def _read(self, waiting: Mapping[int, np.ndarray]) -> None:
+        """Read the mask, and put into it the classes of slices that its file does not hold yet."""
+        stamp = _stamp(self.path)
+        mask = read_volume(self.path)
+        if not mask.grid.turned.matches(self.scan.grid.turned):
+            raise GeometryError(
+                f"is on another grid than {self.scan.path}. Put it on the scan's (put_on_grid).",
+                where=self.path,
+            )
+        mask.array.setflags(write=True)
+        classes = codec_planes(self.codec, mask.array, str(self.path))
+        for z, mended in waiting.items():
+            changed, where = mended != classes[z], str(self._picture(z))
+            mask.array[z] = recode(mask.array[z], mended, changed, self.codec, where=where)
+            classes[z] = mended
+        self.mask, self.classes, self._stamp = mask, classes, stamp
 
     @property
     def before(self) -> np.ndarray:
@@ -222,22 +240,37 @@ class _Opened:
     def _write_volumes(self) -> None:
         while True:
             with self._lock:
-                taken = dict(self._waiting)
-                if not taken:
+                if not self._waiting:
                     self._writer = None
                     return
-                array = self.mask.array.copy()
-            fits = array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max
             try:
-                write_volume(self.path, array.astype(np.uint8) if fits else array, like=self.mask)
+                self._write_volume()
             except LungUNetError as err:
                 self._failed = err
                 return
+
+    def _write_volume(self) -> None:
+        """Put the slices that wait into the file, unless another program writes it meanwhile."""
+        with self._lock:
+            taken, stamp, mask = dict(self._waiting), self._stamp, self.mask
+            array = mask.array.copy()
+        fits = array.min() >= 0 and array.max() <= np.iinfo(np.uint8).max
+        ending = self.path.name.removeprefix(volume_name(self.path))
+        written = self._folder / f"{secrets.token_hex(8)}{ending}"
+        try:
+            rewrite_mask(written, array.astype(np.uint8) if fits else array, like=mask)
             with self._lock:
+                self.refresh()
+                if self._stamp != stamp:
+                    return
+                write_bytes(self.path, written.read_bytes())
+                self._stamp = _stamp(self.path)
                 for z, times in taken.items():
                     if self._waiting[z] == times:  # else it was changed meanwhile
                         del self._waiting[z]
                         self._picture(z).unlink(missing_ok=True)
+        finally:
+            written.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Wait until the volume's file holds all changes."""
@@ -246,6 +279,15 @@ class _Opened:
             writer.join()
         if self._failed is not None:
             raise self._failed
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what is another one once a file was written again; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _fullest(classes: np.ndarray) -> int:

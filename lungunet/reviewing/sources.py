@@ -31,9 +31,10 @@ from lungunet.progress import Progress, map_in_threads, silent
 from lungunet.reviewing.cases import SliceCase
 from lungunet.reviewing.desk import Entry
 from lungunet.reviewing.scans import ScanCase, Shelf
-from lungunet.volumes.formats import written_suffix
+from lungunet.volumes.formats import WRITTEN, written_suffix
+from lungunet.volumes.masks import rewrite_mask
 from lungunet.volumes.slicing import find_volume_pairs
-from lungunet.volumes.volume import read_volume, write_volume
+from lungunet.volumes.volume import read_volume
 
 _LOSSY = (".jpg", ".jpeg")
 _LIGHTS = ("red", "amber", "green")
@@ -132,14 +133,17 @@ def scans_to_review(
             warnings.warn(f"{name}: no mask of it, left out.", LungUNetWarning, stacklevel=2)
             continue
         path = pair.mask.path
-        ending = written_suffix(path)
-        writable = path.name.lower().endswith(ending)
+        writable = path.name.lower().endswith(WRITTEN)
         if out is None and not writable:
             raise ConfigError(
                 "a mask of this format is read and not written. Mend a copy: out='mended'.",
                 where=path,
             )
-        copy = path if out is None else out / (path.name if writable else f"{name}{ending}")
+        copy = (
+            path
+            if out is None
+            else out / (path.name if writable else f"{name}{written_suffix(path)}")
+        )
         if out is not None and copy.resolve() == path.resolve():
             raise _same_folder(out)
         cases.append(ScanCase(name, pair.image, path, copy, codec, shelf))
@@ -247,12 +251,7 @@ def _copy(cases: Sequence[SliceCase] | Sequence[ScanCase], log: Path) -> None:
         state = mended.get(case.name)
         if case.mask == case.source or (state is not None and state.changes and case.mask.exists()):
             continue
-        try:
-            content = case.source.read_bytes()
-        except OSError as err:
-            raise DataError(f"cannot be read ({err.strerror}).", where=case.source) from err
-        if case.mask.suffix != case.source.suffix:
-            content = _converted(case, content)
+        content = _content_of_copy(case)
         if not case.mask.exists():
             write_bytes(case.mask, content)
         elif case.mask.read_bytes() != content:
@@ -266,13 +265,18 @@ def _copy(cases: Sequence[SliceCase] | Sequence[ScanCase], log: Path) -> None:
         )
 
 
-def _converted(case: SliceCase | ScanCase, content: bytes) -> bytes:
-    """Return a mask in the format of its copy; a scan's is written there at once."""
+def _content_of_copy(case: SliceCase | ScanCase) -> bytes:
+    """Return a mask in the format of its copy; that of a scan is written there at once."""
+    if case.mask.suffix == case.source.suffix:
+        try:
+            return case.source.read_bytes()
+        except OSError as err:
+            raise DataError(f"cannot be read ({err.strerror}).", where=case.source) from err
     if isinstance(case, SliceCase):
         return encode_labels(case.mask, read_mask(case.source))
     if not case.mask.exists():
         volume = read_volume(case.source)
-        write_volume(case.mask, volume.array, like=volume)
+        rewrite_mask(case.mask, volume.array, like=volume)
     return case.mask.read_bytes()
 
 

@@ -97,6 +97,9 @@ FORMATS = (
 )
 """Every format that is read."""
 
+WRITTEN = tuple(suffix for row in FORMATS for suffix in row.written)
+"""Every ending that volumes are written with."""
+
 _OTHER = Format("other", (), refuse_unknown)
 
 

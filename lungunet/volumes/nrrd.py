@@ -1,6 +1,7 @@
 """Reads NRRD: .nrrd, and .nhdr with its voxels in a file beside."""
 
 import re
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def nrrd_voxels(path: Path) -> Path:
     """Return the file that holds the voxels, as :attr:`Format.voxels` does."""
     fields = _read_fields(path)
     return _stored(fields, _grid(fields).size).path
+
+
+def read_nrrd_pairs(path: Path) -> dict[str, str]:
+    """Return what a header says beside its fields, in pairs of key and value: names of segments."""
+    pairs = {}
+    for line, _ in read_lines(path):
+        if not line:
+            break
+        key, colon, value = line.partition(":")
+        if colon and value.startswith("=") and not line.startswith("#"):
+            pairs[_plain(key)] = _plain(value[1:])
+    return pairs
+
+
+def _plain(text: str) -> str:
+    with suppress(UnicodeDecodeError):  # lines are read as Latin-1
+        text = text.encode("latin-1").decode()
+    return re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], text)
 
 
 def _read_fields(path: Path) -> Fields:

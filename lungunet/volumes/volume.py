@@ -11,7 +11,7 @@ import numpy as np
 
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
 from lungunet.volumes.dicom import Slice
-from lungunet.volumes.formats import FORMATS, format_of, volume_name
+from lungunet.volumes.formats import WRITTEN, format_of, volume_name
 from lungunet.volumes.grid import Grid, straighten
 from lungunet.volumes.itk import resample_nearest, simpleitk, write_values
 from lungunet.volumes.pacs import at_hand
@@ -145,10 +145,9 @@ def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
         When ending or dtype do not fit, or the folder cannot be written.
     """
     path = Path(path)
-    suffixes = tuple(suffix for row in FORMATS for suffix in row.written)
-    if not path.name.lower().endswith(suffixes) or array.dtype.name not in _WRITTEN_DTYPES:
+    if not path.name.lower().endswith(WRITTEN) or array.dtype.name not in _WRITTEN_DTYPES:
         raise DataError(
-            f"volumes are written as {', '.join(suffixes)} of "
+            f"volumes are written as {', '.join(WRITTEN)} of "
             f"{', '.join(_WRITTEN_DTYPES)}, this is {array.dtype}. Choose one of these.",
             where=path,
         )

@@ -68,6 +68,23 @@ class TestReplacing:
         assert path.read_text() == "first"
         assert names(tmp_path) == ["a.txt"]
 
+    def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(self, tmp_path):
+        (tmp_path / "away").mkdir()
+        (tmp_path / "away" / "a.txt").write_text("old")
+        (tmp_path / "a.txt").symlink_to(Path("away", "a.txt"))
+        write_text(tmp_path / "a.txt", "new")
+        assert (tmp_path / "a.txt").is_symlink()
+        assert (tmp_path / "away" / "a.txt").read_text() == "new"
+        assert names(tmp_path / "away") == ["a.txt"]
+
+    @pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
+    def test_the_mode_of_a_file_stays(self, tmp_path, mode):
+        path = tmp_path / "a.txt"
+        write_text(path, "old")
+        path.chmod(mode)
+        write_text(path, "new")
+        assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", mode)
+
     def test_makes_folders(self, tmp_path):
         write_text(str(tmp_path / "b" / "c" / "a.txt"), "x")
         assert (tmp_path / "b" / "c" / "a.txt").read_text() == "x"

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from browser import Page
 from slices import body, lungs
 
@@ -17,11 +19,13 @@ import lungunet
 from lungunet.data.codec import LabelCodec
 from lungunet.errors import ConfigError, LabelError, LungUNetError
 from lungunet.reviewing import scans
-from lungunet.reviewing.desk import Desk
+from lungunet.reviewing.desk import Desk, StaleError
 from lungunet.reviewing.review import ReviewConfig, opened_review
 from lungunet.reviewing.scans import ScanCase, _Opened
 from lungunet.reviewing.server import ReviewServer
 from lungunet.reviewing.sources import Material, scans_to_review
+from lungunet.volumes import masks
+from lungunet.volumes.formats import WRITTEN
 from lungunet.volumes.scan import Scan
 from lungunet.volumes.volume import Volume
 
@@ -206,6 +210,81 @@ def test_what_a_kill_kept_from_the_volume_is_finished_by_the_next_review(
     assert desk.log.cases["ct.1"].changes == 1  # nothing had to be set right
 
 
+def write_from_outside(path: Path, z: int) -> np.ndarray:
+    """Mend a slice as another program does; return what the file holds then."""
+    array = read(path).copy()
+    array[z] = 0
+    array[z, :5, :7] = 1
+    nib.save(nib.Nifti1Image(to_file(array), AFFINE), path)
+    return array
+
+
+def test_what_another_program_wrote_stays_and_is_shown(folders: tuple[Path, Path]) -> None:
+    path = folders[1] / "ct.1.nii.gz"
+    desk, material = opened(folders, None)
+    base = desk.plane(0, 2).version
+    wanted = write_from_outside(path, 3)
+    kept = path.read_bytes()
+    wanted[2] = lungs()
+    desk.save(0, 2, wanted[2], base=base, did="brush", who="")
+    assert np.array_equal(desk.plane(0, 3).classes, wanted[3])
+    material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
+    assert np.array_equal(read(path), wanted)
+    assert (path.parent / ".review" / "ct.1.orig.nii.gz").read_bytes() == kept
+
+
+def test_a_slice_that_another_program_changed_is_not_written_over(
+    folders: tuple[Path, Path],
+) -> None:
+    path = folders[1] / "ct.1.nii.gz"
+    desk, material = opened(folders, None)
+    base = desk.plane(0, 2).version
+    wanted = write_from_outside(path, 2)
+    with pytest.raises(StaleError, match="changed elsewhere"):
+        desk.save(0, 2, lungs().astype(np.uint8), base=base, did="brush", who="")
+    assert not desk.log.cases
+    assert np.array_equal(desk.plane(0, 2).classes, wanted[2])
+    material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
+    assert np.array_equal(read(path), wanted)
+
+
+def test_a_volume_that_another_program_writes_meanwhile_keeps_both(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folders[1] / "ct.1.nii.gz"
+    written: list[np.ndarray] = []
+
+    def rewrite_mask(*args: Any, **named: Any) -> None:
+        if not written:
+            written.append(write_from_outside(path, 3))
+        masks.rewrite_mask(*args, **named)
+
+    monkeypatch.setattr(scans, "rewrite_mask", rewrite_mask)
+    desk, material = opened(folders, None)
+    base = desk.plane(0, 2).version
+    desk.save(0, 2, lungs().astype(np.uint8), base=base, did="brush", who="")
+    material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
+    wanted = written[0]
+    wanted[2] = lungs()
+    assert np.array_equal(read(path), wanted)
+    assert np.array_equal(desk.plane(0, 3).classes, wanted[3])
+    assert [item.name for item in (path.parent / ".review").iterdir()] == ["ct.1.orig.nii.gz"]
+
+
+def test_two_reviews_of_one_mask_keep_what_both_did(folders: tuple[Path, Path]) -> None:
+    path = folders[1] / "ct.1.nii.gz"
+    wanted = read(path).copy()
+    reviews = [opened(folders, None), opened(folders, None)]
+    bases = [[desk.plane(0, z).version for z in range(DEPTH)] for desk, _ in reviews]
+    for turn, z in enumerate((1, 2, 3, 4)):
+        wanted[z] = 0
+        wanted[z, turn : 20 + turn, 30:40] = 1
+        desk, material = reviews[turn % 2]
+        desk.save(0, z, wanted[z], base=bases[turn % 2][z], did="brush", who="")
+        material.entries[0].case.shelf.opened("ct.1").finish()  # type: ignore[attr-defined]
+    assert np.array_equal(read(path), wanted)
+
+
 def test_the_first_version_stays_what_it_was_through_all_changes(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -228,12 +307,43 @@ def test_a_volume_that_cannot_be_written_is_told_and_loses_nothing(
         raise LungUNetError("no room")
 
     desk, material = opened(folders, tmp_path / "out")
-    monkeypatch.setattr(scans, "write_volume", full)
+    monkeypatch.setattr(scans, "rewrite_mask", full)
     base = desk.plane(0, 2).version
     desk.save(0, 2, lungs().astype(np.uint8), base=base, did="brush", who="")
     with pytest.raises(LungUNetError, match="no room"):
         material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
     assert list((tmp_path / "out" / ".review").glob("*.z0002.png"))
+
+
+@pytest.mark.parametrize("ending", WRITTEN)
+def test_every_format_that_is_written_is_mended_in_place_and_keeps_names(
+    folders: tuple[Path, Path], ending: str
+) -> None:
+    path = folders[1] / f"ct.1{ending}"
+    scan = lungunet.read_volume(folders[0] / "ct.1.nii.gz")
+    wanted = read(folders[1] / "ct.1.nii.gz").copy()
+    (folders[1] / "ct.1.nii.gz").unlink()
+    lungunet.write_segmentation(path, wanted, like=scan, names=["lung"])
+    desk, material = opened(folders, None)
+    wanted[2] = lungs()
+    desk.save(0, 2, wanted[2], base=desk.plane(0, 2).version, did="brush", who="")
+    material.entries[0].case.shelf.close()  # type: ignore[attr-defined]
+    assert np.array_equal(lungunet.read_volume(path).array, wanted)
+    assert [item.name for item in folders[1].glob("ct*")] == [path.name]
+    if ending == ".seg.nrrd":
+        assert SimpleITK.ReadImage(path).GetMetaData("Segment0_Name") == "lung"
+
+
+def test_a_format_that_is_not_written_is_mended_as_a_copy(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    gz = folders[1] / "ct.1.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.ReadImage(gz), folders[1] / "ct.1.mhd")
+    gz.unlink()
+    with pytest.raises(ConfigError, match="read and not written"):
+        opened(folders, None)
+    opened(folders, tmp_path / "out")
+    assert (tmp_path / "out" / "ct.1.mha").exists()
 
 
 def test_masks_on_another_grid_are_refused_by_name(

@@ -7,8 +7,9 @@ import SimpleITK
 from lungunet.errors import ConfigError, DataError, GeometryError
 from lungunet.volumes.formats import volume_name
 from lungunet.volumes.grid import Grid
+from lungunet.volumes.itk import write_values
 from lungunet.volumes.labels import labels_of
-from lungunet.volumes.masks import mask_suffix, write_labels, write_segmentation
+from lungunet.volumes.masks import mask_suffix, rewrite_mask, write_labels, write_segmentation
 from lungunet.volumes.volume import Volume, read_volume
 
 SHAPE, SPACING = (5, 48, 64), (2.5, 0.8, 0.7)
@@ -52,6 +53,19 @@ class TestNrrd:
         image = SimpleITK.ReadImage(path)
         assert image.GetMetaData("Segment0_Name") == "Lünge"
         assert "Terminology" not in image.GetMetaData("Segment1_Tags")
+
+    def test_written_anew_it_says_what_it_said_and_segments_reach_anywhere(
+        self, scan, classes, tmp_path
+    ):
+        path = tmp_path / "ct.seg.nrrd"
+        names = {"Segment0_Name": "Lünge", "a b": "x\ny\\nz", "none": "", "c": "k:=v: w"}
+        parts = {"Segment0_Extent": "3 9 0 2 1 1", "Segment0_Extent_of": "3 9"}
+        write_values(path, scan.grid.to_file(classes), scan.grid, facts=names | parts)
+        rewrite_mask(path, classes[::-1], like=read_volume(path))
+        assert np.array_equal(read_volume(path).array, classes[::-1])
+        image = SimpleITK.ReadImage(path)
+        assert {key: image.GetMetaData(key) for key in names} == names
+        assert [image.GetMetaData(key) for key in parts] == ["0 63 0 47 0 4", "3 9"]
 
     def test_it_pairs_with_its_scan_by_name(self):
         assert volume_name("masks/p1.seg.nrrd") == volume_name("scans/p1.nii.gz")
