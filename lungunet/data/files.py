@@ -30,21 +30,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes ``path`` when the block succeeds.
 
     The bytes are on disk before the name changes, so a kill at any instant leaves the old file or
-    the new one. On an error the temporary file is removed and ``path`` is as it was. Where ``path``
-    is a link, the file that it leads to is replaced; who may read and write a file stays.
+    the new one. On an error the temporary file is removed and ``path`` is as it was. Who may read
+    and write a file stays. A link is replaced, and not the file that it leads to, which may be of a
+    store that keeps it for others.
     """
     path = Path(path)
-    target = Path(os.path.realpath(path))
     # Of a long name the start: file systems take 255 bytes, and the name itself has most of them.
-    start = target.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
-    temporary = target.with_name(f".{start}.{secrets.token_hex(4)}.tmp")
+    start = path.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
+    temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("r+b") as written:
             os.fsync(written.fileno())
-        _keep_mode(target, temporary)
-        temporary.replace(target)
+        _keep_mode(path, temporary)
+        temporary.replace(path)
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         fix = "Make room; what was there before is kept." if full else "Choose another place."
@@ -57,8 +57,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def _keep_mode(old: Path, new: Path) -> None:
     """Give a file the mode of the one that it replaces."""
     with suppress(FileNotFoundError):
-        mode = old.stat().st_mode
-        if mode != new.stat().st_mode:  # some file systems know one mode and refuse to be told
+        mode = old.lstat().st_mode
+        if (
+            not stat.S_ISLNK(mode) and mode != new.stat().st_mode
+        ):  # some file systems know one mode and refuse to be told
             new.chmod(stat.S_IMODE(mode))
 
 

@@ -147,6 +147,8 @@ def scans_to_review(
         if out is not None and copy.resolve() == path.resolve():
             raise _same_folder(out)
         cases.append(ScanCase(name, pair.image, path, copy, codec, shelf))
+    if out is None:
+        _refuse_links([case.mask for case in cases])
     log = (out or (masks if masks.is_dir() else masks.parent)) / LOG
     _copy(cases, log)
     ranks = _read_triage((masks if masks.is_dir() else masks.parent) / "triage.csv") or {}
@@ -156,6 +158,16 @@ def scans_to_review(
         entries.append(Entry(case, rank.group, rank.score, rank.reasons))
     entries.sort(key=lambda entry: (-(entry.score or 0.0), entry.case.name))
     return Material(tuple(entries), log, codec), shelf
+
+
+def _refuse_links(masks: Sequence[Path]) -> None:
+    """Keep a change from ending in a file of a store that others share, or beside the original."""
+    links = [f"{path} to {path.resolve()}" for path in masks if path.is_symlink()]
+    if links:
+        raise ConfigError(
+            "links. Name the folder of the files that they lead to, or mend copies: out='mended'.",
+            where=listed(links, separator=", "),
+        )
 
 
 def _same_folder(out: Path) -> ConfigError:
@@ -226,6 +238,7 @@ def _place(pairs: Sequence[Pair], out: Path | None, codec: LabelCodec) -> list[S
                 "a JPEG does not keep labels. Mend copies: out='mended'.",
                 where=listed(smeared, separator=", "),
             )
+        _refuse_links(sources)
         return [
             SliceCase(pair.name, pair.image, path, path, codec)
             for pair, path in zip(pairs, sources, strict=True)

@@ -113,24 +113,14 @@ class TestCopies:
         assert material.log == data / "review.jsonl"
         lungunet.find_pairs(tmp_path / "images", tmp_path / "masks")  # still pair
 
-    def test_in_place_a_link_stays_and_its_file_is_mended(self, data: Path, tmp_path: Path) -> None:
-        away = tmp_path / "away"
-        away.mkdir()
+    def test_in_place_links_are_refused(self, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "away").mkdir()
         for mask in sorted((tmp_path / "masks").iterdir()):
-            mask.rename(away / mask.name)
-            (away / mask.name).chmod(0o600)
-            mask.symlink_to(away / mask.name)
-        material = slices_to_review(data, None)
-        desk = Desk(material.entries, material.log, material.codec)
-        save(desk, np.ones(SHAPE, np.uint8))
-        link = material.entries[0].case.mask
-        assert link.is_symlink()
-        assert (lungunet.read_mask(away / link.name) == 255).all()
-        assert (away / link.name).stat().st_mode & 0o777 == 0o600
-        logged = lungunet.read_review(material.log).cases[names(material)[0]].mask
-        assert logged is not None
-        assert logged.absolute().samefile(link)
-        assert lungunet.compare_reviews(material.log, material.log).kept_a
+            mask.rename(tmp_path / "away" / mask.name)
+            mask.symlink_to(tmp_path / "away" / mask.name)
+        with pytest.raises(ConfigError, match=r"masks.*away.*: links\. Name the folder"):
+            slices_to_review(data, None)
+        assert slices_to_review(data, tmp_path / "mended").entries
 
     def test_a_jpeg_keeps_no_labels(self, tmp_path: Path) -> None:
         import cv2
