@@ -30,11 +30,14 @@ def review(
         Path | None, typer.Option(help="Folder of the scans that MASKS are of.")
     ] = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--out", "-o", help="Folder for the masks: all are copied there, copies are mended."
+            "--out",
+            "-o",
+            help="Folder for the masks: all are copied there, copies are mended. Default: "
+            "mended-NAME, after the folder DATA or MASKS.",
         ),
-    ] = Path("mended"),
+    ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Mend the masks themselves; no copies in OUT.")
     ] = False,
@@ -93,12 +96,15 @@ def review(
             "masks, and it goes over the network unencrypted."
         )
 
+    where = None if in_place else out or _folder_for(source)
+
     def show(address: str) -> None:
-        console.warn(f"{address}\nopen in the browser; Ctrl-C ends")
+        what = "the masks themselves are" if where is None else f"copies in {where} are"
+        console.warn(f"{address}\nopen in the browser; Ctrl-C ends; {what} mended")
 
     log = review_masks(
         source,
-        None if in_place else out,
+        where,
         images=images,
         scans=scans,
         config=ReviewConfig(
@@ -119,6 +125,12 @@ def review(
         console.say_json(log.to_dict())
     else:
         _report(log)
+
+
+def _folder_for(source: Path) -> Path:
+    """Return where the masks of a source are mended, where nothing else is said."""
+    folder = source.parent if source.is_file() else source
+    return Path(f"mended-{folder.resolve().name}")
 
 
 def _report(log: "ReviewLog") -> None:

@@ -157,7 +157,14 @@ def opened_review(
         Thread(target=opinions.load, daemon=True).start()
     else:
         opinions.load()  # a wrong name is told now
-    server = ReviewServer(desk, opinions, who=config.who, host=config.host, port=config.port)
+    server = ReviewServer(
+        desk,
+        opinions,
+        who=config.who,
+        copies=None if out is None else Path(out),
+        host=config.host,
+        port=config.port,
+    )
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:

@@ -16,6 +16,7 @@ from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -73,6 +74,7 @@ class ReviewServer(ThreadingHTTPServer):
     desk : the review
     opinions : whom "take from model" asks
     who : a word for the reader, to begin with
+    copies : folder of the masks that are mended; None where no copies are
     host, port : to listen on; 0 takes a free port
     """
 
@@ -85,10 +87,11 @@ class ReviewServer(ThreadingHTTPServer):
         opinions: Opinions,
         *,
         who: str = "",
+        copies: Path | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self.desk, self.opinions, self.who = desk, opinions, who
+        self.desk, self.opinions, self.who, self.copies = desk, opinions, who, copies
         self.token = secrets.token_urlsafe(24)
         self.finished = threading.Event()
         self._ended = False
@@ -234,7 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
         query = _Query(url.query, self.server.desk)
         desk = self.server.desk
         if url.path == "/api/list":
-            return _json({**desk.listing(), "who": self.server.who})
+            copies = self.server.copies and str(self.server.copies.absolute())
+            return _json({**desk.listing(), "who": self.server.who, "copies": copies})
         if url.path == "/api/pulse":
             windows = self.server.count_windows(query.text("window"))
             return _json({"windows": windows, "changes": desk.changes})

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import lungunet
+
 
 def test_what_is_missing_is_named(run_cli, tmp_path: Path) -> None:
     assert run_cli("review").code == 2
@@ -20,6 +22,29 @@ def test_what_is_missing_is_named(run_cli, tmp_path: Path) -> None:
     assert "no such folder" in done.err
     done = run_cli("review", tmp_path, "--images", tmp_path, "--scans", tmp_path)
     assert (done.code, "Leave one out" in done.err) == (1, True)
+
+
+def test_copies_are_named_after_what_they_are_of(
+    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outs = []
+
+    def review(source: Path, out: Path | None, **_: object) -> lungunet.ReviewLog:
+        outs.append(out and str(out))
+        return lungunet.ReviewLog(tmp_path / "review.jsonl", {})
+
+    monkeypatch.setattr(lungunet, "review", review, raising=False)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "set.v2"
+    folder.mkdir()
+    (folder / "a.nii.gz").touch()
+    for given in ("set.v2", "set.v2/a.nii.gz", folder / ".." / "set.v2"):
+        assert run_cli("review", given).code == 0
+    run_cli("review", "set.v2", "--out", "x")
+    run_cli("review", "set.v2", "--in-place")
+    monkeypatch.chdir(folder)
+    run_cli("review", ".")
+    assert outs == ["mended-set.v2"] * 3 + ["x", None, "mended-set.v2"]
 
 
 @pytest.mark.parametrize("end", ["finish", "interrupt"])
@@ -37,6 +62,7 @@ def test_it_serves_until_the_end_and_tells_what_came_of_it(
         try:
             found = re.fullmatch(r"http://127.0.0.1:(\d+)/#(\S+)\n", child.stderr.readline())
             assert found is not None
+            assert f"copies in {tmp_path / 'out'} are mended" in child.stderr.readline()
             connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
             ends.callback(connection.close)
             said = json.dumps({"decision": "drop", "note": "", "who": "anna"})

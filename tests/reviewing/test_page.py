@@ -578,6 +578,19 @@ def test_one_screen_holds_all_of_it(
         assert page.tab.js("document.getElementById('help').scrollHeight <= innerHeight")
 
 
+def test_it_says_which_masks_are_mended(
+    page: Page, pairs: list[lungunet.Pair], tmp_path: Path
+) -> None:
+    for out, said in (
+        (tmp_path / "out", f"Copies are mended, in {tmp_path / 'out'}."),
+        (None, "The"),
+    ):
+        with opened_review(pairs, out, config=QUICK) as server:
+            page.open(server.address)
+            assert page.text("#where").startswith(said)
+            page.tab.call("Page.navigate", url="about:blank")
+
+
 def test_two_thousand_masks_are_listed_at_once(page: Page, tmp_path: Path) -> None:
     first = write_case(tmp_path, "s-0000", lungs().astype(np.uint8) * 255)
     pairs = [first]

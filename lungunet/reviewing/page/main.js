@@ -89,6 +89,8 @@ async function loadList() {
   state.classes = found.classes;
   state.changes = found.changes;
   if (!$("who").value) $("who").value = found.who;
+  const where = found.copies ? `Copies are mended, in ${found.copies}.` : "The masks themselves are mended.";
+  $("where").textContent = $("saved").title = where;
   list.setCases(state.cases, wanted);
   showProgress();
 }
