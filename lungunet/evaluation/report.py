@@ -202,7 +202,8 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
     facts = {
         "Architecture": config.get("architecture") or network.get("name"),
         "Encoder": encoder or "a model of the user's own",
-        "Starting weights": config.get("weights"),
+        "Starting weights": config.get("weights")
+        and ", which began with ".join([config["weights"], *environment.get("ancestors", ())]),
         "Input": f"{_window(contract, config)}, fitted to {size} \N{MULTIPLICATION SIGN} {size} px"
         if size
         else None,

@@ -32,6 +32,8 @@ from lungunet.metrics.overlap import ratios, share
 
 pytestmark = pytest.mark.filterwarnings("ignore:these masks mean little")  # slices of 0 and 1
 
+QUICK = {"epochs": 1, "size": 32, "batch_size": 2, "workers": 0, "device": "cpu"}
+
 
 class Fixed:
     """Predicts what it is told to, slice after slice."""
@@ -504,6 +506,50 @@ class TestEvaluateList:
         card = evaluate_list(own_run, tmp_path / "again", device="cpu")
         assert card.seen == 0
         assert card.remarks[-1].startswith("1 slice called like ones that were trained on")
+
+    def test_slices_that_only_an_earlier_run_has_seen(
+        self, own_run: Path, split, tmp_path: Path
+    ) -> None:
+        parent = own_run
+        for number, train in enumerate([split.test, split.train[:3]]):  # one begins with the other
+            folder = tmp_path / f"data-{number}"
+            lungunet.write_split(folder, lungunet.Split(train, split.val, []), {})
+            out = tmp_path / f"run-{number}"
+            weights = parent / "best" / "model.safetensors" if number else parent
+            config = lungunet.RunConfig(data=folder, weights=str(weights), **QUICK)
+            list(lungunet.train_run(config, out))
+            shutil.rmtree(parent)  # what is kept must not depend on it
+            parent = out
+        lists = lungunet.Split([], split.val, [*split.train, *split.test])
+        lungunet.write_split(tmp_path / "again", lists, {})
+        with pytest.raises(SplitError, match="9 of these 9 slices are among those that"):
+            evaluate_list(parent, tmp_path / "again", device="cpu")
+        evaluate_list(parent, tmp_path / "again", split="val", device="cpu")  # trained on by none
+        with (parent / "slices.csv").open() as file:
+            rows = {row["name"]: row["generation"] for row in csv.DictReader(file)}
+        generations = [rows[pair.name] for pair in (*split.val, *split.train, *split.test)]
+        assert generations == ["0"] * 6 + ["2"] * 3 + ["1"] * 3
+
+    def test_a_run_that_replaces_the_one_that_it_begins_with(
+        self, own_run: Path, split, tmp_path: Path
+    ) -> None:
+        lists = lungunet.Split(split.test, split.val, split.train)
+        lungunet.write_split(tmp_path / "new", lists, {})
+        config = lungunet.RunConfig(data=tmp_path / "new", weights=str(own_run), **QUICK)
+        list(lungunet.train_run(config, own_run, overwrite=True))
+        with pytest.raises(SplitError, match="6 of these 6 slices"):
+            evaluate_list(own_run, tmp_path / "new", device="cpu")
+
+    def test_val_that_the_first_weights_were_trained_on_is_told(
+        self, own_run: Path, split, tmp_path: Path
+    ) -> None:
+        lungunet.write_split(tmp_path / "new", lungunet.Split(split.test, split.train[:2], []), {})
+        config = lungunet.RunConfig(data=tmp_path / "new", weights=str(own_run), **QUICK)
+        with pytest.warns(LungUNetWarning, match="2 of the 2 slices of val were trained on by"):
+            list(lungunet.train_run(config, tmp_path / "run"))
+        (own_run / "slices.csv").unlink()
+        with pytest.warns(LungUNetWarning, match="keeps no list of the slices"):
+            list(lungunet.train_run(config, tmp_path / "run", overwrite=True))
 
     def test_runs_that_did_not_keep_their_slices(
         self, own_run: Path, data: Path, tmp_path: Path
