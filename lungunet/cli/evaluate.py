@@ -381,6 +381,6 @@ def _show_moved(card: "ScoreCard", model: str, name: str) -> None:
         return
     console.say(f"where {model} gains and loses most against {name}")
     console.show_table(
-        ("IoU", model, name, "gained"),
+        ("IoU, 1 if rightly empty", model, name, "gained"),
         [(case, ours, theirs, f"{ours - theirs:+.4f}") for case, ours, theirs in rows],
     )

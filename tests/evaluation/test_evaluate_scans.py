@@ -398,7 +398,10 @@ class TestModels:
         assert card.baselines["threshold"].pooled.iou == rule.pooled.iou
         with (tmp_path / "s" / "cases.csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert {row["iou_threshold"] for row in rows} == {str(rule.pooled.iou), ""}  # of regions
+        assert {row["baseline_iou_threshold"] for row in rows} == {
+            str(rule.pooled.iou),
+            "",
+        }  # of regions
         with pytest.raises(ConfigError, match="against: threshold is what is scored"):
             evaluate_scans("threshold", chest / "scans", chest / "truth", against=["threshold"])
 

@@ -27,7 +27,7 @@ from lungunet import (
     evaluate_list,
 )
 from lungunet.evaluation.evaluate import save_pictures
-from lungunet.evaluation.scorecard import Difference, score_case, verdict
+from lungunet.evaluation.scorecard import Difference, ScoreCard, score_case, verdict
 from lungunet.metrics.overlap import ratios, share
 
 pytestmark = pytest.mark.filterwarnings("ignore:these masks mean little")  # slices of 0 and 1
@@ -298,6 +298,31 @@ class TestBaselines:
         assert moved == [(name, own[int(name[1])], 1.0) for name, *_ in moved]
         assert before.moved(card) == [(name, 1.0, ours) for name, ours, _ in moved[::-1]]
         assert before.moved(before) == []
+
+    def test_what_a_rival_invents_counts_in_the_mean_difference(self) -> None:
+        truths = [np.zeros((6, 8), np.uint8) for _ in range(3)]
+        truths[0][1:5, 1:5] = truths[2][0, 0] = 1
+        rival = [truths[0], np.roll(truths[0], 1, axis=1), truths[2]]  # on the second it invents
+        ours, theirs = card_of(truths, truths), card_of(truths, rival)
+        for metric, gain in (("iou", 1.0), ("dice", 1.0), ("hd95", -math.hypot(6, 8))):
+            assert ours.mean_difference(theirs, metric).value == pytest.approx(gain / 3)
+            assert theirs.mean_difference(ours, metric).value == pytest.approx(-gain / 3)
+        assert ours.moved(theirs) == [(ours.cases[1].name, 1.0, 0.0)]
+        recall = ours.mean_difference(theirs, "recall")  # which nobody has without lung
+        assert (recall.value, recall.interval) == (0.0, Interval(0.0, 0.0))
+
+    def test_a_class_may_be_called_like_one(self, tmp_path: Path) -> None:
+        truth = np.zeros((6, 8), np.uint8)
+        truth[1:5, 1:5], truth[0, 0] = 1, 2
+        pred = np.where(truth == 1, np.roll(truth, 1, axis=1), truth).astype(np.uint8)
+        case = score_case("a", truth, pred, n_classes=3)
+        rule = ScoreCard((score_case("a", truth > 0, truth > 0),), ("background", "lung"))
+        names = ("background", "lungs", "trachea")
+        ScoreCard((case,), names, {"lungs": rule}).save(tmp_path)
+        with (tmp_path / "cases.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert float(row["iou_lungs"]) == case.scores.class_iou[1] < 1
+        assert float(row["baseline_iou_lungs"]) == 1
 
     def test_nothing_is_a_baseline_to_itself(self, split: lungunet.Split) -> None:
         for word, other in (("threshold", "lungs"), ("lungs", "threshold")):
@@ -579,9 +604,11 @@ class TestEvaluateList:
         with (card.folder / "cases.csv").open() as file:
             rows = list(csv.DictReader(file))
         for row, ours in zip(rows, card.baselines["threshold"].cases, strict=True):
-            assert row["iou_threshold"] == ("" if ours.truth_px == 0 else str(ours.scores.iou))
-        assert {row[f"iou_{masks}"] for row in rows} <= {"1.0", ""}
-        assert "iou_all background" not in rows[0]
+            assert row["baseline_iou_threshold"] == (
+                "" if ours.truth_px == 0 else str(ours.scores.iou)
+            )
+        assert {row[f"baseline_iou_{masks}"] for row in rows} <= {"1.0", ""}
+        assert "baseline_iou_all background" not in rows[0]
         page = (own_run / "report.html").read_text(encoding="utf-8")
         assert f"Where it gains and loses most against {masks}, lung IoU" in page
         with pytest.raises(ConfigError, match="against: threshold is what is scored"):
