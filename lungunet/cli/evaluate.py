@@ -247,7 +247,7 @@ def _show(card: "ScoreCard", model: str, of: str, against: Sequence[str]) -> Non
     at = "at the size of the files" if noun == "slice" else "in 3-D on the grid of each"
     console.say(
         f"{model} on {counted(whole, noun)} of {of}, {at}; intervals are 95 %, resampled by "
-        f"{unit}\n"
+        f"{unit}{card.caution and '; '}{card.caution}\n"
     )
     known = f"{card.seen} of {whole} {noun}s seen" if card.seen else ""
     header = (known, "pooled", "interval", f"mean per {noun}", "median", "n")

@@ -18,7 +18,7 @@ from lungunet.data.codec import IGNORE, is_lung
 from lungunet.data.files import plain, write_csv, write_json
 from lungunet.errors import counted
 from lungunet.evaluation.calibration import Calibration, ece
-from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
+from lungunet.metrics.bootstrap import Interval, bootstrap_interval, caution_of_few, mean_interval
 from lungunet.metrics.overlap import (
     METRICS,
     SLICES,
@@ -309,6 +309,13 @@ class ScoreCard:
     def patients(self) -> list[str]:
         """The patient of each case."""
         return [case.patient for case in self.cases]
+
+    @property
+    def caution(self) -> str:
+        """Why the intervals are too narrow, where they are of few patients; else empty."""
+        patients = len(set(self.patients))
+        unit = self.ruler.noun if patients == len(self.cases) else "patient"
+        return caution_of_few(patients, unit)
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -6,6 +6,7 @@ Knows only what ``lungunet.json`` says: numbers, no path and no name of a slice.
 from collections.abc import Mapping
 from typing import Any
 
+from lungunet.metrics.bootstrap import caution_of_few
 from lungunet.metrics.overlap import SLICES
 
 _COUNTS = ("train_slices", "val_slices")
@@ -151,10 +152,11 @@ def _evaluated(split: str, scores: Mapping[str, Any]) -> str:
     of, unit = (f" of {patients} patients", "patient") if patients != slices else ("", "slice")
     if seen := scores.get("seen_slices"):
         of += f", {seen} of which it has seen while it was made: these scores are too good"
+    caution = caution_of_few(patients or slices or 0, unit)
     verdict = f"\nVerdict: {scores['verdict']}." if scores.get("verdict") else ""
     return (
         f"On {slices} slices{of}, list {split}, at the size of the files. Intervals are 95 %,\n"
-        f"resampled by {unit}.{verdict}\n\n"
+        f"resampled by {unit}{caution and '; '}{caution}.{verdict}\n\n"
         f"| | {split} | interval |\n|---|---|---|\n{rows}"
     )
 

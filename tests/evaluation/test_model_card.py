@@ -35,6 +35,7 @@ def test_the_run_s_own_scores_stand_in_its_card(run_cli, own_run: Path, data: Pa
     assert load_model(own_run).scores == {**before, "test": found}
     card = (own_run / "best" / "README.md").read_text(encoding="utf-8")
     assert f"| lung IoU, pooled | {pooled['iou']:.4f} |" in card
+    assert "resampled by slice; of 3 slices they are too narrow (fewer than 20)." in card
     assert f"without weights, pooled | {threshold['pooled']['iou']:.4f} |" in card
 
 
