@@ -247,7 +247,7 @@ def _show(card: "ScoreCard", model: str, of: str, against: Sequence[str]) -> Non
     at = "at the size of the files" if noun == "slice" else "in 3-D on the grid of each"
     console.say(
         f"{model} on {counted(whole, noun)} of {of}, {at}; intervals are 95 %, resampled by "
-        f"{unit}\n"
+        f"{unit}{card.caution and '; '}{card.caution}\n"
     )
     known = f"{card.seen} of {whole} {noun}s seen" if card.seen else ""
     header = (known, "pooled", "interval", f"mean per {noun}", "median", "n")
@@ -381,6 +381,6 @@ def _show_moved(card: "ScoreCard", model: str, name: str) -> None:
         return
     console.say(f"where {model} gains and loses most against {name}")
     console.show_table(
-        ("IoU", model, name, "gained"),
+        ("IoU, 1 if rightly empty", model, name, "gained"),
         [(case, ours, theirs, f"{ours - theirs:+.4f}") for case, ours, theirs in rows],
     )

@@ -16,7 +16,7 @@ from lungunet.errors import DataError
 from lungunet.progress import map_in_threads, silent
 
 _SAMPLE = 65536  # bytes, from the middle: no two slices share them, and a disk reads them at once
-_COLUMNS = ("list", "name", "digest")
+_COLUMNS = ("list", "name", "digest", "generation")
 _THREADS = 8  # they wait for the disk
 
 
@@ -68,14 +68,40 @@ def digest_pairs(pairs: Sequence[Pair]) -> list[str]:
     )
 
 
-def write_seen(path: str | Path, lists: Mapping[str, Sequence[Pair]]) -> None:
-    """Write a table of the slices that a run sees: list (train or val), name, digest."""
+def write_seen(
+    path: str | Path,
+    lists: Mapping[str, Sequence[Pair]],
+    inherited: Sequence[Mapping[str, str]] = (),
+) -> None:
+    """Write a table of the slices that a run sees: list (train or val), name, digest, generation.
+
+    Parameters
+    ----------
+    inherited : what the run that this one begins with has seen, as :func:`inherit_seen` gives it.
+        Generation 0 are the lists of the run itself, 1 those of that run, and so on
+    """
     rows = [
-        {"list": name, "name": pair.name, "digest": digest}
+        {"list": name, "name": pair.name, "digest": digest, "generation": "0"}
         for name, pairs in lists.items()
         for pair, digest in zip(pairs, digest_pairs(pairs), strict=True)
     ]
+    own = {(row["list"], row["name"], row["digest"]) for row in rows}
+    rows += [dict(row) for row in inherited if (row["list"], row["name"], row["digest"]) not in own]
     write_csv(path, rows, _COLUMNS)
+
+
+def inherit_seen(path: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a run's table for the table of one that begins with it.
+
+    Raises
+    ------
+    DataError
+        When the table is damaged.
+    """
+    try:
+        return [{**row, "generation": str(int(row["generation"]) + 1)} for row in _read_rows(path)]
+    except (ValueError, TypeError) as err:
+        raise _damaged(path, err) from err
 
 
 def names_seen(path: str | Path) -> set[str]:
@@ -92,9 +118,14 @@ def names_seen(path: str | Path) -> set[str]:
 def _read_rows(path: str | Path) -> list[dict[str, str]]:
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
-            return [{name: row[name] for name in _COLUMNS} for row in csv.DictReader(file)]
+            rows = [{"generation": "0", **row} for row in csv.DictReader(file)]
+        return [{name: row[name] for name in _COLUMNS} for row in rows]
     except (OSError, ValueError, KeyError, csv.Error) as err:
-        raise DataError(f"damaged ({err}). Copy the run folder again.", where=path) from err
+        raise _damaged(path, err) from err
+
+
+def _damaged(path: str | Path, err: Exception) -> DataError:
+    return DataError(f"damaged ({err}). Copy the run folder again.", where=path)
 
 
 def find_seen(path: str | Path, pairs: Sequence[Pair]) -> Seen:

@@ -14,8 +14,9 @@ from lungunet.data.files import refuse_existing
 from lungunet.data.manifest import Pair
 from lungunet.data.split import Split, fold_pairs, read_patients, write_split
 from lungunet.errors import DataError
-from lungunet.evaluation.evaluate import evaluate
+from lungunet.evaluation.evaluate import evaluate, mark_seen
 from lungunet.evaluation.scorecard import ScoreCard
+from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
@@ -120,7 +121,9 @@ def cross_validate(
                 baselines=baselines,
                 progress=progress,
             )
-            done.append(FoldResult(fold.name, card))
+            # Folds keep patients apart; the weights that they begin with may have seen them all.
+            known = seen_by(out / fold.name, val.pairs).train
+            done.append(FoldResult(fold.name, mark_seen(card, known) if known else card))
             yield done[-1]
     finally:
         if done:

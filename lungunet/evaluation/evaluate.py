@@ -260,7 +260,7 @@ def evaluate_list(
         progress=progress,
     )
     card = replace(card, remarks=card.remarks + remarks)
-    card = _marked(card, known[str(model)], seen[str(model)].alike)
+    card = mark_seen(card, known[str(model)], seen[str(model)].alike)
     if folder is not None:
         card = replace(card, folder=Path(folder))
         card.save(folder, model=hub_address(model) or str(model), split=split)
@@ -308,9 +308,10 @@ def _refuse_seen(
     if known and not allow_seen:
         raise SplitError(
             f"{len(known)} of these {len(pairs)} slices are among those that {model} was trained "
-            f"on, or its epoch chosen on ({listed(sorted(known), separator=', ')}): scores on them "
-            "are too good. Choose a list that it has not seen, or score them all the same with "
-            "allow_seen=True, which every table will say.",
+            "on, or its epoch chosen on, counting the runs that it began with "
+            f"({listed(sorted(known), separator=', ')}): scores on them are too good. Choose a "
+            "list that it has not seen, or score them all the same with allow_seen=True, which "
+            "every table will say.",
             where=where,
         )
     return known
@@ -338,8 +339,8 @@ def _fit(
     return None, (f"no temperature was fitted: {why}",)
 
 
-def _marked(card: ScoreCard, known: Set[str], alike: Set[str]) -> ScoreCard:
-    """Note in a score card what the model has seen."""
+def mark_seen(card: ScoreCard, known: Set[str], alike: Set[str] = frozenset()) -> ScoreCard:
+    """Note in a score card what the model has seen, and what is called like it."""
     cases = tuple(replace(case, seen=case.name in known) for case in card.cases)
     remarks = card.remarks
     if known:

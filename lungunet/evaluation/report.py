@@ -30,7 +30,7 @@ from lungunet.data.split import SPLITS
 from lungunet.errors import ModelError
 from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_chart
 from lungunet.evaluation.scorecard import NOTHING, Difference, verdict
-from lungunet.metrics.bootstrap import Interval
+from lungunet.metrics.bootstrap import Interval, caution_of_few
 from lungunet.metrics.overlap import SLICES, Ruler, ruler_of_scans
 
 REPORT = "report.html"
@@ -202,7 +202,8 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
     facts = {
         "Architecture": config.get("architecture") or network.get("name"),
         "Encoder": encoder or "a model of the user's own",
-        "Starting weights": config.get("weights"),
+        "Starting weights": config.get("weights")
+        and ", which began with ".join([config["weights"], *environment.get("ancestors", ())]),
         "Input": f"{_window(contract, config)}, fitted to {size} \N{MULTIPLICATION SIGN} {size} px"
         if size
         else None,
@@ -437,6 +438,10 @@ def _read_evaluation(folder: Path) -> dict[str, Any]:
         "ruler": ruler,
         "metrics": {ruler.column(name): metric for name, metric in ruler.metrics.items()},
         "n": scores[f"{ruler.noun}s"],
+        "caution": caution_of_few(
+            scores["patients"],
+            "patient" if scores["patients"] != scores[f"{ruler.noun}s"] else ruler.noun,
+        ),
         "seen": seen,
         "empty": scores[f"empty_{ruler.noun}s"],
         "tolerance": scores.get(f"surface_tolerance_{ruler.length}"),

@@ -18,7 +18,7 @@ from lungunet.data.codec import IGNORE, is_lung
 from lungunet.data.files import plain, write_csv, write_json
 from lungunet.errors import counted
 from lungunet.evaluation.calibration import Calibration, ece
-from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
+from lungunet.metrics.bootstrap import Interval, bootstrap_interval, caution_of_few, mean_interval
 from lungunet.metrics.overlap import (
     METRICS,
     SLICES,
@@ -116,6 +116,17 @@ class CaseScore:
     def value(self, metric: str) -> float:
         """Return a metric as it enters a mean: an infinite distance is the diagonal of the case."""
         return score_distance(self._measured[metric], self.shape, spacing_mm=self.spacing_mm)
+
+    def compared(self, metric: str) -> float:
+        """Return a metric as it is set against that of other masks of the same case.
+
+        Of a case without lung, rightly without a mask, a share is 1 and a distance or an error 0,
+        so that other masks lose by what they invent there.
+        """
+        value = self.value(metric)
+        if math.isnan(value) and not self.truth_px and not self.pred_px:
+            return 0.0 if self.ruler.metrics[metric].unit else 1.0
+        return value
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return a row of cases.csv, not yet free of NaN and infinity."""
@@ -303,6 +314,13 @@ class ScoreCard:
         """The patient of each case."""
         return [case.patient for case in self.cases]
 
+    @property
+    def caution(self) -> str:
+        """Why the intervals are too narrow, where they are of few patients; else empty."""
+        patients = len(set(self.patients))
+        unit = self.ruler.noun if patients == len(self.cases) else "patient"
+        return caution_of_few(patients, unit)
+
     @cached_property
     def calibration(self) -> Calibration | None:
         """How far the probabilities can be taken at their word; None where there are none."""
@@ -408,9 +426,14 @@ class ScoreCard:
         )
 
     def mean_difference(self, other: "ScoreCard", metric: str) -> Difference:
-        """Return the mean over cases of our metric minus theirs; undefined ones are skipped."""
+        """Return the mean over cases of our metric minus theirs.
+
+        Where one is rightly empty it counts as 1, a distance as 0 (:meth:`CaseScore.compared`); the
+        means of :meth:`per_case` leave such cases out, so that this is not their difference. What
+        is undefined all the same, as recall without lung, is skipped.
+        """
         pairs = zip(self.cases, other.cases, strict=True)
-        values = [mine.value(metric) - theirs.value(metric) for mine, theirs in pairs]
+        values = [mine.compared(metric) - theirs.compared(metric) for mine, theirs in pairs]
         summary = _summarise(np.array(values), self.patients)
         return Difference(summary.mean, summary.interval)
 
@@ -420,11 +443,11 @@ class ScoreCard:
         Returns
         -------
         list
-            Of (name, ours, theirs), at most ``count`` above and ``count`` below. A case without
-            lung counts as 1 where none is marked on it.
+            Of (name, ours, theirs), at most ``count`` above and ``count`` below, by
+            :meth:`CaseScore.compared`: 1 where none is rightly marked.
         """
         pairs = zip(self.cases, other.cases, strict=True)
-        rows = [(mine.name, _iou_or_1(mine), _iou_or_1(theirs)) for mine, theirs in pairs]
+        rows = [(mine.name, mine.compared("iou"), theirs.compared("iou")) for mine, theirs in pairs]
         ranked = sorted(rows, key=lambda row: (row[2] - row[1], row[0]))
         above = [row for row in ranked[:count] if row[1] > row[2]]
         return above + [row for row in ranked[-count:] if row[1] < row[2]]
@@ -528,7 +551,7 @@ class ScoreCard:
         for name, other in self.baselines.items():
             if name != NOTHING:  # whose IoU is 0
                 for row, case in zip(rows, other.cases, strict=True):
-                    row[f"iou_{name}"] = plain(case.value("iou"))
+                    row[f"baseline_iou_{name}"] = plain(case.value("iou"))
         if self.ruler.noun == "scan":
             parts = {"lungs": rows, **{k: of["cases"] for k, of in content["regions"].items()}}
             rows = [
@@ -537,11 +560,6 @@ class ScoreCard:
                 for row in of
             ]
         write_csv(folder / "cases.csv", rows)
-
-
-def _iou_or_1(case: CaseScore) -> float:
-    iou = case.value("iou")
-    return 1.0 if math.isnan(iou) else iou
 
 
 def _summarise(values: np.ndarray, patients: Sequence[str]) -> Summary:

@@ -13,7 +13,7 @@ from lungunet.data.manifest import Pair
 from lungunet.data.seen import Seen, find_seen, names_seen
 from lungunet.data.split import read_split
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
-from lungunet.models.members import find_members
+from lungunet.models.members import find_members, find_run_folders
 from lungunet.training.config import read_toml
 
 _SLICED = re.compile(r"(.+)_z-[0-9]+")
@@ -22,9 +22,10 @@ _SLICED = re.compile(r"(.+)_z-[0-9]+")
 def seen_by(model: str | Path, pairs: Sequence[Pair]) -> Seen:
     """Tell which pairs a model was trained on, or its epoch chosen on.
 
-    A run knows, by its folder or that of its best model; others have seen nothing that anybody
-    could tell. An ensemble has seen what any of its models has. Warns (:class:`LungUNetWarning`)
-    where a run is too old to have kept its lists, and they are not what they were.
+    A run knows, by its folder or that of its best model, and of the runs that its weights come from
+    too; others have seen nothing that anybody could tell. An ensemble has seen what any of its
+    models has. Warns (:class:`LungUNetWarning`) where a run is too old to have kept its lists, and
+    they are not what they were.
 
     Raises
     ------
@@ -34,8 +35,7 @@ def seen_by(model: str | Path, pairs: Sequence[Pair]) -> Seen:
     members = find_members(model)
     if len(members) > 1:
         return reduce(or_, (seen_by(member, pairs) for member in members))
-    place = Path(model)
-    for run in (place, place.parent) if place.name == "best" else (place,):
+    for run in find_run_folders(model):
         if (run / "slices.csv").is_file():
             return find_seen(run / "slices.csv", pairs)
         if (run / "environment.json").is_file():
@@ -50,8 +50,7 @@ def sliced_from(model: str | Path, names: Sequence[str]) -> list[str]:
     """
     seen: set[str] = set()
     for member in find_members(model):
-        place = Path(member)
-        for run in (place, place.parent) if place.name == "best" else (place,):
+        for run in find_run_folders(member):
             if (run / "slices.csv").is_file():
                 seen |= names_seen(run / "slices.csv")
     scans = {found[1] for name in seen if (found := _SLICED.fullmatch(Path(name).name))}

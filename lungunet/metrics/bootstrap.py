@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lungunet.errors import ConfigError, DataError
+from lungunet.errors import ConfigError, DataError, counted
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
+_ENOUGH = 20  # groups: below, a percentile interval holds the truth less often than it says
 _BLOCK = 2**20  # counts at a time: 8 MB as float64
 _KEPT = 2**23  # counts of a draw that is kept: those of 4,000 groups
 
@@ -48,7 +49,7 @@ def bootstrap_interval(
     for both. For the mean of a value per case there is `mean_interval`.
 
     The same seed, number of groups and ``resamples`` draw the same groups again. Percentile
-    intervals of few groups (below about 20) are too narrow.
+    intervals of few groups are too narrow: see :func:`caution_of_few`.
 
     Parameters
     ----------
@@ -148,6 +149,21 @@ def mean_interval(
         level=level,
         seed=seed,
     )
+
+
+def caution_of_few(count: int, unit: str) -> str:
+    """Say that the intervals of so few patients are too narrow; empty where they are not, or none.
+
+    Examples
+    --------
+    >>> caution_of_few(5, "patient")
+    'of 5 patients they are too narrow (fewer than 20)'
+    >>> caution_of_few(20, "patient")
+    ''
+    """
+    if not 2 <= count < _ENOUGH:
+        return ""
+    return f"of {counted(count, unit)} they are too narrow (fewer than {_ENOUGH})"
 
 
 def _check_table(table: np.ndarray, labels: np.ndarray, *, may_be_nan: bool = False) -> None:

@@ -6,10 +6,11 @@ Knows only what ``lungunet.json`` says: numbers, no path and no name of a slice.
 from collections.abc import Mapping
 from typing import Any
 
+from lungunet.metrics.bootstrap import caution_of_few
 from lungunet.metrics.overlap import SLICES
 
 _COUNTS = ("train_slices", "val_slices")
-_FACTS = (*_COUNTS, "began_with")  # no scores
+_FACTS = (*_COUNTS, "began_with", "ancestors")  # no scores
 
 
 def model_card(about: Mapping[str, Any]) -> str:
@@ -90,13 +91,19 @@ def _data(scores: Mapping[str, Any]) -> str:
     train, val = (scores.get(name) for name in _COUNTS)
     if train is None or val is None:
         return "How many slices it was trained on is not recorded."
-    weights = scores.get("began_with")
-    began = f" Training began with the weights of `{weights}`." if weights else ""
+    weights = _origins(scores)
+    began = " Training began with the weights of " + ", which began with those of ".join(weights)
+    began = f"{began}." if weights else ""
     return f"Trained on {train} slices; the best epoch was chosen on {val} others, val.{began}"
 
 
+def _origins(scores: Mapping[str, Any]) -> list[str]:
+    origins = (scores.get("began_with"), *scores.get("ancestors", ()))
+    return [f"`{weights}`" for weights in origins if weights]
+
+
 def _terms(scores: Mapping[str, Any]) -> str:
-    if scores.get("began_with") != "lungs":
+    if "`lungs`" not in _origins(scores):
         return ""
     return " (`lungs` of lungunet: CC BY 4.0, made from the collections that its card names)"
 
@@ -145,10 +152,11 @@ def _evaluated(split: str, scores: Mapping[str, Any]) -> str:
     of, unit = (f" of {patients} patients", "patient") if patients != slices else ("", "slice")
     if seen := scores.get("seen_slices"):
         of += f", {seen} of which it has seen while it was made: these scores are too good"
+    caution = caution_of_few(patients or slices or 0, unit)
     verdict = f"\nVerdict: {scores['verdict']}." if scores.get("verdict") else ""
     return (
         f"On {slices} slices{of}, list {split}, at the size of the files. Intervals are 95 %,\n"
-        f"resampled by {unit}.{verdict}\n\n"
+        f"resampled by {unit}{caution and '; '}{caution}.{verdict}\n\n"
         f"| | {split} | interval |\n|---|---|---|\n{rows}"
     )
 

@@ -117,6 +117,15 @@ def weights_hash(path: str | Path) -> str:
     return str(_read_about(find_model_folder(path)).get("weights_sha256"))
 
 
+def began_with(path: str | Path) -> list[str]:
+    """Return what a model's training began with, then what that began with, as far as it says."""
+    try:
+        scores = _read_about(find_model_folder(path)).get("scores") or {}
+    except ModelError:  # a file of weights alone
+        return []
+    return [str(each) for each in (scores.get("began_with"), *scores.get("ancestors", ())) if each]
+
+
 def describe(
     weights: bytes, *, contract: InputContract, codec: LabelCodec, scores: Mapping[str, Any]
 ) -> dict[str, Any]:

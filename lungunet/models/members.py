@@ -37,6 +37,19 @@ def is_model_folder(path: str | Path) -> bool:
     return any((folder / name).is_file() for folder in folders for name in (ABOUT, WEIGHTS))
 
 
+def find_run_folders(model: str | Path) -> list[Path]:
+    """List the folders that may be the run of a model: its own, and that around a ``best``.
+
+    Parameters
+    ----------
+    model : one model, or the file of weights in its folder
+    """
+    place = named_folder(model)
+    folder = place.parent if place.name == WEIGHTS else place
+    whole = folder.resolve()
+    return [folder, whole.parent] if whole.name == "best" else [folder]
+
+
 def find_members(model: str | Path) -> list[str | Path]:
     """List the models that predict together; most are one by themselves.
 

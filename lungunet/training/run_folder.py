@@ -137,10 +137,12 @@ class RunFolder:
     def _write_environment(self, content: Mapping[str, Any]) -> None:
         write_text(self.path / "environment.json", json_text(content, sort_keys=True))
 
-    def save_slices(self, lists: Mapping[str, Sequence[Pair]]) -> None:
+    def save_slices(
+        self, lists: Mapping[str, Sequence[Pair]], inherited: Sequence[Mapping[str, str]] = ()
+    ) -> None:
         """Write slices.csv, which tells later what the model has seen; once, at the start."""
         if not (self.path / "slices.csv").exists():  # as of a run that is gone on with
-            write_seen(self.path / "slices.csv", lists)
+            write_seen(self.path / "slices.csv", lists, inherited)
 
     def save_config(self, config: TrainConfig) -> None:
         """Write config.toml."""
@@ -160,6 +162,9 @@ class RunFolder:
         counts: dict[str, Any] = {f"{name}_slices": count for name, count in slices.items()}
         if began_with != "none":
             counts["began_with"] = _without_place(began_with)
+            with suppress(DataError):
+                about = read_json(self.path / "environment.json", fix="")
+                counts |= {"ancestors": about["ancestors"]} if "ancestors" in about else {}
         values = {
             f"{split}_{name}": plain(getattr(measured, name))
             for split, measured in result.passes.items()

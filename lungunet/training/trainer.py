@@ -41,6 +41,7 @@ from lungunet.training.checks import (
 )
 from lungunet.training.config import TrainConfig
 from lungunet.training.learner import Batch, Learner, Loss
+from lungunet.training.lineage import Lineage, read_lineage, warn_of_seen
 from lungunet.training.lr_finder import LRRange, RangeTest, run_range_test
 from lungunet.training.meters import FiniteLosses, PassMeter
 from lungunet.training.run_folder import RunFolder
@@ -134,6 +135,7 @@ class Trainer:
         self._save_or_stop = SaveOrStop(self.config, should_stop, self._learner.ranks)
         self._progress = progress
         self._notes = dict(notes or {})
+        self._began_with = getattr(self.config, "weights", "none")  # of a RunConfig
 
     def fit(
         self,
@@ -238,14 +240,21 @@ class Trainer:
             try_out(self._learner, train, self.config)
             if ranks.is_first:
                 stack.enter_context(self.folder.claimed())
+                lineage = Lineage()
                 if resume:
                     self.folder.reopen(self.history)
                 else:
+                    # Before the start, which clears the folder: that may be what it begins with.
+                    lineage = read_lineage(self._began_with)
+                    warn_of_seen(lineage, val.pairs, weights=self._began_with)
                     self.folder.start(overwrite=overwrite)
                     notes = {"loss": str(self._learner.loss), **self._notes}
+                    if lineage.ancestors:
+                        notes["ancestors"] = lineage.ancestors
                     self.folder.save_environment(device, notes)
                 self.folder.save_config(self.config)
-                self.folder.save_slices({"train": train.pairs, "val": val.pairs})
+                lists = {"train": train.pairs, "val": val.pairs}
+                self.folder.save_slices(lists, lineage.seen)
             ranks.wait()
             yield from self._epochs(position)
 
@@ -400,7 +409,7 @@ class Trainer:
                 codec=train.codec,
                 result=result,
                 slices={"train": len(train), "val": len(val)},
-                began_with=getattr(self.config, "weights", "none"),  # of a RunConfig
+                began_with=self._began_with,
             )
             predict = partial(self._learner.logits, self._learner.net)
             for name, picture in val_pictures(val, predict):

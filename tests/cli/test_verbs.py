@@ -336,6 +336,7 @@ class TestEvaluate:
     ) -> None:
         table = run_cli("evaluate", own_run, data, "--out", tmp_path / "s")
         assert table.code == 0
+        assert "--group); of 3 slices they are too narrow (fewer than 20)\n" in table.out
         scores = json.loads(run_cli("evaluate", own_run, data, "--json").out)
         stored = json.loads((tmp_path / "s" / "scores.json").read_text())
         assert scores["pooled"] == stored["pooled"]

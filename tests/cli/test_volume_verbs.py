@@ -398,6 +398,7 @@ class TestEvaluate:
         table = run_cli(*command, "--out", two / "out")
         assert table.code == 0, table.err
         assert "threshold on 2 scans" in table.out
+        assert "--group); of 2 scans they are too narrow (fewer than 20)\n" in table.out
         scores = json.loads(run_cli(*command, "--json").out)
         hd95 = next(line.split() for line in table.out.splitlines() if line.startswith("HD95, mm"))
         assert hd95[2] == f"{scores['per_case']['hd95_mm']['mean']:.2f}"

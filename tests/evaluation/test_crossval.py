@@ -1,6 +1,7 @@
 """Training on every fold, as a Python caller does it: what is refused, yielded and left behind."""
 
 import json
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
@@ -58,6 +59,14 @@ class TestCrossValidate:
         assert scores["slices"] == len({case["name"] for case in scores["cases"]}) == 12
         assert scores["remarks"] == []
         assert all((tmp_path / f"fold-{n}" / "best").is_dir() for n in (1, 2))
+
+    def test_slices_that_the_first_weights_were_trained_on_are_told(
+        self, folds: Path, run: Path, split: lungunet.Split, tmp_path: Path
+    ) -> None:
+        begun = replace(config(folds), weights=str(run))
+        with pytest.warns(lungunet.LungUNetWarning, match="slices of val were trained on by"):
+            list(cross_validate(begun, tmp_path, baselines=False))
+        assert json.loads((tmp_path / "scores.json").read_text())["seen_slices"] == len(split.train)
 
     def test_what_is_done_is_kept_when_it_ends_early(self, folds: Path, tmp_path: Path) -> None:
         for result in cross_validate(config(folds), tmp_path, baselines=False):

@@ -408,9 +408,26 @@ class TestModels:
         assert card.baselines["threshold"].pooled.iou == rule.pooled.iou
         with (tmp_path / "s" / "cases.csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert {row["iou_threshold"] for row in rows} == {str(rule.pooled.iou), ""}  # of regions
+        # Regions have none.
+        assert {row["baseline_iou_threshold"] for row in rows} == {str(rule.pooled.iou), ""}
         with pytest.raises(ConfigError, match="against: threshold is what is scored"):
             evaluate_scans("threshold", chest / "scans", chest / "truth", against=["threshold"])
+
+    def test_scans_that_a_rival_was_trained_on_slices_of(
+        self, chest: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        run = tmp_path / "run"
+        (run / "best").mkdir(parents=True)
+        (run / "best" / "lungunet.json").write_text("{}")
+        (run / "slices.csv").write_text("list,name,digest\ntrain,p_z-0003,ab\n")
+        rule = lungunet.Predictor.load("threshold")
+        monkeypatch.setattr(lungunet.Predictor, "load", lambda *_, **__: rule)
+        place = (chest / "scans", chest / "whole")
+        said = f"1 scan called like ones whose slices {run} was trained on (p)"
+        for model, rival in (("threshold", run), (run, "threshold")):
+            (remark,) = evaluate_scans(model, *place, against=[rival]).remarks
+            assert remark.startswith(said)
+        assert not evaluate_scans("threshold", *place, against=[chest / "whole"]).remarks
 
     def test_a_scan_that_a_rival_cannot_do_is_named(self, folder: Folder, monkeypatch) -> None:
         folder.add("a", blob(1), blob(2))

@@ -35,6 +35,7 @@ def test_the_run_s_own_scores_stand_in_its_card(run_cli, own_run: Path, data: Pa
     assert load_model(own_run).scores == {**before, "test": found}
     card = (own_run / "best" / "README.md").read_text(encoding="utf-8")
     assert f"| lung IoU, pooled | {pooled['iou']:.4f} |" in card
+    assert "resampled by slice; of 3 slices they are too narrow (fewer than 20)." in card
     assert f"without weights, pooled | {threshold['pooled']['iou']:.4f} |" in card
 
 
@@ -91,3 +92,24 @@ def test_a_card_says_what_training_began_with_and_no_place(weights: str, said: s
     assert said in " ".join(card.split())
     assert "/home" not in card
     assert ("CC BY 4.0" in card) == (weights == "lungs")
+
+
+def test_terms_of_lungs_hold_for_what_descends_from_it(data: Path, tmp_path: Path) -> None:
+    weights = "lungs"
+    for name in "abc":
+        config = lungunet.RunConfig(
+            data=str(data), weights=weights, epochs=1, size=32, workers=0, device="cpu"
+        )
+        list(lungunet.train_run(config, tmp_path / name))
+        weights = str(tmp_path / name)
+    (tmp_path / "b").rename(tmp_path / "elsewhere")
+    card = " ".join((tmp_path / "c/best/README.md").read_text(encoding="utf-8").split())
+    assert (
+        "weights of `.../b`, which began with those of `.../a`, which began with those of `lungs`."
+        in card
+    )
+    assert "CC BY 4.0" in card
+    assert str(tmp_path) not in card
+    assert "| ancestors" not in card
+    page = lungunet.write_report(tmp_path / "c").read_text(encoding="utf-8")
+    assert "b, which began with .../a, which began with lungs" in page

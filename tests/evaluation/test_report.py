@@ -366,7 +366,8 @@ class TestWords:
         write_json(folder / "evaluation" / "test" / "scores.json", card)
         page = Page(write_report(folder))
         assert "where slices share one, the intervals are too narrow" in page.text
-        assert "resampled by slice" in page.text
+        few = f"of {card['patients']} slices they are too narrow (fewer than 20)"
+        assert f"resampled by slice; {few}." in page.text
         assert "resampled by patient" not in page.text
         assert len(page.row("Lung IoU", 6)) == 6
 

@@ -27,10 +27,12 @@ from lungunet import (
     evaluate_list,
 )
 from lungunet.evaluation.evaluate import save_pictures
-from lungunet.evaluation.scorecard import Difference, score_case, verdict
+from lungunet.evaluation.scorecard import Difference, ScoreCard, score_case, verdict
 from lungunet.metrics.overlap import ratios, share
 
 pytestmark = pytest.mark.filterwarnings("ignore:these masks mean little")  # slices of 0 and 1
+
+QUICK = {"epochs": 1, "size": 32, "batch_size": 2, "workers": 0, "device": "cpu"}
 
 
 class Fixed:
@@ -297,6 +299,31 @@ class TestBaselines:
         assert before.moved(card) == [(name, 1.0, ours) for name, ours, _ in moved[::-1]]
         assert before.moved(before) == []
 
+    def test_what_a_rival_invents_counts_in_the_mean_difference(self) -> None:
+        truths = [np.zeros((6, 8), np.uint8) for _ in range(3)]
+        truths[0][1:5, 1:5] = truths[2][0, 0] = 1
+        rival = [truths[0], np.roll(truths[0], 1, axis=1), truths[2]]  # on the second it invents
+        ours, theirs = card_of(truths, truths), card_of(truths, rival)
+        for metric, gain in (("iou", 1.0), ("dice", 1.0), ("hd95", -math.hypot(6, 8))):
+            assert ours.mean_difference(theirs, metric).value == pytest.approx(gain / 3)
+            assert theirs.mean_difference(ours, metric).value == pytest.approx(-gain / 3)
+        assert ours.moved(theirs) == [(ours.cases[1].name, 1.0, 0.0)]
+        recall = ours.mean_difference(theirs, "recall")  # which nobody has without lung
+        assert (recall.value, recall.interval) == (0.0, Interval(0.0, 0.0))
+
+    def test_a_class_may_be_called_like_one(self, tmp_path: Path) -> None:
+        truth = np.zeros((6, 8), np.uint8)
+        truth[1:5, 1:5], truth[0, 0] = 1, 2
+        pred = np.where(truth == 1, np.roll(truth, 1, axis=1), truth).astype(np.uint8)
+        case = score_case("a", truth, pred, n_classes=3)
+        rule = ScoreCard((score_case("a", truth > 0, truth > 0),), ("background", "lung"))
+        names = ("background", "lungs", "trachea")
+        ScoreCard((case,), names, {"lungs": rule}).save(tmp_path)
+        with (tmp_path / "cases.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert float(row["iou_lungs"]) == case.scores.class_iou[1] < 1
+        assert float(row["baseline_iou_lungs"]) == 1
+
     def test_nothing_is_a_baseline_to_itself(self, split: lungunet.Split) -> None:
         for word, other in (("threshold", "lungs"), ("lungs", "threshold")):
             card = evaluate(Predictor.load(word), split.val)
@@ -505,6 +532,50 @@ class TestEvaluateList:
         assert card.seen == 0
         assert card.remarks[-1].startswith("1 slice called like ones that were trained on")
 
+    def test_slices_that_only_an_earlier_run_has_seen(
+        self, own_run: Path, split, tmp_path: Path
+    ) -> None:
+        parent = own_run
+        for number, train in enumerate([split.test, split.train[:3]]):  # one begins with the other
+            folder = tmp_path / f"data-{number}"
+            lungunet.write_split(folder, lungunet.Split(train, split.val, []), {})
+            out = tmp_path / f"run-{number}"
+            weights = parent / "best" / "model.safetensors" if number else parent
+            config = lungunet.RunConfig(data=folder, weights=str(weights), **QUICK)
+            list(lungunet.train_run(config, out))
+            shutil.rmtree(parent)  # what is kept must not depend on it
+            parent = out
+        lists = lungunet.Split([], split.val, [*split.train, *split.test])
+        lungunet.write_split(tmp_path / "again", lists, {})
+        with pytest.raises(SplitError, match="9 of these 9 slices are among those that"):
+            evaluate_list(parent, tmp_path / "again", device="cpu")
+        evaluate_list(parent, tmp_path / "again", split="val", device="cpu")  # trained on by none
+        with (parent / "slices.csv").open() as file:
+            rows = {row["name"]: row["generation"] for row in csv.DictReader(file)}
+        generations = [rows[pair.name] for pair in (*split.val, *split.train, *split.test)]
+        assert generations == ["0"] * 6 + ["2"] * 3 + ["1"] * 3
+
+    def test_a_run_that_replaces_the_one_that_it_begins_with(
+        self, own_run: Path, split, tmp_path: Path
+    ) -> None:
+        lists = lungunet.Split(split.test, split.val, split.train)
+        lungunet.write_split(tmp_path / "new", lists, {})
+        config = lungunet.RunConfig(data=tmp_path / "new", weights=str(own_run), **QUICK)
+        list(lungunet.train_run(config, own_run, overwrite=True))
+        with pytest.raises(SplitError, match="6 of these 6 slices"):
+            evaluate_list(own_run, tmp_path / "new", device="cpu")
+
+    def test_val_that_the_first_weights_were_trained_on_is_told(
+        self, own_run: Path, split, tmp_path: Path
+    ) -> None:
+        lungunet.write_split(tmp_path / "new", lungunet.Split(split.test, split.train[:2], []), {})
+        config = lungunet.RunConfig(data=tmp_path / "new", weights=str(own_run), **QUICK)
+        with pytest.warns(LungUNetWarning, match="2 of the 2 slices of val were trained on by"):
+            list(lungunet.train_run(config, tmp_path / "run"))
+        (own_run / "slices.csv").unlink()
+        with pytest.warns(LungUNetWarning, match="keeps no list of the slices"):
+            list(lungunet.train_run(config, tmp_path / "run", overwrite=True))
+
     def test_runs_that_did_not_keep_their_slices(
         self, own_run: Path, data: Path, tmp_path: Path
     ) -> None:
@@ -533,9 +604,11 @@ class TestEvaluateList:
         with (card.folder / "cases.csv").open() as file:
             rows = list(csv.DictReader(file))
         for row, ours in zip(rows, card.baselines["threshold"].cases, strict=True):
-            assert row["iou_threshold"] == ("" if ours.truth_px == 0 else str(ours.scores.iou))
-        assert {row[f"iou_{masks}"] for row in rows} <= {"1.0", ""}
-        assert "iou_all background" not in rows[0]
+            assert row["baseline_iou_threshold"] == (
+                "" if ours.truth_px == 0 else str(ours.scores.iou)
+            )
+        assert {row[f"baseline_iou_{masks}"] for row in rows} <= {"1.0", ""}
+        assert "baseline_iou_all background" not in rows[0]
         page = (own_run / "report.html").read_text(encoding="utf-8")
         assert f"Where it gains and loses most against {masks}, lung IoU" in page
         with pytest.raises(ConfigError, match="against: threshold is what is scored"):

@@ -8,9 +8,15 @@ from hypothesis import strategies as st
 
 from lungunet.errors import ConfigError, DataError
 from lungunet.metrics import bootstrap
-from lungunet.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
+from lungunet.metrics.bootstrap import Interval, bootstrap_interval, caution_of_few, mean_interval
 
 NOTHING = Interval(math.nan, math.nan)
+
+
+@pytest.mark.parametrize(("count", "narrow"), [(1, False), (2, True), (19, True), (20, False)])
+def test_few_patients_are_told(count: int, narrow: bool) -> None:
+    told = f"of {count} patients they are too narrow (fewer than 20)"
+    assert caution_of_few(count, "patient") == (told if narrow else "")
 
 
 def by_loop(table, groups, of_cases, *, resamples, level, seed):

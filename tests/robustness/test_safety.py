@@ -253,8 +253,12 @@ class TestMetadata:
 
     def test_pictures_hold_pixels_alone(self, run_cli, named: Path) -> None:
         out = named / "out"
-        run_cli("predict", "threshold", named / "images", "--out", out, "--overlay")
-        for path in out.rglob("*.png"):
+        done = run_cli("predict", "threshold", named / "images", "--out", out, "--overlay")
+        assert done.code == 0, done.err
+        slices = len(list((named / "images").iterdir()))
+        pictures = list(out.rglob("*.png"))
+        assert len(pictures) == 2 * slices > 0  # masks and overlays
+        for path in pictures:
             with Image.open(path) as picture:
                 assert picture.info == {}
                 assert not picture.getexif()
