@@ -28,11 +28,13 @@ class Plane:
     image : (H, W), values of the file
     classes : (H, W) uint8
     version : what the mask is known by while it stays as it is; see :class:`Change`
+    spacing_mm : (y, x), sides of a pixel; None where they are not known
     """
 
     image: np.ndarray
     classes: np.ndarray
     version: str
+    spacing_mm: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

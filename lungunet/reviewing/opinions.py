@@ -61,14 +61,16 @@ class Opinions:
                 self._predictor = Predictor.load(self.model, device=self._device)
         return self._predictor
 
-    def of_model(self, key: object, image: np.ndarray) -> Opinion:
+    def of_model(
+        self, key: object, image: np.ndarray, *, spacing_mm: tuple[float, float] | None = None
+    ) -> Opinion:
         """Return what the model sees in the slice, (H, W), that ``key`` stands for."""
 
         def ask() -> Opinion:
             predictor = self._load()
             seen = guess_hu(image) if self.model in _WORDS else image
-            classes = predictor.segment([seen])[0].classes
-            return Opinion(classes.astype(np.uint8), predictor.codec.n_classes)
+            ((said,),) = predictor.segment_ahead([seen], spacing_mm=spacing_mm)
+            return Opinion(said.classes.astype(np.uint8), predictor.codec.n_classes)
 
         return self._remember(("model", key), ask)
 

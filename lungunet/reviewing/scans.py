@@ -91,7 +91,8 @@ class ScanCase:
         """Return one slice of it, with its mask."""
         opened = self._open()
         classes = opened.classes[z]
-        return Plane(opened.scan.array[z], classes, digest(classes.tobytes()))
+        version, spacing_mm = digest(classes.tobytes()), opened.scan.spacing_mm[1:]
+        return Plane(opened.scan.array[z], classes, version, spacing_mm)
 
     def preview(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the slice with the most lung; the scan that is looked at stays in memory."""

@@ -282,12 +282,15 @@ class _Handler(BaseHTTPRequestHandler):
         return _binary(head, [shown, classes])
 
     def _opinion(self, query: "_Query") -> tuple[bytes, str]:
-        image = self.server.desk.plane(query.case, query.z).image
-        key, opinions = (query.case, query.z), self.server.opinions
+        plane = self.server.desk.plane(query.case, query.z)
+        image, key, opinions = plane.image, (query.case, query.z), self.server.opinions
         by = query.text("by")
         if by == "outside":
             return _binary({}, [opinions.outside(key, image)])
-        said = opinions.of_rule(key, image) if by == "rule" else opinions.of_model(key, image)
+        if by == "rule":
+            said = opinions.of_rule(key, image)
+        else:
+            said = opinions.of_model(key, image, spacing_mm=plane.spacing_mm)
         return _binary({"classes": said.n_classes}, [said.classes])
 
     def _post(self, url: Any) -> tuple[bytes, str]:

@@ -17,9 +17,12 @@ from slices import body, lungs
 
 import lungunet
 from lungunet.data.codec import LabelCodec
+from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, LabelError, LungUNetError
+from lungunet.inference.segmenter import Segmented
 from lungunet.reviewing import scans
 from lungunet.reviewing.desk import Desk, StaleError
+from lungunet.reviewing.opinions import Opinions
 from lungunet.reviewing.review import ReviewConfig, opened_review
 from lungunet.reviewing.scans import ScanCase, _Opened
 from lungunet.reviewing.server import ReviewServer
@@ -361,3 +364,28 @@ def test_masks_on_another_grid_are_refused_by_name(
 def test_a_folder_is_not_copied_onto_itself(folders: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match="holds the masks that are read"):
         scans_to_review(folders[1], folders[1], scans=folders[0])
+
+
+def test_the_model_sees_square_pixels(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = opened(folders, None)[0].plane(0, 2)
+    assert plane.spacing_mm == pytest.approx((0.8, 0.7))
+    shapes = []
+
+    class Seen:
+        contract, word, segment_volume = InputContract(64), "", None
+        codec = LabelCodec({0: 0, 1: 1})
+
+        def prepare(self, image: np.ndarray, where: str = "slice") -> np.ndarray:
+            shapes.append(image.shape)
+            return image
+
+        def __call__(self, prepared: list[np.ndarray]) -> list[Segmented]:
+            return [Segmented((image < -300).view(np.uint8)) for image in prepared]
+
+    opinions, image = Opinions("runs/a"), body(2)
+    monkeypatch.setattr(opinions, "_load", lambda: lungunet.Predictor(Seen()))
+    said = opinions.of_model("p", image[::2], spacing_mm=(1.6, 0.8))
+    assert shapes == [(len(image[::2]) * 2, image.shape[1])]
+    assert said.classes.shape == image[::2].shape
