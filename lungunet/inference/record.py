@@ -14,6 +14,7 @@ from threading import Lock
 from typing import IO, Any, NamedTuple, Self
 
 from lungunet.data.files import plain, write_csv
+from lungunet.data.manifest import list_records
 from lungunet.errors import ConfigError, DataError
 from lungunet.inference.made_by import FILE, FORMAT, parse_head
 from lungunet.inference.measure import COLUMNS, Measurement
@@ -349,11 +350,6 @@ class Record:
         self._file.write(as_line(content))
         self._file.flush()
         return at
-
-
-def list_records(part: Path) -> list[Path]:
-    """List the records of a part, in the order in which they were begun."""
-    return sorted(part.glob(f"{Path(FILE).stem}*.jsonl"), key=lambda path: (len(path.name), path))
 
 
 def refuse_mixed(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:

@@ -15,10 +15,13 @@ from lungunet import (
     DataError,
     Predictor,
     ScanFiles,
+    Sharing,
     SliceFiles,
+    find_volumes,
     predict_scans,
     predict_slices,
 )
+from lungunet.data.manifest import find_images
 from lungunet.inference import record
 from lungunet.inference.made_by import FILE, read_codec
 from lungunet.inference.measure import measure_slice
@@ -65,11 +68,36 @@ def tables(out: Path) -> list[bytes]:
     return [(out / name).read_bytes() for name in TABLES]
 
 
-class TestCoding:
-    @pytest.mark.parametrize(("sides", "values"), [(True, [0, 1, 2, 3]), (False, [0, 1])])
-    def test_the_folder_of_scans_says_it(self, rule, scans, tmp_path, sides, values) -> None:
+def tiny(seed: int) -> Predictor:
+    network = lungunet.build_unet("unet2015", width=2, seed=seed)
+    return Predictor(network, lungunet.InputContract(32), device="cpu")
+
+
+@pytest.mark.parametrize("part", [None, "1/1"])
+class TestBesideMasks:
+    """Pictures and maps are no masks, for whoever reads the folder."""
+
+    def test_of_slices(self, slices, tmp_path, part) -> None:
         out = tmp_path / "out"
-        (one,) = predict_scans(rule, scans / "a.nii", out, write=ScanFiles(sides=sides))
+        write = SliceFiles(overlay=True, probabilities=True, uncertainty=True)
+        list(predict_slices(tiny(0), slices, out, write=write, sharing=Sharing(part=part)))
+        assert find_images(out) == [out / f"{number}.png" for number in range(6)]
+
+    def test_of_scans(self, scans, tmp_path, part) -> None:
+        out = tmp_path / "out"
+        write = ScanFiles(preview=True, probabilities=True, uncertainty=True)
+        sharing = Sharing(part=part)
+        list(predict_scans(tiny(0), scans, out, write=write, refine=False, sharing=sharing))
+        assert [scan.name for scan in find_volumes([out])] == list("abcd")  # without a warning
+
+
+class TestCoding:
+    @pytest.mark.parametrize("part", [None, "1/1"])
+    @pytest.mark.parametrize(("sides", "values"), [(True, [0, 1, 2, 3]), (False, [0, 1])])
+    def test_the_folder_of_scans_says_it(self, rule, scans, tmp_path, sides, values, part) -> None:
+        out, write = tmp_path / "out", ScanFiles(sides=sides)
+        sharing = Sharing(part=part)
+        (one,) = predict_scans(rule, scans / "a.nii", out, write=write, sharing=sharing)
         codec = read_codec(out)
         assert codec is not None
         assert list(codec.classes) == values
@@ -221,16 +249,12 @@ class TestScans:
 
 
 class TestModels:
-    def predictor(self, seed: int) -> Predictor:
-        network = lungunet.build_unet("unet2015", width=2, seed=seed)
-        return Predictor(network, lungunet.InputContract(32), device="cpu")
-
     def test_another_network_is_refused(self, scans, tmp_path) -> None:
         out = tmp_path / "out"
-        list(predict_scans(self.predictor(0), scans / "a.nii", out, refine=False))
-        list(predict_scans(self.predictor(0), scans, out, refine=False, skip_existing=True))
+        list(predict_scans(tiny(0), scans / "a.nii", out, refine=False))
+        list(predict_scans(tiny(0), scans, out, refine=False, skip_existing=True))
         with pytest.raises(ConfigError, match="its masks were made with another model"):
-            list(predict_scans(self.predictor(1), scans, out, refine=False, skip_existing=True))
+            list(predict_scans(tiny(1), scans, out, refine=False, skip_existing=True))
 
     def test_a_segmenter_that_says_not_what_it_is(self, slices, tmp_path) -> None:
         class Mine:
