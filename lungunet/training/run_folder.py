@@ -23,8 +23,8 @@ from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, plain, read_json, write_text
 from lungunet.data.manifest import Pair
 from lungunet.data.seen import write_seen
-from lungunet.errors import ConfigError, DataError, LungUNetWarning
-from lungunet.models.folder import save_model
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, listed
+from lungunet.models.folder import FILES, save_model
 from lungunet.models.hub import is_on_hub
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 from lungunet.training.config import TrainConfig
@@ -39,7 +39,7 @@ except ImportError:  # Windows has no such locks
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
 _WORTH_KEEPING = ("last.ckpt", "history.csv", "best/lungunet.json")
 # All that a run leaves that ends in its first epoch.
-_REST = ("best/*", "events.out.tfevents.*", "slices.csv")
+_REST = (*(f"best/{name}" for name in FILES), "events.out.tfevents.*", "slices.csv")
 # Scores and pictures of the best model, and the page about them: wrong as soon as it is another.
 _SCORES = ("evaluation/*/scores.json", "evaluation/*/cases.csv", "evaluation/*/pictures/*.png")
 _OF_THE_BEST = (*_SCORES, "report.html")
@@ -106,6 +106,13 @@ class RunFolder:
     def _remove(self, *patterns: str) -> bool:
         """Remove files, and tell whether there were any."""
         files = dict.fromkeys(f for pattern in patterns for f in self.path.glob(pattern))
+        folders = [str(file) for file in files if file.is_dir() and not file.is_symlink()]
+        if folders:  # before anything is gone
+            raise ConfigError(
+                "a folder where a file of the run would be. Move it elsewhere, or choose another "
+                "folder for the run.",
+                where=listed(folders, separator=", "),
+            )
         for file in files:
             file.unlink()
             self._remove_empty(file.parent)
