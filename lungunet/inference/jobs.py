@@ -3,7 +3,8 @@
 Knows neither slices nor scans.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from lungunet._version import __version__
 from lungunet.data.codec import LabelCodec
 from lungunet.data.files import json_text, plain
+from lungunet.data.lock import claimed
 from lungunet.errors import ConfigError
 from lungunet.inference.crew import Crew, Sharing, Work, start_processes
 from lungunet.inference.parts import Part, refuse_divided_otherwise
@@ -76,22 +78,31 @@ def note(record: Record, name: str, path: Path, *, source: str, error: str) -> N
     record.fail(name, source, text.removeprefix(f"{name}: "))
 
 
-def begin(
+@contextmanager
+def recording(
     out: Path,
     predictor: Predictor,
     settings: Mapping[str, bool | str],
     *,
     codec: LabelCodec,
     part: Part | None,
+    belongs: Mapping[str, Sequence[Path]],
     overwrite: bool,
     skip_existing: bool,
-) -> Record:
-    """Begin the record of a job, or go on with it.
+) -> Iterator[Record]:
+    """Keep the record of a job, new or gone on with; nobody else writes one meanwhile.
+
+    Parts have one each, and go on side by side.
+
+    Parameters
+    ----------
+    belongs : by name of each mask of the whole job all files that may be of it
 
     Raises
     ------
     ConfigError
-        When nobody can tell by whom masks were made, or the folder is divided otherwise.
+        When nobody can tell by whom masks were made, another job writes into the folder, it is
+        divided otherwise, or what stays in it would be taken for what it is not.
     """
     if overwrite and skip_existing:
         raise ConfigError(
@@ -106,8 +117,17 @@ def begin(
             "skip_existing: nobody can tell whether masks were made by this segmenter. "
             "Give it weights_sha256, which says what it is.",
         )
-    refuse_divided_otherwise(out, part, plain(made_by), overwrite=overwrite)
-    return Record(out, made_by, going_on=skip_existing, part=part.folder(out) if part else None)
+    with nullcontext() if part else claimed(out, doing="another job writes into it"):
+        refuse_divided_otherwise(out, part, plain(made_by), overwrite=overwrite)
+        record = Record(
+            out,
+            made_by,
+            going_on=skip_existing,
+            part=part.folder(out) if part else None,
+            again=belongs if overwrite else None,
+        )
+        with closing(record):
+            yield record
 
 
 def _identify(segmenter: Segmenter) -> str:

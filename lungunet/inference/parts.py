@@ -13,18 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lungunet.data.files import replacing
 from lungunet.data.manifest import PARTS, list_records
 from lungunet.errors import ConfigError, DataError
 from lungunet.inference.made_by import FILE, read_head
-from lungunet.inference.record import (
-    Listing,
-    Rows,
-    as_line,
-    head,
-    read_rows,
-    refuse_mixed,
-)
+from lungunet.inference.record import Listing, Rows, refuse_mixed
 
 
 @dataclass(frozen=True, order=True)
@@ -190,7 +182,7 @@ def merge_parts(out: str | Path) -> Merged:
     missing = _find_missing(lists, parts, rows)
     rows.write_tables(out, order)
     if parts and not missing:
-        _write_whole(whole, rows, order)
+        rows.write(whole, order)
         _remove(out / PARTS)
     return Merged(len(rows.masks), tuple(rows.errors), tuple(missing))
 
@@ -222,15 +214,6 @@ def _find_missing(lists: Mapping[Part, Listing], parts: Iterable[Part], rows: Ro
         elif newest and lists[part].list != newest.list:
             said.append(f"part {part}: was done when the list was another, do it again")
     return said
-
-
-def _write_whole(path: Path, rows: Rows, order: Sequence[str]) -> None:
-    """Write one record in the place of many."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(head(rows.made_by or {}))
-        for kept in (rows.masks, rows.errors):
-            for row in read_rows(rows.in_order(order, kept)):
-                file.write(as_line(row))
 
 
 def _remove(folder: Path) -> None:

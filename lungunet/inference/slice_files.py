@@ -19,12 +19,12 @@ from lungunet.inference.crew import LostError, Sharing
 from lungunet.inference.jobs import (
     ALONE,
     as_list,
-    begin,
     name_maps,
     name_uncertainty,
     note,
     own,
     part_of,
+    recording,
     start_crew,
 )
 from lungunet.inference.measure import (
@@ -113,7 +113,9 @@ def predict_slices(
     out : folder for the masks
     write : what else is written
     batch_size : slices at once
-    overwrite : replace what is there
+    overwrite : replace what is there. Masks that are not among ``inputs`` stay, with their rows, if
+        the same model made them with the same settings; else they are refused, and all that is to
+        be replaced goes first
     skip_existing : go on where an earlier call with the same model ended, or add to what it made;
         the tables are of all masks
     sharing : how the job is divided, and among which processes; the predictor must then be one that
@@ -128,7 +130,8 @@ def predict_slices(
     Raises
     ------
     ConfigError
-        When output would replace what is read, what exists, or itself, or the job cannot be shared.
+        When output would replace what is read, what exists, or itself, another job writes into the
+        folder, or the job cannot be shared.
     DataError
         When an input is missing, or output cannot be written.
     KeyboardInterrupt
@@ -143,39 +146,38 @@ def predict_slices(
     files = own(everything, keys_of(everything, inputs), part)
     names = predictor.codec.names
     planned = [out / path for file in files for path in _slice_paths(file.stem, names, write)]
-    record = begin(
+    stems = [file.stem for file in files]
+    job = _SliceJob(out, write, batch_size)
+    with recording(
         out,
         predictor,
         {},
         codec=predictor.codec,
         part=part,
+        belongs=_all_paths(out, everything, names),
         overwrite=overwrite,
         skip_existing=skip_existing,
-    )
-    planned += record.files
-    refuse_inputs(planned, everything)
-    refuse_existing(planned, overwrite or record.goes_on)
-    _refuse_others_masks(planned, files, out)
-    stems = [file.stem for file in files]
-    if part:
-        record.begin(list_of([file.stem for file in everything], own=stems))
-    job = _SliceJob(out, write, batch_size)
-    todo: list[Path] = []
-    try:
-        for file in files:
-            there = _look_up_slice(file, job, predictor, record)
-            if there is None:
-                todo.append(file)
-            else:
-                yield there
-        with closing(_do_slices(job, predictor, todo, sharing, record)) as results:
-            yield from progress(results, desc="predict", total=len(todo))
-    except KeyboardInterrupt:
-        done = f"{record.count(stems)} of {counted(len(files), 'mask')} in {out}"
-        raise KeyboardInterrupt(f"{done}, each of them whole") from None
-    finally:
-        record.write_tables(stems)
-        record.close()
+    ) as record:
+        planned += record.files
+        refuse_inputs(planned, everything)
+        refuse_existing(planned, overwrite or record.goes_on)
+        _refuse_others_masks(planned, files, out)
+        record.begin(stems, list_of([one.stem for one in everything], own=stems) if part else None)
+        try:
+            todo: list[Path] = []
+            for file in files:
+                there = _look_up_slice(file, job, predictor, record)
+                if there is None:
+                    todo.append(file)
+                else:
+                    yield there
+            with closing(_do_slices(job, predictor, todo, sharing, record)) as results:
+                yield from progress(results, desc="predict", total=len(todo))
+        except KeyboardInterrupt:
+            done = f"{record.count(stems)} of {counted(len(files), 'mask')} in {out}"
+            raise KeyboardInterrupt(f"{done}, each of them whole") from None
+        finally:
+            record.write_tables(stems)
 
 
 @dataclass(frozen=True)
@@ -355,6 +357,15 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
     maps = name_maps(stem, class_names) if write.probabilities else []
     maps += [name_uncertainty(f"{stem}.tif")] if write.uncertainty else []
     return [Path(f"{stem}.png"), *pictures, *maps]
+
+
+def _all_paths(
+    out: Path, files: Iterable[Path], class_names: Sequence[str]
+) -> dict[str, list[Path]]:
+    """List by stem all files that may be of each slice, whatever is written this time."""
+    all_kinds = SliceFiles(overlay=True, probabilities=True, uncertainty=True)
+    stems = [file.stem for file in files]
+    return {s: [out / path for path in _slice_paths(s, class_names, all_kinds)] for s in stems}
 
 
 def _overlay(stem: str) -> Path:

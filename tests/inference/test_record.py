@@ -298,6 +298,98 @@ class TestSlices:
         assert all(one.skipped for one in others)
 
 
+class TestOverwrite:
+    """Masks of one folder are of one model and one kind, whatever is made again."""
+
+    def test_of_some_the_others_stay_with_their_rows(self, rule, slices, tmp_path) -> None:
+        out, write = tmp_path / "out", SliceFiles(overlay=True)
+        list(predict_slices(rule, slices, out, write=write))
+        before = contents(out)
+        (out / "2.png").unlink()
+        list(predict_slices(rule, slices / "2.tif", out, write=write, overwrite=True))
+        again = list(predict_slices(rule, slices, out, write=write, skip_existing=True))
+        assert all(one.skipped for one in again)
+        after = contents(out)
+        for files in (before, after):
+            for name in (FILE, "measurements.csv"):
+                files[name] = b"".join(sorted(files[name].splitlines(keepends=True)))
+        assert after == before
+
+    def test_what_fails_leaves_no_mask_of_before(self, rule, slices, tmp_path) -> None:
+        out, write = tmp_path / "out", SliceFiles(overlay=True)
+        list(predict_slices(rule, slices, out, write=write))
+        (slices / "2.tif").write_bytes(b"junk")
+        list(predict_slices(rule, slices, out, overwrite=True))
+        assert [path.stem for path in sorted(out.glob("*.png"))] == list("01345")
+        assert not (out / "overlays" / "2.png").exists()
+        assert [line[:2] for line in (out / "errors.csv").read_text().splitlines()[1:]] == ["2,"]
+        assert "\n2," not in (out / "measurements.csv").read_text()
+
+    def test_where_all_fail_the_tables_say_so(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        list(predict_slices(rule, slices, out))
+        for path in slices.iterdir():
+            path.write_bytes(b"junk")
+        list(predict_slices(rule, slices, out, overwrite=True))
+        assert sorted(contents(out)) == ["errors.csv", "measurements.csv", FILE]
+        assert (out / "errors.csv").read_text().count("\n") == 7
+        assert (out / "measurements.csv").read_text().count("\n") == 1
+
+    def test_of_other_settings_none_may_stay(self, rule, scans, tmp_path) -> None:
+        out, sides = tmp_path / "out", ScanFiles(sides=True)
+        list(predict_scans(rule, scans, out))
+        before = contents(out)
+        some = [scans / f"{name}.nii" for name in "ac"]
+        with pytest.raises(ConfigError) as caught:
+            list(predict_scans(rule, some, out, write=sides, overwrite=True))
+        files = f"{out / 'b.nii.gz'}, {out / 'd.nii.gz'}"
+        assert str(caught.value).startswith(f"{files}: would stay, made with sides off, not on. ")
+        assert contents(out) == before
+        for name in "bd":
+            (out / f"{name}.nii.gz").unlink()
+        list(predict_scans(rule, some, out, write=sides, overwrite=True))
+        list(predict_scans(rule, some, tmp_path / "new", write=sides))
+        assert contents(out) == contents(tmp_path / "new")
+
+    def test_of_other_settings_all_go_first(self, rule, scans, tmp_path) -> None:
+        out, sides = tmp_path / "out", ScanFiles(sides=True)
+        list(predict_scans(rule, scans, out, write=ScanFiles(preview=True)))
+        results = predict_scans(rule, scans, out, write=sides, overwrite=True)
+        next(results)
+        results.close()
+        assert sorted(contents(out)) == sorted(["a.nii.gz", "labels.txt", FILE, *TABLES])
+
+    def test_nor_of_another_format(self, rule, scans, tmp_path) -> None:
+        out, nrrd = tmp_path / "out", ScanFiles(format="nrrd")
+        list(predict_scans(rule, scans / "a.nii", out))
+        with pytest.raises(
+            ConfigError, match=r"a\.nii\.gz: would stay, made with format auto, not"
+        ):
+            list(predict_scans(rule, scans / "a.nii", out, write=nrrd, overwrite=True))
+
+    def test_a_record_that_is_damaged(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        list(predict_slices(rule, slices, out))
+        lines = (out / FILE).read_bytes().splitlines(keepends=True)
+        (out / FILE).write_bytes(b"".join([*lines[:-1], b"{}\n"]))
+        with pytest.raises(ConfigError, match="for their record is damaged"):
+            list(predict_slices(rule, slices / "2.tif", out, overwrite=True))
+        list(predict_slices(rule, slices, out, overwrite=True))
+        assert all(one.skipped for one in predict_slices(rule, slices, out, skip_existing=True))
+
+    def test_two_jobs_in_one_folder(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        first = predict_slices(rule, slices / "1.tif", out)
+        next(first)
+        for settings in ({}, {"overwrite": True}, {"skip_existing": True}):
+            with pytest.raises(ConfigError, match="out: another job writes into it"):
+                list(predict_slices(rule, slices / "2.tif", out, **settings))
+        first.close()
+        list(predict_slices(rule, slices / "2.tif", out, skip_existing=True))
+        assert sorted(path.name for path in out.glob("*.png")) == ["1.png", "2.png"]
+        assert not (out / ".lock").exists()
+
+
 class TestRecord:
     ROWS = (measure_slice(np.full((4, 5), -900, np.int16), np.eye(4, 5), name="x"),)
 

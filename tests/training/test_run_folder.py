@@ -47,7 +47,7 @@ def test_where_no_open_file_can_be_removed_the_lock_goes_too(
             raise PermissionError(13, "used by another process")
         unlink(path, missing_ok)
 
-    monkeypatch.setattr("lungunet.training.run_folder.fcntl", None)
+    monkeypatch.setattr("lungunet.data.lock.fcntl", None)
     monkeypatch.setattr(Path, "unlink", as_windows_does)
     with RunFolder(tmp_path).claimed():
         assert (tmp_path / ".lock").exists()
