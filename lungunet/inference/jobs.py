@@ -54,7 +54,8 @@ def start_crew(
             "from a path, or by a word.",
             where="sharing",
         )
-    start = partial(_start, predictor.loading, _identify(predictor.segmenter), job)
+    identity = (_identify(predictor.segmenter), __version__)
+    start = partial(_start, predictor.loading, identity, job)
     if sharing.ray is None:
         return Crew(start_processes(start, sharing.devices[: max(1, most)]))
     from lungunet.inference.ray_actors import start_actors
@@ -62,13 +63,19 @@ def start_crew(
     return Crew(*start_actors(start, sharing.ray, cores=sharing.ray_cores, most=max(1, most)))
 
 
-def _start(loading: Loading, identity: str, job: Callable[..., Any], device: str) -> Work:
+def _start(
+    loading: Loading, identity: tuple[str, str], job: Callable[..., Any], device: str
+) -> Work:
     """Load the model in a process; return what it does with an item."""
     predictor = Predictor.load(
         loading.model, device=device, precision=loading.precision, tta=loading.tta
     )
-    if _identify(predictor.segmenter) != identity:
-        raise ConfigError("is another model there.", where=loading.model)
+    if (_identify(predictor.segmenter), __version__) != identity:
+        raise ConfigError(
+            f"is another model there, or not that of lungunet {identity[1]}. Let all machines have "
+            "the same.",
+            where=loading.model,
+        )
     return partial(job, predictor)
 
 
@@ -108,7 +115,8 @@ def recording(
         raise ConfigError(
             "overwrite and skip_existing: one replaces what the other keeps. Leave one out."
         )
-    made_by: dict[str, Any] = {"model": _identify(predictor.segmenter), "tta": predictor.tta}
+    made_by: dict[str, Any] = {"model": _identify(predictor.segmenter), "lungunet": __version__}
+    made_by["tta"] = predictor.tta
     made_by |= {**settings, "labels": codec.to_dict()}
     if predictor.address:
         made_by["address"] = predictor.address
@@ -131,10 +139,10 @@ def recording(
 
 
 def _identify(segmenter: Segmenter) -> str:
-    """Return what two models share when they make the same masks; empty where nobody knows."""
+    """Return what two models share when one version makes the same masks; empty if not known."""
     said = getattr(segmenter, "weights_sha256", "")
     if segmenter.word == "threshold":
-        said = f"threshold {__version__}"
+        said = "threshold"
     members = [_identify(member) for member in getattr(segmenter, "members", ())]
     said = said or (" ".join(members) if all(members) else "")
     about = json_text([segmenter.contract.to_dict(), segmenter.codec.to_dict()])

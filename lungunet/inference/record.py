@@ -433,9 +433,12 @@ class Record:
 def refuse_mixed(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
     """Stop where a folder's masks are of another model, or were made with other settings."""
     if other := _differences(ours, theirs):
+        before = "Predict as before"
+        version = theirs.get("lungunet")
+        if version and version != ours.get("lungunet"):
+            before += f" (pip install lungunet=={version})"
         raise ConfigError(
-            f"its masks were made with {other}. Predict as before, or choose another folder.",
-            where=folder,
+            f"its masks were made with {other}. {before}, or choose another folder.", where=folder
         )
 
 
@@ -470,7 +473,7 @@ def _remove(files: Iterable[Path]) -> None:
 def _short(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return str(value)
+    return "unknown" if value is None else str(value)
 
 
 def identify_source(files: Sequence[Path]) -> str:

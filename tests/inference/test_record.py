@@ -22,7 +22,7 @@ from lungunet import (
     predict_slices,
 )
 from lungunet.data.manifest import find_images
-from lungunet.inference import record
+from lungunet.inference import jobs, record
 from lungunet.inference.made_by import FILE, read_codec
 from lungunet.inference.measure import measure_slice
 from lungunet.inference.quality import Plausibility
@@ -249,6 +249,20 @@ class TestScans:
 
 
 class TestModels:
+    @pytest.mark.parametrize("model", ["threshold", "lungs"])
+    def test_another_version_is_refused(self, slices, tmp_path, monkeypatch, model) -> None:
+        """Its rules may make other masks of the same network."""
+        out, predictor = tmp_path / "out", Predictor.load(model, device="cpu")
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "__version__", "9.1")
+            list(predict_slices(predictor, slices / "1.tif", out))
+        with pytest.raises(ConfigError) as caught:
+            list(predict_slices(predictor, slices, out, skip_existing=True))
+        assert str(caught.value) == (
+            f"{out}: its masks were made with lungunet 9.1, not {lungunet.__version__}. Predict as "
+            "before (pip install lungunet==9.1), or choose another folder."
+        )
+
     def test_another_network_is_refused(self, scans, tmp_path) -> None:
         out = tmp_path / "out"
         list(predict_scans(tiny(0), scans / "a.nii", out, refine=False))
