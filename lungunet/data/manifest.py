@@ -22,8 +22,9 @@ from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, 
 
 RECORD = "predicted.jsonl"
 """What ``predict`` leaves in a folder of its masks: how each was made."""
-BESIDE_MASKS = ("overlays", "probabilities", "previews")
-"""Folders that it puts beside them."""
+PARTS = "parts"
+"""The folder beside them in which each part of a job that is divided has a record of its own."""
+_BESIDE_MASKS = ("overlays", "previews", "probabilities", "uncertainty")
 _OF_SCANS = (".dcm", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
@@ -105,9 +106,8 @@ def _walk(folder: Path, but: Path | None) -> Iterator[Path]:
             inner.clear()
             continue
         seen.add(real)
-        if RECORD in files:
-            inner[:] = [name for name in inner if name not in BESIDE_MASKS]
         inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = [name for name in inner if not is_beside_masks(Path(place, name))]
         paths = (Path(place, name) for name in files if not name.startswith("."))
         yield from (path for path in paths if path.is_file() or path.is_symlink())
 
@@ -138,6 +138,24 @@ def name_files(files: Iterable[Path]) -> dict[Path, str]:
         if len(set(named.values())) == len(files):
             return named
     return names  # two endings in one folder: refuse_equal_names names them
+
+
+def find_records(masks: Path) -> Iterator[Path]:
+    """Yield the records of masks that were predicted into a folder: of the whole, of its parts."""
+    yield from (path for path in [masks / RECORD] if path.exists())
+    for part in sorted(masks.glob(f"{PARTS}/*-of-*")):
+        yield from list_records(part)
+
+
+def list_records(folder: Path) -> list[Path]:
+    """List the records that lie in a folder, in the order in which they were begun."""
+    found = folder.glob(f"{Path(RECORD).stem}*.jsonl")
+    return sorted(found, key=lambda path: (len(path.name), path))
+
+
+def is_beside_masks(folder: Path) -> bool:
+    """Whether a folder holds what was predicted besides masks: pictures and maps."""
+    return folder.name in _BESIDE_MASKS and any(find_records(folder.parent))
 
 
 def list_images(source: str | Path, *, but: Path | None = None) -> list[Path]:

@@ -3,7 +3,8 @@
 Knows neither slices nor scans.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from lungunet._version import __version__
 from lungunet.data.codec import LabelCodec
 from lungunet.data.files import json_text, plain
+from lungunet.data.lock import claimed
 from lungunet.errors import ConfigError
 from lungunet.inference.crew import Crew, Sharing, Work, start_processes
 from lungunet.inference.parts import Part, refuse_divided_otherwise
@@ -52,7 +54,8 @@ def start_crew(
             "from a path, or by a word.",
             where="sharing",
         )
-    start = partial(_start, predictor.loading, _identify(predictor.segmenter), job)
+    identity = (_identify(predictor.segmenter), __version__)
+    start = partial(_start, predictor.loading, identity, job)
     if sharing.ray is None:
         return Crew(start_processes(start, sharing.devices[: max(1, most)]))
     from lungunet.inference.ray_actors import start_actors
@@ -60,13 +63,19 @@ def start_crew(
     return Crew(*start_actors(start, sharing.ray, cores=sharing.ray_cores, most=max(1, most)))
 
 
-def _start(loading: Loading, identity: str, job: Callable[..., Any], device: str) -> Work:
+def _start(
+    loading: Loading, identity: tuple[str, str], job: Callable[..., Any], device: str
+) -> Work:
     """Load the model in a process; return what it does with an item."""
     predictor = Predictor.load(
         loading.model, device=device, precision=loading.precision, tta=loading.tta
     )
-    if _identify(predictor.segmenter) != identity:
-        raise ConfigError("is another model there.", where=loading.model)
+    if (_identify(predictor.segmenter), __version__) != identity:
+        raise ConfigError(
+            f"is another model there, or not that of lungunet {identity[1]}. Let all machines have "
+            "the same.",
+            where=loading.model,
+        )
     return partial(job, predictor)
 
 
@@ -76,28 +85,38 @@ def note(record: Record, name: str, path: Path, *, source: str, error: str) -> N
     record.fail(name, source, text.removeprefix(f"{name}: "))
 
 
-def begin(
+@contextmanager
+def recording(
     out: Path,
     predictor: Predictor,
     settings: Mapping[str, bool | str],
     *,
     codec: LabelCodec,
     part: Part | None,
+    belongs: Mapping[str, Sequence[Path]],
     overwrite: bool,
     skip_existing: bool,
-) -> Record:
-    """Begin the record of a job, or go on with it.
+) -> Iterator[Record]:
+    """Keep the record of a job, new or gone on with; nobody else writes one meanwhile.
+
+    Parts have one each, and go on side by side.
+
+    Parameters
+    ----------
+    belongs : by name of each mask of the whole job all files that may be of it
 
     Raises
     ------
     ConfigError
-        When nobody can tell by whom masks were made, or the folder is divided otherwise.
+        When nobody can tell by whom masks were made, another job writes into the folder, it is
+        divided otherwise, or what stays in it would be taken for what it is not.
     """
     if overwrite and skip_existing:
         raise ConfigError(
             "overwrite and skip_existing: one replaces what the other keeps. Leave one out."
         )
-    made_by: dict[str, Any] = {"model": _identify(predictor.segmenter), "tta": predictor.tta}
+    made_by: dict[str, Any] = {"model": _identify(predictor.segmenter), "lungunet": __version__}
+    made_by["tta"] = predictor.tta
     made_by |= {**settings, "labels": codec.to_dict()}
     if predictor.address:
         made_by["address"] = predictor.address
@@ -106,15 +125,24 @@ def begin(
             "skip_existing: nobody can tell whether masks were made by this segmenter. "
             "Give it weights_sha256, which says what it is.",
         )
-    refuse_divided_otherwise(out, part, plain(made_by), overwrite=overwrite)
-    return Record(out, made_by, going_on=skip_existing, part=part.folder(out) if part else None)
+    with nullcontext() if part else claimed(out, doing="another job writes into it"):
+        refuse_divided_otherwise(out, part, plain(made_by), overwrite=overwrite)
+        record = Record(
+            out,
+            made_by,
+            going_on=skip_existing,
+            part=part.folder(out) if part else None,
+            again=belongs if overwrite else None,
+        )
+        with closing(record):
+            yield record
 
 
 def _identify(segmenter: Segmenter) -> str:
-    """Return what two models share when they make the same masks; empty where nobody knows."""
+    """Return what two models share when one version makes the same masks; empty if not known."""
     said = getattr(segmenter, "weights_sha256", "")
     if segmenter.word == "threshold":
-        said = f"threshold {__version__}"
+        said = "threshold"
     members = [_identify(member) for member in getattr(segmenter, "members", ())]
     said = said or (" ".join(members) if all(members) else "")
     about = json_text([segmenter.contract.to_dict(), segmenter.codec.to_dict()])

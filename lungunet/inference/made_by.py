@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lungunet.data.codec import LabelCodec
-from lungunet.data.manifest import RECORD
+from lungunet.data.manifest import RECORD, find_records
 from lungunet.errors import DataError
 from lungunet.volumes.labels import SIDES
 
@@ -26,8 +26,8 @@ def read_codec(masks: str | Path) -> LabelCodec | None:
     masks : the folder, or a mask in it
     """
     path = Path(masks)
-    path = (path if path.is_dir() else path.parent) / FILE
-    made_by = read_head(path) if path.exists() else None
+    record = next(find_records(path if path.is_dir() else path.parent), None)
+    made_by = read_head(record) if record else None
     if made_by is None:
         return None
     if "labels" in made_by:

@@ -13,20 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lungunet.data.files import replacing
+from lungunet.data.manifest import PARTS, list_records
 from lungunet.errors import ConfigError, DataError
 from lungunet.inference.made_by import FILE, read_head
-from lungunet.inference.record import (
-    Listing,
-    Rows,
-    as_line,
-    head,
-    list_records,
-    read_rows,
-    refuse_mixed,
-)
-
-_FOLDER = "parts"
+from lungunet.inference.record import Listing, Rows, refuse_mixed
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +55,7 @@ class Part:
 
     def folder(self, out: Path) -> Path:
         """Return where tables and record of this part go."""
-        return out / _FOLDER / f"{self.number:0{len(str(self.count))}}-of-{self.count}"
+        return out / PARTS / f"{self.number:0{len(str(self.count))}}-of-{self.count}"
 
     def takes(self, key: str) -> bool:
         """Whether an item is of this part; its key alone decides, and no other item."""
@@ -122,7 +112,7 @@ def refuse_divided_otherwise(
         if part is None or other.count != part.count:
             what = "a job that is divided" if part is None else f"a job divided by {other.count}"
             raise ConfigError(
-                f"holds parts of {what}. Join them with merge_parts, or remove {out / _FOLDER}.",
+                f"holds parts of {what}. Join them with merge_parts, or remove {out / PARTS}.",
                 where=out,
             )
         for record in records if not overwrite else ():
@@ -175,7 +165,7 @@ def merge_parts(out: str | Path) -> Merged:
         raise DataError("holds no parts. Give the folder that they were predicted to.", where=out)
     if len({part.count for part in parts}) > 1:
         raise ConfigError(
-            f"holds parts of different divisions. Remove those of one from {out / _FOLDER}.",
+            f"holds parts of different divisions. Remove those of one from {out / PARTS}.",
             where=out,
         )
     rows = Rows()
@@ -192,14 +182,14 @@ def merge_parts(out: str | Path) -> Merged:
     missing = _find_missing(lists, parts, rows)
     rows.write_tables(out, order)
     if parts and not missing:
-        _write_whole(whole, rows, order)
-        _remove(out / _FOLDER)
+        rows.write(whole, order)
+        _remove(out / PARTS)
     return Merged(len(rows.masks), tuple(rows.errors), tuple(missing))
 
 
 def _find_parts(out: Path) -> dict[Part, list[Path]]:
     found = {}
-    for folder in (out / _FOLDER).glob("*-of-*"):
+    for folder in (out / PARTS).glob("*-of-*"):
         number, _, count = folder.name.partition("-of-")
         if number.isdecimal() and count.isdecimal() and (records := list_records(folder)):
             found[Part(int(number), int(count))] = records
@@ -224,15 +214,6 @@ def _find_missing(lists: Mapping[Part, Listing], parts: Iterable[Part], rows: Ro
         elif newest and lists[part].list != newest.list:
             said.append(f"part {part}: was done when the list was another, do it again")
     return said
-
-
-def _write_whole(path: Path, rows: Rows, order: Sequence[str]) -> None:
-    """Write one record in the place of many."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(head(rows.made_by or {}))
-        for kept in (rows.masks, rows.errors):
-            for row in read_rows(rows.in_order(order, kept)):
-                file.write(as_line(row))
 
 
 def _remove(folder: Path) -> None:

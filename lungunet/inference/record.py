@@ -9,12 +9,14 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, NamedTuple, Self
 
-from lungunet.data.files import plain, write_csv
-from lungunet.errors import ConfigError, DataError
+from lungunet.data.files import plain, replacing, write_csv
+from lungunet.data.manifest import list_records
+from lungunet.errors import ConfigError, DataError, listed
 from lungunet.inference.made_by import FILE, FORMAT, parse_head
 from lungunet.inference.measure import COLUMNS, Measurement
 from lungunet.inference.quality import TRIAGE_COLUMNS, Plausibility, triage_row
@@ -48,7 +50,7 @@ class _Row(NamedTuple):
     file: Path
     at: int
     source: str
-    worry: float = 0.0
+    worry: float | None = None  # without triage
 
 
 class Rows:
@@ -97,8 +99,9 @@ class Rows:
         if "listed" in row:
             self.listed[path] = Listing(row["list"], row["length"], row["listed"])
         else:
-            worry = 0.0 if "error" in row or not row["triage"] else row["triage"]["worry"]
-            self.put(row["name"], _Row(path, at, row["source"], worry), failed="error" in row)
+            failed = "error" in row
+            worry = None if failed or not row["triage"] else row["triage"]["worry"]
+            self.put(row["name"], _Row(path, at, row["source"], worry), failed=failed)
 
     def put(self, name: str, row: _Row, *, failed: bool) -> None:
         """Keep what is said of a mask; that there is one now outdates an error."""
@@ -130,21 +133,32 @@ class Rows:
     ) -> None:
         """Write the tables; ``own`` is a record that is being written, and may have lost its name.
 
-        That of errors goes where there are none.
+        Those of triage and of errors go where they would be empty.
         """
         order = self.in_order(first, self.masks)
-        judged = [row for _, row in sorted(self.masks.items(), key=lambda i: (-i[1].worry, i[0]))]
         measured = (line for row in read_rows(order, own) for line in row["measurements"])
         write_csv(folder / _MEASUREMENTS, measured, COLUMNS)
-        if any(row["triage"] for row in read_rows(order[:1], own)):
-            triage = (row["triage"] for row in read_rows(judged, own) if row["triage"])
+        judged = [(-row.worry, name) for name, row in self.masks.items() if row.worry is not None]
+        if judged:
+            worst_first = [self.masks[name] for _, name in sorted(judged)]
+            triage = (row["triage"] for row in read_rows(worst_first, own))
             write_csv(folder / _TRIAGE, triage, TRIAGE_COLUMNS)
+        else:
+            (folder / _TRIAGE).unlink(missing_ok=True)
         if self.errors:
             failed = read_rows(self.in_order(first, self.errors), own)
             said = ({"name": row["name"], "error": row["error"]} for row in failed)
             write_csv(folder / _ERRORS, said, ("name", "error"))
         else:
             (folder / _ERRORS).unlink(missing_ok=True)
+
+    def write(self, path: Path, order: Iterable[str] = ()) -> None:
+        """Write one record of what these say."""
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(head(self.made_by or {}))
+            for kept in (self.masks, self.errors):
+                for row in read_rows(self.in_order(order, kept)):
+                    file.write(as_line(row))
 
 
 def read_rows(
@@ -189,17 +203,25 @@ class Record:
     going_on : take over what is there, if anything is, and if it was made by the same
     part : folder of the part that this process does. Each process writes a file of its own there,
         for another may have been given the same part
+    again : of masks that are made again, whatever is there, all files that may belong to each.
+        Masks beside them stay, with their rows, where they were made alike
 
     Raises
     ------
     ConfigError
-        When what is there is of another model, or of other settings.
+        When what is there, and stays, is of another model, or of other settings.
     DataError
         When it is damaged.
     """
 
     def __init__(
-        self, out: Path, made_by: Mapping[str, Any], *, going_on: bool, part: Path | None = None
+        self,
+        out: Path,
+        made_by: Mapping[str, Any],
+        *,
+        going_on: bool,
+        part: Path | None = None,
+        again: Mapping[str, Sequence[Path]] | None = None,
     ) -> None:
         self.folder = part or out
         self.path = self.folder / FILE
@@ -213,7 +235,10 @@ class Record:
         self._end = 0
         records = [out / FILE, *(list_records(part) if part else [])]
         self._before = [path for path in records if path.exists()]
+        self._again = again or {}
         self.goes_on = going_on and bool(self._before)
+        if self._again and self._before:
+            self.goes_on = self._keeps_others(out)
         if self.goes_on:
             self._rows.made_by = plain(self._made_by)
             for path in self._before:
@@ -225,12 +250,61 @@ class Record:
         """What is written besides masks, or stands in its way."""
         return [self.path, *(self.folder / name for name in TABLES), *self._before]
 
-    def begin(self, listing: Listing) -> None:
-        """Say what this part was given to do; what was there before, and not taken over, goes."""
-        if not self.goes_on:
-            tables = [path.with_name(name) for path in self._before for name in TABLES]
-            for path in (*self._before, *tables):
-                path.unlink(missing_ok=True)
+    def _keeps_others(self, out: Path) -> bool:
+        """Whether masks that are not made again may stay with their rows.
+
+        Raises
+        ------
+        ConfigError
+            When they may not, and are there: who reads the folder would take them for others.
+        """
+        names: set[str] = set()
+        other = "" if self._made_by.get("model") else "a model that nobody can tell from others"
+        for path in self._before:
+            rows = Rows()
+            try:
+                rows.take_over(path)
+            except DataError:
+                other = "what nobody knows, for their record is damaged"
+            other = other or _differences(plain(self._made_by), rows.made_by or {})
+            names |= rows.masks.keys()
+        if not other and not self._is_part:
+            return True
+        planned = set(chain.from_iterable(self._again.values()))
+        files = (path for path in sorted(out.iterdir()) if path not in planned)
+        stay = [str(path) for path in files if not names.isdisjoint(_names_of(path))]
+        if stay:
+            why = f"made with {other}" if other else "without a row in the tables of the parts"
+            raise ConfigError(
+                f"would stay, {why}. Predict all again, move elsewhere what is named here, or "
+                "choose another folder.",
+                where=listed(stay, separator=", "),
+            )
+        return False
+
+    def begin(self, names: Iterable[str], listing: Listing | None = None) -> None:
+        """Make room for the masks of these names, where they are made again.
+
+        Where others stay as they are, so do files until there are new ones; else all goes first.
+        Of a part, say what it was given to do.
+        """
+        if self._again and self.goes_on:
+            self._forget(names)
+        elif self._again:
+            _remove(chain.from_iterable(self._again[name] for name in names))
+            _remove([path.with_name(name) for path in self._before for name in TABLES])
+            _remove(self._before)
+        if listing:
+            self._list(listing)
+
+    def _forget(self, names: Iterable[str]) -> None:
+        self._rows.leave({*self._rows.masks, *self._rows.errors}.difference(names))
+        self._rows.write(self.path)
+        self._rows = Rows()
+        self._end = self._rows.take_over(self.path)
+        self._unwritten = 1
+
+    def _list(self, listing: Listing) -> None:
         self._rows.leave(listing.places)
         with self._lock:
             known = {"list": listing.list, "length": listing.length}
@@ -272,16 +346,21 @@ class Record:
             "measurements": [asdict(one) for one in rows],
             "triage": triage_row(name, checked) if checked else None,
         }
-        self._put(row, checked.worry if checked else 0.0)
+        self._put(row, checked.worry if checked else None)
 
     def fail(self, name: str, source: str, error: str) -> None:
-        """Record why there is no mask; from any thread. Written with the first mask, if any."""
+        """Record why there is no mask; from any thread. Written with the first mask, if any.
+
+        One that was to be made again goes.
+        """
         row = {"name": name, "source": source, "error": error}
+        if name not in self._rows.masks:
+            _remove(self._again.get(name, ()))
         with self._lock:
             if self._file is None and not self.goes_on:
                 self._early.append(row)
                 return
-        self._put(row, 0.0)
+        self._put(row, None)
 
     def write_tables(self, names: Sequence[str] = (), *, now: bool = True) -> None:
         """Write the tables of all masks: those of ``names`` first, in their order.
@@ -307,9 +386,9 @@ class Record:
     def _own(self) -> tuple[Path, IO[bytes], Lock] | None:
         return (self.path, self._file, self._lock) if self._file else None
 
-    def _put(self, row: Mapping[str, Any], worry: float) -> None:
+    def _put(self, row: Mapping[str, Any], worry: float | None) -> None:
         with self._lock:
-            for each, its_worry in [*((early, 0.0) for early in self._early), (row, worry)]:
+            for each, its_worry in [*((early, None) for early in self._early), (row, worry)]:
                 at = self._append(each)
                 written = _Row(self.path, at, each["source"], its_worry)
                 self._rows.put(each["name"], written, failed="error" in each)
@@ -351,32 +430,50 @@ class Record:
         return at
 
 
-def list_records(part: Path) -> list[Path]:
-    """List the records of a part, in the order in which they were begun."""
-    return sorted(part.glob(f"{Path(FILE).stem}*.jsonl"), key=lambda path: (len(path.name), path))
-
-
 def refuse_mixed(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
     """Stop where a folder's masks are of another model, or were made with other settings."""
-    keys = [key for key in {**theirs, **ours} if key not in _REMARKS]
-    other = [key for key in keys if theirs.get(key) != ours.get(key)]
-    if other:
-        what = ", ".join(
-            "another model"
-            if key == "model"
-            else f"{key} {_short(theirs.get(key))}, not {_short(ours.get(key))}"
-            for key in other
-        )
+    if other := _differences(ours, theirs):
+        before = "Predict as before"
+        version = theirs.get("lungunet")
+        if version and version != ours.get("lungunet"):
+            before += f" (pip install lungunet=={version})"
         raise ConfigError(
-            f"its masks were made with {what}. Predict as before, or choose another folder.",
-            where=folder,
+            f"its masks were made with {other}. {before}, or choose another folder.", where=folder
         )
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Say how masks were made otherwise than ours are; nothing where they were not."""
+    keys = [key for key in {**theirs, **ours} if key not in _REMARKS]
+    return ", ".join(
+        "another model"
+        if key == "model"
+        else f"{key} {_short(theirs.get(key))}, not {_short(ours.get(key))}"
+        for key in keys
+        if theirs.get(key) != ours.get(key)
+    )
+
+
+def _names_of(file: Path) -> list[str]:
+    """Return what a mask may be called that lies in a file: all before one of its dots."""
+    parts = file.name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as err:
+            raise DataError(
+                f"cannot be removed ({err.strerror}). Choose another folder.", where=file
+            ) from err
 
 
 def _short(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return str(value)
+    return "unknown" if value is None else str(value)
 
 
 def identify_source(files: Sequence[Path]) -> str:

@@ -21,12 +21,12 @@ from lungunet.inference.crew import LostError, Sharing
 from lungunet.inference.jobs import (
     ALONE,
     as_list,
-    begin,
     name_maps,
     name_uncertainty,
     note,
     own,
     part_of,
+    recording,
     start_crew,
 )
 from lungunet.inference.made_by import SIDES_CODEC
@@ -159,7 +159,9 @@ def predict_scans(
     series : of DICOM this one alone, see :func:`find_volumes`
     resample : see :func:`read_volume`; the mask lies on the straight grid
     batch_size : slices at once
-    overwrite : replace what is there
+    overwrite : replace what is there. Masks that are not among ``inputs`` stay, with their rows, if
+        the same model made them with the same settings; else they are refused, and all that is to
+        be replaced goes first
     skip_existing : go on where an earlier call with the same model ended, or add to what it made;
         the tables are of all masks
     sharing : see :func:`predict_slices`
@@ -173,8 +175,8 @@ def predict_scans(
     Raises
     ------
     ConfigError
-        When output would replace what is read or what exists, sides cannot be told, or masks in
-        DICOM are asked for of other formats.
+        When output would replace what is read or what exists, another job writes into the folder,
+        sides cannot be told, or masks in DICOM are asked for of other formats.
     DataError
         When a source holds no volume.
     KeyboardInterrupt
@@ -210,39 +212,46 @@ def predict_scans(
     settings |= {"resampling": resample, "format": write.mask_format}
     class_names = predictor.codec.names
     indices = LabelCodec({index: index for index in range(len(class_names))}, names=class_names)
-    record = begin(
+    every = replace(job, write=replace(write, preview=True, uncertainty=True, probabilities=True))
+    names = [scan.name for scan in scans]
+    with recording(
         out,
         predictor,
         settings,
         codec=SIDES_CODEC if write.sides else indices,
         part=part,
+        belongs={scan.name: every.paths(scan) for scan in everything},
         overwrite=overwrite,
         skip_existing=skip_existing,
-    )
-    labels = [out / _LABELS] if not (part or all(map(holds_names, planned))) else []
-    refuse_existing([*planned, *labels, *record.files], overwrite or record.goes_on)
-    _tell_series_apart(scans)
-    names = [scan.name for scan in scans]
-    if part:
-        record.begin(list_of([scan.name for scan in everything], own=names))
-    try:
-        steps = (_look_up_scan(scan, job, record) for scan in scans)
-        with closing(
-            _do_scans(job, predictor, steps, sharing, record, total=len(scans), progress=progress)
-        ) as results:
-            for step, result in results:
-                if write.store and not result.error:
-                    result = _sent(result, step.scan)
-                if result.error:
-                    note(record, result.name, result.path, source=step.source, error=result.error)
-                record.write_tables(names, now=False)  # nothing can end the process before
-                yield result
-    except KeyboardInterrupt:
-        done = f"{record.count(names)} of {counted(len(scans), 'scan')} done"
-        raise KeyboardInterrupt(done) from None
-    finally:
-        record.write_tables(names)
-        record.close()
+    ) as record:
+        labels = [out / _LABELS] if not (part or all(map(holds_names, planned))) else []
+        refuse_existing([*planned, *labels, *record.files], overwrite or record.goes_on)
+        _tell_series_apart(scans)
+        record.begin(names, list_of([one.name for one in everything], own=names) if part else None)
+        try:
+            steps = (_look_up_scan(scan, job, record) for scan in scans)
+            done_one_by_one = _do_scans(
+                job, predictor, steps, sharing, record, total=len(scans), progress=progress
+            )
+            with closing(done_one_by_one) as results:
+                for step, result in results:
+                    if write.store and not result.error:
+                        result = _sent(result, step.scan)
+                    if result.error:
+                        note(
+                            record,
+                            result.name,
+                            result.path,
+                            source=step.source,
+                            error=result.error,
+                        )
+                    record.write_tables(names, now=False)  # nothing can end the process before
+                    yield result
+        except KeyboardInterrupt:
+            done = f"{record.count(names)} of {counted(len(scans), 'scan')} done"
+            raise KeyboardInterrupt(done) from None
+        finally:
+            record.write_tables(names)
 
 
 @dataclass(frozen=True)

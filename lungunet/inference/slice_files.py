@@ -19,12 +19,12 @@ from lungunet.inference.crew import LostError, Sharing
 from lungunet.inference.jobs import (
     ALONE,
     as_list,
-    begin,
     name_maps,
     name_uncertainty,
     note,
     own,
     part_of,
+    recording,
     start_crew,
 )
 from lungunet.inference.measure import (
@@ -115,7 +115,9 @@ def predict_slices(
     out : folder for the masks
     write : what else is written
     batch_size : slices at once
-    overwrite : replace what is there
+    overwrite : replace what is there. Masks that are not among ``inputs`` stay, with their rows, if
+        the same model made them with the same settings; else they are refused, and all that is to
+        be replaced goes first
     skip_existing : go on where an earlier call with the same model ended, or add to what it made;
         the tables are of all masks
     sharing : how the job is divided, and among which processes; the predictor must then be one that
@@ -130,7 +132,8 @@ def predict_slices(
     Raises
     ------
     ConfigError
-        When output would replace what is read, what exists, or itself, or the job cannot be shared.
+        When output would replace what is read, what exists, or itself, another job writes into the
+        folder, or the job cannot be shared.
     DataError
         When an input is missing, or output cannot be written.
     KeyboardInterrupt
@@ -147,38 +150,37 @@ def predict_slices(
     names = [called[file] for file in files]
     classes = predictor.codec.names
     planned = [out / path for name in names for path in _slice_paths(name, classes, write)]
-    record = begin(
+    job = _SliceJob(out, write, batch_size, called)
+    with recording(
         out,
         predictor,
         {},
         codec=predictor.codec,
         part=part,
+        belongs=_all_paths(out, called.values(), classes),
         overwrite=overwrite,
         skip_existing=skip_existing,
-    )
-    planned += record.files
-    refuse_inputs(planned, everything)
-    refuse_existing(planned, overwrite or record.goes_on)
-    _refuse_others_masks(planned, names, out)
-    if part:
-        record.begin(list_of([*called.values()], own=names))
-    job = _SliceJob(out, write, batch_size, called)
-    todo: list[Path] = []
-    try:
-        for file in files:
-            there = _look_up_slice(file, job, predictor, record)
-            if there is None:
-                todo.append(file)
-            else:
-                yield there
-        with closing(_do_slices(job, predictor, todo, sharing, record)) as results:
-            yield from progress(results, desc="predict", total=len(todo))
-    except KeyboardInterrupt:
-        done = f"{record.count(names)} of {counted(len(files), 'mask')} in {out}"
-        raise KeyboardInterrupt(f"{done}, each of them whole") from None
-    finally:
-        record.write_tables(names)
-        record.close()
+    ) as record:
+        planned += record.files
+        refuse_inputs(planned, everything)
+        refuse_existing(planned, overwrite or record.goes_on)
+        _refuse_others_masks(planned, names, out)
+        record.begin(names, list_of([*called.values()], own=names) if part else None)
+        try:
+            todo: list[Path] = []
+            for file in files:
+                there = _look_up_slice(file, job, predictor, record)
+                if there is None:
+                    todo.append(file)
+                else:
+                    yield there
+            with closing(_do_slices(job, predictor, todo, sharing, record)) as results:
+                yield from progress(results, desc="predict", total=len(todo))
+        except KeyboardInterrupt:
+            done = f"{record.count(names)} of {counted(len(files), 'mask')} in {out}"
+            raise KeyboardInterrupt(f"{done}, each of them whole") from None
+        finally:
+            record.write_tables(names)
 
 
 @dataclass(frozen=True)
@@ -362,6 +364,14 @@ def _slice_paths(stem: str, class_names: Sequence[str], write: SliceFiles) -> li
     maps = name_maps(stem, class_names) if write.probabilities else []
     maps += [name_uncertainty(f"{stem}.tif")] if write.uncertainty else []
     return [Path(f"{stem}.png"), *pictures, *maps]
+
+
+def _all_paths(
+    out: Path, names: Iterable[str], class_names: Sequence[str]
+) -> dict[str, list[Path]]:
+    """List by name all files that may be of each slice, whatever is written this time."""
+    all_kinds = SliceFiles(overlay=True, probabilities=True, uncertainty=True)
+    return {n: [out / path for path in _slice_paths(n, class_names, all_kinds)] for n in names}
 
 
 def _overlay(stem: str) -> Path:

@@ -30,6 +30,8 @@ from lungunet.models.weights import load_weights
 
 FORMAT = 2  # 1 knows no architecture beside the U-Net, and still holds those that are
 _CONFIG, _CARD = "config.json", "README.md"
+FILES = (_CONFIG, _WEIGHTS, _ABOUT, _CARD)
+"""What :func:`save_model` writes."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,25 +21,21 @@ from lungunet._version import PACKAGES, __version__, installed
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, plain, read_json, write_text
+from lungunet.data.lock import claimed
 from lungunet.data.manifest import Pair
 from lungunet.data.seen import write_seen
-from lungunet.errors import ConfigError, DataError, LungUNetWarning
-from lungunet.models.folder import save_model
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, listed
+from lungunet.models.folder import FILES, save_model
 from lungunet.models.hub import is_on_hub
 from lungunet.training.checkpoint import load_checkpoint, save_checkpoint
 from lungunet.training.config import TrainConfig
 from lungunet.training.distributed import Ranks
 from lungunet.training.tracking import SCORES, EpochResult, write_history
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
-
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
 _WORTH_KEEPING = ("last.ckpt", "history.csv", "best/lungunet.json")
 # All that a run leaves that ends in its first epoch.
-_REST = ("best/*", "events.out.tfevents.*", "slices.csv")
+_REST = (*(f"best/{name}" for name in FILES), "events.out.tfevents.*", "slices.csv")
 # Scores and pictures of the best model, and the page about them: wrong as soon as it is another.
 _SCORES = ("evaluation/*/scores.json", "evaluation/*/cases.csv", "evaluation/*/pictures/*.png")
 _OF_THE_BEST = (*_SCORES, "report.html")
@@ -53,30 +49,9 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self) -> AbstractContextManager[None]:
         """Keep other processes from training in this folder inside the block."""
-        path = self.path / ".lock"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("a", encoding="utf-8")
-        except OSError as err:
-            raise DataError(
-                f"cannot be written ({err.strerror}). Choose another folder.", where=self.path
-            ) from err
-        with file:
-            if not _is_free(file):
-                raise ConfigError(
-                    "another process trains in it. Wait for it, or choose another folder.",
-                    where=self.path,
-                )
-            try:
-                yield
-            finally:
-                if fcntl is None:  # Windows removes no file that is open
-                    file.close()
-                with suppress(OSError):
-                    path.unlink()
+        return claimed(self.path, doing="another process trains in it")
 
     def start(self, *, overwrite: bool = False) -> None:
         """Make room for a new run."""
@@ -106,6 +81,13 @@ class RunFolder:
     def _remove(self, *patterns: str) -> bool:
         """Remove files, and tell whether there were any."""
         files = dict.fromkeys(f for pattern in patterns for f in self.path.glob(pattern))
+        folders = [str(file) for file in files if file.is_dir() and not file.is_symlink()]
+        if folders:  # before anything is gone
+            raise ConfigError(
+                "a folder where a file of the run would be. Move it elsewhere, or choose another "
+                "folder for the run.",
+                where=listed(folders, separator=", "),
+            )
         for file in files:
             file.unlink()
             self._remove_empty(file.parent)
@@ -239,19 +221,6 @@ def next_run_folder(parent: str | Path = "runs") -> Iterator[Path]:
     finally:
         with suppress(OSError):
             folder.rmdir()  # empty: nothing came of it
-
-
-def _is_free(file: TextIO) -> bool:
-    """Lock a file for this process: that ends with it, even by a kill, and workers have none."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
 
 
 def _device_name(device: torch.device) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
+from lungunet.data.manifest import is_beside_masks
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.volumes import archive, dicom
 from lungunet.volumes.grid import Grid
@@ -442,7 +443,7 @@ def _is_called_as_patient(folder: str, scan: Scan) -> bool:
 def _deeper_files(tree: Tree, folder: Path) -> Iterator[Path]:
     """Yield volume files of folders in a folder."""
     for where, files in tree.files.items():
-        if where != folder:
+        if where != folder and not is_beside_masks(where):
             yield from (path for path in files if _is_named(path) and _is_visible_file(path))
 
 

@@ -184,6 +184,15 @@ class TestMerge:
         merge_parts(out)
         assert contents(out) == contents(two)
 
+    def test_none_is_forgotten_where_some_are_done_again(self, kind, rule, items, tmp_path) -> None:
+        out = tmp_path / "out"
+        run(kind, rule, items, out)
+        before = contents(out)
+        some = sorted(items.iterdir())[:4]
+        with pytest.raises(ConfigError, match="would stay, without a row in the tables of the par"):
+            run(kind, rule, some, out, part="1/2", overwrite=True)
+        assert contents(out) == before
+
     def test_a_folder_without_parts(self, tmp_path) -> None:
         with pytest.raises(DataError, match="holds no parts"):
             merge_parts(tmp_path)

@@ -15,11 +15,14 @@ from lungunet import (
     DataError,
     Predictor,
     ScanFiles,
+    Sharing,
     SliceFiles,
+    find_volumes,
     predict_scans,
     predict_slices,
 )
-from lungunet.inference import record
+from lungunet.data.manifest import find_images
+from lungunet.inference import jobs, record
 from lungunet.inference.made_by import FILE, read_codec
 from lungunet.inference.measure import measure_slice
 from lungunet.inference.quality import Plausibility
@@ -65,11 +68,36 @@ def tables(out: Path) -> list[bytes]:
     return [(out / name).read_bytes() for name in TABLES]
 
 
-class TestCoding:
-    @pytest.mark.parametrize(("sides", "values"), [(True, [0, 1, 2, 3]), (False, [0, 1])])
-    def test_the_folder_of_scans_says_it(self, rule, scans, tmp_path, sides, values) -> None:
+def tiny(seed: int) -> Predictor:
+    network = lungunet.build_unet("unet2015", width=2, seed=seed)
+    return Predictor(network, lungunet.InputContract(32), device="cpu")
+
+
+@pytest.mark.parametrize("part", [None, "1/1"])
+class TestBesideMasks:
+    """Pictures and maps are no masks, for whoever reads the folder."""
+
+    def test_of_slices(self, slices, tmp_path, part) -> None:
         out = tmp_path / "out"
-        (one,) = predict_scans(rule, scans / "a.nii", out, write=ScanFiles(sides=sides))
+        write = SliceFiles(overlay=True, probabilities=True, uncertainty=True)
+        list(predict_slices(tiny(0), slices, out, write=write, sharing=Sharing(part=part)))
+        assert find_images(out) == [out / f"{number}.png" for number in range(6)]
+
+    def test_of_scans(self, scans, tmp_path, part) -> None:
+        out = tmp_path / "out"
+        write = ScanFiles(preview=True, probabilities=True, uncertainty=True)
+        sharing = Sharing(part=part)
+        list(predict_scans(tiny(0), scans, out, write=write, refine=False, sharing=sharing))
+        assert [scan.name for scan in find_volumes([out])] == list("abcd")  # without a warning
+
+
+class TestCoding:
+    @pytest.mark.parametrize("part", [None, "1/1"])
+    @pytest.mark.parametrize(("sides", "values"), [(True, [0, 1, 2, 3]), (False, [0, 1])])
+    def test_the_folder_of_scans_says_it(self, rule, scans, tmp_path, sides, values, part) -> None:
+        out, write = tmp_path / "out", ScanFiles(sides=sides)
+        sharing = Sharing(part=part)
+        (one,) = predict_scans(rule, scans / "a.nii", out, write=write, sharing=sharing)
         codec = read_codec(out)
         assert codec is not None
         assert list(codec.classes) == values
@@ -221,16 +249,26 @@ class TestScans:
 
 
 class TestModels:
-    def predictor(self, seed: int) -> Predictor:
-        network = lungunet.build_unet("unet2015", width=2, seed=seed)
-        return Predictor(network, lungunet.InputContract(32), device="cpu")
+    @pytest.mark.parametrize("model", ["threshold", "lungs"])
+    def test_another_version_is_refused(self, slices, tmp_path, monkeypatch, model) -> None:
+        """Its rules may make other masks of the same network."""
+        out, predictor = tmp_path / "out", Predictor.load(model, device="cpu")
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "__version__", "9.1")
+            list(predict_slices(predictor, slices / "1.tif", out))
+        with pytest.raises(ConfigError) as caught:
+            list(predict_slices(predictor, slices, out, skip_existing=True))
+        assert str(caught.value) == (
+            f"{out}: its masks were made with lungunet 9.1, not {lungunet.__version__}. Predict as "
+            "before (pip install lungunet==9.1), or choose another folder."
+        )
 
     def test_another_network_is_refused(self, scans, tmp_path) -> None:
         out = tmp_path / "out"
-        list(predict_scans(self.predictor(0), scans / "a.nii", out, refine=False))
-        list(predict_scans(self.predictor(0), scans, out, refine=False, skip_existing=True))
+        list(predict_scans(tiny(0), scans / "a.nii", out, refine=False))
+        list(predict_scans(tiny(0), scans, out, refine=False, skip_existing=True))
         with pytest.raises(ConfigError, match="its masks were made with another model"):
-            list(predict_scans(self.predictor(1), scans, out, refine=False, skip_existing=True))
+            list(predict_scans(tiny(1), scans, out, refine=False, skip_existing=True))
 
     def test_a_segmenter_that_says_not_what_it_is(self, slices, tmp_path) -> None:
         class Mine:
@@ -272,6 +310,98 @@ class TestSlices:
         first, *others = predict_slices(rule, slices, out, skip_existing=True)
         assert "of another scan or of another state of it" in str(first.error)
         assert all(one.skipped for one in others)
+
+
+class TestOverwrite:
+    """Masks of one folder are of one model and one kind, whatever is made again."""
+
+    def test_of_some_the_others_stay_with_their_rows(self, rule, slices, tmp_path) -> None:
+        out, write = tmp_path / "out", SliceFiles(overlay=True)
+        list(predict_slices(rule, slices, out, write=write))
+        before = contents(out)
+        (out / "2.png").unlink()
+        list(predict_slices(rule, slices / "2.tif", out, write=write, overwrite=True))
+        again = list(predict_slices(rule, slices, out, write=write, skip_existing=True))
+        assert all(one.skipped for one in again)
+        after = contents(out)
+        for files in (before, after):
+            for name in (FILE, "measurements.csv"):
+                files[name] = b"".join(sorted(files[name].splitlines(keepends=True)))
+        assert after == before
+
+    def test_what_fails_leaves_no_mask_of_before(self, rule, slices, tmp_path) -> None:
+        out, write = tmp_path / "out", SliceFiles(overlay=True)
+        list(predict_slices(rule, slices, out, write=write))
+        (slices / "2.tif").write_bytes(b"junk")
+        list(predict_slices(rule, slices, out, overwrite=True))
+        assert [path.stem for path in sorted(out.glob("*.png"))] == list("01345")
+        assert not (out / "overlays" / "2.png").exists()
+        assert [line[:2] for line in (out / "errors.csv").read_text().splitlines()[1:]] == ["2,"]
+        assert "\n2," not in (out / "measurements.csv").read_text()
+
+    def test_where_all_fail_the_tables_say_so(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        list(predict_slices(rule, slices, out))
+        for path in slices.iterdir():
+            path.write_bytes(b"junk")
+        list(predict_slices(rule, slices, out, overwrite=True))
+        assert sorted(contents(out)) == ["errors.csv", "measurements.csv", FILE]
+        assert (out / "errors.csv").read_text().count("\n") == 7
+        assert (out / "measurements.csv").read_text().count("\n") == 1
+
+    def test_of_other_settings_none_may_stay(self, rule, scans, tmp_path) -> None:
+        out, sides = tmp_path / "out", ScanFiles(sides=True)
+        list(predict_scans(rule, scans, out))
+        before = contents(out)
+        some = [scans / f"{name}.nii" for name in "ac"]
+        with pytest.raises(ConfigError) as caught:
+            list(predict_scans(rule, some, out, write=sides, overwrite=True))
+        files = f"{out / 'b.nii.gz'}, {out / 'd.nii.gz'}"
+        assert str(caught.value).startswith(f"{files}: would stay, made with sides off, not on. ")
+        assert contents(out) == before
+        for name in "bd":
+            (out / f"{name}.nii.gz").unlink()
+        list(predict_scans(rule, some, out, write=sides, overwrite=True))
+        list(predict_scans(rule, some, tmp_path / "new", write=sides))
+        assert contents(out) == contents(tmp_path / "new")
+
+    def test_of_other_settings_all_go_first(self, rule, scans, tmp_path) -> None:
+        out, sides = tmp_path / "out", ScanFiles(sides=True)
+        list(predict_scans(rule, scans, out, write=ScanFiles(preview=True)))
+        results = predict_scans(rule, scans, out, write=sides, overwrite=True)
+        next(results)
+        results.close()
+        assert sorted(contents(out)) == sorted(["a.nii.gz", "labels.txt", FILE, *TABLES])
+
+    def test_nor_of_another_format(self, rule, scans, tmp_path) -> None:
+        out, nrrd = tmp_path / "out", ScanFiles(format="nrrd")
+        list(predict_scans(rule, scans / "a.nii", out))
+        with pytest.raises(
+            ConfigError, match=r"a\.nii\.gz: would stay, made with format auto, not"
+        ):
+            list(predict_scans(rule, scans / "a.nii", out, write=nrrd, overwrite=True))
+
+    def test_a_record_that_is_damaged(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        list(predict_slices(rule, slices, out))
+        lines = (out / FILE).read_bytes().splitlines(keepends=True)
+        (out / FILE).write_bytes(b"".join([*lines[:-1], b"{}\n"]))
+        with pytest.raises(ConfigError, match="for their record is damaged"):
+            list(predict_slices(rule, slices / "2.tif", out, overwrite=True))
+        list(predict_slices(rule, slices, out, overwrite=True))
+        assert all(one.skipped for one in predict_slices(rule, slices, out, skip_existing=True))
+
+    def test_two_jobs_in_one_folder(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        first = predict_slices(rule, slices / "1.tif", out)
+        next(first)
+        for settings in ({}, {"overwrite": True}, {"skip_existing": True}):
+            with pytest.raises(ConfigError, match="out: another job writes into it"):
+                list(predict_slices(rule, slices / "2.tif", out, **settings))
+        first.close()
+        list(predict_slices(rule, slices / "2.tif", out, skip_existing=True))
+        assert sorted(path.name for path in out.glob("*.png")) == ["1.png", "2.png"]
+        assert not (out / ".lock").exists()
 
 
 class TestRecord:

@@ -47,7 +47,7 @@ def test_where_no_open_file_can_be_removed_the_lock_goes_too(
             raise PermissionError(13, "used by another process")
         unlink(path, missing_ok)
 
-    monkeypatch.setattr("lungunet.training.run_folder.fcntl", None)
+    monkeypatch.setattr("lungunet.data.lock.fcntl", None)
     monkeypatch.setattr(Path, "unlink", as_windows_does)
     with RunFolder(tmp_path).claimed():
         assert (tmp_path / ".lock").exists()
@@ -126,3 +126,23 @@ def test_no_empty_folders_stay_where_scores_were(own_run: Path) -> None:
     RunFolder(own_run).start(overwrite=True)
     assert not (own_run / "evaluation").exists()
     assert own_run.is_dir()
+
+
+def test_what_others_put_beside_the_model_stays(own_run: Path) -> None:
+    kept = [own_run / "best" / name for name in (".cache/huggingface/x", "notes.md")]
+    for file in kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    RunFolder(own_run).start(overwrite=True)
+    left = sorted(path for path in (own_run / "best").rglob("*") if path.is_file())
+    assert left == kept
+    assert not (own_run / "last.ckpt").exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_gone(own_run: Path) -> None:
+    (own_run / "best" / "README.md").unlink()
+    (own_run / "best" / "README.md").mkdir()
+    before = sorted(own_run.rglob("*"))
+    with pytest.raises(ConfigError, match=r"README\.md: a folder where a file of the run would be"):
+        RunFolder(own_run).start(overwrite=True)
+    assert sorted(own_run.rglob("*")) == before
