@@ -1,6 +1,5 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
-import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,12 +66,12 @@ def audit(
     if as_json:
         console.say_json(result.to_dict())
     else:
-        _show(result, out)
+        _show(result, data, out)
     if result.count("error"):
         raise typer.Exit(1)
 
 
-def _show(result: "Audit", out: Path) -> None:
+def _show(result: "Audit", data: Path, out: Path) -> None:
     lists = ", ".join(f"{count} {name}" for name, count in result.counts.items())
     console.say(f"{sum(result.counts.values())} pairs: {lists}")
     sums = [(result.count(name), name) for name in ("error", "warning", "note")]
@@ -89,8 +88,10 @@ def _show(result: "Audit", out: Path) -> None:
             "the pair"
         )
         ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
-        again = f"lungunet split IMAGES MASKS NEW_DATA --exclude {shlex.quote(ranking)}"
-        console.say(f"drop all of these, into a new data folder: {again}")
+        again = ("IMAGES", "MASKS", "NEW_DATA", "--like", data, "--exclude", ranking)
+        console.say(
+            f"drop all of these, into a new data folder: {console.command('split', *again)}"
+        )
     console.say(
         "\na score of 0.5 stands for 5 % of the lung in dispute; right masks mostly stay below "
         "0.1, and so can small faults"
