@@ -43,8 +43,10 @@ def audit(
     """Check every file of every list, and rank the masks by doubt, worst first.
 
     Finds damaged files, wrong dtypes and codings, values that are no HU, copies, patients in two
-    lists, and masks that disagree with the slice they lie on. Exits with 1 on errors, with 0 on
-    warnings. Tables and pictures go to OUT.
+    lists, and masks that disagree with the slice they lie on. The score sums what is in dispute,
+    as shares of the lung, each kind beyond an allowance and by a weight: missing lung counts most,
+    edges hardly; 5 % at weight 1 make 0.5. Exits with 1 on errors, with 0 on warnings. Tables and
+    pictures go to OUT.
 
     Example: `lungunet audit data --out audit`
     """
@@ -93,8 +95,9 @@ def _show(result: "Audit", data: Path, out: Path) -> None:
             f"drop all of these, into a new data folder: {console.command('split', *again)}"
         )
     console.say(
-        "\na score of 0.5 stands for 5 % of the lung in dispute; right masks mostly stay below "
-        "0.1, and so can small faults"
+        "\na score of 0.5 stands for 5 % of the lung in dispute, each kind with an allowance and "
+        "a weight (edges hardly\ncount: docs/howto/audit.md); right masks mostly stay below 0.1, "
+        "and so can small faults"
     )
     if not result.folds:
         console.say(
