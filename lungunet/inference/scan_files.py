@@ -362,7 +362,7 @@ def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
     if here:
         raise ConfigError(
             "not from a PACS, so there is none to store its mask in. Leave out store=True; how "
-            "masks on disk are sent is in docs/howto/pacs.md, under 'Sending files that lie on disk'.",
+            "masks on disk are sent is in docs/howto/pacs.md, under 'Sending files'.",
             where=listed(here, separator=", "),
         )
 
