@@ -56,6 +56,7 @@ def main(
     size: int = 256,
     epochs: int = 20,
 ) -> None:
+    # Several slices of a patient? groups=lungunet.read_groups(...) keeps them in one list.
     split = lungunet.split_pairs(lungunet.find_pairs(images, masks), val=0.2, test=0.0)
     train = lungunet.LungCTDataset(split.train, transform=lungunet.train_transform(), size=size)
     val = lungunet.LungCTDataset(split.val, contract=train.contract)

@@ -24,6 +24,7 @@ def main(
     size: int = 256,
     epochs: int = 20,
 ) -> None:
+    # Several slices of a patient? groups=lungunet.read_groups(...) keeps them in one list.
     split = lungunet.split_pairs(lungunet.find_pairs(images, masks), val=0.1, test=0.2)
     rows = []
     print(f"{'encoder':<26}  lung IoU  parameters  ms per slice")

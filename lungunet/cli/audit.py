@@ -1,6 +1,5 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
-import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,8 +43,10 @@ def audit(
     """Check every file of every list, and rank the masks by doubt, worst first.
 
     Finds damaged files, wrong dtypes and codings, values that are no HU, copies, patients in two
-    lists, and masks that disagree with the slice they lie on. Exits with 1 on errors, with 0 on
-    warnings. Tables and pictures go to OUT.
+    lists, and masks that disagree with the slice they lie on. The score sums what is in dispute,
+    as shares of the lung, each kind beyond an allowance and by a weight: missing lung counts most,
+    edges hardly; 5 % at weight 1 make 0.5. Exits with 1 on errors, with 0 on warnings. Tables and
+    pictures go to OUT.
 
     Example: `lungunet audit data --out audit`
     """
@@ -67,12 +68,12 @@ def audit(
     if as_json:
         console.say_json(result.to_dict())
     else:
-        _show(result, out)
+        _show(result, data, out)
     if result.count("error"):
         raise typer.Exit(1)
 
 
-def _show(result: "Audit", out: Path) -> None:
+def _show(result: "Audit", data: Path, out: Path) -> None:
     lists = ", ".join(f"{count} {name}" for name, count in result.counts.items())
     console.say(f"{sum(result.counts.values())} pairs: {lists}")
     sums = [(result.count(name), name) for name in ("error", "warning", "note")]
@@ -89,11 +90,14 @@ def _show(result: "Audit", out: Path) -> None:
             "the pair"
         )
         ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
-        again = f"lungunet split IMAGES MASKS NEW_DATA --exclude {shlex.quote(ranking)}"
-        console.say(f"drop all of these, into a new data folder: {again}")
+        again = ("IMAGES", "MASKS", "NEW_DATA", "--like", data, "--exclude", ranking)
+        console.say(
+            f"drop all of these, into a new data folder: {console.command('split', *again)}"
+        )
     console.say(
-        "\na score of 0.5 stands for 5 % of the lung in dispute; right masks mostly stay below "
-        "0.1, and so can small faults"
+        "\na score of 0.5 stands for 5 % of the lung in dispute, each kind with an allowance and "
+        "a weight (edges hardly\ncount: docs/howto/audit.md); right masks mostly stay below 0.1, "
+        "and so can small faults"
     )
     if not result.folds:
         console.say(

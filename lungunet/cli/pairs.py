@@ -45,8 +45,18 @@ Guard = Annotated[
 Exclude = Annotated[
     str | None,
     typer.Option(
-        help="Leave slices out, the others stay in their lists: a .txt with one a line, what was "
-        "dropped in a review.jsonl, or an audit's ranking with a bound, as audit/ranking.csv:0.2."
+        help="Leave slices out: a .txt with one a line, what was dropped in a review.jsonl, or an "
+        "audit's ranking with a bound, as audit/ranking.csv:0.2. With --like the others stay in "
+        "their lists."
+    ),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep the lists, folds and patients of this data folder: each slice goes where its "
+        "name stands there, so that models trained on it can be judged on the new test list. "
+        "Slices that it does not list are refused.",
+        metavar="DATA",
     ),
 ]
 Folds = Annotated[
@@ -68,6 +78,7 @@ def split(
     label_threshold: LabelThreshold = -1,
     names: Names = None,
     exclude: Exclude = None,
+    like: Like = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -85,7 +96,7 @@ def split(
         images,
         masks,
         data,
-        config=SplitConfig(val, test, seed, group, guard, folds, exclude),
+        config=SplitConfig(val, test, seed, group, guard, folds, exclude, like),
         codec=parse_labels(labels, label_threshold, label_names),
         names=names,
         overwrite=overwrite,
@@ -112,6 +123,7 @@ def prepare(
     label_threshold: LabelThreshold = -1,
     names: Names = None,
     exclude: Exclude = None,
+    like: Like = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -129,7 +141,7 @@ def prepare(
         images,
         masks,
         data,
-        config=SplitConfig(val, test, seed, group, guard, folds, exclude),
+        config=SplitConfig(val, test, seed, group, guard, folds, exclude, like),
         codec=parse_labels(labels, label_threshold, label_names),
         names=names,
         size=size,

@@ -261,6 +261,9 @@ class _Told:
         console.say(f"{counted(self.done, 'mask')} in {self.out}{part}{before}")
         if self.part:
             console.say(f"When all parts are done: {console.command('merge', self.out)}")
+        else:
+            table = self.out / "measurements.csv"
+            console.say(f"measured: {table}; its rows and columns: docs/howto/measure.md")
 
     def say_lights(self) -> None:
         """Print how many masks are red, amber and green, and why the worst are not green."""

@@ -124,7 +124,12 @@ def review(
     if as_json:
         console.say_json(log.to_dict())
     else:
-        _report(log)
+        changed = sum(case.changes > 0 for case in log.cases.values())
+        said = ", ".join(f"{count} {decision}" for decision, count in log.counts.items())
+        console.say(f"{said}; {counted(changed, 'mask')} changed: {log.path}")
+        if scans is None and (log.dropped or (changed and not in_place)):
+            masks = where or (source if images else "MASKS")
+            console.say(f"next:   {_split_again(log, source, masks, images)}")
 
 
 def _folder_for(source: Path) -> Path:
@@ -133,12 +138,11 @@ def _folder_for(source: Path) -> Path:
     return Path(f"mended-{folder.resolve().name}")
 
 
-def _report(log: "ReviewLog") -> None:
-    said = ", ".join(f"{count} {decision}" for decision, count in log.counts.items())
-    changed = sum(case.changes > 0 for case in log.cases.values())
-    console.say(f"{said}; {counted(changed, 'mask')} changed: {log.path}")
-    if log.dropped:
-        console.say(f"next:   {console.command('split', '...', '--exclude', log.path)}")
+def _split_again(log: "ReviewLog", source: Path, masks: Path | str, images: Path | None) -> str:
+    """Return the command that makes lists of the masks as they are by now."""
+    like = () if images else ("--like", source)
+    exclude = ("--exclude", log.path) if log.dropped else ()
+    return console.command("split", images or "IMAGES", masks, "NEW_DATA", *like, *exclude)
 
 
 def _compare(logs: tuple[Path, Path], as_json: bool) -> None:

@@ -3,9 +3,10 @@
 Looks at every file before anything is written, and writes slices anew where that is asked for.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
 from lungunet.data.exclude import read_excluded, refuse_unknown
 from lungunet.data.files import refuse_existing, refuse_inputs, write_text
+from lungunet.data.like import DRAWN_BY, ListPlan, keep_lists
 from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, render_manifest
 from lungunet.data.split import (
     SPLITS,
@@ -34,7 +36,14 @@ from lungunet.data.split import (
     without,
 )
 from lungunet.data.twins import find_twins, fingerprint_pairs, guard_groups
-from lungunet.errors import ConfigError, DataError, LabelError, SplitError, listed
+from lungunet.errors import (
+    ConfigError,
+    DataError,
+    LabelError,
+    LungUNetWarning,
+    SplitError,
+    listed,
+)
 from lungunet.progress import Progress, silent
 
 
@@ -82,7 +91,8 @@ def write_data_folder(
     DataError
         One error that lists every file that is unpaired, unreadable, mis-sized or coded otherwise.
     SplitError
-        When pairs cannot fill the lists, or a group is not known.
+        When pairs cannot fill the lists, a group is not known, or a slice stands in none of the
+        lists that are kept.
     """
     folder = Path(folder)
     if raw and size is None:
@@ -92,13 +102,14 @@ def write_data_folder(
         made = [folder / "images", folder / "masks"]
         refuse_inputs(made, [Path(images), Path(masks)])
         refuse_existing([*(folder / f"{name}.txt" for name in SPLITS), *made], overwrite)
-    if config.exclude is not None:
-        _refuse_other_lists(folder, config)
     excluded = [] if config.exclude is None else read_excluded(config.exclude)
     refuse_unknown(excluded, {pair.name for pair in pairs}, source=config.exclude)
-    groups = _find_groups(pairs, config, progress)
-    whole = split_pairs(pairs, val=config.val, test=config.test, seed=config.seed, groups=groups)
-    without(whole, excluded)  # before minutes of work
+    if config.like is not None:
+        plan = _keep(pairs, config, excluded)
+    else:
+        plan = _draw(pairs, folder, config, progress)
+    excluded = sorted({*excluded, *(plan.record.excluded or ())})
+    without(plan.whole, excluded)  # before minutes of work
     pairs = [pair for pair in pairs if pair.name not in excluded]
     survey = survey_pairs(pairs, codec=codec, progress=progress)
     if size is not None:
@@ -109,21 +120,16 @@ def write_data_folder(
         )
         survey = survey_pairs(pairs, codec=codec, progress=progress)
     written = {pair.name: pair for pair in pairs}
-    settings = asdict(config)
-    folds = settings.pop("folds")
-    del settings["exclude"]
     record = replace(
         survey,
-        **settings,
-        patients=number_patients(groups),
+        **{name: getattr(plan.record, name) for name in (*DRAWN_BY, "patients")},
         labels=codec.to_dict(),
         prepared_size=size,
         excluded=excluded or None,
         version=__version__,
     )
     lists, *parts = (
-        _in_place(without(part, excluded), written)
-        for part in (whole, *_fold(whole, folds, seed=config.seed, groups=groups))
+        _in_place(without(part, excluded), written) for part in (plan.whole, *plan.folds)
     )
     files = render_split(folder, lists, record)
     for number, part in enumerate(parts, start=1):
@@ -139,17 +145,50 @@ def write_data_folder(
     return replace(record, counts=count_pairs(lists))
 
 
+def _draw(pairs: Sequence[Pair], folder: Path, config: SplitConfig, progress: Progress) -> ListPlan:
+    """Draw lists and folds by lot, whole patients at a time."""
+    if config.exclude is not None:
+        _refuse_other_lists(folder, config)
+    groups = _find_groups(pairs, config, progress)
+    if config.exclude is not None and groups is None:
+        warnings.warn(
+            "patients are not known here. If a model was trained on lists that kept them together, "
+            "say like='DATA', the folder of these lists: it keeps both.",
+            LungUNetWarning,
+            stacklevel=3,
+        )
+    whole = split_pairs(pairs, val=config.val, test=config.test, seed=config.seed, groups=groups)
+    settings = {name: getattr(config, name) for name in DRAWN_BY}
+    record = SplitRecord(**settings, patients=number_patients(groups))
+    return ListPlan(whole, _fold(whole, config.folds, seed=config.seed, groups=groups), record)
+
+
+def _keep(pairs: Sequence[Pair], config: SplitConfig, excluded: Sequence[str]) -> ListPlan:
+    """Take the lists of another folder; its folds too, or folds of these lists."""
+    refuse_equal_names(pairs, SplitError)
+    plan = keep_lists({pair.name: pair for pair in pairs}, config, excluded)
+    if plan.folds or not config.folds:
+        return plan
+    numbers = plan.record.patients
+    groups = None if numbers is None else {name: str(n) for name, n in numbers.items()}
+    folds = _fold(plan.whole, config.folds, seed=config.seed, groups=groups)
+    return replace(plan, folds=folds)
+
+
 def _refuse_other_lists(folder: Path, config: SplitConfig) -> None:
     """Keep slices where they are: with other settings, those that trained would be in test."""
     before = read_split_record(folder)
+    if before.val is None:  # it says nothing of how they were drawn
+        return
+    said = {name: getattr(before, name) for name in DRAWN_BY}
     others = [
-        f"{name} {getattr(before, name)}"
-        for name in ("val", "test", "seed", "group", "guard")
-        if getattr(before, name) not in (None, getattr(config, name))
+        f"{name} {value}"
+        for name, value in said.items()
+        if value != getattr(config, name) and (value is not None or name == "group")
     ]
     if others:
         raise ConfigError(
-            f"was made with {', '.join(others)}. Say that again, or the slices that are not "
+            f"was made with {', '.join(others)}. Say like='{folder}', or the slices that are not "
             "excluded go into other lists; or split into another folder.",
             where=folder / "split.json",
         )

@@ -56,8 +56,12 @@ class SplitConfig:
     folds : split train and val also into so many folds, for :func:`cross_validate`; 0 for none
     exclude : slices to leave out, a file: one slice a line, the ``review.jsonl`` of a review for
         what was dropped, or the ``ranking.csv`` of an audit with the score from which on they go,
-        as ``audit/ranking.csv:0.2``. All others stay in the list
-        where they would be without this: a model trained before can be judged after
+        as ``audit/ranking.csv:0.2``. All others stay in the list where they would be without this,
+        by the same settings
+    like : a data folder whose lists, folds and patients are kept: each slice goes where its name
+        stands there, and what it left out is left out. So a model trained on it can be judged on
+        the new test list. Draws nothing: settings that ask for other lists are refused, and slices
+        that it does not list
     """
 
     val: float = 0.1
@@ -67,6 +71,7 @@ class SplitConfig:
     guard: bool = False
     folds: int = 0
     exclude: str | None = None
+    like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class SplitRecord:
     counts : name of a list to how many pairs it holds
     prepared_size : longer side in px, where the slices were written anew
     fold : number of the fold, from 1, in a fold folder
-    excluded : stems of the slices that were left out
+    excluded : stems of the slices that were left out, here and in the folder that this one is like
     version : of lungunet
     """
 

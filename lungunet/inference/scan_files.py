@@ -370,7 +370,8 @@ def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
     here = [str(scan) for scan in scans if scan.remote is None]
     if here:
         raise ConfigError(
-            "not from a PACS, so there is none to store its mask in. Leave out store=True.",
+            "not from a PACS, so there is none to store its mask in. Leave out store=True; how "
+            "masks on disk are sent is in docs/howto/pacs.md, under 'Sending files'.",
             where=listed(here, separator=", "),
         )
 

@@ -1,6 +1,8 @@
 """``lungunet audit`` and ``split --guard``: what they print, write and exit with."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -110,6 +112,35 @@ class TestAudit:
         rows = done.out.split("most doubtful first")[1].splitlines()
         assert rows[1].split()[1:3] == ["test", wrong.name]
         assert "fits better" in rows[1]
+
+    def test_its_way_to_drop_slices_keeps_the_others_where_they_are(
+        self, run_cli, folders, data: Path, tmp_path: Path
+    ) -> None:
+        """Who the patients are is said in the first split alone."""
+        lists = lungunet.read_split(data)
+        wrong = lists.test[1]
+        lungunet.write_mask(wrong.mask, np.roll(lungunet.read_mask(wrong.mask), 12, axis=0))
+        done = run_cli("audit", data, "--out", tmp_path / "out")
+        again = re.search(r"lungunet (split IMAGES MASKS NEW_DATA .*)", done.out)[1]
+        given = dict(zip(("IMAGES", "MASKS", "NEW_DATA"), (*folders, tmp_path / "e"), strict=True))
+        done = run_cli(*(given.get(word, word) for word in shlex.split(again)))
+        assert (done.code, done.err) == (0, "")
+        new = lungunet.read_split(tmp_path / "e")
+        gone = set(json.loads((tmp_path / "e" / "split.json").read_text())["excluded"])
+        assert wrong.name in gone
+        for name in ("train", "val", "test"):
+            kept = [pair for pair in getattr(lists, name) if pair.name not in gone]
+            assert getattr(new, name) == kept
+        assert lungunet.read_patients(tmp_path / "e") == lungunet.read_patients(data)
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    def test_without_patients_that_are_known(self, run_cli, folders, tmp_path: Path) -> None:
+        (tmp_path / "bad.txt").write_text("0-0\n")
+        done = run_cli("split", *folders, tmp_path / "e", "--exclude", tmp_path / "bad.txt")
+        assert done.code == 0
+        assert done.err.count("\n") == 1
+        assert "patients are not known here" in done.err
+        assert "--like DATA" in done.err
 
     def test_json_is_alone_on_stdout(self, run_cli, data: Path, tmp_path: Path) -> None:
         done = run_cli("audit", data, "--out", tmp_path / "out", "--json")

@@ -78,5 +78,6 @@ def test_it_serves_until_the_end_and_tells_what_came_of_it(
             child.kill()
     assert child.returncode == 0, err
     assert out.startswith("0 right, 0 mended, 1 drop, 0 unsure; 0 masks changed: ")
-    assert "--exclude" in out
+    again = f"IMAGES {tmp_path / 'out'} NEW_DATA --like {data} --exclude {tmp_path / 'out'}/"
+    assert out.endswith(f"next:   lungunet split {again}review.jsonl\n")
     assert (tmp_path / "out" / "review.jsonl").exists()

@@ -11,7 +11,7 @@ import pytest
 import lungunet
 from lungunet import SplitConfig, SplitRecord, write_data_folder
 from lungunet.data.review_log import LogWriter
-from lungunet.errors import ConfigError, DataError
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 
 GROUPED = SplitConfig(0.25, 0.25, group=r"patient-\d+")
 
@@ -181,6 +181,11 @@ class TestExcluded:
             with pytest.raises(ConfigError, match=r"made with (seed 0|group patient-\\d\+)\. Say"):
                 write_data_folder(*phantoms, tmp_path / "d", config=other, overwrite=True)
         write_data_folder(*phantoms, tmp_path / "d", config=config, overwrite=True)
+        alone = replace(config, group=None)
+        with pytest.warns(LungUNetWarning, match=r"^patients are not known here\. .* like='DATA'"):
+            write_data_folder(*phantoms, tmp_path / "alone", config=alone)
+        with pytest.raises(ConfigError, match=r"made with group None\. Say like="):
+            write_data_folder(*phantoms, tmp_path / "alone", config=config, overwrite=True)
 
     def test_by_what_a_review_dropped(self, phantoms, tmp_path: Path):
         first, second = (pair.name for pair in lungunet.find_pairs(*phantoms)[:2])
@@ -227,3 +232,108 @@ class TestExcluded:
         config = replace(GROUPED, exclude=str(tmp_path / "d" / "val.txt"))
         with pytest.raises(DataError, match="val: all of its slices are excluded"):
             write_data_folder(*phantoms, tmp_path / "e", config=config)
+
+
+class TestLike:
+    """The lists of another folder are kept, whatever drew them."""
+
+    @pytest.fixture
+    def drawn(self, phantoms, tmp_path: Path) -> Path:
+        """A data folder with a seed, patients and folds of its own, one slice left out."""
+        first = lungunet.find_pairs(*phantoms)[0].name
+        (tmp_path / "first.txt").write_text(first)
+        config = replace(GROUPED, seed=3, folds=3, exclude=str(tmp_path / "first.txt"))
+        write_data_folder(*phantoms, tmp_path / "drawn", config=config)
+        return tmp_path / "drawn"
+
+    def test_keeps_lists_folds_and_patients(self, phantoms, drawn: Path, tmp_path: Path):
+        """Masks are mended copies elsewhere, and nobody says how the lists were drawn."""
+        shutil.copytree(phantoms[1], tmp_path / "mended")
+        gone = lungunet.read_split(drawn).train[0].name
+        (tmp_path / "bad.txt").write_text(gone)
+        config = SplitConfig(exclude=str(tmp_path / "bad.txt"), like=str(drawn))
+        record = write_data_folder(phantoms[0], tmp_path / "mended", tmp_path / "e", config=config)
+        before = lungunet.read_split_record(drawn)
+        assert before.patients is not None
+        assert record.excluded == sorted([*before.excluded, gone])
+        assert (record.patients, record.group) == (before.patients, before.group)
+        assert (record.val, record.test, record.seed) == (0.25, 0.25, 3)
+        for place in (".", "fold-1", "fold-2", "fold-3"):
+            old, new = (lungunet.read_split(data / place) for data in (drawn, tmp_path / "e"))
+            for name in ("train", "val", "test"):
+                kept = [pair.name for pair in getattr(old, name) if pair.name != gone]
+                assert [pair.name for pair in getattr(new, name)] == kept
+            assert new.train[0].mask.parent == tmp_path / "mended"
+        again = SplitConfig(like=str(tmp_path / "e"))
+        assert write_data_folder(*phantoms, tmp_path / "f", config=again) == record
+
+    def test_of_slices_written_anew(self, phantoms, drawn: Path, tmp_path: Path):
+        config = SplitConfig(like=str(drawn))
+        write_data_folder(*phantoms, tmp_path / "small", config=config, size=32)
+        names = [
+            [pair.name for pair in lungunet.read_split(data).test]
+            for data in (drawn, tmp_path / "small")
+        ]
+        assert names[0] == names[1]
+
+    def test_folds_of_lists_without(self, phantoms, tmp_path: Path):
+        write_data_folder(*phantoms, tmp_path / "d", config=GROUPED)
+        config = SplitConfig(folds=3, like=str(tmp_path / "d"))
+        record = write_data_folder(*phantoms, tmp_path / "e", config=config)
+        lists = lungunet.read_split(tmp_path / "e" / "fold-1")
+        assert lists.test == lungunet.read_split(tmp_path / "d").test
+        assert len({record.patients[pair.name] for pair in lists.val}) == 1
+        assert len(lists.val) == 3
+
+    def test_refuses_settings_that_ask_for_other_lists(self, phantoms, drawn, tmp_path: Path):
+        config = replace(GROUPED, seed=3, folds=3, like=str(drawn))
+        write_data_folder(*phantoms, tmp_path / "same", config=config)
+        for name, value in (("seed", 4), ("val", 0.3), ("group", "."), ("guard", True)):
+            other = replace(config, **{name: value})
+            with pytest.raises(ConfigError, match=rf"kept as they are, and {name} {value} asks"):
+                write_data_folder(*phantoms, tmp_path / "e", config=other)
+        with pytest.raises(ConfigError, match=r"folds 4 \(it has 3\) asks"):
+            write_data_folder(*phantoms, tmp_path / "e", config=replace(config, folds=4))
+        assert not (tmp_path / "e").exists()
+
+    def test_refuses_slices_that_it_does_not_list(self, phantoms, drawn: Path, tmp_path: Path):
+        for folder in phantoms:
+            shutil.copytree(folder, tmp_path / folder.name)
+            source = sorted((tmp_path / folder.name).iterdir())[0]
+            shutil.copy(source, source.with_stem("new"))
+        places = (tmp_path / "images", tmp_path / "masks", tmp_path / "e")
+        with pytest.raises(SplitError, match=r"drawn: 1 slice in none of its lists: new\. "):
+            write_data_folder(*places, config=SplitConfig(like=str(drawn)))
+        assert not (tmp_path / "e").exists()
+        (tmp_path / "new.txt").write_text("new")
+        config = SplitConfig(exclude=str(tmp_path / "new.txt"), like=str(drawn))
+        assert "new" in write_data_folder(*places, config=config).excluded
+
+    def test_says_what_is_missing(self, phantoms, drawn: Path, tmp_path: Path):
+        lists = lungunet.read_split(drawn)
+        for folder in phantoms:
+            shutil.copytree(folder, tmp_path / folder.name)
+        places = (tmp_path / "images", tmp_path / "masks")
+        config = SplitConfig(like=str(drawn))
+
+        def remove(pair: lungunet.Pair) -> None:
+            for file in (pair.image, pair.mask):
+                (tmp_path / file.parent.name / file.name).unlink()
+
+        remove(lists.test[0])
+        with pytest.warns(LungUNetWarning, match=rf"1 slice of .* left out: {lists.test[0].name}"):
+            write_data_folder(*places, tmp_path / "e", config=config)
+        assert lungunet.read_split_record(tmp_path / "e").counts["test"] == len(lists.test) - 1
+        for pair in lists.test[1:]:
+            remove(pair)
+        with pytest.raises(SplitError, match=r"no slice of its test\.txt is among the images"):
+            write_data_folder(*places, tmp_path / "f", config=config)
+
+    def test_refuses_lists_that_share_a_slice(self, phantoms, tmp_path: Path):
+        pairs = lungunet.find_pairs(*phantoms)
+        for name in ("train", "test"):
+            lungunet.write_manifest(tmp_path / "d" / f"{name}.txt", pairs)
+        with pytest.raises(SplitError, match=r"in train and test\. Lists that share"):
+            write_data_folder(*phantoms, tmp_path / "e", config=SplitConfig(like=tmp_path / "d"))
+        with pytest.raises(DataError, match=r"no train\.txt, val\.txt or test\.txt"):
+            write_data_folder(*phantoms, tmp_path / "e", config=SplitConfig(like=tmp_path))

@@ -16,7 +16,7 @@ from lungunet.errors import ConfigError, DataError, SplitError
 from lungunet.evaluation import audit as audit_module
 from lungunet.evaluation.audit import audit
 from lungunet.evaluation.file_checks import check_coding, is_cut_off
-from lungunet.inference.doubt import LabelView, doubt_label
+from lungunet.inference.doubt import _MODEL_WEIGHTS, _WEIGHTS, _WORDS, LabelView, doubt_label
 from lungunet.phantom.phantom import phantom_slice
 
 HEIGHTS = (0.42, 0.62)  # lungs at both, far enough apart
@@ -570,3 +570,15 @@ def test_no_share_is_above_all_of_it() -> None:
     for reason in doubt.reasons:
         shares = [float(word[:-1]) for word in reason.split() if word.endswith("%")]
         assert all(share <= 100 for share in shares), reason
+
+
+def test_its_page_says_what_each_reason_weighs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "audit.md"
+    lines = [line for line in page.read_text("utf-8").splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    assert len(rows) == len(_WORDS)
+    for (name, (_, text)), (words, _, *figures) in zip(_WORDS.items(), rows, strict=True):
+        assert all(part.strip() in text for part in words.split("...")), words
+        known = [weights.get(name) for weights in (_WEIGHTS, _MODEL_WEIGHTS)]
+        said = [[f"{100 * one[0]:g} %", f"{one[1]:g}"] if one else ["", ""] for one in known]
+        assert figures == [*said[0], *said[1]], words
