@@ -89,11 +89,10 @@ def _read_owners(folder: Path) -> dict[str, str]:
         )
     owners: dict[str, str] = {}
     for name, file in files.items():
-        for image in list_named(file) if file.exists() else ():
-            stem = Pair(image).name
-            if owners.setdefault(stem, name) != name:
+        for pair in list_named(file) if file.exists() else ():
+            if owners.setdefault(pair.name, name) != name:
                 raise SplitError(
-                    f"{stem}: in {owners[stem]} and {name}. Lists that share a slice cannot be "
+                    f"{pair.name}: in {owners[pair.name]} and {name}. Lists that share a slice cannot be "
                     "kept: leave it out of one.",
                     where=folder,
                 )
