@@ -92,8 +92,8 @@ def _read_owners(folder: Path) -> dict[str, str]:
         for pair in list_named(file) if file.exists() else ():
             if owners.setdefault(pair.name, name) != name:
                 raise SplitError(
-                    f"{pair.name}: in {owners[pair.name]} and {name}. Lists that share a slice cannot be "
-                    "kept: leave it out of one.",
+                    f"{pair.name}: in {owners[pair.name]} and {name}. Lists that share a slice "
+                    "cannot be kept: leave it out of one.",
                     where=folder,
                 )
     return owners
