@@ -610,7 +610,9 @@ class TestEvaluateList:
         assert {row[f"baseline_iou_{masks}"] for row in rows} <= {"1.0", ""}
         assert "baseline_iou_all background" not in rows[0]
         page = (own_run / "report.html").read_text(encoding="utf-8")
-        assert f"Where it gains and loses most against {masks}, lung IoU" in page
+        assert (
+            f"Where it gains and loses most against {masks}, lung IoU, 1 if rightly empty" in page
+        )
         with pytest.raises(ConfigError, match="against: threshold is what is scored"):
             evaluate_list("threshold", data, against=["threshold"])
 
