@@ -277,7 +277,11 @@ class TestFiles:
     def test_one_scan_with_one_mask(self, folder: Folder) -> None:
         folder.add("a", blob(0), blob(1), mask_name="other")
         files = [next(place.iterdir()) for place in (folder.masks, folder.scans, folder.truth)]
-        assert evaluate_scans(*files).cases[0].value("iou") == folder.evaluate().pooled.iou
+        iou = evaluate_scans(*files).cases[0].value("iou")
+        with pytest.raises(DataError, match="Where they are a pair"):
+            folder.evaluate()
+        files[0].rename(folder.masks / "a.nii.gz")
+        assert folder.evaluate().pooled.iou == iou
 
     def test_what_is_there_stays(self, folder: Folder, tmp_path: Path) -> None:
         folder.add("a", blob(0), blob(1))
