@@ -288,6 +288,9 @@ class TestModels:
         for skipped in (False, True):
             results = predict_slices(Predictor(mine), slices, tmp_path / "o", skip_existing=True)
             assert {one.skipped for one in results} == {skipped}
+        mine.weights_sha256 = ""
+        with pytest.raises(ConfigError, match="would stay, made with a model that nobody can tell"):
+            list(predict_slices(Predictor(mine), slices / "1.tif", tmp_path / "o", overwrite=True))
 
 
 class TestSlices:
