@@ -342,6 +342,14 @@ class TestOverwrite:
         assert [line[:2] for line in (out / "errors.csv").read_text().splitlines()[1:]] == ["2,"]
         assert "\n2," not in (out / "measurements.csv").read_text()
 
+    def test_nor_tables_where_nobody_recorded_it(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        list(predict_slices(rule, slices / "2.tif", out))
+        (out / FILE).unlink()
+        (slices / "2.tif").write_bytes(b"junk")
+        list(predict_slices(rule, slices / "2.tif", out, overwrite=True))
+        assert not contents(out)
+
     def test_where_all_fail_the_tables_say_so(self, rule, slices, tmp_path) -> None:
         out = tmp_path / "out"
         list(predict_slices(rule, slices, out))
