@@ -292,7 +292,8 @@ class Record:
             self._forget(names)
         elif self._again:
             _remove(chain.from_iterable(self._again[name] for name in names))
-            _remove([path.with_name(name) for path in self._before for name in TABLES])
+            folders = {self.folder, *(path.parent for path in self._before)}
+            _remove([folder / name for folder in folders for name in TABLES])
             _remove(self._before)
         if listing:
             self._list(listing)

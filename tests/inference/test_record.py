@@ -288,6 +288,9 @@ class TestModels:
         for skipped in (False, True):
             results = predict_slices(Predictor(mine), slices, tmp_path / "o", skip_existing=True)
             assert {one.skipped for one in results} == {skipped}
+        mine.weights_sha256 = ""
+        with pytest.raises(ConfigError, match="would stay, made with a model that nobody can tell"):
+            list(predict_slices(Predictor(mine), slices / "1.tif", tmp_path / "o", overwrite=True))
 
 
 class TestSlices:
@@ -338,6 +341,14 @@ class TestOverwrite:
         assert not (out / "overlays" / "2.png").exists()
         assert [line[:2] for line in (out / "errors.csv").read_text().splitlines()[1:]] == ["2,"]
         assert "\n2," not in (out / "measurements.csv").read_text()
+
+    def test_nor_tables_where_nobody_recorded_it(self, rule, slices, tmp_path) -> None:
+        out = tmp_path / "out"
+        list(predict_slices(rule, slices / "2.tif", out))
+        (out / FILE).unlink()
+        (slices / "2.tif").write_bytes(b"junk")
+        list(predict_slices(rule, slices / "2.tif", out, overwrite=True))
+        assert not contents(out)
 
     def test_where_all_fail_the_tables_say_so(self, rule, slices, tmp_path) -> None:
         out = tmp_path / "out"
