@@ -231,10 +231,9 @@ class TestScans:
         volume = lungunet.read_volume(scan / "x.nii.gz")
         write_volume(tmp_path / "theirs.nii.gz", theirs, like=volume)
         out = tmp_path / "m.csv"
-        done = run_cli("measure", scan, tmp_path / "theirs.nii.gz", "--out", out)
-        assert "--labels 0,2,1" in done.err
-        words = ("measure", scan, tmp_path / "theirs.nii.gz", "--out", out, "--overwrite")
-        done = run_cli(*words, "--labels", "0,2,1", "--json")
+        words = ("measure", scan / "x.nii.gz", tmp_path / "theirs.nii.gz", "--out", out)
+        assert "--labels 0,2,1" in run_cli(*words).err
+        done = run_cli(*words, "--overwrite", "--labels", "0,2,1", "--json")
         assert done.err == ""
         assert json.loads(done.out)["swapped_sides"] == []
         areas = [int(row["area_px"]) for row in rows_of(out)[1:3]]
