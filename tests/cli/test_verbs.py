@@ -466,7 +466,8 @@ class TestPredict:
         assert done.code == 1
         assert "already there" in done.err
         assert run_cli("predict", run, one, "--out", tmp_path, "--overwrite").code == 0
-        done = run_cli("predict", run, one, phantoms[1], "--out", tmp_path / "x")
+        two = [shutil.copy(one, tmp_path / f"{one.stem}{end}") for end in (".tif", ".tiff")]
+        done = run_cli("predict", run, *two, "--out", tmp_path / "x")
         assert done.code == 1
         assert "files that would write the same mask" in done.err
         assert not (tmp_path / "x").exists()

@@ -9,7 +9,7 @@ from bad_rows import Row
 import lungunet
 
 FIRST = "../images/patient-000_slice-00.tif\t../masks/patient-000_slice-00.png"
-NOT_TWO = "Write image, one tab, mask; nothing else."
+NOT_TWO = "Write image, one tab, mask; then a tab and a name if it has one."
 WHERE = (
     "Paths are taken from W/data, then from the current folder. Mend the paths, put the files "
     "there, or run 'lungunet split' again."
@@ -33,13 +33,19 @@ LINES = {
         lambda b: b.replace(b"\t../masks", b"", 1),
         f"W/data/train.txt, line 1: 1 column. {NOT_TWO}",
     ),
-    "three columns": (
-        lambda b: b.replace(b"\n", b"\tlung\n", 1),
-        f"W/data/train.txt, line 1: 3 columns. {NOT_TWO}",
+    "four columns": (
+        lambda b: b.replace(b"\n", b"\tlung\t1\n", 1),
+        f"W/data/train.txt, line 1: 4 columns. {NOT_TWO}",
+    ),
+    "one name for two": (
+        lambda b: b.replace(b"\n", b"\tlung\n", 2),
+        "names that occur twice:\n  lung (W/images/patient-000_slice-00.tif, "
+        "W/images/patient-000_slice-01.tif)\nRename them, so that each has its own.",
     ),
     "a tab in a name": (
         lambda b: b.replace(b"_slice-00.tif", b"\tslice-00.tif", 1),
-        f"W/data/train.txt, line 1: 3 columns. {NOT_TWO}",
+        "W/data/train.txt: 2 files missing:\n  line 1: ../images/patient-000\n"
+        f"  line 1: slice-00.tif\n{WHERE}",
     ),
     "blanks for the tab": (
         lambda b: b.replace(b"\t", b"    "),

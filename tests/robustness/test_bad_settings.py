@@ -173,7 +173,10 @@ TAKEN = "cannot be written (File exists). Choose another place."
             f"train W/data --out W/new --size 32 --batch-size 2 {QUICK}",
             "W/new: cannot be written (File exists). Choose another folder.",
         ),
-        ("predict threshold W/images --out W/new", f"W/new/patient-000_slice-00.png: {TAKEN}"),
+        (
+            "predict threshold W/images --out W/new",
+            "W/new: cannot be written (File exists). Choose another folder.",
+        ),
         (
             "evaluate threshold W/data --out W/new --no-baselines",
             f"W/new/scores.json: {TAKEN}",
@@ -278,7 +281,7 @@ def test_a_name_longer_than_the_disk_takes(run_cli, world: Path, args: str) -> N
     done = run_cli("predict", "threshold", f"{world}/images", *args.split())
     assert done.code == 1
     assert "xxx" in done.err
-    assert "File name too long. Check the path" in done.err
+    assert "File name too long" in done.err
 
 
 def test_a_disk_that_is_full(check, monkeypatch: pytest.MonkeyPatch) -> None:
