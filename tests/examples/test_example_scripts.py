@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_fits_on_a_page_and_says_how_to_run_it(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 80 or path.stem == "train_lungs"  # a recipe that is run, not a lesson
+    assert len(lines) <= 80 or path.stem == "train_lungs"  # a recipe that is run, not a lesson
     assert f"{path.stem}" in "\n".join(lines[:8])
 
 
