@@ -114,7 +114,7 @@ def measure(
 
 def _say_codec(codec: "LabelCodec") -> None:
     sides = ": 1 is taken as the left, 2 as the right lung" if codec.n_classes == 3 else ""
-    console.say(f"masks are coded {codec}{sides}; --labels says otherwise\n")
+    console.say(f"masks are coded {codec}{sides}; if they are not, say how with --labels\n")
 
 
 def _parse_spacing(text: str | None) -> tuple[float, float] | None:

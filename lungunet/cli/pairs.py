@@ -154,9 +154,10 @@ def prepare(
 
 def _report(data: Path, record: "SplitRecord", as_json: bool) -> None:
     stored = record.to_dict()
+    patients = None if record.patients is None else len({*record.patients.values()})
     if as_json:
         shown = {name: stored[name] for name in ("counts", "dtypes", "sizes", "empty_masks")}
-        console.say_json({"data": str(data), **shown})
+        console.say_json({"data": str(data), **shown, "patients": patients})
         return
     console.show_table(("list", "pairs"), stored["counts"].items())
     dtypes = ", ".join(f"{n} {name}" for name, n in stored["dtypes"].items())
@@ -164,6 +165,11 @@ def _report(data: Path, record: "SplitRecord", as_json: bool) -> None:
     console.say(f"\nslices: {dtypes}; {sizes}")
     console.say(
         f"lung:   {record.lung_share:.1%} of the pixels; {record.empty_masks} slices without"
+    )
+    console.say(
+        "patients: not known, each slice counts as one; --group keeps theirs together"
+        if patients is None
+        else f"patients: {patients}, each in one list"
     )
     if record.excluded:
         console.say(f"left out: {counted(len(record.excluded), 'slice')}, named in split.json")

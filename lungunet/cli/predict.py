@@ -263,7 +263,7 @@ class _Told:
             console.say(f"When all parts are done: {console.command('merge', self.out)}")
         else:
             table = self.out / "measurements.csv"
-            console.say(f"measured: {table}; its rows and columns: docs/howto/measure.md")
+            console.say(f"measured: {table}; what its columns are: lungunet measure --help")
 
     def say_lights(self) -> None:
         """Print how many masks are red, amber and green, and why the worst are not green."""

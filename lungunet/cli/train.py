@@ -377,7 +377,10 @@ def _say_end(
             scores = f"mean {best.score:.4f} of {scores} and val_ill IoU {best.val_ill.iou:.4f}"
         console.say(f"\nbest {scores} in epoch {best.epoch}, pooled, at {size}")
     else:
-        console.say("\nno epoch of these beats the best one before them, which stays in best/")
+        console.say(
+            "\nno epoch of these beats the best one before them, which stays in best/: "
+            f"{out / 'best' / 'README.md'} has its scores"
+        )
     console.say(f"{counted(len(results), 'epoch')} in {console.minutes(seconds)}")
     console.say(f"model:  {out / 'best'}")
     console.say(f"report: {report}")

@@ -192,7 +192,7 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     """Stop before any work where output would replace files."""
-    existing = [str(path) for path in paths if path.exists()]
+    existing = [str(path) for path in dict.fromkeys(paths) if path.exists()]
     if existing and not overwrite:
         raise ConfigError(
             "already there. Add overwrite=True to replace, or choose another folder.",

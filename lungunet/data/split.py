@@ -271,9 +271,15 @@ def split_pairs(
         lists[name] += patients[patient]
     for name, share in (("train", 1.0), ("val", val), ("test", test)):
         if share and not lists[name]:
+            few = "Add pairs or change the ratios."
+            if groups is not None and len(patients) < 1 + sum(s > 0 for s in (val, test)):
+                few = (
+                    "A patient is in one list alone: add patients, check how they are told, or "
+                    "leave a list empty by a share of 0."
+                )
             raise SplitError(
-                f"{total} pairs of {len(patients)} patients cannot fill train, val and test at "
-                f"val={val:g}, test={test:g}: {name} is empty. Add pairs or change the ratios."
+                f"{counted(total, 'pair')} of {counted(len(patients), 'patient')} cannot fill "
+                f"train, val and test at val={val:g}, test={test:g}: {name} is empty. {few}"
             )
     usual = float(np.median([*sizes.values()]))  # of few patients no list can be nearer than that
     far = [

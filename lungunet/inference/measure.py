@@ -36,6 +36,8 @@ Region = Literal["lungs", "left lung", "right lung"]
 
 _EMPHYSEMA_HU = -950
 _MM3_PER_ML = 1000
+SHORT_MM = 40.0
+"""Of the body; less is not a whole chest, for the lungs of the newborn are taller."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ class MeasuredFile:
     swapped : whether what the codec has for the left lung lies on the patient's right, and what it
         has for the right one on the left
     untold : whether each lung was to be measured, and nothing proves which is which
+    length_mm : of a scan, how much of the body it shows, from the feet to the head
     """
 
     name: str
@@ -265,6 +268,7 @@ class MeasuredFile:
     error: DataError | ConfigError | None = None
     swapped: bool = False
     untold: bool = False
+    length_mm: float | None = None
 
 
 def measure_files(
@@ -347,6 +351,7 @@ def measure_files(
     rows: list[Measurement] = []
     swapped: list[str] = []
     untold: list[str] = []
+    short: list[str] = []
     try:
         for name, pair in progress(pairs.items(), desc="measure", total=len(pairs)):
             try:
@@ -357,6 +362,8 @@ def measure_files(
             rows += file.rows
             swapped += [name] * file.swapped
             untold += [name] * file.untold
+            if file.length_mm is not None and file.length_mm < SHORT_MM:
+                short.append(f"{name} ({file.length_mm:.3g} mm)")
             yield file
     finally:
         if rows and out is not None:
@@ -368,6 +375,13 @@ def measure_files(
             f"{listed(untold, separator=', ')}: no rows of the left and the right lung in "
             f"{len(untold)} of {counted(len(pairs), 'pair')}, for neither two lungs nor body and "
             "spine prove which is which.",
+            LungUNetWarning,
+            stacklevel=2,
+        )
+    if short:
+        warnings.warn(
+            f"{listed(short, separator=', ')}: so little of the body is not a whole chest. Do not "
+            "use the volume.",
             LungUNetWarning,
             stacklevel=2,
         )
@@ -490,7 +504,8 @@ def _measure_scan(
         spacing_mm=scan.spacing_mm,
         sides=lungs is not None and is_told(lungs),
     )
-    return _measured_file(name, codec, measured.rows, lungs)
+    told = _measured_file(name, codec, measured.rows, lungs)
+    return replace(told, length_mm=len(scan.array) * scan.spacing_mm[0])
 
 
 def _measured_file(

@@ -15,6 +15,7 @@ import numpy as np
 from lungunet.data.hu import guess_hu, judge_hu
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
+from lungunet.inference.measure import SHORT_MM
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.reasons import name_slices, put_in_words
@@ -47,7 +48,6 @@ _WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold mor
 # A chest: of 30 mm of some height more than this is lung, of ill ones too. Gas and the bases that a
 # scan of the belly meets fill less.
 _CHEST_MM, _CHEST_SHARE = 30.0, 0.08
-_SHORT_MM = 40.0  # the lungs of the newborn are taller
 # A chest is cut by the scan's ends. What begins and ends within it is seen from the front, or from
 # a side; or all of a patient, who is taller.
 _BEGINS, _TALL_MM = 0.2, 900.0
@@ -562,7 +562,7 @@ def _look_for_chest(
             f"not a whole chest: lung is at most {share:.1%} of the body (of a chest "
             f"{_CHEST_SHARE:.0%} or more), do not use the volume"
         )
-    elif len(counts) * slice_mm < _SHORT_MM:
+    elif len(counts) * slice_mm < SHORT_MM:
         why = (
             f"not a whole chest: {counted(len(counts), 'slice')}, {len(counts) * slice_mm:.3g} mm "
             "of the body, do not use the volume"

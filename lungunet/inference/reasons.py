@@ -80,9 +80,11 @@ def _tell_dispute(counts: Counts, asked: Sequence[str], *, missing: str, extra: 
     if adds >= _NEARLY_ALL * lacks:
         return f"{{}} of the lung is in the mask alone{extra}: {alone}"
     share = lacks / (lacks + adds)
+    alike = missing == extra
     return (
-        f"{{}} of the lung is disputed: {see} {share:.0%} of that, which the mask lacks{missing}, "
-        f"and the rest is in the mask alone{extra}"
+        f"{{}} of the lung is disputed{missing if alike else ''}: {share:.0%} of that is missing "
+        f"from the mask, for {see} it{'' if alike else missing}, and {1 - share:.0%} is in the "
+        f"mask alone{'' if alike else extra}"
     )
 
 

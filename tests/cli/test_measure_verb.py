@@ -167,7 +167,7 @@ class TestSlices:
         words = ("measure", tmp_path / "i", tmp_path / "m", "--out", tmp_path / "m.csv")
         done = run_cli(*words)
         sides = ": 1 is taken as the left, 2 as the right lung" if coded == "0,1,2" else ""
-        first = f"masks are coded {coded}{sides}; --labels says otherwise"
+        first = f"masks are coded {coded}{sides}; if they are not, say how with --labels"
         assert done.out.splitlines()[0] == first
         assert done.code == bool(wrong)
         for name, value in zip("abc", values, strict=True):
@@ -276,7 +276,7 @@ class TestScans:
         assert f"lungunet: skipped {scan / 'y'}: 2 series:" in done.err
         assert "lungunet: 1 of 2 pairs skipped" in done.err
         assert {row["name"] for row in rows_of(out)} == {"x"}
-        assert done.out.startswith("masks are coded 0,1; --labels says otherwise\n")
+        assert done.out.startswith("masks are coded 0,1; if they are not, say how with --labels\n")
 
 
 class TestRefusals:

@@ -16,6 +16,7 @@ from lungunet import (
     GeometryError,
     LabelCodec,
     LabelError,
+    LungUNetWarning,
     Volume,
     measure_files,
     measure_slice,
@@ -311,7 +312,8 @@ class TestMeasureFiles:
         like = Volume(hu, tmp_path / "x.nii", "x", Grid.axial(hu.shape, (2.5, 0.8, 0.7)))
         write_volume(tmp_path / "scan" / "x.nii.gz", hu, like=like)
         write_volume(tmp_path / "mask" / "x.nrrd", mask.astype(np.uint8), like=like)
-        (one,) = measure_files(tmp_path / "scan", tmp_path / "mask")
+        with pytest.warns(LungUNetWarning, match=r"x \(7\.5 mm\): so little of the"):
+            (one,) = measure_files(tmp_path / "scan", tmp_path / "mask")
         assert [row.slice for row in one.rows] == [None, 0, 1, 2]
         assert one.rows[0].volume_ml == pytest.approx(mask.sum() * 2.5 * 0.8 * 0.7 / 1000)
 

@@ -149,8 +149,8 @@ class TestWordsOfADispute:
         mask[24:40, 24:48] = 0
         said = " ".join(check_slice(hu, mask, by="lungs").reasons)
         assert re.search(
-            r"of the lung is disputed: the threshold sees 62% of that, which the mask lacks, "
-            r"mostly on the left of the picture, and the rest is in the mask alone, mostly on the",
+            r"of the lung is disputed: 62% of that is missing from the mask, for the threshold "
+            r"sees it, mostly on the left of the picture, and 38% is in the mask alone, mostly",
             said,
         )
 
