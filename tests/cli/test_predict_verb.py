@@ -45,7 +45,7 @@ def test_measurements_and_triage_lie_beside_the_masks(
 
 def test_triage_can_be_left_out(run_cli, phantoms: tuple[Path, Path], tmp_path: Path) -> None:
     done = run_cli("predict", "threshold", phantoms[0], "--out", tmp_path, "--no-triage")
-    table = f"{tmp_path / 'measurements.csv'}; its rows and columns: docs/howto/measure.md"
+    table = f"{tmp_path / 'measurements.csv'}; what its columns are: lungunet measure --help"
     assert (done.code, done.out) == (0, f"12 masks in {tmp_path}\nmeasured: {table}\n")
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".csv", ".jsonl"}
     assert not (tmp_path / "triage.csv").exists()
