@@ -163,7 +163,8 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     """
     if rule.lower().endswith(".csv"):
         table = _read_group_table(Path(rule))
-        groups = {pair.name: table.get(pair.name) for pair in pairs}
+        plain = {_plain_name(name): patient for name, patient in table.items()}
+        groups = {pair.name: table.get(pair.name, plain.get(pair.name)) for pair in pairs}
     else:
         try:
             pattern = re.compile(rule)
@@ -218,8 +219,7 @@ def _read_group_table(path: Path) -> dict[str, str]:
         )
     table: dict[str, str] = {}
     for number, row in rows:
-        name = _plain_name((row["name"] or "").strip())
-        patient = (row["patient"] or "").strip()
+        name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
         if table.setdefault(name, patient) != patient:
             # Patients are not named: messages end up in logs and mails.
             raise SplitError(

@@ -12,7 +12,6 @@ from PIL import Image
 
 from lungunet.data.manifest import (
     Pair,
-    _refuse_closed,
     find_images,
     find_pairs,
     image_names,
@@ -373,15 +372,24 @@ class TestFolders:
         files = [Path("p/1.tif"), Path("p/1.png"), Path("q/2.png")]
         assert [*name_files(files).values()] == ["1", "1", "2"]
 
-    def test_what_cannot_be_looked_into_is_not_left_out_without_a_word(self, tmp_path):
+    def test_what_cannot_be_looked_into_is_not_left_out_without_a_word(self, tmp_path, monkeypatch):
         folders = both(tmp_path, ("a", "a"), ("b", "b"))
         (folders[0] / "b.tif").unlink()
         (folders[0] / "b.tif").symlink_to(tmp_path / "gone.tif")
         with pytest.raises(DataError, match=r"b\.tif: no such file"):
             find_pairs(*folders)
         assert [path.name for path in find_images(folders[0])] == ["a.tif", "b.tif"]
+        (folders[0] / "closed").mkdir()
+        look = os.scandir
+
+        def refuse(place):  # root may look into everything
+            if Path(place).name == "closed":
+                raise PermissionError(13, "Permission denied", str(place))
+            return look(place)
+
+        monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(DataError, match=r"closed: cannot be looked into \(Permission denied\)"):
-            _refuse_closed(PermissionError(13, "Permission denied", "closed"))
+            find_images(folders[0])
 
     def test_a_folder_of_masks_in_that_of_the_images(self, tmp_path):
         draw(tmp_path / "a.tif")

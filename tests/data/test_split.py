@@ -259,6 +259,11 @@ class TestGroups:
         groups = read_groups(self.PAIRS, str(tmp_path / "groups.CSV"))
         assert groups == {"p01_s1": "A", "p01_s2": "A", "p02_s1": "B"}
 
+    def test_a_stem_that_ends_like_a_file_is_no_file(self, tmp_path):
+        (tmp_path / "g.csv").write_text("name,patient\na.png,A\nb.png.tif,B\n")
+        groups = read_groups(pairs_named("a.png", "b.png"), str(tmp_path / "g.csv"))
+        assert groups == {"a.png": "A", "b.png": "B"}
+
     @pytest.mark.parametrize("content", ["", "name,patient\n", "name;patient\na;b\n", "a,b\nc,d\n"])
     def test_table_without_its_columns(self, tmp_path, content):
         (tmp_path / "g.csv").write_text(content)
