@@ -14,7 +14,7 @@ from lungunet.cli.options import (
     Quiet,
     Resample,
     Series,
-    parse_labels,
+    parse_codec,
 )
 
 
@@ -45,8 +45,12 @@ def slices(
         ),
     ] = None,
     labels: Annotated[
-        str, typer.Option(help="Mask values in class order: 0,1 or 0,255 or 0,3=1,4=1.")
-    ] = "0,1",
+        str,
+        typer.Option(
+            help="Mask values in class order: 0,1 or 0,255 or 0,3=1,4=1. auto: as predicted masks "
+            "say, left and right as one lung; else 0,1."
+        ),
+    ] = "auto",
     label_threshold: LabelThreshold = -1,
     names: Names = None,
     series: Series = None,
@@ -67,12 +71,12 @@ def slices(
     """
     from lungunet import SliceConfig, slice_files
 
-    codec = parse_labels(labels, label_threshold)
+    given = parse_codec(labels, label_threshold)
     results = slice_files(
         scans,
         masks,
         folder,
-        config=SliceConfig(codec, every, max_empty),
+        config=SliceConfig(given, every, max_empty),
         group=group,
         names=names,
         series=series,
@@ -83,17 +87,19 @@ def slices(
     failed: list[str] = []
     cut = list(console.going_on(results, failed))
     rows = [(scan.name, len(scan.pairs)) for scan in cut if scan.error is None]
-    _report(folder, rows, failed, as_json, labels=str(codec.for_truth))
+    codec = cut[0].codec
+    if as_json:
+        scans_cut = [{"name": name, "slices": count} for name, count in rows]
+        facts = {"folder": str(folder), "labels": str(codec), "scans": scans_cut, "failed": failed}
+        console.say_json(facts)
+    else:
+        if given is None and rows:
+            console.say(f"masks are read as {codec}; if that is wrong, say how with --labels\n")
+        _report(folder, rows, labels=str(codec.for_truth))
     console.refuse_skipped(len(failed), len(cut), "scan")
 
 
-def _report(
-    folder: Path, rows: list[tuple[str, int]], failed: list[str], as_json: bool, *, labels: str
-) -> None:
-    if as_json:
-        scans = [{"name": name, "slices": count} for name, count in rows]
-        console.say_json({"folder": str(folder), "scans": scans, "failed": failed})
-        return
+def _report(folder: Path, rows: list[tuple[str, int]], *, labels: str) -> None:
     console.show_table(("scan", "slices"), rows)
     images, masks, groups = folder / "images", folder / "masks", folder / "groups.csv"
     coded = [] if labels == "0,255" else ["--labels", labels]

@@ -14,6 +14,7 @@ from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.hu import can_hold_hu
 from lungunet.data.kinds import check_kind
+from lungunet.data.made_by import read_codec
 from lungunet.data.manifest import Pair, refuse_equal_names
 from lungunet.data.overlay import draw_overlay, tile_pictures
 from lungunet.data.seen import Seen
@@ -31,7 +32,6 @@ from lungunet.evaluation.masks import MaskFolder, Predicts
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
-from lungunet.inference.made_by import read_codec
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES

@@ -16,6 +16,7 @@ from lungunet.data.codec import IGNORE, LabelCodec, is_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
+from lungunet.data.made_by import SIDES
 from lungunet.data.manifest import Pair
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
@@ -31,7 +32,6 @@ from lungunet.metrics.overlap import TOLERANCE_MM, Ruler, ruler_of_scans
 from lungunet.models.members import find_members, is_model_folder, named_folder
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
-from lungunet.volumes.labels import SIDES
 from lungunet.volumes.montage import draw_difference
 from lungunet.volumes.pacs import is_pacs
 from lungunet.volumes.scan import Scan

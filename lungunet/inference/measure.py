@@ -17,6 +17,7 @@ from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, require_hu
+from lungunet.data.made_by import SIDES_CODEC, read_codec
 from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, require_same_size
 from lungunet.errors import (
     ConfigError,
@@ -25,7 +26,6 @@ from lungunet.errors import (
     counted,
     listed,
 )
-from lungunet.inference.made_by import SIDES_CODEC, read_codec
 from lungunet.inference.sides import LEFT, RIGHT, UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from lungunet.data.made_by import FILE, read_head
 from lungunet.data.manifest import PARTS, list_records
 from lungunet.errors import ConfigError, DataError
-from lungunet.inference.made_by import FILE, read_head
 from lungunet.inference.record import Listing, Rows, refuse_mixed
 
 

@@ -15,9 +15,9 @@ from threading import Lock
 from typing import IO, Any, NamedTuple, Self
 
 from lungunet.data.files import plain, replacing, write_csv
+from lungunet.data.made_by import FILE, FORMAT, parse_head
 from lungunet.data.manifest import list_records
 from lungunet.errors import ConfigError, DataError, listed
-from lungunet.inference.made_by import FILE, FORMAT, parse_head
 from lungunet.inference.measure import COLUMNS, Measurement
 from lungunet.inference.quality import TRIAGE_COLUMNS, Plausibility, triage_row
 

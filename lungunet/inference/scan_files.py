@@ -16,6 +16,7 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
+from lungunet.data.made_by import SIDES, SIDES_CODEC
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.inference.crew import LostError, Sharing
 from lungunet.inference.jobs import (
@@ -29,7 +30,6 @@ from lungunet.inference.jobs import (
     recording,
     start_crew,
 )
-from lungunet.inference.made_by import SIDES_CODEC
 from lungunet.inference.measure import (
     Measurement,
     VolumeMeasurement,
@@ -43,7 +43,6 @@ from lungunet.inference.scans import VolumePrediction, predict_volume, refuse_ru
 from lungunet.inference.sides import UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import files_of, find_volumes, written_suffix
-from lungunet.volumes.labels import SIDES
 from lungunet.volumes.masks import (
     MaskFormat,
     holds_names,

@@ -13,6 +13,7 @@ from pathlib import Path
 from lungunet.data.codec import LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.ct import encode_labels, read_mask
 from lungunet.data.files import read_csv, read_json, write_bytes, write_json
+from lungunet.data.made_by import read_codec
 from lungunet.data.manifest import (
     Pair,
     find_images,
@@ -25,7 +26,6 @@ from lungunet.data.review_log import KEPT, LOG, read_review
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec
 from lungunet.errors import ConfigError, DataError, LungUNetError, LungUNetWarning, listed
 from lungunet.inference.doubt import LabelView, doubt_label
-from lungunet.inference.made_by import read_codec
 from lungunet.models.cores import count_cores
 from lungunet.progress import Progress, map_in_threads, silent
 from lungunet.reviewing.cases import SliceCase

@@ -7,9 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SIDES = ("left lung", "right lung", "lung of unknown side")
-"""Names of the values 1, 2 and 3 of a mask with sides."""
-
 Colour = tuple[int, int, int]
 
 # The colours of Okabe and Ito: told apart by colour-blind people too, and on black.

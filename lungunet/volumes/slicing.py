@@ -11,6 +11,7 @@ from lungunet.data.codec import LabelCodec, is_lung
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
+from lungunet.data.made_by import SIDES_CODEC, read_codec
 from lungunet.data.manifest import Pair, image_names, write_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
@@ -22,6 +23,8 @@ from lungunet.volumes.series import several
 from lungunet.volumes.volume import Volume, put_on_grid, read_volume
 
 _INT16 = np.iinfo(np.int16)
+_ZERO_ONE = LabelCodec({0: 0, 1: 1})
+_BOTH_LUNGS = LabelCodec.parse("0,1=1,2=1,3=1")  # of masks with sides
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class SliceConfig:
 
     Parameters
     ----------
-    codec : of the masks' values; 0 and 1 where nothing is said
+    codec : of the masks' values. None takes what their folder says, if they were predicted into it,
+        with left and right as one lung; else 0 and 1
     every : takes one slice of so many
     max_empty : in [0, 1]; at most this share of what is written is without lung, spread evenly.
         0 leaves them all out, 1 keeps them all
@@ -41,7 +45,7 @@ class SliceConfig:
         When a number is out of range, or the codec cannot write a class back.
     """
 
-    codec: LabelCodec = LabelCodec({0: 0, 1: 1})  # noqa: RUF009 - frozen
+    codec: LabelCodec | None = None
     every: int = 1
     max_empty: float = 0.1
 
@@ -53,8 +57,8 @@ class SliceConfig:
             )
         if not 0 <= self.max_empty <= 1:
             raise ConfigError(f"max_empty={self.max_empty:g}: a share is in [0, 1]. 0.1 is usual.")
-        # Says which labels share a class.
-        self.codec.for_prediction.decode(np.empty((0, 0), np.uint8))
+        if self.codec is not None:  # says which labels share a class
+            self.codec.for_prediction.decode(np.empty((0, 0), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ class SlicedScan:
     name : of the scan
     pairs : the new files; none where it holds no lung or could not be used
     error : why it could not be used; None where it could
+    codec : how its mask is read
     """
 
     name: str
     pairs: tuple[Pair, ...] = ()
     error: DataError | ConfigError | None = None
+    codec: LabelCodec = _ZERO_ONE
 
 
 @dataclass(frozen=True)
@@ -201,8 +207,8 @@ def slice_volume(
         When a number is out of range, or the codec cannot write a class back.
     """
     config = SliceConfig(codec, every, max_empty)
-    classes, indices = _choose_slices(scan, mask, config)
-    return _write_slices(scan, classes, indices, folder, config)
+    classes, indices = _choose_slices(scan, mask, codec, config)
+    return _write_slices(scan, classes, indices, folder, codec)
 
 
 def slice_files(
@@ -250,6 +256,7 @@ def slice_files(
     SplitError
         When a scan has no patient.
     """
+    codec = config.codec or _codec_of(masks)
     folder = Path(folder)
     pairs = find_volume_pairs(scans, masks, names=names, series=series)
     patients = {name: name for name in pairs}
@@ -267,29 +274,35 @@ def slice_files(
                 labels = pair.require_mask()
                 scan = replace(read_volume(pair.image, resample=resample), name=name)
                 mask = read_volume(labels)
-                classes, indices = _choose_slices(scan, mask, config)
+                classes, indices = _choose_slices(scan, mask, codec, config)
                 while indices and old:
                     old.pop().unlink()
-                new = _write_slices(scan, classes, indices, folder, config)
+                new = _write_slices(scan, classes, indices, folder, codec)
             except (DataError, ConfigError) as err:
-                yield SlicedScan(name, error=err)
+                yield SlicedScan(name, error=err, codec=codec)
                 continue
             written += new
             groups |= {file.name: patients[name] for file in new}
-            yield SlicedScan(name, tuple(new))
+            yield SlicedScan(name, tuple(new), codec=codec)
     finally:
         if written:
             write_manifest(manifest, written)
             write_groups(groups_file, groups)
 
 
+def _codec_of(masks: str | Path) -> LabelCodec:
+    """Return how masks are coded: as their folder says, with sides as one lung, else 0 and 1."""
+    told = read_codec(masks)
+    return _BOTH_LUNGS if told == SIDES_CODEC else told or _ZERO_ONE
+
+
 def _choose_slices(
-    scan: Volume, mask: Volume, config: SliceConfig
+    scan: Volume, mask: Volume, codec: LabelCodec, config: SliceConfig
 ) -> tuple[np.ndarray, Sequence[int]]:
     """Return classes on the scan's grid, (D, H, W) uint8, and which slices to write, in order."""
     require_hu(scan.array, scan.path)
     _warn_of_oblong(scan)
-    classes = config.codec.encode(put_on_grid(mask, scan), str(mask.path))
+    classes = codec.encode(put_on_grid(mask, scan), str(mask.path))
     candidates = np.arange(0, len(classes), config.every)
     has_lung = is_lung(classes[candidates]).any(axis=(1, 2))
     empty = candidates[~has_lung]
@@ -318,7 +331,7 @@ def _write_slices(
     classes: np.ndarray,
     indices: Sequence[int],
     folder: str | Path,
-    config: SliceConfig,
+    codec: LabelCodec,
 ) -> list[Pair]:
     written = []
     for index in indices:
@@ -328,7 +341,7 @@ def _write_slices(
         if hu.dtype != np.int16:
             hu = np.clip(np.rint(hu), _INT16.min, _INT16.max).astype(np.int16)
         write_image(pair.image, hu)
-        write_mask(pair.require_mask(), config.codec.for_truth.decode(classes[index]))
+        write_mask(pair.require_mask(), codec.for_truth.decode(classes[index]))
         written.append(pair)
     return written
 

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK
 from dicom_files import dicom_slice, save
 
-from lungunet.data.ct import read_image
+from lungunet.data.ct import read_image, read_mask
 from lungunet.data.manifest import read_manifest
 from lungunet.data.split import read_split
 from lungunet.errors import DataError
@@ -274,6 +274,24 @@ class TestSlices:
         assert done.code == 0
         assert {row["patient"] for row in rows_of(tmp_path / "cut" / "groups.csv")} == {"c"}
 
+    def test_masks_of_predict_say_how_they_are_coded(self, run_cli, scans, tmp_path):
+        masks, scan = tmp_path / "masks", scans / "c.mha"
+        done = run_cli("predict", "threshold", scan, "--out", masks, "--sides")
+        assert done.code == 0, done.err
+        drawn = read_volume(masks / "c.mha").array
+        assert {1, 2} <= set(np.unique(drawn))
+        done = run_cli("slices", scan, masks / "c.mha", tmp_path / "cut")
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith("masks are read as 0=0,1=1,2=1,3=1; if that is wrong, say how")
+        assert "--labels" not in done.out.split("next:")[1]
+        for pair in read_manifest(tmp_path / "cut" / "pairs.txt"):
+            place = int(pair.name.rsplit("-", 1)[1])
+            assert np.array_equal(read_mask(pair.mask), (drawn[place] > 0) * 255)
+        apart = ("slices", scan, masks, tmp_path / "apart", "--labels", "0,1,2", "--json")
+        assert json.loads(run_cli(*apart).out)["labels"] == "0,1,2"
+        values = [read_mask(mask) for mask in (tmp_path / "apart" / "masks").iterdir()]
+        assert set(np.unique(values)) == {0, 1, 2}
+
     def test_json_is_alone(self, run_cli, scans, tmp_path):
         done = run_cli(
             "slices", scans / "c.mha", tmp_path / "truth" / "c.mha", tmp_path / "cut", "--json"
@@ -281,6 +299,7 @@ class TestSlices:
         said = json.loads(done.out)
         count = len(list((tmp_path / "cut" / "images").iterdir()))
         assert said["scans"] == [{"name": "c", "slices": count}]
+        assert said["labels"] == "0,1"
         assert said["failed"] == []
 
     @pytest.mark.filterwarnings("always::lungunet.errors.LungUNetWarning")

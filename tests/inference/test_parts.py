@@ -9,8 +9,8 @@ import pytest
 
 import lungunet
 from lungunet import ConfigError, DataError, Predictor, Sharing, merge_parts
+from lungunet.data.made_by import FILE
 from lungunet.inference import scan_files, slice_files
-from lungunet.inference.made_by import FILE
 from lungunet.inference.parts import Part, keys_of
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid

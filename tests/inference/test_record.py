@@ -21,9 +21,9 @@ from lungunet import (
     predict_scans,
     predict_slices,
 )
+from lungunet.data.made_by import FILE, read_codec
 from lungunet.data.manifest import find_images
 from lungunet.inference import jobs, record
-from lungunet.inference.made_by import FILE, read_codec
 from lungunet.inference.measure import measure_slice
 from lungunet.inference.quality import Plausibility
 from lungunet.inference.record import Record, identify_source

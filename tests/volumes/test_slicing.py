@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from dicom_files import series
 
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_image, read_mask
+from lungunet.data.made_by import FILE, SIDES_CODEC
 from lungunet.data.manifest import Pair, read_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, GeometryError, LabelError, LungUNetWarning
@@ -247,6 +249,24 @@ class TestSliceFiles:
         assert pairs == [pair for scan in results for pair in scan.pairs]
         groups = read_groups(pairs, str(tmp_path / "cut" / "groups.csv"))
         assert groups == {pair.name: pair.name[0] for pair in pairs}
+
+    def test_masks_that_say_how_they_are_coded(self, scans, tmp_path):
+        """As predict leaves them; what is said by hand counts more."""
+        lobes = LabelCodec({0: 0, 1: 1, 2: 2}, names=("background", "upper", "lower"))
+        for said, given, values in (
+            (SIDES_CODEC, None, {0, 255}),
+            (lobes, None, {0, 1}),
+            (None, None, {0, 255}),
+            (lobes, PLAIN, {0, 255}),
+        ):
+            made_by = {"format": 1, "made_by": {"labels": said and said.to_dict()}}
+            (scans[1] / FILE).write_text(json.dumps(made_by) + "\n" if said else "")
+            out = tmp_path / "cut"
+            config = SliceConfig(given, max_empty=0)
+            cut = list(slice_files(*scans, out, config=config, overwrite=True))
+            assert set(np.unique(read_mask(cut[0].pairs[0].mask))) == values
+            expected = LabelCodec.parse("0,1=1,2=1,3=1") if said == SIDES_CODEC else said
+            assert {one.codec for one in cut} == {given or expected or PLAIN}
 
     def test_a_bad_scan_has_its_error_and_the_others_go_on(self, scans, tmp_path):
         (scans[0] / "a2.nii.gz").write_bytes(b"junk")

@@ -10,10 +10,11 @@ from typing import Any
 from lungunet.data.codec import LabelCodec
 from lungunet.data.manifest import RECORD, find_records
 from lungunet.errors import DataError
-from lungunet.volumes.labels import SIDES
 
 FILE = RECORD
 FORMAT = 1
+SIDES = ("left lung", "right lung", "lung of unknown side")
+"""Names of the values 1, 2 and 3 of a mask with sides."""
 SIDES_CODEC = LabelCodec({value: value for value in range(4)}, names=("background", *SIDES))
 """Of masks with sides: 3 is lung of which nobody knows the side."""
 
