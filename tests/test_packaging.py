@@ -44,3 +44,11 @@ def test_pythons_that_are_named_are_those_of_the_contributing_page() -> None:
     assert tested is not None
     assert named == set(tested[1].split(", "))
     assert min(named, key=Version) in PROJECT["requires-python"]
+
+
+def test_the_package_sends_nobody_to_pages_that_are_not_installed() -> None:
+    texts = {".py", ".html", ".js", ".css", ".md"}
+    files = [path for path in (ROOT / "lungunet").rglob("*") if path.suffix in texts]
+    assert len(files) > 100
+    naming = [path for path in files if re.search(r"\b(docs|howto)/", path.read_text("utf-8"))]
+    assert not naming

@@ -66,8 +66,8 @@ class _Verb(_PlainFlags, typer.core.TyperCommand):
                 err.possibilities = self._near(name)
             if self.name == "evaluate" and "extra argument" in err.message:
                 err.message += (
-                    ". One MODEL at a time; how to compare two: 'The old model against the new "
-                    "one' in docs/howto/score-card.md"
+                    ". One MODEL at a time; to compare it with another on the same cases, add "
+                    "--against OTHER"
                 )
             raise
 

@@ -96,8 +96,7 @@ def _show(result: "Audit", data: Path, out: Path) -> None:
         )
     console.say(
         "\na score of 0.5 stands for 5 % of the lung in dispute, each kind with an allowance and "
-        "a weight (edges hardly\ncount: docs/howto/audit.md); right masks mostly stay below 0.1, "
-        "and so can small faults"
+        "a weight\n(edges hardly count); right masks mostly stay below 0.1, and so can small faults"
     )
     if not result.folds:
         console.say(

@@ -369,8 +369,9 @@ def _refuse_to_store(scans: Sequence[Scan], write: ScanFiles) -> None:
     here = [str(scan) for scan in scans if scan.remote is None]
     if here:
         raise ConfigError(
-            "not from a PACS, so there is none to store its mask in. Leave out store=True; how "
-            "masks on disk are sent is in docs/howto/pacs.md, under 'Sending files'.",
+            "not from a PACS, so there is none to store its mask in. Leave out store=True, and "
+            "send the files by another tool: 'dicomweb_client --url URL store instances FILE', or "
+            "'storescu -R -aec TITLE HOST PORT FILE' of DCMTK.",
             where=listed(here, separator=", "),
         )
 

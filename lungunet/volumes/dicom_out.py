@@ -32,7 +32,6 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # of references to a study
 _SERIES_NUMBERS = {"SEG": 9001, "RTSTRUCT": 9002}  # behind those of scanners
 _OF_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID")
 _NEEDED = (*_OF_ALL, "SOPInstanceUID")
-_FILL = "The lines under 'Masks in DICOM' in docs/howto/pacs.md {}. Or write NIfTI."
 _DATES, _TIMES, _SEXES = ("PatientBirthDate", "StudyDate"), ("StudyTime",), ("M", "F", "O")
 _RULES = ("threshold",)
 _MOST_LETTERS = 64  # of what DICOM calls a long string
@@ -188,13 +187,16 @@ def _refuse_ambiguous(headers: Sequence[Any], where: Path) -> None:
     if missing:
         raise DataError(
             f"its slices do not all state {', '.join(missing)}, by which a mask in DICOM refers to "
-            f"them; some anonymisers empty these. {_FILL.format('fill them in')}",
+            "them; some anonymisers empty these. Export the series again with them; or fill them "
+            "in with pydicom: CTImageStorage for SOPClassUID, a generate_uid() for SOPInstanceUID "
+            "in each slice, and for each of the others one that all slices share. Or write NIfTI.",
             where=where,
         )
     if len({ds.SOPInstanceUID for ds in headers}) < len(headers):
         raise DataError(
             "several of its slices share one SOPInstanceUID, so a mask in DICOM cannot say which "
-            f"it means. {_FILL.format('give each its own')}",
+            "it means. Export the series again; or give each slice its own with pydicom's "
+            "generate_uid(). Or write NIfTI.",
             where=where,
         )
     mixed = [keyword for keyword in _OF_ALL if len({ds.get(keyword) for ds in headers}) > 1]

@@ -392,7 +392,7 @@ class TestAddresses:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ({"store": True}, r"not from a PACS.* docs/howto/pacs\.md, under"),
+            ({"store": True}, r"not from a PACS.* Leave out store=True, and send the files by"),
             ({"store": True, "format": "nifti"}, "a PACS takes DICOM, not nifti"),
         ],
     )
