@@ -18,6 +18,7 @@ from lungunet.data.files import read_json
 from lungunet.data.hu import clear_padding
 from lungunet.errors import MissingExtraError, ModelError
 from lungunet.inference.body import close_cut_lungs, find_open_air, look_into_body, part_air
+from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.segmenter import Segmented, Segmenter
 from lungunet.inference.shapes import Box, grow, keep_large, label_parts, look_up
 from lungunet.inference.threshold import segment_lungs
@@ -91,11 +92,7 @@ class LungsSegmenter:
     def __call__(self, prepared: Sequence[_Framed]) -> list[Segmented]:
         """Segment slices; see ``Segmenter``."""
         said = self.network([framed.prepared for framed in prepared])
-        for framed, segmented in zip(prepared, said, strict=True):
-            _clear_open_air(framed.image, segmented)
-            if 0 < np.count_nonzero(segmented.classes) < _LITTLE * segmented.classes.size:
-                _clear_gas(framed.image, segmented)
-        return [_unframe(framed, part) for framed, part in zip(prepared, said, strict=True)]
+        return map_side_by_side(_mend, prepared, said)
 
 
 def load_lungs(*, device: str | int = "auto", precision: Precision = "auto") -> LungsSegmenter:
@@ -155,6 +152,14 @@ def _frame(image: np.ndarray) -> Box | None:
         for at, size in ((top, height), (left, width))
     )
     return rows, columns
+
+
+def _mend(framed: _Framed, part: Segmented) -> Segmented:
+    """Clear what the network takes for lung in the part of a slice that it saw, in place."""
+    _clear_open_air(framed.image, part)
+    if 0 < np.count_nonzero(part.classes) < _LITTLE * part.classes.size:
+        _clear_gas(framed.image, part)
+    return _unframe(framed, part)
 
 
 def _unframe(framed: _Framed, part: Segmented) -> Segmented:

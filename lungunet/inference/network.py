@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 from threading import Barrier, Lock
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.errors import ConfigError, counted
-from lungunet.inference.segmenter import Segmented, not_a_number
+from lungunet.inference.segmenter import Segmented, cut_parts, not_a_number
 from lungunet.models.device import Precision, pick_device, pick_precision
 from lungunet.models.folder import encode_weights
 from lungunet.models.original import padding
@@ -25,10 +25,6 @@ from lungunet.models.torch_errors import (
     is_out_of_memory,
 )
 from lungunet.models.unet import check_fits
-
-# What a core has in its cache of a forward pass. Passes of more are slower: eight slices of 512x512
-# at once take one and a half times as long as one by one.
-_PART_PX = 512 * 512
 
 # Held while the number of threads that new threads begin with is not the process's own.
 _STARTING = Lock()
@@ -89,8 +85,7 @@ class TorchSegmenter:
     def __call__(self, prepared: Sequence[Fitted]) -> list[Segmented]:
         """Segment slices of any sizes: on a GPU at once, on the CPU in parts; see ``Segmenter``."""
         n, size = len(prepared), self.contract.size
-        each = max(1, _PART_PX // size**2) if self.device.type == "cpu" else n
-        parts = [prepared[at : at + each] for at in range(0, n, each)]
+        parts = cut_parts(prepared, size) if self.device.type == "cpu" else [prepared]
         with explained(f"{n} slices at {size}x{size}", "Lower batch_size, or use device='cpu'."):
             return list(chain.from_iterable(_side_by_side(self._segment, parts)))
 
@@ -116,20 +111,22 @@ class TorchSegmenter:
     def _probabilities(
         self, logits: torch.Tensor, prepared: Sequence[Fitted]
     ) -> Iterator[np.ndarray]:
-        """Yield (C, H, W) float32 of each slice, at its size."""
-        if logits.shape[1] > 2:
-            for i, slice_ in enumerate(prepared):
-                whole = self.contract.unfit(logits[i : i + 1], *slice_.image.shape)
-                yield whole[0].softmax(0).cpu().numpy()
-            return
-        # Of two classes the difference says all; scaling it alone takes a tenth of the time.
-        gains = logits[:, 1:] - logits[:, :1]
-        for i, slice_ in enumerate(prepared):
-            gain = self.contract.unfit(gains[i : i + 1], *slice_.image.shape)[0, 0].cpu()
-            both = torch.empty((2, *gain.shape))
-            torch.sigmoid(gain, out=both[1])
-            torch.sub(1, both[1], out=both[0])
-            yield both.numpy()
+        """Yield (C, H, W) float32 of each slice, at its size; each size leaves the device once."""
+        at = 0
+        for shape, alike in groupby(slice_.image.shape for slice_ in prepared):
+            n = len(list(alike))
+            some, at = logits[at : at + n], at + n
+            if logits.shape[1] > 2:
+                yield from self.contract.unfit(some, *shape).softmax(1).cpu().numpy()
+                continue
+            # Of two classes the difference says all; scaling it alone takes a tenth of the time.
+            gain = self.contract.unfit(some[:, 1:] - some[:, :1], *shape)
+            lung = gain.sigmoid_().cpu().numpy()
+            for each in lung:
+                both = np.empty((2, *shape), np.float32)
+                np.subtract(1, each[0], out=both[0])
+                both[1] = each[0]
+                yield both
 
     def _refuse_misfits(self, logits: object, n: int) -> None:
         size = self.contract.size

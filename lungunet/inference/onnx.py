@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from lungunet.inference.segmenter import Segmented, not_a_number
+from lungunet.inference.segmenter import Segmented, cut_parts, not_a_number
 from lungunet.models.onnx_file import open_onnx
 
 
@@ -33,12 +34,13 @@ class OnnxSegmenter:
         return image.astype(np.float32)
 
     def __call__(self, prepared: Sequence[np.ndarray]) -> list[Segmented]:
-        """Segment slices, those of one size together; see ``Segmenter``."""
+        """Segment slices, some of one size together; see ``Segmenter``."""
         places = defaultdict(list)
         for place, image in enumerate(prepared):
             places[image.shape].append(place)
         done: dict[int, Segmented] = {}
-        for alike in places.values():
+        parts = (cut_parts(alike, self.contract.size) for alike in places.values())
+        for alike in chain.from_iterable(parts):
             _, probabilities = self._file.run(np.stack([prepared[place] for place in alike]))
             if not np.isfinite(probabilities.sum()):
                 raise not_a_number(self._where)

@@ -21,7 +21,7 @@ from lungunet.data.ct import read_image
 from lungunet.data.hu import HuSurvey
 from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
-from lungunet.inference.prefetch import map_ahead
+from lungunet.inference.prefetch import map_ahead, map_side_by_side
 from lungunet.inference.segmenter import Segmented, Segmenter, disagree
 from lungunet.inference.square import resize_plane, resize_segmented, square_shape
 from lungunet.models.hub import hub_address
@@ -354,7 +354,8 @@ class Predictor:
     def _segment(self, slices: Sequence[list[Any]]) -> list[Segmented]:
         prepared = [view for views in slices for view in views]
         done = iter(self.segmenter(prepared) if prepared else [])
-        return [_merged(*(next(done) for _ in views)) for views in slices]
+        said = [[next(done) for _ in views] for views in slices]
+        return map_side_by_side(lambda views: _merged(*views), said) if said else []
 
 
 def predict_some(

@@ -11,6 +11,7 @@ import torch
 import lungunet
 from lungunet.errors import ConfigError, ModelError
 from lungunet.inference import network
+from lungunet.inference import segmenter as parts
 from lungunet.inference.network import TorchSegmenter
 from lungunet.phantom.phantom import phantom_slice
 
@@ -59,7 +60,7 @@ def threads_of_a_new_thread() -> int:
 @pytest.mark.usefixtures("four_threads")
 class TestParts:
     def test_fit_the_cache_and_share_the_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(network, "_PART_PX", 2 * SIDE**2)
+        monkeypatch.setattr(parts, "_PART_PX", 2 * SIDE**2)
         spy = Spy()
         own = segmenter(spy)
         own(prepared(own, 7))
@@ -68,14 +69,14 @@ class TestParts:
         assert threading.get_ident() not in {thread for _, thread, _ in spy.calls}
 
     def test_two_have_two_threads_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(network, "_PART_PX", 4 * SIDE**2)
+        monkeypatch.setattr(parts, "_PART_PX", 4 * SIDE**2)
         spy = Spy()
         own = segmenter(spy)
         own(prepared(own, 8))
         assert {threads for _, _, threads in spy.calls} == {2}
 
     def test_a_slice_larger_than_a_part_is_a_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(network, "_PART_PX", 1)
+        monkeypatch.setattr(parts, "_PART_PX", 1)
         spy = Spy()
         own = segmenter(spy)
         own(prepared(own, 3))
@@ -91,14 +92,14 @@ class TestParts:
         own = segmenter(lungunet.build_unet("tu-mobilenetv3_small_100", seed=0))
         slices = prepared(own, 9)
         at_once = own(slices)
-        monkeypatch.setattr(network, "_PART_PX", 2 * SIDE**2)
+        monkeypatch.setattr(parts, "_PART_PX", 2 * SIDE**2)
         in_parts = own(slices)
         assert [one.classes.shape for one in in_parts] == [one.classes.shape for one in at_once]
         for one, other in zip(in_parts, at_once, strict=True):
             np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
 
     def test_threads_are_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        monkeypatch.setattr(parts, "_PART_PX", SIDE**2)
         own = segmenter(Spy())
         own(prepared(own, 4))
         assert torch.get_num_threads() == 4
@@ -108,7 +109,7 @@ class TestParts:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What is set for the lanes is the process's own number for new threads too."""
-        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        monkeypatch.setattr(parts, "_PART_PX", SIDE**2)
         seen: list[int] = []
 
         class Watching(Spy):
@@ -124,7 +125,7 @@ class TestParts:
     def test_threads_are_as_before_when_many_ask_at_once(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        monkeypatch.setattr(parts, "_PART_PX", SIDE**2)
         own = segmenter(Spy())
         slices = prepared(own, 5)
         callers = [threading.Thread(target=lambda: [own(slices) for _ in range(8)]) for _ in "abcd"]
@@ -141,7 +142,7 @@ class TestParts:
             def forward(self, batch: torch.Tensor) -> torch.Tensor:
                 raise RuntimeError("no")
 
-        monkeypatch.setattr(network, "_PART_PX", SIDE**2)
+        monkeypatch.setattr(parts, "_PART_PX", SIDE**2)
         own = segmenter(Broken())
         with pytest.raises(ConfigError, match=r"does not take slices of shape .* \(no\)"):
             own(prepared(own, 4))

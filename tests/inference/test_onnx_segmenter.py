@@ -13,6 +13,8 @@ import pytest
 
 import lungunet
 from lungunet import ConfigError, DataError, MissingExtraError, ModelError, Predictor
+from lungunet.inference import segmenter
+from lungunet.models.onnx_file import OnnxFile
 from lungunet.models.onnx_file import _count_threads as count_threads
 
 
@@ -40,6 +42,20 @@ def test_masks_are_those_of_torch(run: Path, onnx_file: Path, images: list[np.nd
         sure = np.abs(expected[1] - 0.5) > 1e-4
         np.testing.assert_array_equal(found.classes[sure], expected.argmax(0)[sure])
         np.testing.assert_array_equal(predictor.to_grey(image), torch_too.to_grey(image))
+
+
+def test_memory_is_that_of_a_part(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor.load(onnx_file)
+    monkeypatch.setattr(segmenter, "_PART_PX", 2 * predictor.segmenter.contract.size**2)
+    run, taken = OnnxFile.run, []
+
+    def spy(file: OnnxFile, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        taken.append(len(images))
+        return run(file, images)
+
+    monkeypatch.setattr(OnnxFile, "run", spy)
+    predictor.segment([np.zeros((40, 40), np.int16)] * 5)
+    assert taken == [2, 2, 1]
 
 
 def test_what_breaks_the_contract_is_refused(onnx_file: Path) -> None:
