@@ -1,6 +1,6 @@
-"""The first line of a record of predictions: by which model and how masks were made, and coded.
+"""What the record beside masks says of them all: by which model, and how they are coded.
 
-Knows no more of the record.
+Of a record of predictions it knows the first line alone.
 """
 
 import json
@@ -9,6 +9,7 @@ from typing import Any
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.manifest import RECORD, find_records
+from lungunet.data.review_log import LOG, read_review
 from lungunet.errors import DataError
 
 FILE = RECORD
@@ -20,17 +21,18 @@ SIDES_CODEC = LabelCodec({value: value for value in range(4)}, names=("backgroun
 
 
 def read_codec(masks: str | Path) -> LabelCodec | None:
-    """Return how masks are coded that were predicted into a folder; None where it does not say.
+    """Return how masks are coded that were predicted or mended into a folder; None where neither.
 
     Parameters
     ----------
     masks : the folder, or a mask in it
     """
     path = Path(masks)
-    record = next(find_records(path if path.is_dir() else path.parent), None)
+    folder = path if path.is_dir() else path.parent
+    record = next(find_records(folder), None)
     made_by = read_head(record) if record else None
     if made_by is None:
-        return None
+        return read_review(folder).codec if (folder / LOG).exists() else None
     if "labels" in made_by:
         return LabelCodec.from_dict(made_by["labels"])
     return SIDES_CODEC if made_by.get("sides") else None  # of a version that said no more

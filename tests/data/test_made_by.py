@@ -5,6 +5,7 @@ import pytest
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.made_by import FILE, SIDES_CODEC, read_codec
+from lungunet.data.review_log import LOG, LogWriter
 from lungunet.errors import DataError
 
 LOBES = LabelCodec({0: 0, 10: 1, 11: 2}, names=("background", "upper", "lower"))
@@ -24,6 +25,19 @@ def test_a_folder_and_a_mask_in_it_say_it(
     (tmp_path / FILE).write_text(json.dumps({"format": 1, "made_by": made_by}) + "\n{}\n")
     assert read_codec(tmp_path) == codec
     assert read_codec(tmp_path / "a.nii.gz") == codec
+
+
+@pytest.mark.parametrize("codec", [LOBES, SIDES_CODEC])
+def test_so_does_a_review_that_mended_copies(tmp_path: Path, codec: LabelCodec) -> None:
+    LogWriter(tmp_path / LOG, codec)
+    assert read_codec(tmp_path) == codec
+    assert read_codec(tmp_path / "a.nii.gz") == codec
+
+
+def test_what_predicted_masks_say_counts_where_they_were_mended_in_place(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"format": 1, "made_by": {"sides": True}}) + "\n")
+    LogWriter(tmp_path / LOG, LOBES)
+    assert read_codec(tmp_path) == SIDES_CODEC
 
 
 @pytest.mark.parametrize("line", ["", '{"format": 1, "made_by": {"sides": true}}'])
