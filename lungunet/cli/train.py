@@ -133,6 +133,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    cuda_graphs: Annotated[
+        bool | None,
+        typer.Option(
+            "--cuda-graphs/--no-cuda-graphs",
+            help="On a GPU, start passes whole and not kernel by kernel. [default: cuda-graphs]",
+            show_default=False,
+        ),
+    ] = None,
     architecture: Annotated[
         str | None,
         _option("Name from 'lungunet encoders --architectures'. [default: unet]"),

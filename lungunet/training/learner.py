@@ -16,6 +16,7 @@ from lungunet.models.losses import make_loss
 from lungunet.models.original import crop_centre
 from lungunet.training.class_weights import choose_class_weights
 from lungunet.training.config import TrainConfig
+from lungunet.training.cuda_graph import Recorded, can_be_recorded
 from lungunet.training.distributed import Ranks, data_parallel
 from lungunet.training.optimizer import Stepper
 
@@ -50,6 +51,7 @@ class Learner:
         self._movable = [p for p in self._encoder.parameters() if p.requires_grad]
         # Compiled or not, self.model holds the weights.
         self.net: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
+        self._recorded: Recorded | None = None
 
     def fit_loss(self, train: LungCTDataset) -> None:
         """Make the loss know what the masks of ``train`` hold; a loss of the user's own stays."""
@@ -71,7 +73,22 @@ class Learner:
             parameter.requires_grad_(not frozen)
         self._encoder.train(not frozen)  # statistics of batch norm stay too
         # Anew each epoch: what is frozen may have changed.
-        return data_parallel(self.net, self.device) if self.ranks.count > 1 else self.net
+        return data_parallel(self.net, self.device) if self.ranks.count > 1 else self._record()
+
+    def _record(self) -> nn.Module:
+        """Return the network as CUDA graphs, where it can be; else as it is."""
+        config = self._config
+        graphs = self.device.type == "cuda" and config.cuda_graphs and not config.compile
+        if not graphs or not can_be_recorded(self.model):
+            return self.net
+        if self._recorded is None or self._recorded.is_stale:
+            self.forget_recorded()  # before the next takes memory too
+            self._recorded = Recorded(self.net, adds_up=config.accumulate > 1)
+        return self._recorded
+
+    def forget_recorded(self) -> None:
+        """Give back the memory that CUDA graphs hold between steps."""
+        self._recorded = None
 
     def forward(
         self, net: nn.Module, image: torch.Tensor, mask: torch.Tensor

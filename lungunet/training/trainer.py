@@ -237,6 +237,7 @@ class Trainer:
             stack.enter_context(explain_memory(self.config, train))
             stack.enter_context(fast_products(device))
             stack.enter_context(ranks.joined(device))
+            stack.callback(self._learner.forget_recorded)
             try_out(self._learner, train, self.config)
             if ranks.is_first:
                 stack.enter_context(self.folder.claimed())

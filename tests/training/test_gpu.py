@@ -6,6 +6,7 @@ All are marked gpu and run with ``-m gpu``; ``--device cpu`` tries those that me
 import gc
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
@@ -23,6 +24,7 @@ from lungunet import ConfigError, LungCTDataset, TrainConfig, Trainer, build_une
 from lungunet.data.dataset import EightBitSamples
 from lungunet.data.loader import make_loader
 from lungunet.models.device import fast_products
+from lungunet.training.cuda_graph import Recorded
 from lungunet.training.learner import Learner
 from lungunet.training.optimizer import Stepper
 from lungunet.volumes.grid import Grid
@@ -43,9 +45,10 @@ FAMILIES = {
     "Segformer": lambda: smp.Segformer("mit_b0", **SMALL),
 }
 # How far loss (relative) and gradients (1 - cosine) may be from those in fp32 on the CPU.
-# Products in fp32 are TF32 on a GPU, of as many bits as fp16; batch norm over a batch of noise
-# makes much of little.
-BOUNDS = {"fp32": (1e-3, 0.02), "bf16": (2e-2, 0.4), "fp16": (2e-3, 0.02)}
+# Products of convolutions in fp32 are TF32 on a GPU, of as many bits as fp16; batch norm over a
+# batch of noise makes much of little.
+BOUNDS = {"fp32": (5e-3, 0.05), "bf16": (2e-2, 0.4), "fp16": (5e-3, 0.05)}
+EXACT = (1e-4, 2e-3)
 
 
 @pytest.fixture
@@ -85,15 +88,20 @@ def batch(n: int = 4, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
     return noise - 2.0 * mask[:, None], mask
 
 
+def hold_dropout(net: nn.Module) -> None:
+    """Leave nothing to chance: another generator draws on a GPU."""
+    for module in net.modules():
+        if type(module).__name__.startswith("Drop"):  # DropPath too
+            module.eval()
+
+
 def gradients(model: nn.Module, device: torch.device, precision: str) -> tuple[float, torch.Tensor]:
     """Return the loss of a step, and all its gradients as one vector."""
     learner = Learner(model, config(device, precision=precision), None)
     image, mask = batch()
     net = learner.training_net(1)
     torch.manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d):
-            module.eval()  # another generator draws on a GPU
+    hold_dropout(net)
     logits, mask = learner.forward(net, image, mask)
     loss = learner.loss(logits, mask)
     scale = 1024.0 if precision == "fp16" else 1.0
@@ -107,10 +115,12 @@ def test_a_step_is_that_of_the_cpu(device: torch.device, family: str) -> None:
     torch.manual_seed(0)
     model = FAMILIES[family]()
     expected, straight = gradients(deepcopy(model), torch.device("cpu"), "fp32")
-    for precision, (of_loss, of_gradient) in BOUNDS.items():
+    for precision, (of_loss, of_gradient) in {"exact": EXACT, **BOUNDS}.items():
         if precision == "fp16" and device.type == "cpu":
             continue
-        loss, gradient = gradients(deepcopy(model), device, precision)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "exact"):
+            real = "fp32" if precision == "exact" else precision
+            loss, gradient = gradients(deepcopy(model), device, real)
         turned = 1 - torch.cosine_similarity(gradient, straight, dim=0).item()
         print(f"{family} {precision}: loss {loss / expected - 1:+.1e}, gradient {turned:.1e}")
         assert abs(loss / expected - 1) < of_loss, precision
@@ -174,8 +184,8 @@ class TestOverflow:
         self, tmp_path: Path, cuda: torch.device, data: tuple[LungCTDataset, ...]
     ) -> None:
         def overflows(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            # Finite itself, and so no divergence: 1e38 times any scale above 3 is none.
-            return logits.float().pow(2).mean() * 0 + (logits.float() * 1e36).mean()
+            # Finite itself, and so no divergence; its gradients are none in fp16 at any scale.
+            return logits.float().pow(2).mean() * 0 + (logits.float() * 1e33).mean()
 
         settings = config(cuda, precision="fp16", epochs=8)
         trainer = Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path, loss=overflows)
@@ -201,7 +211,7 @@ class TestNoMemory:
         pairs = lungunet.find_pairs(*phantoms)
         large = LungCTDataset(pairs, size=512)
         settings = config(torch.device("cuda"), batch_size=12)
-        with pytest.raises(ConfigError, match="out of memory with 12 slices at 512x512"):
+        with pytest.raises(ConfigError, match="out of memory with batch_size 12 at 512x512"):
             Trainer(build_unet("resnet18", seed=0), settings, out=tmp_path / "large").fit(
                 large, LungCTDataset(pairs, contract=large.contract)
             )
@@ -216,7 +226,7 @@ class TestNoMemory:
         network = build_unet("unet2015", width=32, seed=0)
         predictor = lungunet.Predictor(network, lungunet.InputContract(512), device="cuda")
         slices = [np.full((512, 512), -500, np.int16)] * 16
-        with pytest.raises(ConfigError, match=r"out of memory with 16 slices.*Lower --batch-size"):
+        with pytest.raises(ConfigError, match=r"out of memory with 16 slices.*Lower batch_size"):
             predictor.segment(slices)
         assert len(predictor.segment(slices[:1])) == 1
 
@@ -321,9 +331,99 @@ def test_nothing_stays_on_the_device(
     for number in range(3):
         work(number)
         gc.collect()
+        torch._C._cuda_clearCublasWorkspaces()  # 64 MiB, whatever was computed
         held.append(torch.cuda.memory_allocated())
     assert held[2] == held[1]
-    assert held[2] < 20e6  # workspaces of cuBLAS and cuDNN
+    assert held[2] < 20e6
+
+
+class TestGraphs:
+    """Passes recorded as CUDA graphs are the passes themselves."""
+
+    def train(
+        self, data: tuple[LungCTDataset, ...], out: Path, device: torch.device, **changes: Any
+    ) -> Trainer:
+        model = changes.pop("model", None) or build_unet("unet2015", width=4, seed=0)  # has dropout
+        trainer = Trainer(model, config(device, **{"batch_size": 3, **changes}), out=out)
+        trainer.fit(*data)
+        return trainer
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+    @pytest.mark.parametrize(
+        "changes", [{}, {"accumulate": 2}, {"freeze_epochs": 1}], ids=["", "accumulate", "freeze"]
+    )
+    def test_same_weights_bit_for_bit(
+        self,
+        tmp_path: Path,
+        cuda: torch.device,
+        data: tuple[LungCTDataset, ...],
+        deterministic: None,
+        precision: str,
+        changes: dict[str, Any],
+    ) -> None:
+        """Eight slices in threes: the last batch has another shape."""
+        states = []
+        for graphs in (False, True):
+            if "freeze_epochs" in changes:
+                changes["model"] = build_unet("resnet18", seed=0)
+            settings = {"precision": precision, "cuda_graphs": graphs, "epochs": 3, **changes}
+            states.append(weights(self.train(data, tmp_path / str(graphs), cuda, **settings).model))
+        assert same(*states)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_every_architecture_is_recorded(self, cuda: torch.device, family: str) -> None:
+        torch.manual_seed(0)
+        model = FAMILIES[family]()
+        losses = []
+        for graphs in (False, True):
+            learner = Learner(deepcopy(model), config(cuda, cuda_graphs=graphs), None)
+            net = learner.training_net(1)
+            assert isinstance(net, Recorded) == graphs
+            image, mask = batch()
+            hold_dropout(net)
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                for _ in range(3):
+                    logits, mask = learner.forward(net, image, mask)
+                    loss = learner.loss(logits, mask)
+                    learner.stepper.backward(loss)
+                    learner.stepper.step()
+                    losses.append(loss.item())
+            if graphs:
+                assert net._passes is not None
+        assert losses[3:] == pytest.approx(losses[:3], rel=5e-3)
+
+    def test_it_is_not_slower(self, cuda: torch.device) -> None:
+        taken = {}
+        for graphs in (False, True):
+            learner = Learner(build_unet(seed=0), config(cuda, cuda_graphs=graphs), None)
+            net = learner.training_net(1)
+            image, mask = batch()
+            for step in range(13):
+                if step == 3:
+                    torch.cuda.synchronize()
+                    start = time.perf_counter()
+                logits, mask = learner.forward(net, image, mask)
+                learner.stepper.backward(learner.loss(logits, mask))
+                learner.stepper.step()
+            torch.cuda.synchronize()
+            taken[graphs] = time.perf_counter() - start
+        print(taken)
+        assert taken[True] < taken[False]
+
+    def test_a_network_that_waits_runs_as_it_is(self, cuda: torch.device) -> None:
+        class Waits(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = nn.Conv2d(1, 2, 1)
+
+            def forward(self, image: torch.Tensor) -> torch.Tensor:
+                return self.layer(image) * float(image.mean().item() > -1e9)
+
+        net = Recorded(Waits().to(cuda), adds_up=False)
+        image = torch.ones(2, 1, 8, 8, device=cuda)
+        net(image).sum().backward()
+        assert net._passes is None
+        assert torch.rand(3, device=cuda).isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler itself
@@ -402,4 +502,4 @@ class TestPredicting:
             .probabilities
             for where in ("cpu", str(device))
         ]
-        assert said[1] == pytest.approx(said[0], abs=2e-3)
+        assert said[1] == pytest.approx(said[0], abs=5e-3)
