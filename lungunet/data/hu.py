@@ -20,6 +20,7 @@ _DARKER_THAN_TISSUE_HU = -64
 _LUNG_HU = (-1100, -300)
 _OFFSET = 1024  # what scanners add to store HU unsigned
 _WATER_STORED = (_OFFSET - 200, _OFFSET + 200)
+_STORED_TISSUE_FROM = 300  # stored with the offset, lung and air are darker
 _CLIPPED = 0.01  # of the pixels; of tissue that no window cut, few have the lowest value of all
 # Air that is off the scale is darker. A corner of tissue is of many values.
 _DENSE_PADDING_HU, _PADDING_HU, _LEAST_PADDING = -400, -2000, 0.003
@@ -126,12 +127,19 @@ def _sampled(image: np.ndarray) -> np.ndarray:
 
 
 def _has_offset(seen: np.ndarray) -> bool:
-    """Whether tissue lies where an offset puts it, and nothing where lung and air lie in HU."""
+    """Whether tissue lies where an offset puts it, and little where lung and air lie in HU.
+
+    What is of one value there is padding, or air that is cut off.
+    """
     low, high = _WATER_STORED
-    if float(((seen >= low) & (seen <= high)).mean()) <= 0.05:
+    stored = int(np.count_nonzero((seen >= low) & (seen <= high)))
+    # Of bone, which is as dense, more is less dense or denser.
+    if stored <= max(0.05 * seen.size, np.count_nonzero(seen > _STORED_TISSUE_FROM) / 2):
         return False
-    darkest, lightest = _LUNG_HU  # padding is darker
-    return float(((seen > darkest) & (seen < lightest)).mean()) < 0.005
+    darkest, lightest = _LUNG_HU
+    dark = seen[(seen > darkest) & (seen < lightest)]
+    of_one_value = np.unique(dark, return_counts=True)[1].max(initial=0)
+    return int(dark.size - of_one_value) < 0.02 * seen.size
 
 
 def _is_scaled(seen: np.ndarray, lowest: float, highest: float) -> bool:

@@ -76,6 +76,7 @@ def chest(count: int = 9) -> np.ndarray:
 WRONG = {
     "offset": (lambda hu: hu + 1024, "hu-offset"),
     "offset, padded": (lambda hu: np.where(hu < -900, -2000, hu + 1024), "hu-offset"),
+    "offset, padded as air is": (lambda hu: np.where(hu < -900, -1024, hu + 1024), "hu-offset"),
     "z-score": (lambda hu: (hu - hu.mean()) / hu.std(), "hu-scaled"),
     "-1 to 1": (lambda hu: np.clip((hu + 1000) / 1400, 0, 1) * 2 - 1, "hu-scaled"),
 }
@@ -114,6 +115,13 @@ class TestASet:
         for plane in (*chest(2), np.full((32, 40), 30, np.int16), np.full((32, 40), 30, np.int16)):
             survey.look(plane)
         assert survey.fault is None
+
+    def test_a_head_whose_air_is_cut_off_passes(self) -> None:
+        hu = np.full((64, 64), -1024, np.int16)
+        hu[8:56, 8:56] = np.linspace(300, 1900, 48)  # bone is of all densities
+        hu[20:44, 20:44] = 40
+        assert float((abs(hu - 1024.0) < 200).mean()) > 0.05
+        assert judge_hu(hu) is None
 
     def test_a_scan_without_tissue_is_doubtful(self) -> None:
         with pytest.warns(LungUNetWarning, match=r"^scan: values .* nothing as dense as tissue"):
