@@ -1,6 +1,6 @@
 """Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
-from collections.abc import Callable, Container, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from lungunet.evaluation.masks import MaskFolder, Predicts
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
-from lungunet.inference.predictor import Prediction, Predictor
+from lungunet.inference.predictor import Prediction, Predictor, find_no_hu, sees_hu
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES
 from lungunet.models.folder import add_scores, weights_hash
@@ -73,7 +73,8 @@ def evaluate(
     SplitError
         When there are no pairs.
     DataError, GeometryError, LabelError
-        When a file is wrong: a score that leaves slices out would not be one of this list. When two
+        When a file is wrong: a score that leaves slices out would not be one of this list. When a
+        model sees HU and the slices cannot be, by some of them spread over the list. When two
         slices have one stem: a patient, and a row of the table, is found by it.
     """
     fix = "Give Predictor.load(MODEL), or a MaskFolder."
@@ -97,9 +98,13 @@ def evaluate(
     owners = patients or {}
     cases: list[CaseScore] = []
     images = [pair.image for pair in pairs]
+    no_hu = _refuse_no_hu((predictor, *(against or {}).values()), images)
     rivals = {name: other.predict_files(images) for name, other in (against or {}).items()}
     rules = _baselines(predictor, without=rivals) if baselines else {}
     left_out: dict[str, list[str]] = {}
+    if no_hu and len(rules) > 1:
+        left_out[no_hu] = [name for name in rules if name != NOTHING]
+        rules = {NOTHING: rules[NOTHING]}
     scored: dict[str, list[CaseScore]] = {name: [] for name in (*rivals, *rules)}
     remarks: list[str] = []
     matched = zip(pairs, predictor.predict_files(images), strict=True)
@@ -134,6 +139,16 @@ def evaluate(
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
+
+
+def _refuse_no_hu(predictors: Iterable[Predicts], images: Sequence[Path]) -> str:
+    """Refuse slices that cannot be the HU that a model sees; else say why they are none, or ''."""
+    fault = find_no_hu(images)
+    if fault is None:
+        return ""
+    if any(isinstance(each, Predictor) and sees_hu(each) for each in predictors):
+        raise DataError(fault.text, where=f"{images[0].parent}: slices to evaluate on")
+    return fault.text
 
 
 def _on_grid(prediction: Prediction, truth: np.ndarray, pair: Pair) -> np.ndarray:
@@ -245,6 +260,7 @@ def evaluate_list(
         for name in rivals
         if known[name]
     )
+    _refuse_no_hu((predictor, *rivals.values()), [pair.image for pair in pairs])
     temperature: float | None = None
     if not isinstance(predictor, MaskFolder) and split != "val":
         temperature, unfit = _fit(predictor, model, Path(data), codec, progress=progress)

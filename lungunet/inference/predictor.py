@@ -18,7 +18,7 @@ import numpy as np
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
-from lungunet.data.hu import HuSurvey
+from lungunet.data.hu import HuFault, HuSurvey
 from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead, map_side_by_side
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from lungunet.models.device import Precision
     from lungunet.models.folder import SavedModel
+
+
+_LOOKED_AT = 24  # slices, to know what values a list holds
 
 
 @dataclass(frozen=True)
@@ -373,9 +376,27 @@ def predict_some(
             yield read if read.error else replace(read, segmented=next(masks))
 
 
+def sees_hu(predictor: Predictor) -> bool:
+    """Whether a model takes the values of slices for HU."""
+    return shows_hu(predictor.segmenter.contract.window)
+
+
+def find_no_hu(paths: Sequence[Path]) -> HuFault | None:
+    """Return why slices cannot be HU, as some of them spread over the list tell; None if they can.
+
+    What cannot be read is left out: it is said where it is predicted.
+    """
+    survey = HuSurvey()
+    for place in np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).astype(int):
+        with suppress(DataError):
+            survey.look(read_image(paths[place]), paths[place].stem)
+    fault = survey.fault
+    return fault if fault is not None and fault.severity == "error" else None
+
+
 def warn_of(predictor: Predictor, judged: HuSurvey) -> None:
     """Say it where a model sees HU, and the slices can hardly be."""
-    if shows_hu(predictor.segmenter.contract.window) and (fault := judged.fault):
+    if sees_hu(predictor) and (fault := judged.fault):
         warnings.warn(f"these masks mean little: {fault.text}", LungUNetWarning, stacklevel=3)
 
 

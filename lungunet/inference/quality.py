@@ -99,6 +99,7 @@ def check_slice(
     spread: np.ndarray | None = None,
     second_opinion: bool = True,
     by: str = "",
+    in_hu: bool = True,
 ) -> Plausibility:
     """Judge a predicted mask by its slice, without the truth.
 
@@ -114,6 +115,8 @@ def check_slice(
     second_opinion : ask the threshold rule, :func:`segment_lungs`, and the built-in model where
         onnxruntime or torch is there
     by : word of who made the mask, threshold or lungs, who is not asked about its own
+    in_hu : who made the mask takes the slice for HU: what cannot be is red, whatever the mask.
+        False for a model that knows other values, which only explain a worry
 
     Returns
     -------
@@ -144,7 +147,7 @@ def check_slice(
         counts["wrong"] = _expected_wrong(classes, probabilities) / view.scale**2
     if spread is not None:
         counts["between"] = float(spread.sum(dtype=np.float64)) / view.scale**2
-    return _judge_slice(image, view, _measure(counts), _put_in_words(counts, asked))
+    return _judge_slice(image, view, _measure(counts), _put_in_words(counts, asked), in_hu=in_hu)
 
 
 def check_volume(
@@ -341,6 +344,8 @@ def _judge_slice(
     view: LabelView,
     values: Mapping[str, float | None],
     words: Mapping[str, str],
+    *,
+    in_hu: bool = True,
 ) -> Plausibility:
     """Weigh the measures of a slice, and say what the rule and the slice itself add."""
     judged = judge(values, words)
@@ -351,10 +356,9 @@ def _judge_slice(
     fault = judge_hu(image)
     if fault is None or fault.severity == "note":
         return Plausibility(judged.worry, reasons, values)
-    if fault.kind == "hu-range" or values["rule_difference"] is None:
+    if in_hu or fault.kind == "hu-range":
         return Plausibility(max(judged.worry, _FAULTY), (fault.text, *reasons), values)
-    # An offset may be what the model was trained on: it explains, but is no reason. The threshold
-    # rule, which is not asked about its own masks, knows HU alone.
+    # An offset may be what the model was trained on: it explains, but is no reason.
     return Plausibility(judged.worry, (*reasons, fault.text) if reasons else (), values)
 
 

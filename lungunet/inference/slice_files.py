@@ -32,7 +32,14 @@ from lungunet.inference.measure import (
     measure_slice,
 )
 from lungunet.inference.parts import keys_of, list_of
-from lungunet.inference.predictor import Prediction, Predictor, predict_some, warn_of
+from lungunet.inference.predictor import (
+    Prediction,
+    Predictor,
+    find_no_hu,
+    predict_some,
+    sees_hu,
+    warn_of,
+)
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice
 from lungunet.inference.record import Record, identify_source
@@ -135,7 +142,8 @@ def predict_slices(
         When output would replace what is read, what exists, or itself, another job writes into the
         folder, or the job cannot be shared.
     DataError
-        When an input is missing, or output cannot be written.
+        When an input is missing, or output cannot be written; when the model sees HU and the
+        slices cannot be, by some of them spread over the list. Single ones among others are red.
     KeyboardInterrupt
         On Ctrl-C; its text says how many masks are there, all of them whole.
     """
@@ -148,6 +156,8 @@ def predict_slices(
     part = part_of(sharing)
     files = own(everything, keys_of(everything, inputs), part)
     names = [called[file] for file in files]
+    if sees_hu(predictor) and (fault := find_no_hu(files)) is not None:
+        raise DataError(fault.text, where=listed(list(map(str, inputs)), separator=", "))
     classes = predictor.codec.names
     planned = [out / path for name in names for path in _slice_paths(name, classes, write)]
     job = _SliceJob(out, write, batch_size, called)
@@ -347,6 +357,7 @@ def _write_slice(
             disagreement=segmented.disagreement,
             spread=segmented.spread,
             by=predictor.word,
+            in_hu=sees_hu(predictor),
         )
     if write.overlay:
         picture = draw_overlay(predictor.to_grey(image), pred=classes)

@@ -1,6 +1,7 @@
 """``lungunet predict`` on slices: tables, what stands in the way, and Ctrl-C."""
 
 import csv
+import json
 import os
 import shlex
 import shutil
@@ -154,6 +155,40 @@ def test_tables_are_written_before_anything_is_said(phantoms, tmp_path: Path, st
     if stdout == "full":
         assert done.returncode == 1
         assert "lungunet: No space left on device" in done.stderr
+
+
+SPOILT = {
+    "tissue near 1024": lambda hu: hu + np.int16(1024),
+    "scaled or standardised": lambda hu: ((hu - hu.mean()) / hu.std()).astype(np.float32),
+}
+
+
+def _hu_slices(folder: Path, *, spoil, count: int, good: int = 0) -> Path:
+    hu = np.full((40, 48), -1000, np.int16)
+    hu[4:36, 4:44] = 40
+    hu[8:30, 8:18] = hu[8:30, 28:38] = -850
+    for index in range(count):
+        lungunet.write_image(folder / f"s{index}.tif", hu if index < good else spoil(hu))
+    return folder
+
+
+@pytest.mark.parametrize("why", SPOILT)
+def test_slices_that_cannot_be_hu_are_refused_before_any_mask(run_cli, tmp_path, why: str) -> None:
+    slices = _hu_slices(tmp_path / "bad", spoil=SPOILT[why], count=3)
+    done = run_cli("predict", "threshold", slices, "--out", tmp_path / "o")
+    assert (done.code, why in done.err, str(slices) in done.err) == (1, True, True)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.filterwarnings("ignore:these masks mean little")
+@pytest.mark.parametrize("why", SPOILT)
+def test_the_ones_among_others_are_red(run_cli, tmp_path: Path, why: str) -> None:
+    slices = _hu_slices(tmp_path / "some", spoil=SPOILT[why], count=5, good=3)
+    done = run_cli("predict", "threshold", slices, "--out", tmp_path / "o", "--json")
+    masks = json.loads(done.out)["masks"]
+    red = [Path(one["path"]).stem for one in masks if why in "".join(one["reasons"][:1])]
+    assert (done.code, sorted(red)) == (0, ["s3", "s4"])
+    assert all(one["light"] == "red" for one in masks if Path(one["path"]).stem in red)
 
 
 @pytest.mark.filterwarnings("ignore:these masks mean little")

@@ -284,6 +284,23 @@ class TestBaselines:
         (remark,) = card.remarks
         assert remark.startswith("not scored: threshold and lungs. slices of uint8 hold no HU")
 
+    def test_slices_that_cannot_be_hu_are_refused(self, case, tmp_path: Path) -> None:
+        pairs, _, preds = case
+        for pair in pairs:
+            standardised = np.resize(np.float32([-1.2, 0.3, 3.6]), preds[0].shape)
+            lungunet.write_image(pair.image, standardised)
+            lungunet.write_mask(pair.mask, np.zeros(standardised.shape, np.uint8))
+        with pytest.raises(DataError, match=r"slices to evaluate on: values -1\.2 to 3\.6: scaled"):
+            evaluate(Predictor.load("threshold"), pairs)
+        other = lungunet.InputContract(32, window=lungunet.Window(424, 1500))  # no HU
+        masks = Predictor(Fixed([preds[0]] * 4))
+        masks.segmenter.contract = other
+        with pytest.raises(DataError, match=r"values -1\.2 to 3\.6: scaled"):
+            evaluate(masks, pairs, against={"rule": Predictor.load("threshold")})
+        card = evaluate(masks, pairs)
+        assert set(card.baselines) == {"all background"}
+        assert card.remarks[0].startswith("not scored: threshold and lungs. values -1.2 to 3.6")
+
     def test_another_model_stands_beside_it(self, case) -> None:
         pairs, truths, preds = case
         rivals = {"before": Predictor(Fixed([truth.copy() for truth in truths]))}
