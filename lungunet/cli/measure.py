@@ -20,7 +20,7 @@ from lungunet.cli.options import (
 from lungunet.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
-    from lungunet import LabelCodec, Measurement
+    from lungunet import MeasuredFile, Measurement
 
 _SHOWN = 20
 
@@ -64,8 +64,8 @@ def measure(
 
     One row per slice, or per scan and per slice of it. The emphysema index is the share of the mask
     below -950 HU. What cannot be known is left empty: HU of eight-bit and uint16 pictures, mm2
-    without a spacing. A pair that cannot be used is named and skipped, and the exit code is 1 in
-    the end.
+    without a spacing, the volume of a scan that shows no whole chest. A pair that cannot be used is
+    named and skipped, and the exit code is 1 in the end.
 
     Examples
     --------
@@ -97,24 +97,31 @@ def measure(
     failed: list[str] = []
     measured = list(console.going_on(results, failed))
     rows = [row for one in measured for row in one.rows]
-    codec = measured[0].codec
     if as_json:
         shown = [row.to_dict() for row in rows]
         swapped = [one.name for one in measured if one.swapped]
         untold = [one.name for one in measured if one.untold]
-        facts = {"labels": str(codec), "measurements": shown, "failed": failed}
-        console.say_json({**facts, "swapped_sides": swapped, "untold_sides": untold})
+        no_chest = [one.name for one in measured if one.no_chest]
+        facts = {"labels": str(measured[0].codec), "measurements": shown, "failed": failed}
+        sided = {"swapped_sides": swapped, "untold_sides": untold}
+        console.say_json({**facts, **sided, "no_chest": no_chest})
     elif given is None and rows:  # else there is no coding that fits
-        _say_codec(codec)
+        _say_codec(measured[0])
     if rows and not as_json:
         _show(rows, out, volumes)
     if failed:
         raise DataError(f"{len(failed)} of {counted(len(measured), 'pair')} skipped. Mend them.")
 
 
-def _say_codec(codec: "LabelCodec") -> None:
-    sides = ": 1 is taken as the left, 2 as the right lung" if codec.n_classes == 3 else ""
-    console.say(f"masks are coded {codec}{sides}; if they are not, say how with --labels\n")
+def _say_codec(one: "MeasuredFile") -> None:
+    classes = one.codec.n_classes
+    if one.noted:
+        sides = ": 1 is the left, 2 the right lung" if classes > 2 else ""
+        sides += ", 3 lung of which nobody knows the side" if classes > 3 else ""
+        console.say(f"masks are coded {one.codec}, as their folder says{sides}\n")
+        return
+    sides = ": 1 is taken as the left, 2 as the right lung" if classes == 3 else ""
+    console.say(f"masks are coded {one.codec}{sides}; if they are not, say how with --labels\n")
 
 
 def _parse_spacing(text: str | None) -> tuple[float, float] | None:

@@ -26,6 +26,7 @@ from lungunet.errors import (
     counted,
     listed,
 )
+from lungunet.inference.quality import tell_no_chest
 from lungunet.inference.sides import LEFT, RIGHT, UNTOLD, is_told, split_sides
 from lungunet.progress import Progress, silent
 from lungunet.volumes.formats import is_volume_source
@@ -36,8 +37,6 @@ Region = Literal["lungs", "left lung", "right lung"]
 
 _EMPHYSEMA_HU = -950
 _MM3_PER_ML = 1000
-SHORT_MM = 40.0
-"""Of the body; less is not a whole chest, for the lungs of the newborn are taller."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +240,15 @@ def measure_volume(
     )
 
 
+def without_volume(measured: VolumeMeasurement) -> VolumeMeasurement:
+    """Leave volumes empty, as of a scan that shows no whole chest."""
+    left, right = (
+        lung and replace(lung, volume_ml=math.nan) for lung in (measured.left, measured.right)
+    )
+    lungs = replace(measured.lungs, volume_ml=math.nan)
+    return replace(measured, lungs=lungs, left=left, right=right)
+
+
 def write_measurements(path: str | Path, rows: Iterable[Measurement]) -> None:
     """Write one line per row as CSV, atomically: full precision, empty where undefined."""
     write_csv(path, (asdict(row) for row in rows), COLUMNS)
@@ -253,13 +261,16 @@ class MeasuredFile:
     Parameters
     ----------
     name : of the image file or the scan
-    codec : how masks are read
+    codec : how masks are coded
     rows : of the table, a scan's as :attr:`VolumeMeasurement.rows` has them
     error : why it could not be measured; None where it could
     swapped : whether what the codec has for the left lung lies on the patient's right, and what it
         has for the right one on the left
     untold : whether each lung was to be measured, and nothing proves which is which
-    length_mm : of a scan, how much of the body it shows, from the feet to the head
+    no_chest : why a scan shows no whole chest, so that its volume is left empty; see
+        :func:`check_volume`
+    noted : whether the folder of the masks says how they are coded, as :func:`predict_scans` leaves
+        it; else somebody said so, or it was guessed
     """
 
     name: str
@@ -268,7 +279,8 @@ class MeasuredFile:
     error: DataError | ConfigError | None = None
     swapped: bool = False
     untold: bool = False
-    length_mm: float | None = None
+    no_chest: str = ""
+    noted: bool = False
 
 
 def measure_files(
@@ -319,6 +331,7 @@ def measure_files(
     DataError
         When files do not pair up.
     """
+    noted = read_codec(masks) if codec is None else None
     told = codec_of_lungs(masks) if codec is None else codec
     if told is not None and told.n_classes > 3:
         raise ConfigError(
@@ -351,20 +364,20 @@ def measure_files(
     rows: list[Measurement] = []
     swapped: list[str] = []
     untold: list[str] = []
-    short: list[str] = []
+    without: list[str] = []
     try:
         for name, pair in progress(pairs.items(), desc="measure", total=len(pairs)):
             try:
                 file = measured(name, pair, codec, sides=sides)
             except (DataError, ConfigError) as err:
-                yield MeasuredFile(name, codec, error=err)
+                yield MeasuredFile(name, noted or codec, error=err, noted=noted is not None)
                 continue
             rows += file.rows
             swapped += [name] * file.swapped
             untold += [name] * file.untold
-            if file.length_mm is not None and file.length_mm < SHORT_MM:
-                short.append(f"{name} ({file.length_mm:.3g} mm)")
-            yield file
+            if file.no_chest:
+                without.append(f"{name}: {file.no_chest}")
+            yield replace(file, codec=noted or codec, noted=noted is not None)
     finally:
         if rows and out is not None:
             write_measurements(out, rows)
@@ -378,10 +391,10 @@ def measure_files(
             LungUNetWarning,
             stacklevel=2,
         )
-    if short:
+    if without:
         warnings.warn(
-            f"{listed(short, separator=', ')}: so little of the body is not a whole chest. Do not "
-            "use the volume.",
+            f"volume_ml is left empty of {len(without)} of {counted(len(pairs), 'scan')}:\n  "
+            f"{listed(without)}",
             LungUNetWarning,
             stacklevel=2,
         )
@@ -504,8 +517,10 @@ def _measure_scan(
         spacing_mm=scan.spacing_mm,
         sides=lungs is not None and is_told(lungs),
     )
-    told = _measured_file(name, codec, measured.rows, lungs)
-    return replace(told, length_mm=len(scan.array) * scan.spacing_mm[0])
+    no_chest = tell_no_chest(scan.array, classes, spacing_mm=scan.spacing_mm)
+    if no_chest:
+        measured = without_volume(measured)
+    return replace(_measured_file(name, codec, measured.rows, lungs), no_chest=no_chest)
 
 
 def _measured_file(

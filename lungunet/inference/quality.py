@@ -15,7 +15,6 @@ import numpy as np
 from lungunet.data.hu import guess_hu, judge_hu
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
-from lungunet.inference.measure import SHORT_MM
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.prefetch import map_side_by_side
 from lungunet.inference.reasons import name_slices, put_in_words
@@ -48,6 +47,7 @@ _WHOLE, _WHOLE_MM = 10, 30.0  # slices, and what they span, that should hold mor
 # A chest: of 30 mm of some height more than this is lung, of ill ones too. Gas and the bases that a
 # scan of the belly meets fill less.
 _CHEST_MM, _CHEST_SHARE = 30.0, 0.08
+_SHORT_MM = 40.0  # less is not a whole chest, for the lungs of the newborn are taller
 # A chest is cut by the scan's ends. What begins and ends within it is seen from the front, or from
 # a side; or all of a patient, who is taller.
 _BEGINS, _TALL_MM = 0.2, 900.0
@@ -212,7 +212,7 @@ def check_volume(
             asked=asked,
         )
         count |= _count_hu(plane, mask)
-        count["tissue"] = float(np.count_nonzero(~view.airy))
+        count |= _count_chest(view)
         # Lung ends in tips, which are parts of their own in a slice, and none of the scan.
         count["scattered"] = min(count["scattered"], scattered[index])
         if spread_px is not None:
@@ -226,7 +226,31 @@ def check_volume(
     counts, slices = zip(*map_side_by_side(look, range(len(hu))), strict=True)
     lung_ml = _whole_ml(areas, spacing_mm)
     judged = _sum_up(counts, slices, parts=float(len(sizes)), lung_ml=lung_ml, asked=asked)
-    return _look_for_chest(judged, counts, slice_mm=spacing_mm[0])
+    why, share = _look_for_chest(counts, slice_mm=spacing_mm[0])
+    return replace(
+        judged,
+        worry=max(judged.worry, _FAULTY) if why else judged.worry,
+        reasons=(why, *judged.reasons) if why else judged.reasons,
+        values={**judged.values, "chest_share": share},
+        chest=not why,
+    )
+
+
+def tell_no_chest(
+    hu: np.ndarray, classes: np.ndarray, *, spacing_mm: tuple[float, float, float]
+) -> str:
+    """Say why a scan shows no whole chest, as :func:`check_volume` does; '' where it shows one.
+
+    Where the mask alone does not show it, others are asked: it may hold one lobe.
+    """
+    counts = map_side_by_side(
+        lambda plane, mask: _count_chest(LabelView(plane, mask > 0)), hu, classes
+    )
+    why, share = _look_for_chest(counts, slice_mm=spacing_mm[0])
+    if not why or share >= _CHEST_SHARE or len(hu) == 1:
+        return why
+    judged = check_volume(hu, classes, spacing_mm=spacing_mm)
+    return "" if judged.chest else judged.reasons[0]
 
 
 def triage_row(name: str, trust: Plausibility) -> dict[str, Any]:
@@ -280,6 +304,12 @@ def _count_hu(image: np.ndarray, classes: np.ndarray) -> dict[str, float]:
     """Count at the size of the slice, as :func:`measure_slice` does: edges blur in the view."""
     values = guess_hu(image)[classes > 0]
     return {"hu": float(values.sum(dtype=np.float64)), "hu px": float(values.size)}
+
+
+def _count_chest(view: LabelView) -> dict[str, float]:
+    """Count what tells a chest from the rest of the body."""
+    regions = {"lung": view.lung, "body": ~view.outside, "tissue": ~view.airy}
+    return {name: float(np.count_nonzero(region)) for name, region in regions.items()}
 
 
 def _measure(counts: Mapping[str, float]) -> dict[str, float | None]:
@@ -548,10 +578,8 @@ def _find_red(slices: Sequence[Plausibility]) -> list[int]:
     return sorted(red, key=lambda index: -slices[index].worry)
 
 
-def _look_for_chest(
-    judged: Plausibility, counts: Sequence[dict[str, float]], *, slice_mm: float
-) -> Plausibility:
-    """Say first of all where a scan shows no chest."""
+def _look_for_chest(counts: Sequence[dict[str, float]], *, slice_mm: float) -> tuple[str, float]:
+    """Return why a scan shows no whole chest, '' where it does; and the most of it that is lung."""
     share = _widest_share(counts, max(1, round(_CHEST_MM / slice_mm)))
     why = ""
     if len(counts) == 1:
@@ -566,18 +594,12 @@ def _look_for_chest(
             f"not a whole chest: lung is at most {share:.1%} of the body (of a chest "
             f"{_CHEST_SHARE:.0%} or more), do not use the volume"
         )
-    elif len(counts) * slice_mm < SHORT_MM:
+    elif len(counts) * slice_mm < _SHORT_MM:
         why = (
             f"not a whole chest: {counted(len(counts), 'slice')}, {len(counts) * slice_mm:.3g} mm "
             "of the body, do not use the volume"
         )
-    return replace(
-        judged,
-        worry=max(judged.worry, _FAULTY) if why else judged.worry,
-        reasons=(why, *judged.reasons) if why else judged.reasons,
-        values={**judged.values, "chest_share": share},
-        chest=not why,
-    )
+    return why, share
 
 
 def _widest_share(counts: Sequence[dict[str, float]], slices: int) -> float:

@@ -34,6 +34,7 @@ from lungunet.inference.measure import (
     Measurement,
     VolumeMeasurement,
     measure_volume,
+    without_volume,
 )
 from lungunet.inference.parts import keys_of, list_of
 from lungunet.inference.predictor import Predictor
@@ -428,7 +429,7 @@ def _write_scan(
         sides=write.sides and bool(checked.chest) and is_told(classes),
     )
     if checked.chest is False:
-        measured = _without_volume(measured)
+        measured = without_volume(measured)
     class_names = predictor.codec.names
     mask, *others = (out / path for path in _scan_paths(scan.path, scan.name, write, class_names))
     result = ScanResult(scan.path, scan.name, mask, measured, checked)
@@ -473,10 +474,6 @@ def _split_sides(scan: Volume, classes: np.ndarray, *, chest: bool) -> np.ndarra
             stacklevel=4,
         )
     return sides
-
-
-def _without_volume(measured: VolumeMeasurement) -> VolumeMeasurement:
-    return replace(measured, lungs=replace(measured.lungs, volume_ml=math.nan))
 
 
 def _scan_paths(scan: Path, name: str, write: ScanFiles, class_names: Sequence[str]) -> list[Path]:

@@ -249,6 +249,64 @@ class TestScans:
         total = float(left["volume_ml"]) + float(right["volume_ml"])
         assert total == pytest.approx(float(lungs["volume_ml"]))
 
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    @pytest.mark.parametrize(
+        ("piece", "slice_mm", "why"),
+        [
+            (slice(0, 8), 20.0, ""),
+            (slice(3, 4), 50.0, "no chest here: a single slice"),
+            (slice(3, 7), 5.0, "not a whole chest: 4 slices, 20 mm of the body"),
+        ],
+    )
+    def test_volumes_are_left_empty_where_predict_does(
+        self, run_cli, scan, chest, tmp_path, piece: slice, slice_mm: float, why: str
+    ) -> None:
+        hu, lungs = chest[0][piece], lungunet.split_sides(chest[1], spacing_mm=SPACING)[piece]
+        grid = Grid.axial(hu.shape, (slice_mm, *SPACING[1:]))
+        volume = Volume(hu, tmp_path / "x.nii", "x", grid)
+        write_volume(tmp_path / "scans" / "x.nii.gz", hu, like=volume)
+        write_volume(tmp_path / "sides" / "x.nii.gz", lungs, like=volume)
+        run_cli("predict", "threshold", scan, "--out", tmp_path / "predicted")
+        done = run_cli("measure", scan, tmp_path / "sides", "--out", tmp_path / "m.csv")
+        assert (done.code, why in done.err) == (0, True)
+        assert ("volume_ml is left empty of 1 of 1 scan:" in done.err) == bool(why)
+        empty = [row["volume_ml"] == "" for row in rows_of(tmp_path / "m.csv")[:3]]
+        assert empty == [bool(why)] * 3
+        predicted = rows_of(tmp_path / "predicted" / "measurements.csv")
+        assert (predicted[0]["volume_ml"] == "") == bool(why)
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    def test_a_belly_has_no_volume_and_a_small_part_of_a_lung_has_one(
+        self, run_cli, scan, chest, tmp_path
+    ) -> None:
+        hu, lungs = chest
+        lobe = lungs * (np.cumsum(lungs.any(axis=(1, 2))) == 2)[:, None, None].astype(np.uint8)
+        lobe[:, :, 32:] = 0  # of one lung in one slice
+        lobe[:, ::2] = 0
+        belly = np.where((hu > -300) | (lungs > 0), 40, hu).astype(np.int16)
+        volume = Volume(hu, tmp_path / "x.nii", "x", Grid.axial(hu.shape, SPACING))
+        for name, pixels in (("x", hu), ("y", belly)):
+            write_volume(tmp_path / "scans" / f"{name}.nii.gz", pixels, like=volume)
+            write_volume(tmp_path / "lobe" / f"{name}.nii.gz", lobe, like=volume)
+        done = run_cli("measure", scan, tmp_path / "lobe", "--out", tmp_path / "m.csv", "--json")
+        assert "y: not a whole chest: lung is at most" in done.err
+        assert json.loads(done.out)["no_chest"] == ["y"]
+        rows = {row["name"]: row["volume_ml"] for row in rows_of(tmp_path / "m.csv")[::-1]}
+        assert float(rows["x"]) > 0
+        assert rows["y"] == ""
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    def test_how_predicted_masks_are_coded_is_said_as_their_folder_does(
+        self, run_cli, scan, tmp_path
+    ) -> None:
+        done = run_cli("predict", "threshold", scan, "--sides", "--out", tmp_path / "predicted")
+        assert done.code == 0
+        words = ("measure", scan, tmp_path / "predicted", "--out", tmp_path / "m.csv")
+        assert run_cli(*words).out.startswith(
+            "masks are coded 0,1,2,3, as their folder says: 1 is the left, 2 the right lung, 3 lung"
+        )
+        assert json.loads(run_cli(*words, "--overwrite", "--json").out)["labels"] == "0,1,2,3"
+
     @pytest.mark.filterwarnings("always::lungunet.errors.LungUNetWarning")
     def test_a_mask_on_a_finer_grid_is_put_on_the_scans(
         self, run_cli, scan, chest, tmp_path

@@ -312,10 +312,11 @@ class TestMeasureFiles:
         like = Volume(hu, tmp_path / "x.nii", "x", Grid.axial(hu.shape, (2.5, 0.8, 0.7)))
         write_volume(tmp_path / "scan" / "x.nii.gz", hu, like=like)
         write_volume(tmp_path / "mask" / "x.nrrd", mask.astype(np.uint8), like=like)
-        with pytest.warns(LungUNetWarning, match=r"x \(7\.5 mm\): so little of the"):
+        with pytest.warns(LungUNetWarning, match=r"x: not a whole chest: 3 slices, 7\.5 mm of"):
             (one,) = measure_files(tmp_path / "scan", tmp_path / "mask")
         assert [row.slice for row in one.rows] == [None, 0, 1, 2]
-        assert one.rows[0].volume_ml == pytest.approx(mask.sum() * 2.5 * 0.8 * 0.7 / 1000)
+        assert one.rows[0].area_px == mask.sum()
+        assert math.isnan(one.rows[0].volume_ml)
 
     def test_refusals(self, slices, tmp_path: Path) -> None:
         (tmp_path / "m.csv").touch()
