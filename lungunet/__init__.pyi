@@ -55,6 +55,7 @@ from lungunet.errors import ModelError as ModelError
 from lungunet.errors import SplitError as SplitError
 from lungunet.errors import WeightsUnavailableError as WeightsUnavailableError
 from lungunet.evaluation.audit import Audit as Audit
+from lungunet.evaluation.audit import FoldAgreement as FoldAgreement
 from lungunet.evaluation.audit import Suspect as Suspect
 from lungunet.evaluation.audit import audit as audit
 from lungunet.evaluation.calibration import Calibration as Calibration

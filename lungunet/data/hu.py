@@ -193,10 +193,13 @@ class HuSurvey:
         )
         if count == self._looked:
             return replace(fault, severity=severity)
-        names = [name for name in self._names[worst] if name]
+        kinds = sorted(errors or [worst], key=lambda key: -self._faults[key])
+        return replace(fault, severity=severity, text=" ".join(map(self._tell, kinds)))
+
+    def _tell(self, key: tuple[str, str]) -> str:
+        names = [name for name in self._names[key] if name]
         shown = f" ({listed(names, separator=', ')})" if names else ""
-        text = f"{count} of {self._looked} slices{shown}: {fault.text}"
-        return replace(fault, severity=severity, text=text)
+        return f"{self._faults[key]} of {self._looked} slices{shown}: {self._first[key].text}"
 
 
 def clear_padding(image: np.ndarray) -> np.ndarray:

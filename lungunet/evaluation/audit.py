@@ -5,10 +5,12 @@ Owns the order of work and what an audit leaves behind. The checks themselves ar
 """
 
 import hashlib
+import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,19 @@ import numpy as np
 from lungunet.data.codec import IGNORE, LabelCodec, is_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
-from lungunet.data.files import refuse_existing, write_csv, write_json
+from lungunet.data.files import plain, refuse_existing, write_csv, write_json
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.overlay import add_lines, draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
 from lungunet.data.twins import Twins, fingerprint, guard_groups
-from lungunet.errors import ConfigError, DataError, GeometryError, SplitError
+from lungunet.errors import (
+    ConfigError,
+    DataError,
+    GeometryError,
+    LungUNetWarning,
+    SplitError,
+    counted,
+)
 from lungunet.evaluation.crossval import predict_out_of_fold
 from lungunet.evaluation.file_checks import (
     Finding,
@@ -42,6 +51,9 @@ from lungunet.progress import Progress, map_in_threads, silent
 _SEVERITIES = ("error", "warning", "note")
 _OUTPUTS = ("audit.json", "findings.csv", "ranking.csv", "pictures")
 _DOUBTFUL = 0.005  # lower scores round to 0.00
+# Right masks are allowed to differ from models by 8 % along their edges: of models with less than
+# this every second one would be doubted by its edges alone.
+_TAUGHT_IOU = 0.92
 _ROWS = 5  # pairs on a sheet
 _PANEL = 400  # px
 
@@ -82,6 +94,34 @@ class Suspect:
 
 
 @dataclass(frozen=True)
+class FoldAgreement:
+    """How far models agree with masks that they never saw, and how far the threshold rule does.
+
+    Parameters
+    ----------
+    slices : whose masks hold lung; others are not counted
+    models_iou, rule_iou : median IoU with the masks of these slices, so that few wrong ones do not
+        count; NaN without slices
+    """
+
+    slices: int
+    models_iou: float
+    rule_iou: float
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the models have learnt enough to doubt masks: a median IoU of 0.92 or more."""
+        return self.models_iou >= _TAUGHT_IOU
+
+    def __str__(self) -> str:
+        """Say both numbers."""
+        return (
+            f"IoU {self.models_iou:.2f} with masks that they never saw, the median of "
+            f"{counted(self.slices, 'slice')} with lung (the threshold rule: {self.rule_iou:.2f})"
+        )
+
+
+@dataclass(frozen=True)
 class Audit:
     """What an audit found.
 
@@ -90,8 +130,10 @@ class Audit:
     findings : verdicts on files, errors first
     ranking : every pair of every list, the most doubtful label first
     counts : pairs in each list
-    folds : models that were asked; 0 means the threshold rule alone
+    folds : models that were trained; 0 means the threshold rule alone
     codec : how masks were read
+    agreement : of the models with masks that they never saw; None without folds. Where it is not
+        enough, the ranking is by the threshold rule alone
     """
 
     findings: tuple[Finding, ...]
@@ -99,6 +141,7 @@ class Audit:
     counts: Mapping[str, int]
     folds: int
     codec: LabelCodec
+    agreement: FoldAgreement | None = None
 
     def count(self, severity: str) -> int:
         """Return how many findings are an error, a warning or a note."""
@@ -114,6 +157,7 @@ class Audit:
         return {
             "pairs": dict(self.counts),
             "folds": self.folds,
+            "agreement": self.agreement and plain(asdict(self.agreement)),
             "labels": str(self.codec),
             "severities": {name: self.count(name) for name in _SEVERITIES},
             "findings": [finding.to_dict() for finding in self.findings],
@@ -172,7 +216,8 @@ def audit(
     data : folder with train.txt and, where there are, val.txt and test.txt
     codec : of the masks; None means what split.json says, else 0 and 255
     folds : train so many small models, each judges the pairs that it did not see; 0 asks the
-        threshold rule alone. Pairs of one patient (split.json) and near-twins stay in one fold
+        threshold rule alone. Pairs of one patient (split.json) and near-twins stay in one fold.
+        Models that have learnt too little have no say: a warning tells so, see :class:`Audit`
     out : folder to save the audit in; made before any work, and gone again where that comes to
         nothing. In a run folder, the run's report is written anew. None saves nothing
     pictures : as for :meth:`Audit.save`
@@ -254,12 +299,17 @@ def _audit(
     order = {name: place for place, name in enumerate((*_SEVERITIES, *SPLITS))}
     findings.sort(key=lambda f: (order[f.severity], f.kind, order[f.list], f.pair.name))
     suspects = [_suspect(look) for look in looks]
+    agreement: FoldAgreement | None = None
     if folds:
         readable = [place for place, look in enumerate(looks) if look.doubt is not None]
         groups = _groups(Path(data), facts, twins)
-        suspects = _second_opinions(
+        judged, agreement = _second_opinions(
             suspects, readable, groups, codec=codec, folds=folds, work=work, progress=progress
         )
+        if agreement.is_enough:
+            suspects = judged
+        else:
+            _warn_of_untaught(agreement, data, pairs=len(readable))
     suspects.sort(key=lambda suspect: (-suspect.score, suspect.pair.name))
     counts = Counter(name for _, name in pairs)
     return Audit(
@@ -268,6 +318,7 @@ def _audit(
         counts={name: counts[name] for name in SPLITS},
         folds=folds,
         codec=codec,
+        agreement=agreement,
     )
 
 
@@ -368,10 +419,11 @@ def _second_opinions(
     folds: int,
     work: Path | None,
     progress: Progress,
-) -> list[Suspect]:
+) -> tuple[list[Suspect], FoldAgreement]:
     """Judge the readable pairs again, with models that did not see them."""
     place_of = {suspects[place].pair: place for place in readable}
     judged = list(suspects)
+    ious: list[tuple[float, float]] = []
     predictions = predict_out_of_fold(
         list(place_of), codec=codec, folds=folds, groups=groups, work=work, progress=progress
     )
@@ -381,12 +433,31 @@ def _second_opinions(
         seen = prediction.classes > 0
         lung = _settled_lung(image, classes)
         pred = np.where(classes == IGNORE, lung, seen)
-        doubt = doubt_label(LabelView(image, lung), pred=pred)
+        view = LabelView(image, lung)
+        doubt = doubt_label(view, pred=pred)
+        if view.lung.any():
+            ious.append((_iou(view.lung, view.shrink(pred)), _iou(view.lung, view.baseline)))
         name = suspects[place].list
         judged[place] = Suspect(
             pair, name, doubt.score, doubt.kind, doubt.reasons, np.packbits(seen)
         )
-    return judged
+    models_iou, rule_iou = np.median(ious, axis=0) if ious else (math.nan, math.nan)
+    return judged, FoldAgreement(len(ious), float(models_iou), float(rule_iou))
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.count_nonzero(one & other) / np.count_nonzero(one | other))
+
+
+def _warn_of_untaught(agreement: FoldAgreement, data: str | Path, *, pairs: int) -> None:
+    warnings.warn(
+        f"{data}: the models of the folds have no say. They reach {agreement}; below "
+        f"{_TAUGHT_IOU} they have learnt too little from {counted(pairs, 'pair')} to doubt a mask, "
+        "or most masks are wrong. The ranking is by the threshold rule alone. Ask with more "
+        "patients, or with folds=0.",
+        LungUNetWarning,
+        stacklevel=4,
+    )
 
 
 def _draw_pair(suspect: Suspect, codec: LabelCodec, *, caption: str) -> np.ndarray:

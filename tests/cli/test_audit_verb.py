@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import lungunet
+from lungunet.evaluation import audit as audit_module
+from lungunet.inference.predictor import Prediction
 from lungunet.phantom.phantom import phantom_slice
 
 
@@ -141,6 +143,32 @@ class TestAudit:
         assert done.err.count("\n") == 1
         assert "patients are not known here" in done.err
         assert "--like DATA" in done.err
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    @pytest.mark.parametrize("taught", [True, False])
+    def test_says_how_good_the_models_of_the_folds_are(
+        self, run_cli, data: Path, tmp_path: Path, monkeypatch, taught: bool
+    ) -> None:
+        def models(pairs, **rest):
+            for pair in pairs:
+                seen = (lungunet.read_mask(pair.mask) > 0).astype(np.uint8)
+                seen[:: 3 - 2 * taught] *= taught  # a third of the rows is lost
+                yield pair, Prediction(pair.image, segmented=lungunet.Segmented(seen))
+
+        monkeypatch.setattr(audit_module, "predict_out_of_fold", models)
+        done = run_cli("audit", data, "--out", tmp_path / "out", "--folds", 2)
+        said = "with masks that they never saw, the median of 12 slices with lung"
+        if taught:
+            assert (done.code, done.err) == (0, "")
+            assert "by 2 models and the threshold rule:" in done.out
+            assert f"the models reach IoU 1.00 {said}" in done.out
+        else:
+            assert "the models of the folds have no say. They reach IoU 0." in done.err
+            assert said in done.err
+            assert "or with --folds 0" in done.err
+            assert "most doubtful first, by the threshold rule:" in done.out
+        stored = json.loads((tmp_path / "out" / "audit.json").read_text())["agreement"]
+        assert (stored["slices"], stored["models_iou"] == 1.0) == (12, taught)
 
     def test_json_is_alone_on_stdout(self, run_cli, data: Path, tmp_path: Path) -> None:
         done = run_cli("audit", data, "--out", tmp_path / "out", "--json")

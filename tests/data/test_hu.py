@@ -110,6 +110,15 @@ class TestASet:
         assert survey.fault.severity == "warning"
         assert survey.fault.text.startswith("2 of 9 slices (s0, s1): smallest value")
 
+    def test_each_kind_of_wrong_slices_is_named(self) -> None:
+        survey = HuSurvey()
+        for index, plane in enumerate(chest()):
+            survey.look(plane / 800 if index == 4 else plane + 1024 * (index < 2), f"s{index}")
+        assert survey.fault is not None
+        assert survey.fault.kind == "hu-offset"
+        assert survey.fault.text.startswith("2 of 9 slices (s0, s1): smallest value")
+        assert "1 of 9 slices (s4): values" in survey.fault.text
+
     def test_slices_of_the_neck_and_the_belly_are_no_fault_of_the_set(self) -> None:
         survey = HuSurvey()
         for plane in (*chest(2), np.full((32, 40), 30, np.int16), np.full((32, 40), 30, np.int16)):

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,12 @@ import pytest
 from PIL import Image
 
 import lungunet
-from lungunet.errors import ConfigError, DataError, SplitError
+from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 from lungunet.evaluation import audit as audit_module
 from lungunet.evaluation.audit import audit
 from lungunet.evaluation.file_checks import check_coding, is_cut_off
 from lungunet.inference.doubt import _MODEL_WEIGHTS, _WEIGHTS, _WORDS, LabelView, doubt_label
+from lungunet.inference.predictor import Prediction
 from lungunet.phantom.phantom import phantom_slice
 
 HEIGHTS = (0.42, 0.62)  # lungs at both, far enough apart
@@ -413,6 +415,7 @@ class TestFolds:
             return predictor
 
         monkeypatch.setattr(crossval, "_train_quickly", watched)
+        monkeypatch.setattr(audit_module, "_TAUGHT_IOU", 0.0)  # these learn next to nothing
         work = tmp_path / "work"
         work.mkdir()
         result = audit(data, folds=2, work=work)
@@ -439,9 +442,38 @@ class TestFolds:
             return iter(())
 
         monkeypatch.setattr(audit_module, "predict_out_of_fold", no_models)
-        audit(data, folds=2)
+        with pytest.warns(LungUNetWarning, match="have no say"):
+            audit(data, folds=2)
         assert len(set(caught.values())) == PATIENTS
         assert caught["p03_0"] == caught["p03_1"]
+
+    @pytest.mark.parametrize(("height", "heard"), [(1.0, True), (0.6, False)])
+    def test_models_that_learnt_too_little_have_no_say(
+        self, data: Path, monkeypatch, height: float, heard: bool
+    ) -> None:
+        """They see the upper part of each lung alone."""
+
+        def models(pairs, **rest):
+            for pair in pairs:
+                truth = lungunet.read_mask(pair.mask) > 0
+                below = truth.sum(axis=1).cumsum() > height * truth.sum()
+                seen = np.where(below[:, None], False, truth).astype(np.uint8)
+                yield pair, Prediction(pair.image, segmented=lungunet.Segmented(seen))
+
+        monkeypatch.setattr(audit_module, "predict_out_of_fold", models)
+        with nullcontext() if heard else pytest.warns(LungUNetWarning) as caught:
+            result = audit(data, folds=2)
+        assert result.agreement is not None
+        assert (result.agreement.slices, result.agreement.is_enough) == (24, heard)
+        assert result.agreement.models_iou == pytest.approx(height, abs=0.03)
+        assert all((suspect.seen is not None) == heard for suspect in result.ranking)
+        if not heard:
+            assert [suspect.to_dict() for suspect in result.ranking] == [
+                suspect.to_dict() for suspect in audit(data).ranking
+            ]
+            assert f"{data}: the models of the folds have no say. They reach IoU 0." in str(
+                caught[0].message
+            )
 
 
 class TestSave:
