@@ -1,4 +1,4 @@
-"""Which passes are recorded as CUDA graphs, and when again; test_gpu.py has whether they are right."""
+"""Which passes are recorded as CUDA graphs, and when anew; test_gpu.py: whether they are right."""
 
 from typing import Any
 
