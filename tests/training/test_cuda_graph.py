@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lungunet
-from lungunet import TrainConfig
+from lungunet import ConfigError, TrainConfig
 from lungunet.training import cuda_graph
 from lungunet.training.cuda_graph import Recorded, can_be_recorded
 from lungunet.training.learner import Learner
@@ -74,6 +74,27 @@ def test_batches_of_another_shape_are_computed(net: nn.Module, played: list[Play
     assert given == [False, True, False]
     assert len(played) == 1
     assert played[0].adds_up
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (
+            RuntimeError("CUDA error: no\nmore"),
+            r"UNet2015: .* \(CUDA error: no\).*cuda_graphs=False",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), "^CUDA out of memory"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(cuda_graph, "_record", fail)
+    with pytest.raises((ConfigError, torch.OutOfMemoryError), match=said):
+        Recorded(net, adds_up=False)(torch.ones(2, 1, 32, 32))
 
 
 def change_nothing(net: nn.Module) -> None:
