@@ -303,6 +303,8 @@ def prepare_pairs(
     ------
     DataError, GeometryError, LabelError
         When a file is wrong, or two slices have one stem, so that one would replace the other.
+    ConfigError
+        When a setting is out of range, or a new file would replace one of those that are read.
     """
     folder = Path(folder)
     if size < 1:
@@ -312,18 +314,24 @@ def prepare_pairs(
             "merged values cannot be kept. Leave out raw=True.", where=f"labels {codec}"
         )
     refuse_equal_names(pairs)
-    written = []
-    for pair in progress(pairs, desc="prepare", total=len(pairs)):
+    written = [
+        Pair(folder / "images" / f"{pair.name}.tif", folder / "masks" / f"{pair.name}.png")
+        for pair in pairs
+    ]
+    refuse_inputs(*(_files(some) for some in (written, pairs)))
+    for pair, new in progress(zip(pairs, written, strict=True), desc="prepare", total=len(pairs)):
         image, classes = read_pair(pair, codec)
-        new = Pair(folder / "images" / f"{pair.name}.tif", folder / "masks" / f"{pair.name}.png")
         write_image(new.image, _resize(image, size))
         labels = resize_classes(classes, *_shape(classes, size))
         write_mask(new.require_mask(), codec.decode(labels) if raw else labels)
-        written.append(new)
     kept = {value: index for index, value in codec.raw_values.items()}
     plain = {index: index for index in range(codec.n_classes)}
     ignored = {codec.ignored_value if raw else IGNORE: IGNORE} if codec.ignores else {}
     return written, LabelCodec({**(kept if raw else plain), **ignored}, names=codec.names)
+
+
+def _files(pairs: Sequence[Pair]) -> list[Path]:
+    return [file for pair in pairs for file in (pair.image, pair.require_mask())]
 
 
 def _shape(array: np.ndarray, size: int) -> tuple[int, int]:
