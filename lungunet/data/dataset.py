@@ -57,8 +57,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         When a pair lacks its mask, a file is no image or not of the contract's dtypes, or the
         folder of the cache cannot be written.
     ConfigError
-        When both a contract and a size or window are given, dtypes leave the window open, or the
-        seed is negative.
+        When both a contract and a size or window are given, dtypes are mixed or leave the window
+        open, or the seed is negative.
     """
 
     def __init__(
