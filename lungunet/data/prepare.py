@@ -20,7 +20,13 @@ from lungunet.data.dataset import read_pair
 from lungunet.data.exclude import read_excluded, refuse_unknown
 from lungunet.data.files import refuse_existing, refuse_inputs, write_text
 from lungunet.data.like import DRAWN_BY, ListPlan, keep_lists
-from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, render_manifest
+from lungunet.data.manifest import (
+    Pair,
+    find_pairs,
+    refuse_equal_names,
+    refuse_shared_files,
+    render_manifest,
+)
 from lungunet.data.split import (
     SPLITS,
     Split,
@@ -91,8 +97,8 @@ def write_data_folder(
     DataError
         One error that lists every file that is unpaired, unreadable, mis-sized or coded otherwise.
     SplitError
-        When pairs cannot fill the lists, a group is not known, or a slice stands in none of the
-        lists that are kept.
+        When pairs cannot fill the lists, two are links to one image, a group is not known, or a
+        slice stands in none of the lists that are kept.
     """
     folder = Path(folder)
     if raw and size is None:
@@ -166,6 +172,7 @@ def _draw(pairs: Sequence[Pair], folder: Path, config: SplitConfig, progress: Pr
 def _keep(pairs: Sequence[Pair], config: SplitConfig, excluded: Sequence[str]) -> ListPlan:
     """Take the lists of another folder; its folds too, or folds of these lists."""
     refuse_equal_names(pairs, SplitError)
+    refuse_shared_files(pairs, SplitError)
     plan = keep_lists({pair.name: pair for pair in pairs}, config, excluded)
     if plan.folds or not config.folds:
         return plan

@@ -23,6 +23,7 @@ from lungunet.data.manifest import (
     list_named,
     read_manifest,
     refuse_equal_names,
+    refuse_shared_files,
     render_manifest,
 )
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError, counted, listed
@@ -257,7 +258,8 @@ def split_pairs(
     Raises
     ------
     SplitError
-        When there are too few pairs or patients to fill a list that was asked for.
+        When there are too few pairs or patients to fill a list that was asked for, or two pairs
+        share a name or an image.
     ConfigError
         When the ratios leave nothing for train.
     """
@@ -345,7 +347,7 @@ def fold_pairs(
     Raises
     ------
     SplitError
-        When there are fewer patients than folds.
+        When there are fewer patients than folds, or two pairs share a name or an image.
     """
     if folds < 2:
         raise ConfigError("must be at least 2.", where=f"folds {folds}")
@@ -379,6 +381,7 @@ def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict
     patients: dict[str, list[Pair]] = defaultdict(list)
     pairs = sorted(pairs, key=_NAME)
     refuse_equal_names(pairs, SplitError)
+    refuse_shared_files(pairs, SplitError)
     for pair in pairs:
         if groups is not None and pair.name not in groups:
             raise SplitError("no patient in the groups. Name one for every pair.", where=pair.name)

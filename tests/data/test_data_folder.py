@@ -147,6 +147,23 @@ class TestWriting:
         write_data_folder(*phantoms, tmp_path / "d", config=config, size=32, progress=progress)
         assert seen == [("compare", 12), ("read", 12), ("prepare", 12), ("read", 12)]
 
+    @pytest.mark.parametrize("size", [None, 32])
+    def test_a_link_to_another_slice_is_refused_before(self, phantoms, tmp_path, size):
+        drawn = tmp_path / "drawn"
+        write_data_folder(*phantoms, drawn)
+        name = next(path.stem for path in phantoms[0].iterdir())
+        folders = [tmp_path / folder.name for folder in phantoms]
+        for folder, copy in zip(phantoms, folders, strict=True):
+            shutil.copytree(folder, copy)
+            (file,) = copy.glob(f"{name}.*")
+            (copy / f"zz{file.suffix}").symlink_to(file)
+        with (drawn / "test.txt").open("a") as lines:
+            lines.write(f"zz.tif\t{folders[1]}/zz.png\n")
+        for config in (SplitConfig(), SplitConfig(like=str(drawn))):
+            with pytest.raises(SplitError, match=rf"one file:\n  {name} and zz \("):
+                write_data_folder(*folders, tmp_path / "d", config=config, size=size)
+            assert not (tmp_path / "d").exists()
+
 
 class TestExcluded:
     def test_the_others_stay_where_they_are(self, phantoms, tmp_path: Path):

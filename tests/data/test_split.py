@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,18 @@ class TestSplitRefusals:
             split_pairs(pairs)
         with pytest.raises(SplitError, match=r"names that occur twice:\n  ID_0003 \("):
             fold_pairs(pairs, folds=2)
+
+    def test_two_links_to_one_image(self, tmp_path):
+        (tmp_path / "a.tif").touch()
+        (tmp_path / "zz.tif").symlink_to(tmp_path / "a.tif")
+        pairs = [*numbered(9), Pair(tmp_path / "zz.tif"), Pair(tmp_path / "a.tif")]
+        for split in (split_pairs, partial(fold_pairs, folds=2)):
+            with pytest.raises(SplitError) as caught:
+                split(pairs)
+            assert str(caught.value) == (
+                f"slices that are one file:\n  a and zz ({tmp_path / 'a.tif'})\n"
+                "Keep one of them, and remove the other links with their masks."
+            )
 
     def test_a_pair_without_a_patient(self):
         with pytest.raises(SplitError, match=r"^ID_0001: no patient in the groups\. Name one"):
