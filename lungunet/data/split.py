@@ -158,14 +158,13 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     Raises
     ------
     SplitError
-        When a pair has no patient.
+        When a pair has no patient, or a slice two in the CSV.
     ConfigError
         When the rule is no regular expression, or the CSV lacks a column.
     """
     if rule.lower().endswith(".csv"):
-        table = _read_group_table(Path(rule))
-        plain = {_plain_name(name): patient for name, patient in table.items()}
-        groups = {pair.name: table.get(pair.name, plain.get(pair.name)) for pair in pairs}
+        table = _read_group_table(Path(rule), {pair.name for pair in pairs})
+        groups = {pair.name: table.get(pair.name) for pair in pairs}
     else:
         try:
             pattern = re.compile(rule)
@@ -203,7 +202,8 @@ def number_patients(groups: Mapping[str, str] | None) -> dict[str, int] | None:
     return {name: numbers[patient] for name, patient in sorted(groups.items())}
 
 
-def _read_group_table(path: Path) -> dict[str, str]:
+def _read_group_table(path: Path, names: Collection[str]) -> dict[str, str]:
+    """Return the patient of each slice; what is no name of one of ``names`` is taken as a file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -221,6 +221,7 @@ def _read_group_table(path: Path) -> dict[str, str]:
     table: dict[str, str] = {}
     for number, row in rows:
         name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
+        name = name if name in names else _plain_name(name)
         if table.setdefault(name, patient) != patient:
             # Patients are not named: messages end up in logs and mails.
             raise SplitError(

@@ -276,6 +276,9 @@ class TestGroups:
         (tmp_path / "g.csv").write_text("name,patient\na.png,A\nb.png.tif,B\n")
         groups = read_groups(pairs_named("a.png", "b.png"), str(tmp_path / "g.csv"))
         assert groups == {"a.png": "A", "b.png": "B"}
+        (tmp_path / "g.csv").write_text("name,patient\na,C\na.png,A\n")
+        groups = read_groups(pairs_named("a.png", "a"), str(tmp_path / "g.csv"))
+        assert groups == {"a.png": "A", "a": "C"}
 
     @pytest.mark.parametrize("content", ["", "name,patient\n", "name;patient\na;b\n", "a,b\nc,d\n"])
     def test_table_without_its_columns(self, tmp_path, content):
@@ -295,8 +298,15 @@ class TestGroups:
         with pytest.raises(SplitError, match="no patient for 2 pairs: p01_s2, p02_s1"):
             read_groups(self.PAIRS, str(tmp_path / "g.csv"))
 
-    def test_table_with_two_patients(self, tmp_path):
-        (tmp_path / "g.csv").write_text("name,patient\np01_s1,A\np01_s1,B\n")
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [("p01_s1", "p01_s1"), ("p01_s1.tif", "p01_s1.png"), ("p01_s1", "p01/s1.tif")],
+    )
+    def test_table_with_two_patients(self, tmp_path, one, other):
+        rest = "p01_s2,A\np02_s1,B\n"
+        (tmp_path / "g.csv").write_text(f"name,patient\n{one},A\n{other},A\n{rest}")
+        assert read_groups(self.PAIRS, str(tmp_path / "g.csv"))["p01_s1"] == "A"
+        (tmp_path / "g.csv").write_text(f"name,patient\n{one},A\n{other},B\n{rest}")
         with pytest.raises(SplitError, match=r"g\.csv, line 3: p01_s1 has another patient"):
             read_groups(self.PAIRS, str(tmp_path / "g.csv"))
 
