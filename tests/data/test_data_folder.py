@@ -10,6 +10,8 @@ import pytest
 
 import lungunet
 from lungunet import SplitConfig, SplitRecord, write_data_folder
+from lungunet.data.exclude import read_excluded
+from lungunet.data.files import write_csv
 from lungunet.data.review_log import LogWriter
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 
@@ -223,6 +225,16 @@ class TestExcluded:
         worst = {suspect.pair.name for suspect in audit.ranking if suspect.score >= bound}
         assert set(record.excluded) == worst
         assert len(worst) >= 2
+
+    @pytest.mark.parametrize("end", ["\u2028", "\x0b", "\x85"])
+    def test_names_that_hold_a_line_end(self, tmp_path: Path, end: str):
+        lines = [f"images/a{end}b.tif\tmasks/a.png", "c.tif"]
+        (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+        names = [f"a{end}b", "c"]
+        assert read_excluded(tmp_path / "a.txt") == names
+        rows = [{"name": name, "score": 0.5, "reasons": [f"x{end}y"]} for name in names]
+        write_csv(tmp_path / "r.csv", rows)
+        assert read_excluded(f"{tmp_path / 'r.csv'}:0.2") == names
 
     @pytest.mark.parametrize(
         ("name", "text", "after", "error", "words"),
