@@ -363,6 +363,19 @@ def refuse_equal_names(pairs: Iterable[Pair], error: type[DataError] = DataError
         )
 
 
+def refuse_shared_files(pairs: Iterable[Pair], error: type[DataError] = DataError) -> None:
+    """Refuse two pairs of one image, as a link makes them: in two lists they would leak."""
+    names: dict[Path, list[str]] = defaultdict(list)
+    for pair in pairs:
+        names[pair.image.resolve()].append(pair.name)
+    shared = [f"{' and '.join(some)} ({file})" for file, some in names.items() if len(some) > 1]
+    if shared:
+        raise error(
+            f"slices that are one file:\n  {listed(shared)}\nKeep one of them, and remove the "
+            "other links with their masks."
+        )
+
+
 def require_same_size(image: tuple[int, ...], mask: tuple[int, ...], where: str) -> None:
     """Refuse a mask of another shape than its image."""
     if mask != image:

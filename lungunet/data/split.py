@@ -23,6 +23,7 @@ from lungunet.data.manifest import (
     list_named,
     read_manifest,
     refuse_equal_names,
+    refuse_shared_files,
     render_manifest,
 )
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError, counted, listed
@@ -157,14 +158,13 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     Raises
     ------
     SplitError
-        When a pair has no patient.
+        When a pair has no patient, or a slice two in the CSV.
     ConfigError
         When the rule is no regular expression, or the CSV lacks a column.
     """
     if rule.lower().endswith(".csv"):
-        table = _read_group_table(Path(rule))
-        plain = {_plain_name(name): patient for name, patient in table.items()}
-        groups = {pair.name: table.get(pair.name, plain.get(pair.name)) for pair in pairs}
+        table = _read_group_table(Path(rule), {pair.name for pair in pairs})
+        groups = {pair.name: table.get(pair.name) for pair in pairs}
     else:
         try:
             pattern = re.compile(rule)
@@ -202,7 +202,8 @@ def number_patients(groups: Mapping[str, str] | None) -> dict[str, int] | None:
     return {name: numbers[patient] for name, patient in sorted(groups.items())}
 
 
-def _read_group_table(path: Path) -> dict[str, str]:
+def _read_group_table(path: Path, names: Collection[str]) -> dict[str, str]:
+    """Return the patient of each slice; what is no name of one of ``names`` is taken as a file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -220,6 +221,7 @@ def _read_group_table(path: Path) -> dict[str, str]:
     table: dict[str, str] = {}
     for number, row in rows:
         name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
+        name = name if name in names else _plain_name(name)
         if table.setdefault(name, patient) != patient:
             # Patients are not named: messages end up in logs and mails.
             raise SplitError(
@@ -257,7 +259,8 @@ def split_pairs(
     Raises
     ------
     SplitError
-        When there are too few pairs or patients to fill a list that was asked for.
+        When there are too few pairs or patients to fill a list that was asked for, or two pairs
+        share a name or an image.
     ConfigError
         When the ratios leave nothing for train.
     """
@@ -345,7 +348,7 @@ def fold_pairs(
     Raises
     ------
     SplitError
-        When there are fewer patients than folds.
+        When there are fewer patients than folds, or two pairs share a name or an image.
     """
     if folds < 2:
         raise ConfigError("must be at least 2.", where=f"folds {folds}")
@@ -379,6 +382,7 @@ def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict
     patients: dict[str, list[Pair]] = defaultdict(list)
     pairs = sorted(pairs, key=_NAME)
     refuse_equal_names(pairs, SplitError)
+    refuse_shared_files(pairs, SplitError)
     for pair in pairs:
         if groups is not None and pair.name not in groups:
             raise SplitError("no patient in the groups. Name one for every pair.", where=pair.name)

@@ -263,7 +263,8 @@ def slice_files(
     if group is not None:
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in pairs], group)
     manifest, groups_file = folder / "pairs.txt", folder / "groups.csv"
-    old = [file for file in folder.glob("*/*_z-[0-9]*") if file.parent.name in ("images", "masks")]
+    # By their endings: scans that are read may lie in these folders.
+    old = [*folder.glob("images/*_z-[0-9]*.tif"), *folder.glob("masks/*_z-[0-9]*.png")]
     old += [path for path in (manifest, groups_file) if path.exists()]
     refuse_existing(old, overwrite)
     written: list[Pair] = []

@@ -293,6 +293,17 @@ class TestSliceFiles:
         list(slice_files(*scans, tmp_path / "cut", config=SliceConfig(every=7), overwrite=True))
         assert len(list((tmp_path / "cut" / "images").iterdir())) == 6
 
+    def test_scans_that_are_called_like_slices_stay(self, scans, tmp_path):
+        out = tmp_path / "cut"
+        given = [out / "images" / "a_z-1.nii.gz", out / "masks" / "a_z-1.mha"]
+        for source, file in zip(scans, given, strict=True):
+            file.parent.mkdir(parents=True)
+            (source / f"a1{''.join(file.suffixes)}").rename(file)
+        for _ in range(2):
+            (cut,) = slice_files(*given, out, overwrite=True)
+            assert cut.pairs
+            assert all(file.exists() for file in given)
+
     def test_settings_are_refused_when_they_are_made(self):
         for wrong in ({"every": 0}, {"max_empty": 2}, {"codec": MERGED}):
             with pytest.raises(ConfigError):
