@@ -219,7 +219,8 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     ----------
     images, masks : folders, with folders in them as may be; extensions may differ, ``a.tif`` pairs
         with ``a.png``. Masks may lie among the images, of which they are none: in one folder for
-        both, or others than those in ``masks``, as the ones that a review left as they were
+        both, or others than those in ``masks``, as the ones that a review left as they were. Where
+        stems repeat in several folders, masks in one folder are called ``p1_slice1``
     names : how the stems differ, as ``*=*_mask`` where ``a.tif`` has ``a_mask.png``. None takes
         them alike, else by an ending or a beginning that fits all, with a warning that says which
 
@@ -239,6 +240,9 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     images, masks = Path(images), Path(masks)
     rule = None if names is None else NameRule.parse(names)
     named = (_named(images, but=masks), _named(masks, but=images))
+    if not any("/" in name for name, _ in named[1]):  # as copies are called that a review wrote
+        flat = name_files(path for _, path in named[0])
+        named = ([(name, path) for path, name in flat.items()], named[1])
     if images.samefile(masks):
         named = _part(named[0], rule, images)
     else:

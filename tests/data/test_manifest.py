@@ -355,6 +355,18 @@ class TestFolders:
         assert [pair.mask.parent.name for pair in pairs] == ["p1", "p2"]
         assert [pair.name for pair in pairs] == ["p1_1", "p2_1"]
 
+    @pytest.mark.parametrize("names", [None, "*=*_seg"])
+    def test_masks_in_one_folder_have_the_folders_in_their_names(self, tmp_path, names):
+        """As copies have that a review mended."""
+        end = "" if names is None else "_seg"
+        folders = both(tmp_path, ("p1/1", f"p1_1{end}"), ("p2/1", f"p2_1{end}"))
+        pairs = find_pairs(*folders, names=names)
+        assert [(pair.name, pair.image.parent.name) for pair in pairs] == [
+            ("p1_1", "p1"),
+            ("p2_1", "p2"),
+        ]
+        assert [pair.mask.stem for pair in pairs] == [f"p1_1{end}", f"p2_1{end}"]
+
     def test_as_many_folders_name_them_as_tell_all_apart(self, tmp_path):
         at = ("a/ct/1", "b/ct/1", "b/ct/2", "3")
         folders = both(tmp_path, *[(name, name) for name in at])
