@@ -50,7 +50,8 @@ class SplitConfig:
 
     Parameters
     ----------
-    val, test : share of the pairs, in [0, 1); 0 leaves that list empty
+    val, test : share of the pairs, in [0, 1); 0 leaves that list empty. val=0 with test=1 makes a
+        test list alone, of pairs that only judge
     seed : another seed, another split
     group : which pairs are of one patient, as :func:`read_groups` takes it; None: each is its own
     guard : keep slices that look like neighbours of one patient in one list, patients named or not
@@ -252,7 +253,8 @@ def split_pairs(
 
     Parameters
     ----------
-    val, test : share of the pairs, in [0, 1); 0 leaves that list empty
+    val, test : share of the pairs, in [0, 1); 0 leaves that list empty. val=0 with test=1 makes a
+        test list alone, of pairs that only judge
     groups : stem -> patient, as :func:`read_groups` gives it; None takes every pair as a patient
         of its own
 
@@ -269,10 +271,12 @@ def split_pairs(
     sizes = {patient: len(members) for patient, members in patients.items()}
     total = sum(sizes.values())
     wanted = {"test": round(total * test), "val": round(total * val)}
+    if test == 1:
+        wanted["train"] = 0
     lists: dict[str, list[Pair]] = {name: [] for name in SPLITS}
     for patient, name in _deal(sizes, wanted, seed).items():
         lists[name] += patients[patient]
-    for name, share in (("train", 1.0), ("val", val), ("test", test)):
+    for name, share in (("train", 1 - test), ("val", val), ("test", test)):
         if share and not lists[name]:
             few = "Add pairs or change the ratios."
             if groups is not None and len(patients) < 1 + sum(s > 0 for s in (val, test)):
@@ -306,7 +310,8 @@ def _deal(sizes: Mapping[str, int], wanted: Mapping[str, int], seed: int) -> dic
     Parameters
     ----------
     sizes : patient -> pairs
-    wanted : of each list but train, how many pairs; train gets the rest
+    wanted : of each list but train, how many pairs; train gets the rest, and shall get some unless
+        it is among them
     """
     into: dict[str, str] = {}
     held = dict.fromkeys((*wanted, "train"), 0)
@@ -369,13 +374,16 @@ def fold_pairs(
 
 def _check_ratios(val: float, test: float) -> None:
     for name, share in (("val", val), ("test", test)):
-        if not 0 <= share < 1:
+        if not 0 <= share < 1 and (name, share) != ("test", 1):
             raise ConfigError(
                 f"{name}={share:g}: not a share of the pairs. Write 0 or more and less than 1; "
                 "0.1 is usual."
             )
-    if val + test >= 1:
-        raise ConfigError(f"val={val:g} and test={test:g} leave nothing for train. Lower them.")
+    if val + test >= 1 and (val, test) != (0, 1):
+        raise ConfigError(
+            f"val={val:g} and test={test:g} leave nothing for train. Lower them; a test list alone "
+            "is val=0 with test=1."
+        )
 
 
 def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict[str, list[Pair]]:

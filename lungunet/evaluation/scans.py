@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from lungunet.data.codec import IGNORE, LabelCodec, is_lung
-from lungunet.data.ct import write_picture
+from lungunet.data.ct import SUFFIXES, write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
 from lungunet.data.made_by import SIDES
@@ -183,6 +183,7 @@ def evaluate_scans(
     if out is not None:
         files = ("scores.json", "cases.csv", REPORT)
         refuse_existing([Path(out) / name for name in files], overwrite)
+    _refuse_slices(scans)
     pairs = find_volume_pairs(scans, truth, names=names, series=series)
     with_truth = {name: pair for name, pair in pairs.items() if pair.mask is not None}
     patients: Mapping[str, str] = {}
@@ -242,6 +243,20 @@ def evaluate_scans(
         card.save(out, model=str(model), data=source_name, truth=str(truth))
         write_scores_page(out)
     return card
+
+
+def _refuse_slices(scans: str | Path) -> None:
+    """Say how slices are scored that come as a folder of them and not as a list."""
+    folder = Path(scans)
+    if not folder.is_dir() or is_volume_source(folder):
+        return
+    image = next((file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES), None)
+    if image is not None:
+        raise DataError(
+            f"holds slices ({image.name}), which are scored by a list. 'lungunet split IMAGES "
+            "MASKS DATA --val 0 --test 1' makes one of all; then 'lungunet evaluate MODEL DATA'.",
+            where=folder,
+        )
 
 
 def _is_masks(model: str | Path) -> bool:

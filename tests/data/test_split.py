@@ -143,6 +143,18 @@ class TestSplit:
         split = split_pairs(pairs, val=0.1, test=0.2, groups=groups)
         assert [len(split.train), len(split.val), len(split.test)] == [70, 10, 20]
 
+    def test_a_test_list_alone(self):
+        pairs, groups = slices_of([3, 1, 2])
+        split = split_pairs(pairs, val=0, test=1, groups=groups)
+        assert (split.train, split.val) == ([], [])
+        assert names(split.test) == sorted(pair.name for pair in pairs)
+        assert split_pairs(numbered(1), val=0, test=1).test == numbered(1)
+        for val, test in ((0.1, 1), (1e-9, 1)):
+            with pytest.raises(ConfigError, match="a test list alone is val=0 with test=1"):
+                split_pairs(pairs, val=val, test=test)
+        with pytest.raises(SplitError, match="test is empty"):
+            split_pairs([], val=0, test=1)
+
 
 class TestSplitRefusals:
     @pytest.mark.parametrize(

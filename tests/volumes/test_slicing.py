@@ -183,6 +183,18 @@ class TestPairs:
         with pytest.warns(LungUNetWarning, match=r"names='\*=\*_seg'"):
             assert list(find_volume_pairs(scans, masks)) == ["patient1"]
 
+    def test_masks_of_before_beside_the_scans_are_no_scans(self, tmp_path):
+        scans, masks = tmp_path / "s", tmp_path / "m"
+        names = ("a_lung.nii", "b_lung.nii")
+        self.save(*(scans / name for name in (*names, "a.nii", "b.nii", "c.nii")))
+        self.save(*(masks / name for name in names))
+        with pytest.warns(LungUNetWarning, match="2 of the 5 images are masks|masks pair"):
+            pairs = find_volume_pairs(scans, masks)
+        assert paths_of({name: pairs[name] for name in "ab"}) == {
+            name: (scans / f"{name}.nii", masks / f"{name}_lung.nii") for name in "ab"
+        }
+        assert list(pairs) == ["a", "b", "c"]
+
     def test_a_folder_of_slices_is_one_scan(self, tmp_path):
         self.save(tmp_path / "lungs.mha")
         ct = series(tmp_path / "ct")
