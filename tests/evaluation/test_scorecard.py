@@ -244,6 +244,32 @@ def test_the_paired_difference_is_surer_than_the_scores() -> None:
     assert theirs.difference(ours, "dice").value < 0
 
 
+def test_cases_that_are_compared_are_matched_by_name() -> None:
+    truths = boxes(4)
+    ours = card_of(truths, boxes(4, shift=1))
+    theirs = card_of(truths, boxes(3, shift=2) + truths[3:])
+    turned = ScoreCard(theirs.cases[::-1], theirs.class_names)
+    for metric in ("iou", "dice"):
+        assert ours.difference(turned, metric) == ours.difference(theirs, metric)
+    assert ours.mean_difference(turned, "hd95") == ours.mean_difference(theirs, "hd95")
+    assert ours.moved(turned) == ours.moved(theirs)
+
+
+@pytest.mark.parametrize("compare", ["difference", "mean_difference", "moved"])
+def test_other_cases_are_not_compared(compare: str) -> None:
+    truths = boxes(4)
+    ours = card_of(truths, truths)
+    arguments = () if compare == "moved" else ("iou",)
+    fewer = ScoreCard(ours.cases[:3], ours.class_names)
+    twice = ScoreCard((*ours.cases[:3], ours.cases[0]), ours.class_names)
+    for others in (fewer, twice):
+        with pytest.raises(DataError, match=r"do not match by name: s3\. A difference is one on"):
+            getattr(ours, compare)(others, *arguments)
+    renamed = card_of(boxes(5)[1:], truths)  # of the same names, and other slices
+    with pytest.raises(DataError, match=r"^s0: the truth holds lung in 120 of 1200 in 30x40"):
+        getattr(ours, compare)(renamed, *arguments)
+
+
 def test_vectorised_ratios_equal_those_of_one_table() -> None:
     counts = np.random.default_rng(2).integers(0, 9, (20, 3, 3))
     counts[3] = 0
