@@ -20,6 +20,7 @@ from lungunet.data.made_by import SIDES
 from lungunet.data.manifest import Pair
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.evaluation.masks import match_classes, say_other_names
 from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
 from lungunet.evaluation.scorecard import box_of_either as box_of
@@ -188,7 +189,7 @@ def evaluate_scans(
     patients: Mapping[str, str] = {}
     if group is not None:
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in with_truth], group)
-    codec = _named(scoring.codec or guess_codec(with_truth.values(), volumes=True))
+    codec = _sides_in_order(_named(scoring.codec or guess_codec(with_truth.values(), volumes=True)))
     found = _Found()
     counting, model_progress = (progress, silent) if _is_masks(model) else (silent, progress)
 
@@ -230,6 +231,7 @@ def evaluate_scans(
         raise DataError(
             f"no scan could be scored:\n  {listed(found.failed)}\nMend them.", where=scans
         )
+    found.remarks += say_other_names(source.codec, codec)
     found.remarks += _remarks(found, pairs, codec, source)
     for each in (model, *against):
         if not _is_masks(each):
@@ -257,6 +259,20 @@ def _named(codec: LabelCodec) -> LabelCodec:
     if codec.n_classes == 3 and not codec.is_named:
         return replace(codec, names=("background", *SIDES[:2]))
     return codec
+
+
+def _sides_in_order(codec: LabelCodec) -> LabelCodec:
+    """Return a codec that numbers left and right as :func:`split_sides` does."""
+    if codec.names[1:] != SIDES[1::-1]:
+        return codec
+    turned = {LEFT: RIGHT, RIGHT: LEFT}
+    return replace(
+        codec,
+        classes={raw: turned.get(index, index) for raw, index in codec.classes.items()},
+        raw_values={turned.get(index, index): raw for index, raw in codec.raw_values.items()},
+        names=(codec.names[0], *SIDES[:2]),
+        other=None if codec.other is None else turned.get(codec.other, codec.other),
+    )
 
 
 def _has_sides(codec: LabelCodec) -> bool:
@@ -340,6 +356,7 @@ def _score(
     require_hu(scan.array, scan.path)
     truth, moved_truth = _read_classes(mask, scan, codec)
     pred, moved_mask = source.segment(scan.name, scan)
+    pred = match_classes(pred, source.codec, codec)
 
     def score(truth: np.ndarray, pred: np.ndarray) -> CaseScore:
         return score_case(

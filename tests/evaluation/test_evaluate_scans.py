@@ -346,6 +346,24 @@ class TestSides:
         read = ScanScoring(mask_codec=LabelCodec.parse("0,2,1"))
         assert sided.evaluate(scoring=read).regions["left lung"].pooled.iou == 1
 
+    def test_are_matched_by_name(self, sided: Folder) -> None:
+        sided.add("p", self.truth, np.array([0, 2, 1], np.uint8)[self.truth])
+        turned = LabelCodec({0: 0, 2: 1, 1: 2}, names=("background", "left lung", "right lung"))
+        named = LabelCodec({0: 0, 2: 2, 1: 1}, names=turned.names)
+        other_way = LabelCodec({0: 0, 1: 1, 2: 2}, names=("background", "right lung", "left lung"))
+        for truth, masks in ((named, turned), (named, other_way)):
+            card = sided.evaluate(scoring=ScanScoring(truth, masks))
+            assert {name: of.pooled.iou for name, of in card.regions.items()} == {
+                "left lung": 1,
+                "right lung": 1,
+            }
+            assert card.remarks == ()
+        # The truth is read as it says, whatever number it gives the sides.
+        card = sided.evaluate(scoring=ScanScoring(other_way, named))
+        assert card.pooled.iou == card.regions["left lung"].pooled.iou == 1
+        same = [case.truth_px for case in card.regions["left lung"].cases]
+        assert same == [int((self.truth == 2).sum())]
+
     def test_masks_without_them_are_scored_as_a_whole(self, sided: Folder) -> None:
         sided.add("p", self.truth, (self.truth > 0).view(np.uint8))
         card = sided.evaluate()

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -414,6 +415,58 @@ class TestMaskFolder:
             evaluate(MaskFolder(tmp_path / "b"), pairs)
         with pytest.raises(lungunet.ConfigError, match="IMAGE=MASK"):
             MaskFolder(tmp_path / "b", mask_names="_seg")
+
+
+class TestClassNames:
+    NAMES = ("background", "left lung", "right lung")
+
+    @pytest.fixture
+    def sides(self, tmp_path: Path) -> list[Pair]:
+        """A slice whose mask holds 1 on the one side and 2 on the other."""
+        truth = np.zeros((9, 8), np.uint8)
+        truth[2:6, 1:3], truth[1:6, 5:7] = 1, 2
+        lungunet.write_image(tmp_path / "a.tif", truth.astype(np.int16) * -700)
+        lungunet.write_mask(tmp_path / "masks" / "a.png", truth)
+        return [Pair(tmp_path / "a.tif", tmp_path / "masks" / "a.png")]
+
+    def score(self, pairs: list[Pair], truth: LabelCodec, masks: LabelCodec) -> ScoreCard:
+        folder = MaskFolder(pairs[0].mask.parent, masks)
+        return evaluate(folder, pairs, codec=truth, baselines=False)
+
+    def test_of_another_order_are_matched(self, sides: list[Pair]) -> None:
+        plain = LabelCodec({0: 0, 1: 1, 2: 2}, names=self.NAMES)
+        turned = LabelCodec({0: 0, 2: 1, 1: 2}, names=(self.NAMES[0], *self.NAMES[:0:-1]))
+        for truth, masks in ((plain, turned), (turned, plain)):
+            card = self.score(sides, truth, masks)
+            assert (card.pooled.class_iou, card.class_names) == ((1, 1, 1), truth.names)
+            assert card.remarks == ()
+        exchanged = replace(plain, names=turned.names)
+        assert self.score(sides, plain, exchanged).pooled.class_iou == (1, 0, 0)
+
+    def test_that_differ_are_told(self, sides: list[Pair]) -> None:
+        truth = LabelCodec({0: 0, 1: 1, 2: 2}, names=("background", "left", "right lung"))
+        card = self.score(sides, truth, replace(truth, names=self.NAMES))
+        assert card.pooled.class_iou == (1, 1, 1)
+        assert card.remarks == (
+            "classes are compared by their order, for truth and masks call them otherwise: left "
+            "with left lung",
+        )
+        assert self.score(sides, truth, LabelCodec.parse("0,1,2")).remarks == ()
+
+
+class TestPatients:
+    def test_every_slice_needs_one_where_any_are_named(self, case) -> None:
+        pairs, _, preds = case
+        whole = {pair.name: "ab"[place % 2] for place, pair in enumerate(pairs)}
+        of_files = {pair.image.name: "a" for pair in pairs}
+        part = {"s0": 1, "s1": 2}  # a slice called 1 would have been of the first patient
+        for patients, missing in ((part, "s2, s3"), (of_files, "s0, s1, s2, s3"), ({}, "s0, s1")):
+            said = f"^patients: none is named for . of 4 slices: {missing}"
+            with pytest.raises(SplitError, match=said):
+                evaluate(Predictor(Fixed(preds)), pairs, patients=patients, baselines=False)
+        more = {**whole, "elsewhere": "c"}
+        card = evaluate(Predictor(Fixed(preds)), pairs, patients=more, baselines=False)
+        assert card.patients == ["a", "b", "a", "b"]
 
 
 def test_pictures_of_the_worst_and_the_best(
