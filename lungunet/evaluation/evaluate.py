@@ -197,8 +197,8 @@ def evaluate_list(
 
     Of a run, the scores go to its own ``evaluation/SPLIT``, and the card in its model folder and
     its report are written anew. Slices that a run was trained on do not judge it, nor those its
-    epoch was chosen on, wherever they lie by now; ``split="val"`` are the latter, and the list's
-    name says so.
+    epoch was chosen on, wherever they lie by now. ``split="val"`` scores the latter too, to compare
+    runs by, and a remark says that they flatter.
 
     Parameters
     ----------
@@ -260,6 +260,8 @@ def evaluate_list(
         for name in rivals
         if known[name]
     )
+    if split == "val":
+        remarks += _say_chosen(seen, len(pairs))
     temperature: float | None = None
     if not isinstance(predictor, MaskFolder) and split != "val":
         temperature, unfit = _fit(predictor, model, Path(data), codec, progress=progress)
@@ -330,6 +332,15 @@ def _refuse_seen(
             where=where,
         )
     return known
+
+
+def _say_chosen(seen: Mapping[str, Seen], slices: int) -> tuple[str, ...]:
+    return tuple(
+        f"{len(of.val)} of these {slices} slices chose the epoch of {name}: its scores on them "
+        "flatter it; judge it by test"
+        for name, of in seen.items()
+        if of.val
+    )
 
 
 def _fit(

@@ -600,7 +600,21 @@ class TestEvaluateList:
         with pytest.raises(SplitError, match="3 of these 5"):  # by its model folder too
             evaluate_list(own_run / "best", tmp_path / "again", device="cpu")
         card = evaluate_list(own_run, tmp_path / "again", split="val", device="cpu")
-        assert (card.seen, card.remarks) == (0, ())  # the list's name says it
+        assert card.seen == 0
+        assert card.remarks == (
+            f"1 of these 1 slices chose the epoch of {own_run}: its scores on them flatter it; "
+            "judge it by test",
+        )
+        assert json.loads((card.folder / "scores.json").read_text())["remarks"] == [*card.remarks]
+        page = (own_run / "report.html").read_text(encoding="utf-8")
+        assert page.count("flatter it; judge it by test") == 1
+        assert "was chosen on val: these scores flatter" not in page
+        about = (own_run / "best" / "README.md").read_text()
+        assert "list val, which flatters where it chose the epoch, at the size" in about
+        rule = evaluate_list(
+            "threshold", tmp_path / "again", split="val", against=[own_run], baselines=False
+        )
+        assert rule.remarks == card.remarks
 
     def test_slices_that_were_written_anew(self, own_run: Path, split, tmp_path: Path) -> None:
         pair = split.train[0]
