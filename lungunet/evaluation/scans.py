@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from lungunet.evaluation.scorecard import box_of_either as box_of
 from lungunet.evaluation.trained_on import sliced_from
 from lungunet.inference.measure import codec_of_lungs, encode_scan, guess_codec
 from lungunet.inference.predictor import Predictor
+from lungunet.inference.quality import check_volume
 from lungunet.inference.scans import predict_volume
 from lungunet.inference.sides import LEFT, RIGHT, is_told, split_sides
 from lungunet.metrics.overlap import TOLERANCE_MM, Ruler, ruler_of_scans
@@ -145,7 +147,8 @@ def evaluate_scans(
 
     Masks on another grid than their scan are brought to it as :func:`put_on_grid` does, and the
     card says which. Where truth and masks tell the left lung from the right one, each is scored by
-    itself too; a model that does not is helped by :func:`split_sides`. Memory is that of one scan.
+    itself too; those of a model that does not are told apart by :func:`split_sides` where the scan
+    shows a whole chest, as in :func:`predict_scans`. Memory is that of one scan.
 
     Parameters
     ----------
@@ -440,6 +443,8 @@ def _parts(
     if sided and not is_told(truth):
         return None, False
     if codec.n_classes != source.codec.n_classes:
+        if not _shows_chest(scan, pred, by=source.word):
+            return None, False
         pred = split_sides(pred, spacing_mm=scan.spacing_mm, hu=scan.array)
     if sided and not is_told(pred):
         return None, False
@@ -448,6 +453,12 @@ def _parts(
     counts = count_classes(truth, pred, 3)
     crossed = counts[LEFT, RIGHT] + counts[RIGHT, LEFT]
     return pred, bool(crossed > counts[LEFT, LEFT] + counts[RIGHT, RIGHT])
+
+
+def _shows_chest(scan: Volume, pred: np.ndarray, *, by: str) -> bool:
+    """Whether ``predict`` would tell left from right; others are asked only to find more lung."""
+    check = partial(check_volume, scan.array, pred, spacing_mm=scan.spacing_mm, by=by)
+    return bool(check(second_opinion=False).chest or check().chest)
 
 
 def _draw(scan: Volume, lungs: np.ndarray, pred: np.ndarray, case: CaseScore) -> np.ndarray:
@@ -515,8 +526,8 @@ def _remarks(
             )
     if found.untold:
         yield (
-            f"not scored by region, since one of the two masks does not tell them apart: "
-            f"{_list(found.untold)}"
+            f"not scored by region, since truth or mask does not tell them apart, as where a scan "
+            f"shows no whole chest: {_list(found.untold)}"
         )
     if codec.n_classes > 2 and not _could_tell(codec, source):
         yield "the masks do not tell regions apart as the truth does: lungs are scored as a whole"
