@@ -168,8 +168,12 @@ def _baselines(
     words = [
         word for word in ("threshold", "lungs") if word != predictor.word and word not in without
     ]
-    rules = {word: partial(_segment_one, Predictor.load(word, device="cpu")) for word in words}
-    return {**rules, NOTHING: lambda image: np.zeros(image.shape, np.uint8)}
+    rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        word: partial(_segment_one, Predictor.load(word, device="cpu")) for word in words
+    }
+    if NOTHING not in without:
+        rules[NOTHING] = lambda image: np.zeros(image.shape, np.uint8)
+    return rules
 
 
 def _segment_one(predictor: Predictor, image: np.ndarray) -> np.ndarray:

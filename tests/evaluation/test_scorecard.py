@@ -326,6 +326,13 @@ class TestBaselines:
         assert before.moved(card) == [(name, 1.0, ours) for name, ours, _ in moved[::-1]]
         assert before.moved(before) == []
 
+    def test_one_called_like_a_baseline_stands_in_its_place(self, case) -> None:
+        pairs, truths, preds = case
+        rivals = {"all background": Predictor(Fixed(truths))}
+        card = evaluate(Predictor(Fixed(preds)), pairs, against=rivals)
+        other = card.baselines["all background"]
+        assert (len(other.cases), other.pooled.iou) == (len(pairs), 1.0)
+
     def test_what_a_rival_invents_counts_in_the_mean_difference(self) -> None:
         truths = [np.zeros((6, 8), np.uint8) for _ in range(3)]
         truths[0][1:5, 1:5] = truths[2][0, 0] = 1
