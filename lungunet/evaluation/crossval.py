@@ -111,7 +111,8 @@ def cross_validate(
         for run in fold_folders(out):
             RunFolder(run).refuse_run()
     refuse_existing([out / name for name in _SCORES], overwrite)
-    _refuse_own_weights(config.weights, out)
+    if overwrite:
+        _refuse_own_weights(config.weights, out)
     settings = [replace(config, data=str(fold)) for fold in folds]
     for each in settings:
         load_datasets(each)
@@ -119,7 +120,7 @@ def cross_validate(
     try:
         for fold, own in zip(folds, settings, strict=True):
             trainer, train, val = make_trainer(own, out / fold.name, progress=progress)
-            if not done:
+            if overwrite and not done:
                 _clear(out)
             ill = paint_val(val, config)
             yield from trainer.epochs(train, val, overwrite=overwrite, val_ill=ill)
