@@ -6,6 +6,7 @@ Looks at every file before anything is written, and writes slices anew where tha
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from lungunet.data.split import (
     SplitConfig,
     SplitRecord,
     count_pairs,
+    fold_folders,
     fold_pairs,
     number_patients,
     read_groups,
@@ -146,6 +148,8 @@ def write_data_folder(
         refuse_existing([*changed, *stale], overwrite)
     for path in stale:
         path.unlink()
+        with suppress(OSError):  # it holds more than lists
+            path.parent.rmdir()
     for path, text in files.items():
         write_text(path, text)
     return replace(record, counts=count_pairs(lists))
@@ -226,7 +230,7 @@ def _in_place(split: Split, pairs: Mapping[str, Pair]) -> Split:
 def _stale_folds(folder: Path, files: Mapping[Path, str]) -> list[Path]:
     """List what an earlier split left in fold folders: beside new lists it would leak."""
     names = (*(f"{name}.txt" for name in SPLITS), "split.json")
-    old = [fold / name for fold in folder.glob("fold-[0-9]*") for name in names]
+    old = [fold / name for fold in fold_folders(folder) for name in names]
     return [path for path in old if path.exists() and path not in files]
 
 

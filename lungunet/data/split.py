@@ -482,6 +482,25 @@ def read_split(folder: str | Path, *names: str) -> Split:
     return Split(**lists)
 
 
+def fold_folders(folder: str | Path) -> list[Path]:
+    """List the folders fold-1, fold-2 and so on in a folder, by number."""
+    numbers = {
+        place: int(place.name.removeprefix("fold-"))
+        for place in Path(folder).glob("fold-*")
+        if re.fullmatch("fold-[0-9]+", place.name) and place.is_dir()
+    }
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def folds_of_lists(folder: str | Path) -> list[Path]:
+    """List the fold folders that hold lists, by number: others are no folds of a data folder."""
+    return [
+        place
+        for place in fold_folders(folder)
+        if any((place / f"{name}.txt").exists() for name in SPLITS)
+    ]
+
+
 def check_split_folder(folder: Path) -> None:
     """Refuse what is no folder."""
     if folder.is_file():

@@ -16,7 +16,9 @@ from lungunet.cli.app import app
 PACKAGE = Path(lungunet.__file__).parent
 VERBS = typer.main.get_command(app).commands
 # Commands of ours and others are quoted whole; these are options of torchrun, containers and pip.
-_QUOTED = re.compile(r"'(?:lungunet|pip|hf|dicomweb_client) [^']*'|--nproc-per-node|--shm-size|--index-url")
+_QUOTED = re.compile(
+    r"'(?:lungunet|pip|hf|dicomweb_client) [^']*'|--nproc-per-node|--shm-size|--index-url"
+)
 
 
 @pytest.mark.parametrize(

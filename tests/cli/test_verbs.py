@@ -167,7 +167,8 @@ class TestSplit:
         done = run_cli("split", *phantoms, out, "--seed", 3, "--folds", 2)
         assert (done.code, "fold-3" in done.err or "more" in done.err) == (1, True)
         assert run_cli("split", *phantoms, out, "--seed", 3, "--folds", 2, "--overwrite").code == 0
-        assert not list((out / "fold-3").iterdir())
+        assert [fold.name for fold in lungunet.find_folds(out)] == ["fold-1", "fold-2"]
+        assert not (out / "fold-3").exists()
 
     def test_wrong_masks_are_named_before_anything_is_written(
         self, run_cli, phantoms, tmp_path: Path
