@@ -302,17 +302,15 @@ def _show_regions(card: "ScoreCard") -> None:
         if name in ("dice", "iou", "surface_dice") or metric.unit
     }
     console.say("\neach region by itself, mean per scan")
-    console.show_table(
-        ("", *(metric.label for metric in shown.values()), "n"),
-        [
-            (
-                region,
-                *(console.short(of.per_case(name).mean, shown[name].digits) for name in shown),
-                len(of.cases),
-            )
-            for region, of in card.regions.items()
-        ],
-    )
+    columns = [column for region in card.regions for column in (region, "n")]
+    rows: list[tuple[object, ...]] = []
+    for name, metric in shown.items():
+        row: list[object] = [metric.label]
+        for of in card.regions.values():
+            each = of.per_case(name)
+            row += [console.short(each.mean, metric.digits), each.n]
+        rows.append(tuple(row))
+    console.show_table(("", *columns), rows)
 
 
 def _interval(interval: "Interval", sign: str = "") -> str:

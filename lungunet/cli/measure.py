@@ -62,10 +62,20 @@ def measure(
 ) -> None:
     """Measure masks: area, volume, mean HU, 5th and 95th percentile, emphysema index.
 
-    One row per slice, or per scan and per slice of it. The emphysema index is the share of the mask
-    below -950 HU. What cannot be known is left empty: HU of eight-bit and uint16 pictures, mm2
-    without a spacing, the volume of a scan that shows no whole chest. A pair that cannot be used is
-    named and skipped, and the exit code is 1 in the end.
+    One row per slice, or per scan and per slice of it. What cannot be known is left empty: HU of
+    eight-bit and uint16 pictures, mm2 without a spacing, the volume of a scan that shows no whole
+    chest. A pair that cannot be used is named and skipped, and the exit code is 1 in the end.
+
+    Columns
+    -------
+    - `name`: the slice file or the scan
+    - `area_px`, `area_mm2`: of a slice; of a whole scan its voxels, and empty
+    - `mean_hu`, `hu_p05`, `hu_p95`: mean, 5th and 95th percentile of HU in the mask
+    - `emphysema_index`: share of the mask below -950 HU
+    - `volume_ml`: of a scan
+    - `region`: lungs, left lung or right lung: the patient's
+    - `slice`: of a scan, from 0 at the feet; empty in the row of the whole
+    - `spacing_z_mm`, `spacing_y_mm`, `spacing_x_mm`: what areas and volumes were computed with
 
     Examples
     --------

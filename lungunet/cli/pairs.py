@@ -1,5 +1,6 @@
 """``lungunet split`` and ``lungunet prepare``: from two folders to three lists."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,13 @@ Images = Annotated[Path, typer.Argument(help="Folder of CT slices.", metavar="IM
 Masks = Annotated[Path, typer.Argument(help="Folder of masks; paired by stem.", metavar="MASKS")]
 Data = Annotated[Path, typer.Argument(help="Folder for the lists.", metavar="DATA")]
 Val = Annotated[float, typer.Option(help="Share of the pairs for val; 0 leaves it empty.")]
-Test = Annotated[float, typer.Option(help="Share of the pairs for test; 0 leaves it empty.")]
+Test = Annotated[
+    float,
+    typer.Option(
+        help="Share of the pairs for test; 0 leaves it empty. 1 with --val 0: a test list alone, "
+        "to score a model that was trained on other slices."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Another seed, another split.")]
 Group = Annotated[
     str | None,
@@ -174,4 +181,14 @@ def _report(data: Path, record: "SplitRecord", as_json: bool) -> None:
     if record.excluded:
         console.say(f"left out: {counted(len(record.excluded), 'slice')}, named in split.json")
     console.say(f"\nnext:   {console.command('audit', data, '--out', data / 'audit')}")
-    console.say(f"then:   {console.command('train', data)}")
+    if record.counts is not None and (then := _next_verb(data, record.counts)):
+        console.say(f"then:   {console.command(*then)}")
+
+
+def _next_verb(data: Path, counts: Mapping[str, int]) -> tuple[object, ...]:
+    """Return what can be done with the lists: train needs two of them, evaluate one."""
+    if counts["train"] and counts["val"]:
+        return ("train", data)
+    if (data / "fold-1" / "train.txt").exists():
+        return ("train", data, "--cross-validate")
+    return ("evaluate", "MODEL", data, "--out", data / "scores") if counts["test"] else ()

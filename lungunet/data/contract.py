@@ -55,6 +55,11 @@ class InputContract:
     def __post_init__(self) -> None:
         """Refuse sizes and spreads that no model can work with."""
         make_plain(self)
+        fix = "Give a tuple of names, as ('int16', 'float32')."
+        check_kind("dtypes", self.dtypes, tuple | list, fix)  # not text: it holds other names
+        for dtype in self.dtypes:
+            check_kind("dtypes", dtype, str, fix)
+        object.__setattr__(self, "dtypes", tuple(self.dtypes))
         if not is_number(self.size, whole=True):
             raise ConfigError(
                 "must be a whole number, the side of a square in px. 256 is usual.",
@@ -91,8 +96,9 @@ class InputContract:
         Raises
         ------
         ConfigError
-            When dtypes are mixed or uint16, so that nobody can know what the values mean, or
-            8-bit slices have others or a window of HU beside them.
+            When slices of uint8, of uint16 and of HU are mixed, whatever the window; when they are
+            of uint16 without a window, so that nobody can know what the values mean; or when 8-bit
+            slices have a window of HU.
         """
         check_kind("window", window, Window | None, "Give Window(level=-600, width=1500).")
         given = tuple(sorted(set(dtypes)))
@@ -100,6 +106,13 @@ class InputContract:
             raise ConfigError(
                 "8-bit grey and HU do not go through one window. Use the files that the 8-bit "
                 "slices were exported from, or leave them out.",
+                where=f"slices of dtype {' and '.join(given)}",
+            )
+        if "uint16" in given and len(given) > 1:
+            raise ConfigError(
+                "values with an offset and HU do not go through one window. Save all alike: take "
+                "the offset, mostly 1024, from those of uint16 and write them as int16, or leave "
+                "them out.",
                 where=f"slices of dtype {' and '.join(given)}",
             )
         if given == ("uint8",) and window is not None and window.level < window.width / 2:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lungunet.data import tiff
 from lungunet.data.files import write_bytes
-from lungunet.data.heads import JPEG, PNG, read_head, read_orientation
+from lungunet.data.heads import JPEG, PNG, read_head, read_orientation, scaled_bits
 from lungunet.data.hu import refuse_labels
 from lungunet.data.signatures import describe_foreign
 from lungunet.errors import DataError, LabelError, counted
@@ -69,8 +69,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises
     ------
     DataError
-        When the file is missing, empty, damaged, coloured, of another dtype, or holds NaN or inf;
-        and when it is a mask: 0 and 255, or labels up to 5, and nothing else.
+        When the file is missing, empty, damaged, coloured, of another dtype, a PNG of 2 or 4 bits,
+        or holds NaN or inf; and when it is a mask: 0 and 255, or labels up to 5, and nothing else.
     """
     path = Path(path)
     return _checked_slice(_decode_bytes(_content(path), path), path)
@@ -128,7 +128,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     LabelError
         When the colour channels differ.
     DataError
-        When the file is missing, empty, damaged, or holds fractions.
+        When the file is missing, empty, damaged, a PNG of 2 or 4 bits, or holds fractions.
     """
     path = Path(path)
     mask = _one_channel(_decode_bytes(_content(path), path), path, LabelError)
@@ -316,6 +316,13 @@ def _decode_bytes(content: bytes, path: Path) -> np.ndarray:
         raise DataError("the file is empty. Copy or export it again.", where=path)
     if content.startswith(tiff.MAGIC):
         return tiff.decode_tiff(content, path)
+    if bits := scaled_bits(content):
+        step = 255 // (2**bits - 1)
+        raise DataError(
+            f"a PNG of {bits}-bit grey, from which most programs read 0, {step}, {2 * step} where "
+            "0, 1, 2 are stored. Save the values that are meant in 8 bits.",
+            where=path,
+        )
     pages: Sequence[np.ndarray] = ()
     if content.startswith(_MAGIC):  # OpenCV knows more formats, some of which it reads wrongly
         # imdecode, not imread: it refuses truncated files (imread returns half a JPEG) and opens

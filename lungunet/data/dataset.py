@@ -37,7 +37,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     ----------
     pairs : pairs with masks, or the path of a manifest
     transform : augmentation on slice and mask together, such as :func:`train_transform`: called
-        with ``image=`` and ``mask=``, (size, size) uint8 each. Normalisation comes after it.
+        with ``image=`` and ``mask=``, (size, size) uint8 each. Normalisation comes after it. One of
+        Albumentations is seeded, see :meth:`__getitem__`.
     size : side of the square that slices are fitted to, px; 256 where neither it nor a contract
         is given
     window : how HU become grey; None decides from the dtypes of all slices
@@ -57,8 +58,8 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         When a pair lacks its mask, a file is no image or not of the contract's dtypes, or the
         folder of the cache cannot be written.
     ConfigError
-        When both a contract and a size or window are given, dtypes leave the window open, or the
-        seed is negative.
+        When both a contract and a size or window are given, dtypes are mixed or leave the window
+        open, or the seed is negative.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         Parameters
         ----------
         key : (epoch, index) draws an augmentation that depends on (seed, epoch, index) alone,
-            whatever the worker. A plain index, as foreign samplers yield it, draws another one at
-            every call.
+            whatever the worker, if the transform is an object of Albumentations, a Compose or one
+            step, that draws from its own generators. Any other callable, such as a function around
+            a Compose, is called as it is: what it draws is not seeded here. A plain index, as
+            foreign samplers yield it, draws another augmentation at every call.
 
         Returns
         -------

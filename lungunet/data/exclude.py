@@ -5,6 +5,7 @@ Reads no image.
 
 import csv
 from collections.abc import Collection
+from io import StringIO
 from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES
@@ -50,7 +51,7 @@ def read_excluded(source: str | Path) -> list[str]:
         return sorted(_read_ranking(path, content, bound))
     if bound is not None:
         raise ConfigError("a bound is for a ranking, a .csv file. Leave it out.", where=text)
-    lines = (line.strip().split("\t") for line in content.splitlines())
+    lines = (line.strip().split("\t") for line in content.split("\n"))
     return sorted({(fields[2:] or [_stem(fields[0])])[0] for fields in lines if fields[0]})
 
 
@@ -61,7 +62,7 @@ def _stem(entry: str) -> str:
 
 def _read_ranking(path: Path, content: str, bound: float) -> set[str]:
     try:
-        rows = csv.DictReader(content.splitlines())
+        rows = csv.DictReader(StringIO(content))
         return {row["name"] for row in rows if float(row["score"]) >= bound}
     except (KeyError, TypeError, ValueError, csv.Error) as err:
         raise DataError(

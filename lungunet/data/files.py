@@ -163,15 +163,17 @@ def _write_rows(
     )
 
 
-def read_csv(path: str | Path, *, fix: str) -> list[dict[str, str]]:
+def read_csv(
+    path: str | Path, *, fix: str, error: type[LungUNetError] = DataError
+) -> list[dict[str, str]]:
     """Read the rows of a table; ``fix`` says in a sentence what to do where that cannot be done."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
     except OSError as err:
-        raise DataError(f"cannot be read ({err.strerror}). {fix}", where=path) from err
+        raise error(f"cannot be read ({err.strerror}). {fix}", where=path) from err
     except (UnicodeDecodeError, csv.Error) as err:
-        raise DataError(f"cannot be read as CSV ({err}). {fix}", where=path) from err
+        raise error(f"cannot be read as CSV ({err}). {fix}", where=path) from err
 
 
 def _cell(value: Any) -> Any:

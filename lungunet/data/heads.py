@@ -24,7 +24,7 @@ def read_head(content: bytes) -> tuple[int, int, str] | None:
     """Return height, width as stored and dtype of one grey or indexed channel; None of others."""
     if content.startswith(PNG) and content[12:16] == b"IHDR" and len(content) > 26:
         width, height, bits, colour = struct.unpack_from(">IIBB", content, 16)
-        one = colour in (0, 3)  # grey; indexed
+        one = colour in (0, 3) and not scaled_bits(content)  # grey; indexed
     else:
         frame = next((data for kind, data in _segments(content) if kind in _FRAMES), b"")
         if len(frame) < 6:
@@ -33,6 +33,15 @@ def read_head(content: bytes) -> tuple[int, int, str] | None:
         one = channels == 1 and bits == 8
     one = one and 0 < height * width <= _MOST_PIXELS
     return (height, width, f"uint{max(8, bits)}") if one else None
+
+
+def scaled_bits(content: bytes) -> int:
+    """Return the bits of a pixel of grey that decoders stretch to 8, of a PNG 2 or 4; 0 of others.
+
+    1 bit is none of them: it is 0 and 255 to all programs.
+    """
+    stretched = content.startswith(PNG) and content[24:26] in (b"\2\0", b"\4\0")
+    return content[24] if stretched else 0
 
 
 def read_orientation(content: bytes) -> int:

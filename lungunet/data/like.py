@@ -15,6 +15,7 @@ from lungunet.data.split import (
     SplitConfig,
     SplitRecord,
     check_split_folder,
+    folds_of_lists,
     read_split_record,
 )
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError, counted, listed
@@ -59,17 +60,12 @@ def keep_lists(
     """
     folder = Path(str(config.like))
     owners, record = _read_owners(folder), read_split_record(folder)
-    folds = [_read_owners(place) for place in _fold_folders(folder)]
+    folds = [_read_owners(place) for place in folds_of_lists(folder)]
     _refuse_other_settings(config, record, len(folds))
     _refuse_new({*pairs} - {*owners, *excluded, *(record.excluded or ())}, folder)
     whole = _deal(pairs, owners)
     _check_missing(whole, {name: owners[name] for name in sorted({*owners} - {*pairs})}, folder)
     return ListPlan(whole, [_deal(pairs, owned) for owned in folds], record)
-
-
-def _fold_folders(folder: Path) -> list[Path]:
-    places = (place for place in folder.glob("fold-[0-9]*") if any(place.glob("*.txt")))
-    return sorted(places, key=lambda place: int(place.name.split("-")[1]))
 
 
 def _deal(pairs: Mapping[str, Pair], owners: Mapping[str, str]) -> Split:

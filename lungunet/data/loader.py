@@ -110,6 +110,8 @@ def make_loader(
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Return a DataLoader whose batches depend on seed and epoch alone, not on ``workers``.
 
+    So it is with transforms of Albumentations, see :meth:`LungCTDataset.__getitem__`.
+
     Make it once: each pass is the next epoch, with an order and an augmentation of its own, and a
     new loader begins at the first one. ``loader.sampler.set_epoch`` names another.
 

@@ -17,7 +17,14 @@ from pathlib import Path
 
 from lungunet.data.ct import SUFFIXES, read_header
 from lungunet.data.files import write_text
-from lungunet.data.names import NameRule, find_rule, match_by_rule, match_names, usual_rules
+from lungunet.data.names import (
+    NameRule,
+    find_rule,
+    leave_out_masks,
+    match_by_rule,
+    match_names,
+    usual_rules,
+)
 from lungunet.errors import DataError, GeometryError, LungUNetWarning, counted, listed
 
 RECORD = "predicted.jsonl"
@@ -211,7 +218,9 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     Parameters
     ----------
     images, masks : folders, with folders in them as may be; extensions may differ, ``a.tif`` pairs
-        with ``a.png``. One folder for both needs a rule for names
+        with ``a.png``. Masks may lie among the images, of which they are none: in one folder for
+        both, or others than those in ``masks``, as the ones that a review left as they were. Where
+        stems repeat in several folders, masks in one folder are called ``p1_slice1``
     names : how the stems differ, as ``*=*_mask`` where ``a.tif`` has ``a_mask.png``. None takes
         them alike, else by an ending or a beginning that fits all, with a warning that says which
 
@@ -231,8 +240,13 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
     images, masks = Path(images), Path(masks)
     rule = None if names is None else NameRule.parse(names)
     named = (_named(images, but=masks), _named(masks, but=images))
+    if not any("/" in name for name, _ in named[1]):  # as copies are called that a review wrote
+        flat = name_files(path for _, path in named[0])
+        named = ([(name, path) for path, name in flat.items()], named[1])
     if images.samefile(masks):
         named = _part(named[0], rule, images)
+    else:
+        named = (without_masks(*named, names=names), named[1])
     pairs, problems = pair_by_name(*named, names=names)
     called = name_files(pair.image for pair in pairs)
     pairs = [replace(pair, name=called[pair.image]) for pair in pairs]
@@ -275,6 +289,31 @@ def _part(
         "how masks are called, as names='*=*_mask'.",
         where=folder,
     )
+
+
+def without_masks(
+    images: Sequence[tuple[str, Path]],
+    masks: Sequence[tuple[str, Path]],
+    *,
+    names: str | None = None,
+) -> list[tuple[str, Path]]:
+    """Leave out masks that lie among their images, where other masks are to be paired with these.
+
+    Files are given as (name, path). What is left out is said in a warning, if not by the rule for
+    names that was given; see :func:`find_pairs` for that rule.
+    """
+    rule = None if names is None else NameRule.parse(names)
+    left, by = leave_out_masks(images, masks, rule)
+    if by not in (None, rule):
+        kept = {*left}
+        first = next(path for name, path in images if (name, path) not in kept)
+        warnings.warn(
+            f"{len(images) - len(left)} of the {len(images)} images are masks of others, as by "
+            f"names='{by}', and left out: {first} and the like.",
+            LungUNetWarning,
+            stacklevel=3,
+        )
+    return left
 
 
 def _hint(pairs: Sequence[Pair], names: str | None) -> str:
@@ -360,6 +399,19 @@ def refuse_equal_names(pairs: Iterable[Pair], error: type[DataError] = DataError
     if twice:
         raise error(
             f"names that occur twice:\n  {listed(twice)}\nRename them, so that each has its own."
+        )
+
+
+def refuse_shared_files(pairs: Iterable[Pair], error: type[DataError] = DataError) -> None:
+    """Refuse two pairs of one image, as a link makes them: in two lists they would leak."""
+    names: dict[Path, list[str]] = defaultdict(list)
+    for pair in pairs:
+        names[pair.image.resolve()].append(pair.name)
+    shared = [f"{' and '.join(some)} ({file})" for file, some in names.items() if len(some) > 1]
+    if shared:
+        raise error(
+            f"slices that are one file:\n  {listed(shared)}\nKeep one of them, and remove the "
+            "other links with their masks."
         )
 
 

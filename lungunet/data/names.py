@@ -168,6 +168,45 @@ def find_rule(
     return best
 
 
+def leave_out_masks(
+    images: Sequence[Named], masks: Sequence[Named], rule: NameRule | None = None
+) -> tuple[list[Named], NameRule | None]:
+    """Leave out files among images that are masks of others there, if the rest then pairs better.
+
+    Parameters
+    ----------
+    rule : how masks are called; None: as people usually do
+
+    Returns
+    -------
+    images : those that are left
+    rule : by which the others are masks; None where none is
+    """
+
+    def pair(some: Sequence[Named]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+        return find_rule(some, masks)[:2] if rule is None else match_by_rule(some, masks, rule)
+
+    best, left, by = pair(images), list(images), None
+    spelt = [(unicodedata.normalize("NFC", name), path) for name, path in images]
+    last = [name.rpartition("/")[2].casefold() for name, _ in spelt]
+    rules = [rule] if rule else []
+    for each in rules + [usual for usual in usual_rules() if usual.tells_masks]:
+        if not best[1]:
+            break
+        before, behind = (part.casefold() for part in each.mask)
+        if not any(name.startswith(before) and name.endswith(behind) for name in last):
+            continue
+        there = {each.common(name, each.image) for name, _ in spelt} - {None}
+        own = [each.common(name, each.mask) in there for name, _ in spelt]
+        some = [item for item, is_mask in zip(images, own, strict=True) if not is_mask]
+        if not 0 < len(some) < len(images):
+            continue
+        again = pair(some)
+        if len(again[0]) >= len(best[0]) and len(again[1]) < len(best[1]):
+            best, left, by = again, some, each
+    return left, by
+
+
 def _inferred_rules(images: Sequence[Named], masks: Sequence[Named]) -> Iterator[NameRule]:
     """Yield an ending and a beginning that all masks, or all images, have, and the others lack."""
     of_images, of_masks = (

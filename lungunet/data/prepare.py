@@ -6,6 +6,7 @@ Looks at every file before anything is written, and writes slices anew where tha
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +21,20 @@ from lungunet.data.dataset import read_pair
 from lungunet.data.exclude import read_excluded, refuse_unknown
 from lungunet.data.files import refuse_existing, refuse_inputs, write_text
 from lungunet.data.like import DRAWN_BY, ListPlan, keep_lists
-from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, render_manifest
+from lungunet.data.manifest import (
+    Pair,
+    find_pairs,
+    refuse_equal_names,
+    refuse_shared_files,
+    render_manifest,
+)
 from lungunet.data.split import (
     SPLITS,
     Split,
     SplitConfig,
     SplitRecord,
     count_pairs,
+    fold_folders,
     fold_pairs,
     number_patients,
     read_groups,
@@ -91,8 +99,8 @@ def write_data_folder(
     DataError
         One error that lists every file that is unpaired, unreadable, mis-sized or coded otherwise.
     SplitError
-        When pairs cannot fill the lists, a group is not known, or a slice stands in none of the
-        lists that are kept.
+        When pairs cannot fill the lists, two are links to one image, a group is not known, or a
+        slice stands in none of the lists that are kept.
     """
     folder = Path(folder)
     if raw and size is None:
@@ -140,6 +148,8 @@ def write_data_folder(
         refuse_existing([*changed, *stale], overwrite)
     for path in stale:
         path.unlink()
+        with suppress(OSError):  # it holds more than lists
+            path.parent.rmdir()
     for path, text in files.items():
         write_text(path, text)
     return replace(record, counts=count_pairs(lists))
@@ -166,6 +176,7 @@ def _draw(pairs: Sequence[Pair], folder: Path, config: SplitConfig, progress: Pr
 def _keep(pairs: Sequence[Pair], config: SplitConfig, excluded: Sequence[str]) -> ListPlan:
     """Take the lists of another folder; its folds too, or folds of these lists."""
     refuse_equal_names(pairs, SplitError)
+    refuse_shared_files(pairs, SplitError)
     plan = keep_lists({pair.name: pair for pair in pairs}, config, excluded)
     if plan.folds or not config.folds:
         return plan
@@ -219,7 +230,7 @@ def _in_place(split: Split, pairs: Mapping[str, Pair]) -> Split:
 def _stale_folds(folder: Path, files: Mapping[Path, str]) -> list[Path]:
     """List what an earlier split left in fold folders: beside new lists it would leak."""
     names = (*(f"{name}.txt" for name in SPLITS), "split.json")
-    old = [fold / name for fold in folder.glob("fold-[0-9]*") for name in names]
+    old = [fold / name for fold in fold_folders(folder) for name in names]
     return [path for path in old if path.exists() and path not in files]
 
 
@@ -303,6 +314,8 @@ def prepare_pairs(
     ------
     DataError, GeometryError, LabelError
         When a file is wrong, or two slices have one stem, so that one would replace the other.
+    ConfigError
+        When a setting is out of range, or a new file would replace one of those that are read.
     """
     folder = Path(folder)
     if size < 1:
@@ -312,18 +325,24 @@ def prepare_pairs(
             "merged values cannot be kept. Leave out raw=True.", where=f"labels {codec}"
         )
     refuse_equal_names(pairs)
-    written = []
-    for pair in progress(pairs, desc="prepare", total=len(pairs)):
+    written = [
+        Pair(folder / "images" / f"{pair.name}.tif", folder / "masks" / f"{pair.name}.png")
+        for pair in pairs
+    ]
+    refuse_inputs(*(_files(some) for some in (written, pairs)))
+    for pair, new in progress(zip(pairs, written, strict=True), desc="prepare", total=len(pairs)):
         image, classes = read_pair(pair, codec)
-        new = Pair(folder / "images" / f"{pair.name}.tif", folder / "masks" / f"{pair.name}.png")
         write_image(new.image, _resize(image, size))
         labels = resize_classes(classes, *_shape(classes, size))
         write_mask(new.require_mask(), codec.decode(labels) if raw else labels)
-        written.append(new)
     kept = {value: index for index, value in codec.raw_values.items()}
     plain = {index: index for index in range(codec.n_classes)}
     ignored = {codec.ignored_value if raw else IGNORE: IGNORE} if codec.ignores else {}
     return written, LabelCodec({**(kept if raw else plain), **ignored}, names=codec.names)
+
+
+def _files(pairs: Sequence[Pair]) -> list[Path]:
+    return [file for pair in pairs for file in (pair.image, pair.require_mask())]
 
 
 def _shape(array: np.ndarray, size: int) -> tuple[int, int]:

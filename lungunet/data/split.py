@@ -23,6 +23,7 @@ from lungunet.data.manifest import (
     list_named,
     read_manifest,
     refuse_equal_names,
+    refuse_shared_files,
     render_manifest,
 )
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError, counted, listed
@@ -49,7 +50,8 @@ class SplitConfig:
 
     Parameters
     ----------
-    val, test : share of the pairs, in [0, 1); 0 leaves that list empty
+    val, test : share of the pairs, in [0, 1); 0 leaves that list empty. val=0 with test=1 makes a
+        test list alone, of pairs that only judge
     seed : another seed, another split
     group : which pairs are of one patient, as :func:`read_groups` takes it; None: each is its own
     guard : keep slices that look like neighbours of one patient in one list, patients named or not
@@ -157,14 +159,13 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
     Raises
     ------
     SplitError
-        When a pair has no patient.
+        When a pair has no patient, or a slice two in the CSV.
     ConfigError
         When the rule is no regular expression, or the CSV lacks a column.
     """
     if rule.lower().endswith(".csv"):
-        table = _read_group_table(Path(rule))
-        plain = {_plain_name(name): patient for name, patient in table.items()}
-        groups = {pair.name: table.get(pair.name, plain.get(pair.name)) for pair in pairs}
+        table = _read_group_table(Path(rule), {pair.name for pair in pairs})
+        groups = {pair.name: table.get(pair.name) for pair in pairs}
     else:
         try:
             pattern = re.compile(rule)
@@ -202,7 +203,8 @@ def number_patients(groups: Mapping[str, str] | None) -> dict[str, int] | None:
     return {name: numbers[patient] for name, patient in sorted(groups.items())}
 
 
-def _read_group_table(path: Path) -> dict[str, str]:
+def _read_group_table(path: Path, names: Collection[str]) -> dict[str, str]:
+    """Return the patient of each slice; what is no name of one of ``names`` is taken as a file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -220,6 +222,7 @@ def _read_group_table(path: Path) -> dict[str, str]:
     table: dict[str, str] = {}
     for number, row in rows:
         name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
+        name = name if name in names else _plain_name(name)
         if table.setdefault(name, patient) != patient:
             # Patients are not named: messages end up in logs and mails.
             raise SplitError(
@@ -250,14 +253,16 @@ def split_pairs(
 
     Parameters
     ----------
-    val, test : share of the pairs, in [0, 1); 0 leaves that list empty
+    val, test : share of the pairs, in [0, 1); 0 leaves that list empty. val=0 with test=1 makes a
+        test list alone, of pairs that only judge
     groups : stem -> patient, as :func:`read_groups` gives it; None takes every pair as a patient
         of its own
 
     Raises
     ------
     SplitError
-        When there are too few pairs or patients to fill a list that was asked for.
+        When there are too few pairs or patients to fill a list that was asked for, or two pairs
+        share a name or an image.
     ConfigError
         When the ratios leave nothing for train.
     """
@@ -266,10 +271,12 @@ def split_pairs(
     sizes = {patient: len(members) for patient, members in patients.items()}
     total = sum(sizes.values())
     wanted = {"test": round(total * test), "val": round(total * val)}
+    if test == 1:
+        wanted["train"] = 0
     lists: dict[str, list[Pair]] = {name: [] for name in SPLITS}
     for patient, name in _deal(sizes, wanted, seed).items():
         lists[name] += patients[patient]
-    for name, share in (("train", 1.0), ("val", val), ("test", test)):
+    for name, share in (("train", 1 - test), ("val", val), ("test", test)):
         if share and not lists[name]:
             few = "Add pairs or change the ratios."
             if groups is not None and len(patients) < 1 + sum(s > 0 for s in (val, test)):
@@ -303,7 +310,8 @@ def _deal(sizes: Mapping[str, int], wanted: Mapping[str, int], seed: int) -> dic
     Parameters
     ----------
     sizes : patient -> pairs
-    wanted : of each list but train, how many pairs; train gets the rest
+    wanted : of each list but train, how many pairs; train gets the rest, and shall get some unless
+        it is among them
     """
     into: dict[str, str] = {}
     held = dict.fromkeys((*wanted, "train"), 0)
@@ -345,7 +353,7 @@ def fold_pairs(
     Raises
     ------
     SplitError
-        When there are fewer patients than folds.
+        When there are fewer patients than folds, or two pairs share a name or an image.
     """
     if folds < 2:
         raise ConfigError("must be at least 2.", where=f"folds {folds}")
@@ -366,19 +374,23 @@ def fold_pairs(
 
 def _check_ratios(val: float, test: float) -> None:
     for name, share in (("val", val), ("test", test)):
-        if not 0 <= share < 1:
+        if not 0 <= share < 1 and (name, share) != ("test", 1):
             raise ConfigError(
                 f"{name}={share:g}: not a share of the pairs. Write 0 or more and less than 1; "
                 "0.1 is usual."
             )
-    if val + test >= 1:
-        raise ConfigError(f"val={val:g} and test={test:g} leave nothing for train. Lower them.")
+    if val + test >= 1 and (val, test) != (0, 1):
+        raise ConfigError(
+            f"val={val:g} and test={test:g} leave nothing for train. Lower them; a test list alone "
+            "is val=0 with test=1."
+        )
 
 
 def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict[str, list[Pair]]:
     patients: dict[str, list[Pair]] = defaultdict(list)
     pairs = sorted(pairs, key=_NAME)
     refuse_equal_names(pairs, SplitError)
+    refuse_shared_files(pairs, SplitError)
     for pair in pairs:
         if groups is not None and pair.name not in groups:
             raise SplitError("no patient in the groups. Name one for every pair.", where=pair.name)
@@ -468,6 +480,25 @@ def read_split(folder: str | Path, *names: str) -> Split:
     }
     _refuse_leaks(folder, {name: [pair.image for pair in lists[name]] for name in lists})
     return Split(**lists)
+
+
+def fold_folders(folder: str | Path) -> list[Path]:
+    """List the folders fold-1, fold-2 and so on in a folder, by number."""
+    numbers = {
+        place: int(place.name.removeprefix("fold-"))
+        for place in Path(folder).glob("fold-*")
+        if re.fullmatch("fold-[0-9]+", place.name) and place.is_dir()
+    }
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def folds_of_lists(folder: str | Path) -> list[Path]:
+    """List the fold folders that hold lists, by number: others are no folds of a data folder."""
+    return [
+        place
+        for place in fold_folders(folder)
+        if any((place / f"{name}.txt").exists() for name in SPLITS)
+    ]
 
 
 def check_split_folder(folder: Path) -> None:

@@ -21,7 +21,10 @@ from lungunet.data.disease import paint_disease
 from lungunet.errors import ConfigError
 
 Transform = Callable[..., dict[str, Any]]
-"""Takes ``image=`` and ``mask=`` ((H, W) uint8 each), returns a dict with both keys."""
+"""Takes ``image=`` and ``mask=`` ((H, W) uint8 each), returns a dict with both keys.
+
+Only those of Albumentations can be seeded, see :func:`seed_transform`.
+"""
 
 
 def train_transform(*, flip: bool = True, disease: float = 0.0) -> A.Compose:
@@ -87,7 +90,8 @@ def seed_transform(transform: Transform, entropy: tuple[int, ...]) -> None:
 
     Every step gets a generator of its own: albumentations' ``set_random_seed`` would hand all of
     them the same one, and their coins would fall alike. Callables that are not albumentations' are
-    left as they are. Entropy is of non-negative integers.
+    left as they are, and so are the global generators, from which they may draw. Entropy is of
+    non-negative integers.
     """
     if not isinstance(transform, A.BaseCompose | A.BasicTransform):
         return

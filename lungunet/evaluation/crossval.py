@@ -6,24 +6,35 @@ runs; :func:`predict_out_of_fold` makes small models of its own, for whoever dou
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lungunet.data.codec import LabelCodec
 from lungunet.data.files import refuse_existing
 from lungunet.data.manifest import Pair
-from lungunet.data.split import Split, fold_pairs, read_patients, write_split
-from lungunet.errors import DataError
+from lungunet.data.split import (
+    Split,
+    fold_folders,
+    fold_pairs,
+    folds_of_lists,
+    read_patients,
+    write_split,
+)
+from lungunet.errors import ConfigError, DataError
 from lungunet.evaluation.evaluate import evaluate, mark_seen
+from lungunet.evaluation.report import REPORT
 from lungunet.evaluation.scorecard import ScoreCard
 from lungunet.evaluation.trained_on import seen_by
 from lungunet.inference.predictor import Prediction, Predictor
 from lungunet.progress import Progress, silent
 from lungunet.training.config import RunConfig
 from lungunet.training.distributed import refuse_torchrun
-from lungunet.training.run import make_trainer, paint_val, train_run
+from lungunet.training.run import load_datasets, make_trainer, paint_val, train_run
 from lungunet.training.run_folder import RunFolder
 from lungunet.training.tracking import EpochResult
+
+_SCORES = ("scores.json", "cases.csv")
 
 _EVERY_TENTH = 10  # of a fold's training pairs chooses the epoch; the fold itself must not
 
@@ -48,14 +59,14 @@ class FoldResult:
 
 
 def find_folds(data: str | Path) -> list[Path]:
-    """List the fold folders of a data folder, in order.
+    """List the fold folders of a data folder that hold lists, in order.
 
     Raises
     ------
     DataError
         When there are none.
     """
-    folds = sorted(Path(data).glob("fold-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))
+    folds = folds_of_lists(data)
     if not folds:
         raise DataError("has no folds. Write them with 'lungunet split ... --folds 5'.", where=data)
     return folds
@@ -75,7 +86,8 @@ def cross_validate(
     ----------
     out : gets one run folder per fold, and at the end, however it ends, the scores of all folds
         that are done: scores.json and cases.csv hold each slice once
-    overwrite : replace the runs and scores that ``out`` holds
+    overwrite : remove the runs and scores that ``out`` holds, of folds that are no more too, before
+        the first fold is trained
     baselines : as :func:`evaluate` takes it
 
     Yields
@@ -86,24 +98,30 @@ def cross_validate(
     Raises
     ------
     ConfigError
-        When ``out`` holds runs or scores already, or several processes train together.
-    DataError
-        When the data folder has no folds.
+        When ``out`` holds runs or scores already, or the weights to begin with are among what would
+        be replaced; or several processes train together.
+    DataError, SplitError
+        When the data folder has no folds, or the lists of one are wrong; before any is trained.
     LungUNetError
         As training and evaluation raise it.
     """
     refuse_torchrun("cross-validation")
     folds, out = find_folds(config.data), Path(out)
     if not overwrite:
-        for fold in folds:
-            RunFolder(out / fold.name).refuse_run()
-    refuse_existing([out / "scores.json", out / "cases.csv"], overwrite)
+        for run in fold_folders(out):
+            RunFolder(run).refuse_run()
+    refuse_existing([out / name for name in _SCORES], overwrite)
+    if overwrite:
+        _refuse_own_weights(config.weights, out)
+    settings = [replace(config, data=str(fold)) for fold in folds]
+    for each in settings:
+        load_datasets(each)
     done: list[FoldResult] = []
     try:
-        for fold in folds:
-            trainer, train, val = make_trainer(
-                replace(config, data=str(fold)), out / fold.name, progress=progress
-            )
+        for fold, own in zip(folds, settings, strict=True):
+            trainer, train, val = make_trainer(own, out / fold.name, progress=progress)
+            if overwrite and not done:
+                _clear(out)
             ill = paint_val(val, config)
             yield from trainer.epochs(train, val, overwrite=overwrite, val_ill=ill)
             predictor = Predictor(
@@ -128,6 +146,30 @@ def cross_validate(
     finally:
         if done:
             _merge(done, of=len(folds)).save(out, model=str(out), split="out of fold")
+
+
+def _refuse_own_weights(weights: str, out: Path) -> None:
+    if {run.resolve() for run in fold_folders(out)} & {*Path(weights, "_").resolve().parents}:
+        raise ConfigError(
+            "is of a run that would be replaced, and every fold begins with it. Choose another "
+            "folder for the cross-validation.",
+            where=f"weights {weights}",
+        )
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier cross-validation: runs that stayed would be members beside the new ones."""
+    of_their_mean = (f"evaluation/*/{name}" for name in (*_SCORES, REPORT, "pictures/*.png"))
+    for pattern in (*_SCORES, *of_their_mean):
+        for path in out.glob(pattern):
+            path.unlink()
+    for run in fold_folders(out):
+        with RunFolder(run).claimed():
+            RunFolder(run).start(overwrite=True)
+            for name in ("config.toml", "environment.json"):
+                (run / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds what is no part of a run
+            run.rmdir()
 
 
 def _merge(folds: Sequence[FoldResult], *, of: int) -> ScoreCard:

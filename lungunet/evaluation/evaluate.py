@@ -28,7 +28,7 @@ from lungunet.errors import (
     listed,
 )
 from lungunet.evaluation.calibration import count_reliability, fit_temperature
-from lungunet.evaluation.masks import MaskFolder, Predicts
+from lungunet.evaluation.masks import MaskFolder, Predicts, match_classes, say_other_names
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by
@@ -59,9 +59,11 @@ def evaluate(
     Parameters
     ----------
     predictor : a :class:`Predictor`, or a :class:`MaskFolder`
-    codec : of the truth; None means 0/255, or for more classes that of the predictor
-    patients : stem -> patient; None takes every slice as a patient of its own, which makes
-        intervals too narrow where that is not so
+    codec : of the truth; None means 0/255, or for more classes that of the predictor. Where truth
+        and masks name the same classes in another order they are matched by name; where they are
+        called otherwise, by order, and a remark says so
+    patients : stem -> patient, of every slice, as :func:`split_pairs` takes groups; None takes
+        every slice as a patient of its own, which makes intervals too narrow where that is not so
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
     against : other models, or folders of masks, by the name they shall have beside the baselines;
@@ -71,7 +73,7 @@ def evaluate(
     Raises
     ------
     SplitError
-        When there are no pairs.
+        When there are no pairs, or a slice has no patient among those that are given.
     DataError, GeometryError, LabelError
         When a file is wrong: a score that leaves slices out would not be one of this list. When a
         model sees HU and the slices cannot be, by some of them spread over the list. When two
@@ -95,7 +97,8 @@ def evaluate(
         )
     if not codec.is_named:
         codec = replace(codec, names=predictor.codec.names)
-    owners = patients or {}
+    if patients is not None:
+        _refuse_unknown_patients(pairs, patients)
     cases: list[CaseScore] = []
     images = [pair.image for pair in pairs]
     no_hu = _refuse_no_hu((predictor, *(against or {}).values()), images)
@@ -106,13 +109,13 @@ def evaluate(
         left_out[no_hu] = [name for name in rules if name != NOTHING]
         rules = {NOTHING: rules[NOTHING]}
     scored: dict[str, list[CaseScore]] = {name: [] for name in (*rivals, *rules)}
-    remarks: list[str] = []
+    remarks = say_other_names(predictor.codec, codec)
     matched = zip(pairs, predictor.predict_files(images), strict=True)
     for pair, prediction in progress(matched, desc="evaluate", total=len(pairs)):
         image, truth = read_pair(pair, codec)
-        patient = str(owners.get(pair.name, pair.name))
+        patient = pair.name if patients is None else str(patients[pair.name])
         score = partial(score_case, pair.name, patient=patient)
-        classes = _on_grid(prediction, truth, pair)
+        classes = match_classes(_on_grid(prediction, truth, pair), predictor.codec, codec)
         case = score(truth, classes, n_classes=codec.n_classes)
         if prediction.segmented is not None:
             case = replace(
@@ -151,6 +154,18 @@ def _refuse_no_hu(predictors: Iterable[Predicts], images: Sequence[Path]) -> str
     return fault.text
 
 
+def _refuse_unknown_patients(pairs: Sequence[Pair], patients: Mapping[str, object]) -> None:
+    unknown = [pair.name for pair in pairs if pair.name not in patients]
+    if unknown:
+        raise SplitError(
+            f"none is named for {len(unknown)} of {counted(len(pairs), 'slice')}: "
+            f"{listed(unknown, separator=', ')}. Name one for every slice, by its name without "
+            "ending, or none at all: a slice without would count as a patient of its own. Where "
+            "split.json is of other lists, split again.",
+            where="patients",
+        )
+
+
 def _on_grid(prediction: Prediction, truth: np.ndarray, pair: Pair) -> np.ndarray:
     if prediction.classes.shape != truth.shape:
         raise GeometryError(
@@ -168,8 +183,12 @@ def _baselines(
     words = [
         word for word in ("threshold", "lungs") if word != predictor.word and word not in without
     ]
-    rules = {word: partial(_segment_one, Predictor.load(word, device="cpu")) for word in words}
-    return {**rules, NOTHING: lambda image: np.zeros(image.shape, np.uint8)}
+    rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        word: partial(_segment_one, Predictor.load(word, device="cpu")) for word in words
+    }
+    if NOTHING not in without:
+        rules[NOTHING] = lambda image: np.zeros(image.shape, np.uint8)
+    return rules
 
 
 def _segment_one(predictor: Predictor, image: np.ndarray) -> np.ndarray:
@@ -197,8 +216,8 @@ def evaluate_list(
 
     Of a run, the scores go to its own ``evaluation/SPLIT``, and the card in its model folder and
     its report are written anew. Slices that a run was trained on do not judge it, nor those its
-    epoch was chosen on, wherever they lie by now; ``split="val"`` are the latter, and the list's
-    name says so.
+    epoch was chosen on, wherever they lie by now. ``split="val"`` scores the latter too, to compare
+    runs by, and a remark says that they flatter.
 
     Parameters
     ----------
@@ -261,6 +280,8 @@ def evaluate_list(
         if known[name]
     )
     _refuse_no_hu((predictor, *rivals.values()), [pair.image for pair in pairs])
+    if split == "val":
+        remarks += _say_chosen(seen, len(pairs))
     temperature: float | None = None
     if not isinstance(predictor, MaskFolder) and split != "val":
         temperature, unfit = _fit(predictor, model, Path(data), codec, progress=progress)
@@ -331,6 +352,15 @@ def _refuse_seen(
             where=where,
         )
     return known
+
+
+def _say_chosen(seen: Mapping[str, Seen], slices: int) -> tuple[str, ...]:
+    return tuple(
+        f"{len(of.val)} of these {slices} slices chose the epoch of {name}: its scores on them "
+        "flatter it; judge it by test"
+        for name, of in seen.items()
+        if of.val
+    )
 
 
 def _fit(

@@ -17,7 +17,7 @@ from lungunet.data.manifest import (
 )
 from lungunet.data.names import NameRule
 from lungunet.data.overlay import show_grey
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, listed
 from lungunet.inference.predictor import Prediction
 from lungunet.inference.segmenter import Segmented
 
@@ -43,6 +43,33 @@ class Predicts(Protocol):
     def to_grey(self, image: np.ndarray) -> np.ndarray:
         """Return a slice as (H, W) uint8, the way it should be looked at."""
         ...
+
+
+def match_classes(classes: np.ndarray, masks: LabelCodec, truth: LabelCodec) -> np.ndarray:
+    """Return classes of masks as the truth numbers them, where both name the same ones.
+
+    Parameters
+    ----------
+    classes : any shape, uint8, as ``masks`` numbers them; what it does not name stays
+    """
+    if masks.names == truth.names or {*masks.names} != {*truth.names}:
+        return classes
+    table = np.arange(256, dtype=np.uint8)
+    table[: masks.n_classes] = [truth.names.index(name) for name in masks.names]
+    return np.asarray(table[classes])
+
+
+def say_other_names(masks: LabelCodec, truth: LabelCodec) -> list[str]:
+    """Say which classes are compared that are called otherwise; of lung alone there is no doubt."""
+    named = masks.is_named and truth.is_named and masks.n_classes == truth.n_classes > 2
+    if not named or {*masks.names} == {*truth.names}:
+        return []
+    pairs = zip(truth.names[1:], masks.names[1:], strict=True)
+    called = [f"{one} with {other}" for one, other in pairs if one != other]
+    return [
+        "classes are compared by their order, for truth and masks call them otherwise: "
+        f"{listed(called, separator=', ')}"
+    ]
 
 
 class MaskFolder:

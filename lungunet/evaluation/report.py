@@ -7,7 +7,6 @@ a run is a report all the same.
 """
 
 import base64
-import csv
 import hashlib
 import math
 import os
@@ -25,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lungunet._version import __version__
-from lungunet.data.files import read_json, write_text
+from lungunet.data.files import read_csv, read_json, write_text
 from lungunet.data.split import SPLITS
 from lungunet.errors import ModelError
 from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_chart
@@ -394,8 +393,9 @@ def _read_facts(path: Path, fix: str = "Copy the run folder again.") -> dict[str
 def _read_history(path: Path) -> tuple[Mapping[str, Any], ...]:
     if not path.is_file():
         return ()
+    rows = read_csv(path, error=ModelError, fix="Copy the run folder again.")
     try:
-        return tuple(map(_history_row, csv.DictReader(_read_text(path).splitlines())))
+        return tuple(map(_history_row, rows))
     except (KeyError, ValueError, TypeError) as err:
         raise ModelError(
             f"damaged ({err}). 'lungunet train --resume {path.parent}' writes it again.", where=path

@@ -7,25 +7,28 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import uniform_filter
 
 from lungunet.data.codec import IGNORE, LabelCodec, is_lung
-from lungunet.data.ct import write_picture
+from lungunet.data.ct import SUFFIXES, write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
 from lungunet.data.made_by import SIDES
 from lungunet.data.manifest import Pair
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
+from lungunet.evaluation.masks import match_classes, say_other_names
 from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
 from lungunet.evaluation.scorecard import box_of_either as box_of
 from lungunet.evaluation.trained_on import sliced_from
 from lungunet.inference.measure import codec_of_lungs, encode_scan, guess_codec
 from lungunet.inference.predictor import Predictor
+from lungunet.inference.quality import check_volume
 from lungunet.inference.scans import predict_volume
 from lungunet.inference.sides import LEFT, RIGHT, is_told, split_sides
 from lungunet.metrics.overlap import TOLERANCE_MM, Ruler, ruler_of_scans
@@ -144,7 +147,8 @@ def evaluate_scans(
 
     Masks on another grid than their scan are brought to it as :func:`put_on_grid` does, and the
     card says which. Where truth and masks tell the left lung from the right one, each is scored by
-    itself too; a model that does not is helped by :func:`split_sides`. Memory is that of one scan.
+    itself too; those of a model that does not are told apart by :func:`split_sides` where the scan
+    shows a whole chest, as in :func:`predict_scans`. Memory is that of one scan.
 
     Parameters
     ----------
@@ -183,12 +187,13 @@ def evaluate_scans(
     if out is not None:
         files = ("scores.json", "cases.csv", REPORT)
         refuse_existing([Path(out) / name for name in files], overwrite)
+    _refuse_slices(scans)
     pairs = find_volume_pairs(scans, truth, names=names, series=series)
     with_truth = {name: pair for name, pair in pairs.items() if pair.mask is not None}
     patients: Mapping[str, str] = {}
     if group is not None:
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in with_truth], group)
-    codec = _named(scoring.codec or guess_codec(with_truth.values(), volumes=True))
+    codec = _sides_in_order(_named(scoring.codec or guess_codec(with_truth.values(), volumes=True)))
     found = _Found()
     counting, model_progress = (progress, silent) if _is_masks(model) else (silent, progress)
 
@@ -230,6 +235,7 @@ def evaluate_scans(
         raise DataError(
             f"no scan could be scored:\n  {listed(found.failed)}\nMend them.", where=scans
         )
+    found.remarks += say_other_names(source.codec, codec)
     found.remarks += _remarks(found, pairs, codec, source)
     for each in (model, *against):
         if not _is_masks(each):
@@ -242,6 +248,20 @@ def evaluate_scans(
         card.save(out, model=str(model), data=source_name, truth=str(truth))
         write_scores_page(out)
     return card
+
+
+def _refuse_slices(scans: str | Path) -> None:
+    """Say how slices are scored that come as a folder of them and not as a list."""
+    folder = Path(scans)
+    if not folder.is_dir() or is_volume_source(folder):
+        return
+    image = next((file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES), None)
+    if image is not None:
+        raise DataError(
+            f"holds slices ({image.name}), which are scored by a list. 'lungunet split IMAGES "
+            "MASKS DATA --val 0 --test 1' makes one of all; then 'lungunet evaluate MODEL DATA'.",
+            where=folder,
+        )
 
 
 def _is_masks(model: str | Path) -> bool:
@@ -257,6 +277,20 @@ def _named(codec: LabelCodec) -> LabelCodec:
     if codec.n_classes == 3 and not codec.is_named:
         return replace(codec, names=("background", *SIDES[:2]))
     return codec
+
+
+def _sides_in_order(codec: LabelCodec) -> LabelCodec:
+    """Return a codec that numbers left and right as :func:`split_sides` does."""
+    if codec.names[1:] != SIDES[1::-1]:
+        return codec
+    turned = {LEFT: RIGHT, RIGHT: LEFT}
+    return replace(
+        codec,
+        classes={raw: turned.get(index, index) for raw, index in codec.classes.items()},
+        raw_values={turned.get(index, index): raw for index, raw in codec.raw_values.items()},
+        names=(codec.names[0], *SIDES[:2]),
+        other=None if codec.other is None else turned.get(codec.other, codec.other),
+    )
 
 
 def _has_sides(codec: LabelCodec) -> bool:
@@ -340,6 +374,7 @@ def _score(
     require_hu(scan.array, scan.path)
     truth, moved_truth = _read_classes(mask, scan, codec)
     pred, moved_mask = source.segment(scan.name, scan)
+    pred = match_classes(pred, source.codec, codec)
 
     def score(truth: np.ndarray, pred: np.ndarray) -> CaseScore:
         return score_case(
@@ -423,6 +458,8 @@ def _parts(
     if sided and not is_told(truth):
         return None, False
     if codec.n_classes != source.codec.n_classes:
+        if not _shows_chest(scan, pred, by=source.word):
+            return None, False
         pred = split_sides(pred, spacing_mm=scan.spacing_mm, hu=scan.array)
     if sided and not is_told(pred):
         return None, False
@@ -431,6 +468,12 @@ def _parts(
     counts = count_classes(truth, pred, 3)
     crossed = counts[LEFT, RIGHT] + counts[RIGHT, LEFT]
     return pred, bool(crossed > counts[LEFT, LEFT] + counts[RIGHT, RIGHT])
+
+
+def _shows_chest(scan: Volume, pred: np.ndarray, *, by: str) -> bool:
+    """Whether ``predict`` would tell left from right; others are asked only to find more lung."""
+    check = partial(check_volume, scan.array, pred, spacing_mm=scan.spacing_mm, by=by)
+    return bool(check(second_opinion=False).chest or check().chest)
 
 
 def _draw(scan: Volume, lungs: np.ndarray, pred: np.ndarray, case: CaseScore) -> np.ndarray:
@@ -498,8 +541,8 @@ def _remarks(
             )
     if found.untold:
         yield (
-            f"not scored by region, since one of the two masks does not tell them apart: "
-            f"{_list(found.untold)}"
+            f"not scored by region, since truth or mask does not tell them apart, as where a scan "
+            f"shows no whole chest: {_list(found.untold)}"
         )
     if codec.n_classes > 2 and not _could_tell(codec, source):
         yield "the masks do not tell regions apart as the truth does: lungs are scored as a whole"

@@ -16,7 +16,7 @@ import torch
 
 from lungunet.data.codec import IGNORE, is_lung
 from lungunet.data.files import plain, write_csv, write_json
-from lungunet.errors import counted
+from lungunet.errors import DataError, counted, listed
 from lungunet.evaluation.calibration import Calibration, ece
 from lungunet.metrics.bootstrap import Interval, bootstrap_interval, caution_of_few, mean_interval
 from lungunet.metrics.overlap import (
@@ -410,8 +410,14 @@ class ScoreCard:
         Parameters
         ----------
         metric : one that has a pooled value
+
+        Raises
+        ------
+        DataError
+            When ``other`` is of other cases. They are matched by name, whatever their order.
         """
-        ours, theirs = self._counts, other._counts
+        ours = self._counts
+        theirs = np.stack([case.sizes for case in self._matched(other)])
         cut = ours[0].size
 
         def statistic(sums: np.ndarray) -> np.ndarray:
@@ -431,8 +437,13 @@ class ScoreCard:
         Where one is rightly empty it counts as 1, a distance as 0 (:meth:`CaseScore.compared`); the
         means of :meth:`per_case` leave such cases out, so that this is not their difference. What
         is undefined all the same, as recall without lung, is skipped.
+
+        Raises
+        ------
+        DataError
+            When ``other`` is of other cases. They are matched by name, whatever their order.
         """
-        pairs = zip(self.cases, other.cases, strict=True)
+        pairs = zip(self.cases, self._matched(other), strict=True)
         values = [mine.compared(metric) - theirs.compared(metric) for mine, theirs in pairs]
         summary = _summarise(np.array(values), self.patients)
         return Difference(summary.mean, summary.interval)
@@ -445,12 +456,44 @@ class ScoreCard:
         list
             Of (name, ours, theirs), at most ``count`` above and ``count`` below, by
             :meth:`CaseScore.compared`: 1 where none is rightly marked.
+
+        Raises
+        ------
+        DataError
+            When ``other`` is of other cases. They are matched by name, whatever their order.
         """
-        pairs = zip(self.cases, other.cases, strict=True)
+        pairs = zip(self.cases, self._matched(other), strict=True)
         rows = [(mine.name, mine.compared("iou"), theirs.compared("iou")) for mine, theirs in pairs]
         ranked = sorted(rows, key=lambda row: (row[2] - row[1], row[0]))
         above = [row for row in ranked[:count] if row[1] > row[2]]
         return above + [row for row in ranked[-count:] if row[1] < row[2]]
+
+    def _matched(self, other: "ScoreCard") -> list[CaseScore]:
+        """Return the cases of another card in the order of ours; refuse others than ours."""
+        noun = self.ruler.noun
+        theirs = {case.name: case for case in other.cases}
+        apart = sorted({case.name for case in self.cases} ^ theirs.keys())
+        if apart or not len(self.cases) == len(other.cases) == len(theirs):
+            named = f": {listed(apart, separator=', ')}" if apart else ""
+            raise DataError(
+                f"{counted(len(self.cases), noun)} and {len(other.cases)} do not match by name"
+                f"{named}. A difference is one on the same {noun}s: score both on one list.",
+                where="cards that are compared",
+            )
+        matched = [theirs[case.name] for case in self.cases]
+        for mine, their in zip(self.cases, matched, strict=True):
+            facts = [(case.shape, int(case.counts.sum()), case.truth_px) for case in (mine, their)]
+            if facts[0] != facts[1]:
+                one, two = (
+                    f"{lung} of {known} in {'x'.join(map(str, shape))}"
+                    for shape, known, lung in facts
+                )
+                raise DataError(
+                    f"the truth holds lung in {one} in one card, in {two} in the other. A "
+                    f"difference is one on the same {noun}s: score both on one list.",
+                    where=mine.name,
+                )
+        return matched
 
     def verdict(self, model: str = "the model", *, than: str = "threshold") -> str | None:
         """Say whether the masks are better than those of a baseline; None without that one."""

@@ -93,8 +93,8 @@ class Metric:
     @property
     def heading(self) -> str:
         """The label as a line begins with it: only words get a capital, mIoU stays as it is."""
-        first = self.label[0]
-        return (first.upper() if self.label[1].islower() else first) + self.label[1:]
+        first, rest = self.label[:1], self.label[1:]
+        return (first.upper() if rest[:1].islower() else first) + rest
 
 
 class _Metrics(dict[str, Metric]):

@@ -152,10 +152,12 @@ def _evaluated(split: str, scores: Mapping[str, Any]) -> str:
     of, unit = (f" of {patients} patients", "patient") if patients != slices else ("", "slice")
     if seen := scores.get("seen_slices"):
         of += f", {seen} of which it has seen while it was made: these scores are too good"
+    flatters = ", which flatters where it chose the epoch" if split == "val" else ""
     caution = caution_of_few(patients or slices or 0, unit)
     verdict = f"\nVerdict: {scores['verdict']}." if scores.get("verdict") else ""
     return (
-        f"On {slices} slices{of}, list {split}, at the size of the files. Intervals are 95 %,\n"
+        f"On {slices} slices{of}, list {split}{flatters}, at the size of the files. "
+        "Intervals are 95 %,\n"
         f"resampled by {unit}{caution and '; '}{caution}.{verdict}\n\n"
         f"| | {split} | interval |\n|---|---|---|\n{rows}"
     )

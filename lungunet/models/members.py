@@ -5,6 +5,7 @@ Knows no torch.
 
 from pathlib import Path
 
+from lungunet.data.split import fold_folders
 from lungunet.errors import ModelError, listed
 from lungunet.models.builtin import BUILTIN
 from lungunet.models.hub import fetch, is_on_hub
@@ -72,10 +73,9 @@ def find_members(model: str | Path) -> list[str | Path]:
     place = named_folder(model)
     if is_on_hub(model):
         return [place]
-    folds = [] if is_model_folder(place) else list(place.glob("fold-[0-9]*"))
+    folds = [] if is_model_folder(place) else fold_folders(place)
     if not folds:
         return [model]
-    folds.sort(key=lambda fold: int(fold.name.split("-")[1]))
     empty = [str(fold) for fold in folds if not is_model_folder(fold)]
     if len(empty) == len(folds):  # folders of lists, as beside a split
         return [model]
@@ -85,4 +85,4 @@ def find_members(model: str | Path) -> list[str | Path]:
             "Train the rest, or join the others with +.",
             where=place,
         )
-    return list(folds)
+    return [*folds]

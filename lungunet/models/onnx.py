@@ -252,10 +252,12 @@ def _compare(
         wrong += int((differs & sure).sum())
         furthest = max(furthest, float(np.abs(probability[0] - expected).max()))
     if wrong:
+        size = exported.contract.size
         raise ModelError(
             f"{wrong} of {pixels} pixels get another class than from torch, probabilities "
-            f"differ by up to {furthest:.2g}; nothing was written. Try another version of torch "
-            "or onnxruntime.",
+            f"differ by up to {furthest:.2g}; nothing was written. Compare slices of "
+            f"{size}x{size}: others are scaled, and a grey value that lies halfway may be rounded "
+            "the other way. If those differ too, try another version of torch or onnxruntime.",
             where=path,
         )
     return Parity(n, pixels, differing, furthest)

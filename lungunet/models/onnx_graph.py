@@ -199,8 +199,16 @@ def _prepare(graph: _Nodes, contract: InputContract, sides: list[_Side]) -> str:
     grey = IMAGE if contract.window is None else _to_grey(graph, contract.window)
     longer = graph("Max", *(side.length for side in sides))
     shrinks = graph("Greater", longer, float(contract.size))
-    rows, columns = (_fit(graph, side, shrinks) for side in sides)
-    fitted = graph("MatMul", rows, graph("MatMul", grey, columns))
+    steps = [_step(graph, side) for side in sides]
+    # At whole factors OpenCV sums whole numbers and divides once: the halves are halves.
+    whole = graph("And", *(graph("Equal", step, graph("Round", step)) for step in steps))
+    rows, columns = (
+        _fit(graph, side, step, shrinks, graph("Where", whole, 1.0, step))
+        for side, step in zip(sides, steps, strict=True)
+    )
+    area = graph("Cast", graph("Where", whole, graph("Mul", *steps), 1.0), to=TensorProto.FLOAT)
+    sums = graph("MatMul", rows, graph("MatMul", grey, columns))
+    fitted = graph("Mul", sums, graph("Div", np.float32(1), area))
     # OpenCV rounds halves to even, but upwards where it enlarges, or halves both sides.
     halved = [graph("Equal", side.length, graph("Mul", side.inner, 2.0)) for side in sides]
     upwards = graph("Or", graph("Not", shrinks), graph("And", *halved))
@@ -218,11 +226,15 @@ def _to_grey(graph: _Nodes, window: Window) -> str:
     return graph("Round", graph("Mul", clipped, np.float32(255)))
 
 
-def _fit(graph: _Nodes, side: _Side, shrinks: str) -> str:
-    """Return the matrix that scales a side into the square."""
+def _step(graph: _Nodes, side: _Side) -> str:
+    """Return how many pixels of the slice go into one of the square."""
+    return graph("Div", 1.0, graph("Div", side.inner, side.length))  # as OpenCV has it
+
+
+def _fit(graph: _Nodes, side: _Side, step: str, shrinks: str, total: str) -> str:
+    """Return the matrix that scales a side into the square; its rows sum to a step by ``total``."""
     place, pixel = side.lay_out(graph, side.places, graph("Range", 0.0, side.length, 1.0))
-    step = graph("Div", 1.0, graph("Div", side.inner, side.length))  # as OpenCV has it
-    shares = _shares(graph, place, pixel, step)
+    shares = graph("Div", _overlaps(graph, place, pixel, step), total)
     # INTER_LINEAR_EXACT has places within the picture, at a fraction of a pixel.
     last = graph("Sub", side.length, 1.0)
     centre = graph("Min", graph("Max", _centre(graph, place, step), 0.0), last)
@@ -237,8 +249,8 @@ def _within(graph: _Nodes, side: _Side, place: str, weights: str) -> str:
     return graph("Where", inside, weights, 0.0)
 
 
-def _shares(graph: _Nodes, place: str, pixel: str, step: str) -> str:
-    """Weights of INTER_AREA: the share that each pixel has of a place, which is a step wide."""
+def _overlaps(graph: _Nodes, place: str, pixel: str, step: str) -> str:
+    """Return how much each pixel overlaps with a place, which is a step wide; for INTER_AREA."""
     first = graph("Mul", place, step)
     overlap = graph(
         "Sub",
@@ -246,7 +258,7 @@ def _shares(graph: _Nodes, place: str, pixel: str, step: str) -> str:
         graph("Max", pixel, first),
     )
     counts = graph("Greater", overlap, _LEAST_OVERLAP_PX)
-    return graph("Div", graph("Where", counts, overlap, 0.0), step)
+    return graph("Where", counts, overlap, 0.0)
 
 
 def _centre(graph: _Nodes, place: str, step: str) -> str:

@@ -21,6 +21,7 @@ from lungunet.data.manifest import (
     pair_by_name,
     read_manifest,
     refuse_equal_names,
+    without_masks,
 )
 from lungunet.data.review_log import KEPT, LOG, read_review
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec
@@ -204,6 +205,7 @@ def _pairs_of_masks(masks: Path, images: Path, names: str | None) -> list[Pair]:
         [(name, path) for path, name in name_files(found).items()]
         for found in (find_images(masks), find_images(images, but=masks))
     )
+    slices = without_masks(slices, named, names=names)
     wanted = {name for name, _ in named}
     if names is None:  # of a large folder those alone that were predicted
         slices = [item for item in slices if item[0] in wanted] or slices

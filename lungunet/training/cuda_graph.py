@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lungunet.errors import ConfigError
 from lungunet.models.original import UNet2015
-from lungunet.models.torch_errors import is_out_of_memory
+from lungunet.models.torch_errors import first_line, is_out_of_memory
 
 
 def can_be_recorded(model: nn.Module) -> bool:
@@ -31,8 +32,9 @@ def can_be_recorded(model: nn.Module) -> bool:
 class Recorded(nn.Module):
     """A network on a GPU, to be trained, whose passes over batches of one shape are CUDA graphs.
 
-    Recorded at the first batch. Batches of another shape are computed as ever, and so is a network
-    whose pass waits for the device. The weights stay those of the network, where they lie.
+    Recorded at the first batch; a ConfigError says where that fails. Batches of another shape are
+    computed as ever, and so is a network whose pass waits for the device. The weights stay those of
+    the network, where they lie.
 
     Parameters
     ----------
@@ -57,7 +59,16 @@ class Recorded(nn.Module):
         if self._shape is None:
             self._shape = image.shape
             self._state = _state_of(self.net)
-            self._passes = _record(self.net, image, self._adds_up)
+            try:
+                self._passes = _record(self.net, image, self._adds_up)
+            except RuntimeError as err:
+                if is_out_of_memory(err):
+                    raise
+                raise ConfigError(
+                    f"its passes cannot be recorded as CUDA graphs ({first_line(err)}). "
+                    "Train with cuda_graphs=False.",
+                    where=type(self.net).__name__,
+                ) from err
         if self._passes is None or image.shape != self._shape:
             return self.net(image)  # type: ignore[no-any-return]
         logits: torch.Tensor = _Replay.apply(self._passes, image, *self._passes.parameters)

@@ -78,7 +78,9 @@ class Learner:
     def _record(self) -> nn.Module:
         """Return the network as CUDA graphs, where it can be; else as it is."""
         config = self._config
-        graphs = self.device.type == "cuda" and config.cuda_graphs and not config.compile
+        # ROCm calls itself cuda too; its graphs were not tried.
+        nvidia = self.device.type == "cuda" and torch.version.hip is None
+        graphs = nvidia and config.cuda_graphs and not config.compile
         if not graphs or not can_be_recorded(self.model):
             return self.net
         if self._recorded is None or self._recorded.is_stale:

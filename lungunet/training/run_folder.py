@@ -20,7 +20,7 @@ from torch import nn
 from lungunet._version import PACKAGES, __version__, installed
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.data.files import json_text, plain, read_json, write_text
+from lungunet.data.files import json_text, plain, read_csv, read_json, write_text
 from lungunet.data.lock import claimed
 from lungunet.data.manifest import Pair
 from lungunet.data.seen import write_seen
@@ -189,9 +189,8 @@ class RunFolder:
 
 def count_epochs(run: str | Path) -> int:
     """Count the epochs of a run, by its history.csv; 0 where that is missing or damaged."""
-    with suppress(OSError, ValueError, IndexError):  # resuming writes it again
-        rows = (Path(run) / "history.csv").read_text(encoding="utf-8").splitlines()
-        return int(rows[-1].split(",")[0])
+    with suppress(DataError, LookupError, ValueError):  # resuming writes it again
+        return int(read_csv(Path(run, "history.csv"), fix="")[-1]["epoch"])
     return 0
 
 

@@ -12,7 +12,7 @@ from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
 from lungunet.data.made_by import SIDES_CODEC, read_codec
-from lungunet.data.manifest import Pair, image_names, write_manifest
+from lungunet.data.manifest import Pair, image_names, without_masks, write_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.progress import Progress, silent
@@ -132,6 +132,7 @@ def find_volume_pairs(
     alone = len(images) == len(labels) == 1
     if alone and _is_named(scans, images[0]) and _is_named(masks, labels[0]):
         return {images[0].name: ScanPair(images[0], labels[0])}
+    images = _without_masks(images, labels, names)
     called = image_names(
         [image.name for image in images], [mask.name for mask in labels], names=names
     )
@@ -161,6 +162,13 @@ def find_volume_pairs(
             "rename or remove them; nothing was written."
         )
     return dict(sorted(pairs.items()))
+
+
+def _without_masks(images: list[Scan], masks: list[Scan], names: str | None) -> list[Scan]:
+    """Leave out masks that lie among their scans."""
+    named = [[(scan.name, Path(scan.name)) for scan in some] for some in (images, masks)]
+    left = {name for name, _ in without_masks(*named, names=names)}
+    return [scan for scan in images if scan.name in left]
 
 
 def _is_named(source: str | Path, scan: Scan) -> bool:
@@ -263,7 +271,8 @@ def slice_files(
     if group is not None:
         patients = read_groups([Pair(Path(f"{name}.nii")) for name in pairs], group)
     manifest, groups_file = folder / "pairs.txt", folder / "groups.csv"
-    old = [file for file in folder.glob("*/*_z-[0-9]*") if file.parent.name in ("images", "masks")]
+    # By their endings: scans that are read may lie in these folders.
+    old = [*folder.glob("images/*_z-[0-9]*.tif"), *folder.glob("masks/*_z-[0-9]*.png")]
     old += [path for path in (manifest, groups_file) if path.exists()]
     refuse_existing(old, overwrite)
     written: list[Pair] = []

@@ -16,7 +16,9 @@ from lungunet.cli.app import app
 PACKAGE = Path(lungunet.__file__).parent
 VERBS = typer.main.get_command(app).commands
 # Commands of ours and others are quoted whole; these are options of torchrun, containers and pip.
-_QUOTED = re.compile(r"'(?:lungunet|pip|hf) [^']*'|--nproc-per-node|--shm-size|--index-url")
+_QUOTED = re.compile(
+    r"'(?:lungunet|pip|hf|dicomweb_client) [^']*'|--nproc-per-node|--shm-size|--index-url"
+)
 
 
 @pytest.mark.parametrize(
@@ -192,4 +194,4 @@ def test_predict_takes_what_people_have(phantoms, tmp_path: Path) -> None:
 def test_evaluate_of_two_models_says_how_they_are_compared(run_cli) -> None:
     done = run_cli("evaluate", "runs/a", "runs/b", "data")
     assert done.code == 2
-    assert "score-card" in done.err.replace("\n", "")
+    assert "--against OTHER" in done.err

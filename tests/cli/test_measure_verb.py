@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 import lungunet
+from lungunet.cli.measure import measure
+from lungunet.inference.measure import COLUMNS
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.volume import Volume, write_volume
 
+ROOT = Path(__file__).parents[2]
 SPACING = (20.0, 5.6, 5.5)
 
 
@@ -382,3 +386,15 @@ class TestRefusals:
         done = run_cli("measure", *files, "--out", tmp_path / "m.csv")
         assert done.code == 1
         assert "i: mask is 5x5, image is 5x6" in done.err
+
+
+def test_the_help_and_the_page_name_every_column(run_cli) -> None:
+    """What ``predict`` points to, where it names its table."""
+    page = (ROOT / "docs" / "howto" / "measure.md").read_text("utf-8")
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    told = [line.split(":")[0] for line in (measure.__doc__ or "").splitlines() if "- `" in line]
+    for lines in (table, told):
+        named = [name for line in lines for name in re.findall(r"`(\w+)`", line)]
+        assert sorted(named) == sorted(COLUMNS)
+    shown = run_cli("measure", "--help").out
+    assert all(name in shown for name in COLUMNS)

@@ -117,6 +117,11 @@ def test_a_review_of_them_and_a_list_of_what_to_leave_out(
         masks, tmp_path / "mended", images=folders[0], config=ReviewConfig(names="*=*_lungmask")
     ) as server:
         assert sorted(entry.case.name for entry in server.desk.entries) == names()
+    with opened_review(data, tmp_path / "copies"):
+        pass
+    done = run_cli("split", folders[0], tmp_path / "copies", tmp_path / "data2", "--like", data)
+    assert done.code == 0, done.err
+    assert lungunet.read_split(tmp_path / "data2").test[0].require_mask().parent.name == "copies"
     left = [line for line in (data / "test.txt").read_text().splitlines() if "slice2" in line]
     (tmp_path / "drop.txt").write_text("\n".join(left))
     settings = ("--val", 0.17, "--test", 0.34, "--group", r"^(PAT\d+)", "--names", "*=*_lungmask")

@@ -84,6 +84,34 @@ class TestSplit:
         assert done.code == 1
         assert "_mask.png: not called *_seg" in done.err
 
+    def test_a_set_of_others_that_only_judges(self, run_cli, phantoms, tmp_path: Path) -> None:
+        out, scores = tmp_path / "theirs", tmp_path / "scores"
+        done = run_cli("evaluate", "threshold", phantoms[0], "--truth", phantoms[1])
+        assert done.code == 1
+        assert "which are scored by a list. 'lungunet split IMAGES MASKS DATA --val 0" in done.err
+        done = run_cli("split", *phantoms, out, "--val", 0, "--test", 1)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.endswith(f"then:   lungunet evaluate MODEL {out} --out {out / 'scores'}\n")
+        done = run_cli("evaluate", "threshold", out, "--no-baselines", "--out", scores)
+        assert done.code == 0
+        assert "threshold on 12 slices of test" in done.out
+        assert run_cli("audit", out, "--out", tmp_path / "audit").code == 0
+
+    @pytest.mark.parametrize(
+        ("options", "then"),
+        [
+            (("--val", 0), "evaluate MODEL {0} --out {0}/scores"),
+            (("--val", 0, "--folds", 2), "train {0} --cross-validate"),
+            (("--val", 0, "--test", 0), None),
+        ],
+    )
+    def test_what_comes_next_can_be_done(
+        self, run_cli, phantoms, options: tuple[object, ...], then: str | None, tmp_path: Path
+    ) -> None:
+        done = run_cli("split", *phantoms, tmp_path, *options)
+        told = [line for line in done.out.splitlines() if line.startswith("then:")]
+        assert told == ([] if then is None else [f"then:   lungunet {then.format(tmp_path)}"])
+
     def test_one_folder_twice(self, run_cli, phantoms, tmp_path: Path) -> None:
         done = run_cli("split", phantoms[1], phantoms[1], tmp_path / "data")
         assert done.code == 1
@@ -139,7 +167,8 @@ class TestSplit:
         done = run_cli("split", *phantoms, out, "--seed", 3, "--folds", 2)
         assert (done.code, "fold-3" in done.err or "more" in done.err) == (1, True)
         assert run_cli("split", *phantoms, out, "--seed", 3, "--folds", 2, "--overwrite").code == 0
-        assert not list((out / "fold-3").iterdir())
+        assert [fold.name for fold in lungunet.find_folds(out)] == ["fold-1", "fold-2"]
+        assert not (out / "fold-3").exists()
 
     def test_wrong_masks_are_named_before_anything_is_written(
         self, run_cli, phantoms, tmp_path: Path

@@ -118,7 +118,6 @@ class TestForDtypes:
             (["float32", "int16", "int32"], None, (LUNG_WINDOW, HU)),
             (["int16"], Window(40, 400), (Window(40, 400), HU)),
             (["uint16"], Window(424, 1500), (Window(424, 1500), ("uint16",))),
-            (["uint16", "int16"], Window(0, 9), (Window(0, 9), ("int16", "uint16"))),
             (["uint8"], Window(127.5, 255), (Window(127.5, 255), ("uint8",))),
         ],
     )
@@ -131,7 +130,6 @@ class TestForDtypes:
         ("dtypes", "named"),
         [
             (["uint16"], "uint16"),
-            (["uint16", "int16", "int16"], "int16 and uint16"),
             ([], "unknown"),
         ],
     )
@@ -147,6 +145,13 @@ class TestForDtypes:
             ConfigError, match=r"^slices of dtype int16 and uint8: 8-bit grey and HU"
         ):
             InputContract.for_dtypes(["uint8", "int16"], size=96, window=window)
+
+    @pytest.mark.parametrize("window", [None, LUNG_WINDOW, Window(424, 1500)])
+    @pytest.mark.parametrize("other", HU)
+    def test_an_offset_among_hu_is_refused_with_any_window(self, other, window):
+        message = rf"^slices of dtype {other} and uint16: values with an offset and HU do not go"
+        with pytest.raises(ConfigError, match=message):
+            InputContract.for_dtypes(["uint16", other], size=96, window=window)
 
     def test_a_window_of_hu_on_grey_is_refused(self):
         with pytest.raises(
@@ -471,6 +476,16 @@ class TestStored:
     def test_only_eight_bits_go_without_a_window(self, dtypes):
         with pytest.raises(ConfigError, match=r"without a window: only uint8 is grey already"):
             InputContract(64, None, dtypes)
+
+    @pytest.mark.parametrize("dtypes", ["uint16", np.uint16, None, (np.uint16,)])
+    def test_dtypes_of_the_wrong_kind(self, dtypes):
+        message = r"^dtypes: .* is of the wrong kind\. Give a tuple of names"
+        with pytest.raises(ConfigError, match=message):
+            InputContract(64, Window(424, 1500), dtypes)
+
+    def test_dtypes_in_a_list_are_a_tuple(self):
+        assert InputContract(64, None, ["uint8"]) == InputContract(64, None, ("uint8",))
+        assert InputContract(64, dtypes=["int16"]).dtypes == ("int16",)
 
     def test_in_one_line(self):
         assert str(LUNG) == "64x64, window -600,1500"

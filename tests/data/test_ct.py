@@ -53,6 +53,9 @@ def save(path, array, mode=None, **options):
 def png(path, array, *, bits, colour=0):
     """A PNG by hand: no library between the values and the file."""
     raw = array.astype(">u2") if bits == 16 else array.astype(np.uint8)
+    if bits < 8:
+        used = np.unpackbits(raw[..., None], axis=2)[..., -bits:]
+        raw = np.packbits(used.reshape(len(raw), -1), axis=1)
     rows = b"".join(b"\0" + row.tobytes() for row in raw)
 
     def chunk(name, content):
@@ -277,6 +280,28 @@ class TestReading:
         with pytest.raises(DataError):
             read_image(tmp_path / "a.tif")
         assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("bits", "seen"), [(2, "0, 85, 170"), (4, "0, 17, 34")])
+def test_grey_of_a_few_bits_is_refused_as_slice_and_as_mask(tmp_path, bits, seen):
+    path = png(tmp_path / "a.png", LUNG > 0, bits=bits)
+    for read in (read_image, read_mask, read_header):
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert str(caught.value) == (
+            f"{path}: a PNG of {bits}-bit grey, from which most programs read {seen} where 0, 1, 2 "
+            "are stored. Save the values that are meant in 8 bits."
+        )
+
+
+def test_one_bit_and_indexed_masks_are_read(tmp_path):
+    path = png(tmp_path / "a.png", LUNG > 0, bits=1)
+    assert np.array_equal(read_mask(path), (LUNG > 0) * 255)
+    assert read_header(path) == Header(*SHAPE, "uint8")
+    indexed = Image.frombytes("P", SHAPE[::-1], (LUNG > 0).tobytes())
+    indexed.putpalette([value for value in range(256) for _ in range(3)])
+    indexed.save(path, bits=2)
+    assert np.array_equal(read_mask(path), LUNG > 0)
 
 
 class TestColour:

@@ -10,6 +10,8 @@ import pytest
 
 import lungunet
 from lungunet import SplitConfig, SplitRecord, write_data_folder
+from lungunet.data.exclude import read_excluded
+from lungunet.data.files import write_csv
 from lungunet.data.review_log import LogWriter
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 
@@ -147,6 +149,23 @@ class TestWriting:
         write_data_folder(*phantoms, tmp_path / "d", config=config, size=32, progress=progress)
         assert seen == [("compare", 12), ("read", 12), ("prepare", 12), ("read", 12)]
 
+    @pytest.mark.parametrize("size", [None, 32])
+    def test_a_link_to_another_slice_is_refused_before(self, phantoms, tmp_path, size):
+        drawn = tmp_path / "drawn"
+        write_data_folder(*phantoms, drawn)
+        name = next(path.stem for path in phantoms[0].iterdir())
+        folders = [tmp_path / folder.name for folder in phantoms]
+        for folder, copy in zip(phantoms, folders, strict=True):
+            shutil.copytree(folder, copy)
+            (file,) = copy.glob(f"{name}.*")
+            (copy / f"zz{file.suffix}").symlink_to(file)
+        with (drawn / "test.txt").open("a") as lines:
+            lines.write(f"zz.tif\t{folders[1]}/zz.png\n")
+        for config in (SplitConfig(), SplitConfig(like=str(drawn))):
+            with pytest.raises(SplitError, match=rf"one file:\n  {name} and zz \("):
+                write_data_folder(*folders, tmp_path / "d", config=config, size=size)
+            assert not (tmp_path / "d").exists()
+
 
 class TestExcluded:
     def test_the_others_stay_where_they_are(self, phantoms, tmp_path: Path):
@@ -206,6 +225,16 @@ class TestExcluded:
         worst = {suspect.pair.name for suspect in audit.ranking if suspect.score >= bound}
         assert set(record.excluded) == worst
         assert len(worst) >= 2
+
+    @pytest.mark.parametrize("end", ["\u2028", "\x0b", "\x85"])
+    def test_names_that_hold_a_line_end(self, tmp_path: Path, end: str):
+        lines = [f"images/a{end}b.tif\tmasks/a.png", "c.tif"]
+        (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+        names = [f"a{end}b", "c"]
+        assert read_excluded(tmp_path / "a.txt") == names
+        rows = [{"name": name, "score": 0.5, "reasons": [f"x{end}y"]} for name in names]
+        write_csv(tmp_path / "r.csv", rows)
+        assert read_excluded(f"{tmp_path / 'r.csv'}:0.2") == names
 
     @pytest.mark.parametrize(
         ("name", "text", "after", "error", "words"),

@@ -158,6 +158,19 @@ class TestAugmentation:
         for other in (dataset[1, 0], dataset[0, 1], augmented(twice, seed=1)[0, 0]):
             assert not torch.equal(other[0], base[0])
 
+    def test_a_step_of_the_user_is_seeded_too(self, pairs):
+        class Grain(A.ImageOnlyTransform):
+            def apply(self, img, **params):
+                grain = self.random_generator.integers(0, 100, img.shape, dtype="uint8")
+                return (img // 2 + grain * self.py_random.random()).astype("uint8")
+
+        for transform in (Grain(p=1), A.Compose([Grain(p=0.9)])):
+            dataset = LungCTDataset(pairs, transform=transform, size=64)
+            base = dataset[0, 0]
+            others = [dataset[1, 0], dataset[0, 1]]
+            assert same([dataset[0, 0]], [base])
+            assert not any(torch.equal(image, base[0]) for image, _ in others)
+
     def test_a_plain_index_draws_anew_every_time(self, pairs):
         dataset = augmented(pairs)
         drawn = [dataset[0][0] for _ in range(8)]

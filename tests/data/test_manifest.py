@@ -355,6 +355,18 @@ class TestFolders:
         assert [pair.mask.parent.name for pair in pairs] == ["p1", "p2"]
         assert [pair.name for pair in pairs] == ["p1_1", "p2_1"]
 
+    @pytest.mark.parametrize("names", [None, "*=*_seg"])
+    def test_masks_in_one_folder_have_the_folders_in_their_names(self, tmp_path, names):
+        """As copies have that a review mended."""
+        end = "" if names is None else "_seg"
+        folders = both(tmp_path, ("p1/1", f"p1_1{end}"), ("p2/1", f"p2_1{end}"))
+        pairs = find_pairs(*folders, names=names)
+        assert [(pair.name, pair.image.parent.name) for pair in pairs] == [
+            ("p1_1", "p1"),
+            ("p2_1", "p2"),
+        ]
+        assert [pair.mask.stem for pair in pairs] == [f"p1_1{end}", f"p2_1{end}"]
+
     def test_as_many_folders_name_them_as_tell_all_apart(self, tmp_path):
         at = ("a/ct/1", "b/ct/1", "b/ct/2", "3")
         folders = both(tmp_path, *[(name, name) for name in at])
@@ -513,6 +525,39 @@ class TestNames:
         with pytest.warns(LungUNetWarning, match=r"\*=\*_mask"):
             assert [pair.name for pair in find_pairs(tmp_path, tmp_path)] == ["a", "b"]
         assert len(find_pairs(tmp_path, tmp_path, names="*=*_mask")) == 2
+
+    @pytest.mark.parametrize("mask", ["{}_lung", "{}", "{}_seg"])
+    def test_masks_of_before_beside_the_images_are_no_images(self, tmp_path, mask):
+        """As after a review: the mended masks lie in a folder of their own."""
+        names = [(name, mask.format(name)) for name in ("p1/a_0", "b", "c")]
+        images, masks = both(tmp_path, *names)
+        for name, _ in names:
+            draw(images / f"{name}_lung.png")
+        with pytest.warns(LungUNetWarning) as caught:
+            pairs = find_pairs(images, masks)
+        assert [pair.image.name for pair in pairs] == ["a_0.tif", "b.tif", "c.tif"]
+        assert {pair.mask.parent for pair in pairs} == {masks, masks / "p1"}
+        assert str(caught[0].message) == (
+            "3 of the 6 images are masks of others, as by names='*=*_lung', and left out: "
+            f"{images / 'b_lung.png'} and the like."
+        )
+        (masks / f"{mask.format('c')}.png").unlink()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(DataError, match=r"1 problem:\n.*c\.tif: no mask of that stem"):
+                find_pairs(images, masks)
+
+    def test_a_given_rule_tells_masks_beside_the_images_without_a_word(self, tmp_path):
+        images, masks = both(tmp_path, ("a", "a.Lunge 2"), ("b", "b.Lunge 2"))
+        for name in "ab":
+            draw(images / f"{name}.Lunge 2.png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pairs = find_pairs(images, masks, names="*=*.Lunge 2")
+        assert [(pair.image.name, pair.mask.parent) for pair in pairs] == [
+            ("a.tif", masks),
+            ("b.tif", masks),
+        ]
 
     def test_accents_written_in_two_ways_are_one_name(self, tmp_path):
         one, two = (unicodedata.normalize(form, "Müller é") for form in ("NFC", "NFD"))

@@ -171,6 +171,20 @@ class TestRefusals:
             prepare_pairs(pairs, tmp_path / "out", codec=LUNG_CODEC)
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_the_files_that_are_read(self, tmp_path, linked):
+        lungunet.write_phantoms(tmp_path / "data", patients=2, slices=1, size=32)
+        pairs = lungunet.find_pairs(tmp_path / "data/images", tmp_path / "data/masks")
+        folder = tmp_path / "data"
+        if linked:
+            folder = tmp_path / "link"
+            folder.symlink_to(tmp_path / "data", target_is_directory=True)
+        before = [pair.image.read_bytes() for pair in pairs]
+        for some in (pairs, [Pair("other.tif", pairs[0].mask, pairs[0].name)]):
+            with pytest.raises(ConfigError, match="would be written over while it is read"):
+                prepare_pairs(some, folder, codec=LUNG_CODEC, size=16)
+        assert [pair.image.read_bytes() for pair in pairs] == before
+
     def test_raw_values_that_were_merged(self, tmp_path):
         codec = LabelCodec.parse("0,3=1,4=1")
         message = r"^labels 0=0,3=1,4=1: merged values cannot be kept\. Leave out raw=True"

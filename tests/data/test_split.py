@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,18 @@ class TestSplit:
         split = split_pairs(pairs, val=0.1, test=0.2, groups=groups)
         assert [len(split.train), len(split.val), len(split.test)] == [70, 10, 20]
 
+    def test_a_test_list_alone(self):
+        pairs, groups = slices_of([3, 1, 2])
+        split = split_pairs(pairs, val=0, test=1, groups=groups)
+        assert (split.train, split.val) == ([], [])
+        assert names(split.test) == sorted(pair.name for pair in pairs)
+        assert split_pairs(numbered(1), val=0, test=1).test == numbered(1)
+        for val, test in ((0.1, 1), (1e-9, 1)):
+            with pytest.raises(ConfigError, match="a test list alone is val=0 with test=1"):
+                split_pairs(pairs, val=val, test=test)
+        with pytest.raises(SplitError, match="test is empty"):
+            split_pairs([], val=0, test=1)
+
 
 class TestSplitRefusals:
     @pytest.mark.parametrize(
@@ -174,6 +187,18 @@ class TestSplitRefusals:
             split_pairs(pairs)
         with pytest.raises(SplitError, match=r"names that occur twice:\n  ID_0003 \("):
             fold_pairs(pairs, folds=2)
+
+    def test_two_links_to_one_image(self, tmp_path):
+        (tmp_path / "a.tif").touch()
+        (tmp_path / "zz.tif").symlink_to(tmp_path / "a.tif")
+        pairs = [*numbered(9), Pair(tmp_path / "zz.tif"), Pair(tmp_path / "a.tif")]
+        for split in (split_pairs, partial(fold_pairs, folds=2)):
+            with pytest.raises(SplitError) as caught:
+                split(pairs)
+            assert str(caught.value) == (
+                f"slices that are one file:\n  a and zz ({tmp_path / 'a.tif'})\n"
+                "Keep one of them, and remove the other links with their masks."
+            )
 
     def test_a_pair_without_a_patient(self):
         with pytest.raises(SplitError, match=r"^ID_0001: no patient in the groups\. Name one"):
@@ -263,6 +288,9 @@ class TestGroups:
         (tmp_path / "g.csv").write_text("name,patient\na.png,A\nb.png.tif,B\n")
         groups = read_groups(pairs_named("a.png", "b.png"), str(tmp_path / "g.csv"))
         assert groups == {"a.png": "A", "b.png": "B"}
+        (tmp_path / "g.csv").write_text("name,patient\na,C\na.png,A\n")
+        groups = read_groups(pairs_named("a.png", "a"), str(tmp_path / "g.csv"))
+        assert groups == {"a.png": "A", "a": "C"}
 
     @pytest.mark.parametrize("content", ["", "name,patient\n", "name;patient\na;b\n", "a,b\nc,d\n"])
     def test_table_without_its_columns(self, tmp_path, content):
@@ -282,8 +310,15 @@ class TestGroups:
         with pytest.raises(SplitError, match="no patient for 2 pairs: p01_s2, p02_s1"):
             read_groups(self.PAIRS, str(tmp_path / "g.csv"))
 
-    def test_table_with_two_patients(self, tmp_path):
-        (tmp_path / "g.csv").write_text("name,patient\np01_s1,A\np01_s1,B\n")
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [("p01_s1", "p01_s1"), ("p01_s1.tif", "p01_s1.png"), ("p01_s1", "p01/s1.tif")],
+    )
+    def test_table_with_two_patients(self, tmp_path, one, other):
+        rest = "p01_s2,A\np02_s1,B\n"
+        (tmp_path / "g.csv").write_text(f"name,patient\n{one},A\n{other},A\n{rest}")
+        assert read_groups(self.PAIRS, str(tmp_path / "g.csv"))["p01_s1"] == "A"
+        (tmp_path / "g.csv").write_text(f"name,patient\n{one},A\n{other},B\n{rest}")
         with pytest.raises(SplitError, match=r"g\.csv, line 3: p01_s1 has another patient"):
             read_groups(self.PAIRS, str(tmp_path / "g.csv"))
 

@@ -1,6 +1,7 @@
 """Training on every fold, as a Python caller does it: what is refused, yielded and left behind."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
@@ -8,7 +9,15 @@ from pathlib import Path
 import pytest
 
 import lungunet
-from lungunet import ConfigError, DataError, FoldResult, RunConfig, cross_validate, find_folds
+from lungunet import (
+    ConfigError,
+    DataError,
+    FoldResult,
+    RunConfig,
+    SplitError,
+    cross_validate,
+    find_folds,
+)
 
 FOLDS = 2
 
@@ -38,8 +47,10 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folds_come_by_number(tmp_path: Path) -> None:
-    for name in ("fold-10", "fold-2", "fold-1", "folder"):
+    for name in ("fold-10", "fold-2", "fold-1", "folder", "fold-3-old"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "train.txt").touch()
+    (tmp_path / "fold-4").mkdir()  # of an earlier split: no lists, no fold
     assert [path.name for path in find_folds(tmp_path)] == ["fold-1", "fold-2", "fold-10"]
     with pytest.raises(DataError, match="has no folds"):
         find_folds(tmp_path / "fold-1")
@@ -88,6 +99,49 @@ class TestCrossValidate:
         assert not (tmp_path / "fold-1").exists()
         first = next(cross_validate(config(folds), tmp_path, overwrite=True))
         assert isinstance(first, lungunet.EpochResult)
+
+    def test_wrong_lists_of_a_fold_are_told_before_any_is_trained(
+        self, folds: Path, tmp_path: Path
+    ) -> None:
+        for number in (1, 2):
+            lists = lungunet.read_split(folds / f"fold-{number}")
+            lists = replace(lists, val=lists.val if number == 1 else [])
+            lungunet.write_split(tmp_path / "data" / f"fold-{number}", lists, {})
+        with pytest.raises(SplitError, match=r"fold-2.*val\.txt: no pairs"):
+            next(cross_validate(config(tmp_path / "data"), tmp_path / "cv"))
+        assert not (tmp_path / "cv").exists()
+
+    def test_overwriting_leaves_nothing_of_the_earlier_one(
+        self, folds: Path, run: Path, tmp_path: Path
+    ) -> None:
+        scores = ["scores.json", "cases.csv"]
+        earlier = [*scores, *(f"evaluation/test/{name}" for name in (*scores, "report.html"))]
+        for number in (2, 3):
+            shutil.copytree(run, tmp_path / f"fold-{number}")
+        for name in (*earlier, "fold-3/notes.md"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("mine")
+        again = cross_validate(config(folds), tmp_path, overwrite=True, baselines=False)
+        next(again)
+        again.close()
+        assert not any((tmp_path / name).exists() for name in earlier)
+        assert not (tmp_path / "fold-2").exists()
+        assert [path.name for path in (tmp_path / "fold-3").iterdir()] == ["notes.md"]
+
+    def test_runs_of_other_folds_are_refused_too(self, folds: Path, tmp_path: Path) -> None:
+        (tmp_path / "fold-3").mkdir()
+        (tmp_path / "fold-3" / "history.csv").write_text("mine")
+        with pytest.raises(ConfigError, match=r"fold-3: holds a run already"):
+            next(cross_validate(config(folds), tmp_path))
+
+    def test_weights_that_would_be_replaced_are_refused(
+        self, folds: Path, run: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(run, tmp_path / "fold-1")
+        begun = replace(config(folds), weights=str(tmp_path / "fold-1" / "best"))
+        with pytest.raises(ConfigError, match="is of a run that would be replaced"):
+            next(cross_validate(begun, tmp_path, overwrite=True))
+        assert (tmp_path / "fold-1" / "best" / "model.safetensors").exists()
 
     def test_is_for_one_process(
         self, folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import tracemalloc
 from dataclasses import replace
 from itertools import product
@@ -336,6 +337,24 @@ class TestSides:
         assert regions == ["lungs", "left lung", "right lung"]
         assert "Right lung</th>" in (tmp_path / "out" / "report.html").read_text()
 
+    def test_each_mean_has_the_number_of_its_own_scans(
+        self, sided: Folder, tmp_path: Path, run_cli
+    ) -> None:
+        sided.add("p", self.truth, self.truth)
+        alone = self.truth & 1  # its right lung is in neither mask
+        sided.add("q", alone, alone)
+        out = tmp_path / "out"
+        args = ("--truth", sided.truth, "--labels", "0,1,2", "--mask-labels", "0,1,2", "--out", out)
+        lines = run_cli("evaluate", sided.masks, sided.scans, *args).out.splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith("each region"))
+        assert lines[at + 1].split() == ["left", "lung", "n", "right", "lung", "n"]
+        rows = {line.split("  ")[0]: line.split()[-4:] for line in lines[at + 2 : at + 10]}
+        assert rows["Dice"] == ["1.0000", "2", "1.0000", "1"]
+        assert rows["volume error, mL"] == ["0.0", "2", "0.0", "2"]
+        table = (out / "report.html").read_text().split('aria-label="Each region"')[1]
+        row = table.split('<th scope="row">Dice')[1].split("</tr>")[0]
+        assert re.sub("<[^>]*>", " ", row).split() == ["1.0000", "2", "1.0000", "1"]
+
     def test_that_are_swapped_are_told(self, sided: Folder) -> None:
         swapped = np.array([0, 2, 1], np.uint8)[self.truth]
         sided.add("p", self.truth, swapped)
@@ -345,6 +364,24 @@ class TestSides:
         assert "exchanged between truth and mask in 1 of 1 scan: p" in card.remarks[0]
         read = ScanScoring(mask_codec=LabelCodec.parse("0,2,1"))
         assert sided.evaluate(scoring=read).regions["left lung"].pooled.iou == 1
+
+    def test_are_matched_by_name(self, sided: Folder) -> None:
+        sided.add("p", self.truth, np.array([0, 2, 1], np.uint8)[self.truth])
+        turned = LabelCodec({0: 0, 2: 1, 1: 2}, names=("background", "left lung", "right lung"))
+        named = LabelCodec({0: 0, 2: 2, 1: 1}, names=turned.names)
+        other_way = LabelCodec({0: 0, 1: 1, 2: 2}, names=("background", "right lung", "left lung"))
+        for truth, masks in ((named, turned), (named, other_way)):
+            card = sided.evaluate(scoring=ScanScoring(truth, masks))
+            assert {name: of.pooled.iou for name, of in card.regions.items()} == {
+                "left lung": 1,
+                "right lung": 1,
+            }
+            assert card.remarks == ()
+        # The truth is read as it says, whatever number it gives the sides.
+        card = sided.evaluate(scoring=ScanScoring(other_way, named))
+        assert card.pooled.iou == card.regions["left lung"].pooled.iou == 1
+        same = [case.truth_px for case in card.regions["left lung"].cases]
+        assert same == [int((self.truth == 2).sum())]
 
     def test_masks_without_them_are_scored_as_a_whole(self, sided: Folder) -> None:
         sided.add("p", self.truth, (self.truth > 0).view(np.uint8))
@@ -392,6 +429,21 @@ class TestModels:
             "left lung": True,
             "right lung": True,
         }
+
+    def test_sides_of_a_model_are_not_told_without_a_whole_chest(
+        self, chest: Path, tmp_path: Path
+    ) -> None:
+        for folder in ("scans", "truth"):
+            whole = lungunet.read_volume(chest / folder / "p.nii.gz")
+            for name, part in (("p", slice(None)), ("short", slice(5, 7))):  # 30 mm
+                array = whole.array[part]
+                like = volume(array, whole.spacing_mm)
+                write_volume(tmp_path / folder / f"{name}.nii.gz", array, like=like)
+        card = evaluate_scans("threshold", tmp_path / "scans", tmp_path / "truth")
+        assert [case.name for case in card.cases] == ["p", "short"]
+        for side in ("left lung", "right lung"):
+            assert [case.name for case in card.regions[side].cases] == ["p"]
+        assert "shows no whole chest: short" in card.remarks[0]
 
     def test_baselines_where_they_are_asked_for(self, chest: Path, monkeypatch) -> None:
         rule = lungunet.Predictor.load("threshold")

@@ -434,6 +434,14 @@ class TestParts:
         assert page.row("left", 2)[1] == "0.8125"
         assert page.row("right", 2)[1] == DASH
 
+    @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"])
+    def test_a_class_name_that_holds_a_line_end(self, folder: Path, end: str) -> None:
+        file = folder / "history.csv"
+        head, rows = file.read_text(encoding="utf-8").split("\n", 1)
+        before = Page(write_report(folder)).text
+        file.write_text(f"{head},class_iou_left{end}lung\n{rows}", encoding="utf-8")
+        assert Page(write_report(folder)).text == before
+
     def test_a_real_run(self, run: Path, tmp_path: Path) -> None:
         shutil.copytree(run, tmp_path / "copy")
         page = Page(write_report(tmp_path / "copy"))
@@ -500,6 +508,7 @@ class TestOneFile:
         ("best/lungunet.json", b"[]", "lungunet.json: not a JSON object. Copy"),
         ("history.csv", b"epoch,split,loss\n1,train,high\n", "history.csv: damaged"),
         ("history.csv", b"a,b\n1,2\n", "history.csv: damaged"),
+        ("history.csv", b"epoch\xff\n", "history.csv: cannot be read as CSV"),
         ("evaluation/test/scores.json", b"{}", "no 'slices' in it. Run 'lungunet evaluate' again."),
         ("evaluation/test/pictures/best-01_good.png", b"GIF", "best-01_good.png: not a PNG. Run"),
         ("audit/audit.json", b"nan?", "audit.json: damaged"),

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,32 @@ def test_the_paired_difference_is_surer_than_the_scores() -> None:
     assert theirs.difference(ours, "dice").value < 0
 
 
+def test_cases_that_are_compared_are_matched_by_name() -> None:
+    truths = boxes(4)
+    ours = card_of(truths, boxes(4, shift=1))
+    theirs = card_of(truths, boxes(3, shift=2) + truths[3:])
+    turned = ScoreCard(theirs.cases[::-1], theirs.class_names)
+    for metric in ("iou", "dice"):
+        assert ours.difference(turned, metric) == ours.difference(theirs, metric)
+    assert ours.mean_difference(turned, "hd95") == ours.mean_difference(theirs, "hd95")
+    assert ours.moved(turned) == ours.moved(theirs)
+
+
+@pytest.mark.parametrize("compare", ["difference", "mean_difference", "moved"])
+def test_other_cases_are_not_compared(compare: str) -> None:
+    truths = boxes(4)
+    ours = card_of(truths, truths)
+    arguments = () if compare == "moved" else ("iou",)
+    fewer = ScoreCard(ours.cases[:3], ours.class_names)
+    twice = ScoreCard((*ours.cases[:3], ours.cases[0]), ours.class_names)
+    for others in (fewer, twice):
+        with pytest.raises(DataError, match=r"do not match by name: s3\. A difference is one on"):
+            getattr(ours, compare)(others, *arguments)
+    renamed = card_of(boxes(5)[1:], truths)  # of the same names, and other slices
+    with pytest.raises(DataError, match=r"^s0: the truth holds lung in 120 of 1200 in 30x40"):
+        getattr(ours, compare)(renamed, *arguments)
+
+
 def test_vectorised_ratios_equal_those_of_one_table() -> None:
     counts = np.random.default_rng(2).integers(0, 9, (20, 3, 3))
     counts[3] = 0
@@ -315,6 +342,13 @@ class TestBaselines:
         assert moved == [(name, own[int(name[1])], 1.0) for name, *_ in moved]
         assert before.moved(card) == [(name, 1.0, ours) for name, ours, _ in moved[::-1]]
         assert before.moved(before) == []
+
+    def test_one_called_like_a_baseline_stands_in_its_place(self, case) -> None:
+        pairs, truths, preds = case
+        rivals = {"all background": Predictor(Fixed(truths))}
+        card = evaluate(Predictor(Fixed(preds)), pairs, against=rivals)
+        other = card.baselines["all background"]
+        assert (len(other.cases), other.pooled.iou) == (len(pairs), 1.0)
 
     def test_what_a_rival_invents_counts_in_the_mean_difference(self) -> None:
         truths = [np.zeros((6, 8), np.uint8) for _ in range(3)]
@@ -405,6 +439,58 @@ class TestMaskFolder:
             evaluate(MaskFolder(tmp_path / "b"), pairs)
         with pytest.raises(lungunet.ConfigError, match="IMAGE=MASK"):
             MaskFolder(tmp_path / "b", mask_names="_seg")
+
+
+class TestClassNames:
+    NAMES = ("background", "left lung", "right lung")
+
+    @pytest.fixture
+    def sides(self, tmp_path: Path) -> list[Pair]:
+        """A slice whose mask holds 1 on the one side and 2 on the other."""
+        truth = np.zeros((9, 8), np.uint8)
+        truth[2:6, 1:3], truth[1:6, 5:7] = 1, 2
+        lungunet.write_image(tmp_path / "a.tif", truth.astype(np.int16) * -700)
+        lungunet.write_mask(tmp_path / "masks" / "a.png", truth)
+        return [Pair(tmp_path / "a.tif", tmp_path / "masks" / "a.png")]
+
+    def score(self, pairs: list[Pair], truth: LabelCodec, masks: LabelCodec) -> ScoreCard:
+        folder = MaskFolder(pairs[0].mask.parent, masks)
+        return evaluate(folder, pairs, codec=truth, baselines=False)
+
+    def test_of_another_order_are_matched(self, sides: list[Pair]) -> None:
+        plain = LabelCodec({0: 0, 1: 1, 2: 2}, names=self.NAMES)
+        turned = LabelCodec({0: 0, 2: 1, 1: 2}, names=(self.NAMES[0], *self.NAMES[:0:-1]))
+        for truth, masks in ((plain, turned), (turned, plain)):
+            card = self.score(sides, truth, masks)
+            assert (card.pooled.class_iou, card.class_names) == ((1, 1, 1), truth.names)
+            assert card.remarks == ()
+        exchanged = replace(plain, names=turned.names)
+        assert self.score(sides, plain, exchanged).pooled.class_iou == (1, 0, 0)
+
+    def test_that_differ_are_told(self, sides: list[Pair]) -> None:
+        truth = LabelCodec({0: 0, 1: 1, 2: 2}, names=("background", "left", "right lung"))
+        card = self.score(sides, truth, replace(truth, names=self.NAMES))
+        assert card.pooled.class_iou == (1, 1, 1)
+        assert card.remarks == (
+            "classes are compared by their order, for truth and masks call them otherwise: left "
+            "with left lung",
+        )
+        assert self.score(sides, truth, LabelCodec.parse("0,1,2")).remarks == ()
+
+
+class TestPatients:
+    def test_every_slice_needs_one_where_any_are_named(self, case) -> None:
+        pairs, _, preds = case
+        whole = {pair.name: "ab"[place % 2] for place, pair in enumerate(pairs)}
+        of_files = {pair.image.name: "a" for pair in pairs}
+        part = {"s0": 1, "s1": 2}  # a slice called 1 would have been of the first patient
+        for patients, missing in ((part, "s2, s3"), (of_files, "s0, s1, s2, s3"), ({}, "s0, s1")):
+            said = f"^patients: none is named for . of 4 slices: {missing}"
+            with pytest.raises(SplitError, match=said):
+                evaluate(Predictor(Fixed(preds)), pairs, patients=patients, baselines=False)
+        more = {**whole, "elsewhere": "c"}
+        card = evaluate(Predictor(Fixed(preds)), pairs, patients=more, baselines=False)
+        assert card.patients == ["a", "b", "a", "b"]
 
 
 def test_pictures_of_the_worst_and_the_best(
@@ -538,7 +624,21 @@ class TestEvaluateList:
         with pytest.raises(SplitError, match="3 of these 5"):  # by its model folder too
             evaluate_list(own_run / "best", tmp_path / "again", device="cpu")
         card = evaluate_list(own_run, tmp_path / "again", split="val", device="cpu")
-        assert (card.seen, card.remarks) == (0, ())  # the list's name says it
+        assert card.seen == 0
+        assert card.remarks == (
+            f"1 of these 1 slices chose the epoch of {own_run}: its scores on them flatter it; "
+            "judge it by test",
+        )
+        assert json.loads((card.folder / "scores.json").read_text())["remarks"] == [*card.remarks]
+        page = (own_run / "report.html").read_text(encoding="utf-8")
+        assert page.count("flatter it; judge it by test") == 1
+        assert "was chosen on val: these scores flatter" not in page
+        about = (own_run / "best" / "README.md").read_text()
+        assert "list val, which flatters where it chose the epoch, at the size" in about
+        rule = evaluate_list(
+            "threshold", tmp_path / "again", split="val", against=[own_run], baselines=False
+        )
+        assert rule.remarks == card.remarks
 
     def test_slices_that_were_written_anew(self, own_run: Path, split, tmp_path: Path) -> None:
         pair = split.train[0]

@@ -15,6 +15,7 @@ from lungunet.metrics.overlap import (
     SLICES,
     ConfusionMeter,
     Mean,
+    Metric,
     Overlap,
     _bin_of,
     _count_without_sync,
@@ -455,3 +456,19 @@ class TestIgnored:
     def test_a_class_cannot_be_ignored(self):
         with pytest.raises(DataError, match="ignore_index: 1 is a class"):
             ConfusionMeter(2, ignore_index=1)
+
+
+@pytest.mark.parametrize(
+    ("title", "unit", "heading"),
+    [
+        ("lung IoU", "", "Lung IoU"),
+        ("mIoU", "", "mIoU"),
+        ("volume error", "mL", "Volume error, mL"),
+        ("J", "", "J"),
+        ("e", "px", "e, px"),
+    ],
+)
+def test_headings_begin_with_a_capital_where_they_are_words(
+    title: str, unit: str, heading: str
+) -> None:
+    assert Metric(title, unit=unit).heading == heading

@@ -124,7 +124,10 @@ class TestGraph:
             assert steps.max() < 1.001
             assert (steps > 0.5).mean() < 0.02
 
-    @pytest.mark.parametrize("shape", [(96, 96), (192, 192), (144, 144), (96, 64), (48, 48)])
+    @pytest.mark.parametrize(
+        "shape",
+        [(96, 96), (192, 192), (144, 144), (288, 288), (480, 240), (96, 64), (48, 48)],
+    )
     def test_whole_ratios_are_exact(self, shape):
         images = noise((2, *shape))
         (fed,) = SESSIONS["hu"][1].run(["pixels"], {"image": images.astype(np.float32)})

@@ -9,7 +9,7 @@ from slices import SHAPE, body, lungs, write_case
 
 import lungunet
 from lungunet.data.codec import LabelCodec
-from lungunet.errors import ConfigError, DataError
+from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.reviewing.cases import recode
 from lungunet.reviewing.desk import Desk
 from lungunet.reviewing.sources import Material, slices_to_review
@@ -67,6 +67,16 @@ class TestOrder:
         assert (first.group, first.score, first.reasons) == ("red", 0.9, ("far off", "and more"))
         assert first.case.mask == masks / "s1.png"
         assert material.log == masks / "review.jsonl"
+
+    def test_masks_of_before_beside_the_slices_are_no_slices(self, tmp_path: Path) -> None:
+        for seed, name in enumerate(("a", "b")):
+            pair = write_case(tmp_path, name, lungs().astype(np.uint8) * 255, seed)
+            mask = pair.require_mask()
+            lungunet.write_mask(pair.image.with_name(f"{name}_lung.png"), lungunet.read_mask(mask))
+            mask.rename(mask.with_name(f"{name}_lung.png"))
+        with pytest.warns(LungUNetWarning, match="2 of the 4 images are masks|masks pair"):
+            material = slices_to_review(tmp_path / "masks", None, images=tmp_path / "images")
+        assert sorted(entry.case.image.name for entry in material.entries) == ["a.tif", "b.tif"]
 
 
 class TestCopies:

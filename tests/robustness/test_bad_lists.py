@@ -258,7 +258,11 @@ SHARE = "not a share of the pairs. Write 0 or more and less than 1; 0.1 is usual
     [
         ("--val 1", f"--val 1: {SHARE}"),
         ("--test nan", f"--test nan: {SHARE}"),
-        ("--val 0.5 --test 0.5", "--val 0.5 and --test 0.5 leave nothing for train. Lower them."),
+        (
+            "--val 0.5 --test 0.5",
+            "--val 0.5 and --test 0.5 leave nothing for train. Lower them; a test list alone is "
+            "--val 0 with --test 1.",
+        ),
         (
             "--val 0.01",
             "12 pairs of 12 patients cannot fill train, val and test at --val 0.01, --test 0.2: "

@@ -83,7 +83,7 @@ class TestConfigOfRun:
         assert (after.epochs, after.device, after.fixed()) == (9, "cpu", before.fixed())
 
     def test_what_may_not_change_is_refused(self, run: Path) -> None:
-        with pytest.raises(ConfigError, match=r"^lr, size: a resumed run keeps .* only cache, dat"):
+        with pytest.raises(ConfigError, match=r"^lr, size: a resumed run keeps .* only cache, cud"):
             RunConfig.of_run(run, lr=0.1, epochs=3, size=64)
 
     def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:

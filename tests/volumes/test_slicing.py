@@ -183,6 +183,18 @@ class TestPairs:
         with pytest.warns(LungUNetWarning, match=r"names='\*=\*_seg'"):
             assert list(find_volume_pairs(scans, masks)) == ["patient1"]
 
+    def test_masks_of_before_beside_the_scans_are_no_scans(self, tmp_path):
+        scans, masks = tmp_path / "s", tmp_path / "m"
+        names = ("a_lung.nii", "b_lung.nii")
+        self.save(*(scans / name for name in (*names, "a.nii", "b.nii", "c.nii")))
+        self.save(*(masks / name for name in names))
+        with pytest.warns(LungUNetWarning, match="2 of the 5 images are masks|masks pair"):
+            pairs = find_volume_pairs(scans, masks)
+        assert paths_of({name: pairs[name] for name in "ab"}) == {
+            name: (scans / f"{name}.nii", masks / f"{name}_lung.nii") for name in "ab"
+        }
+        assert list(pairs) == ["a", "b", "c"]
+
     def test_a_folder_of_slices_is_one_scan(self, tmp_path):
         self.save(tmp_path / "lungs.mha")
         ct = series(tmp_path / "ct")
@@ -292,6 +304,17 @@ class TestSliceFiles:
         assert sorted((tmp_path / "cut").rglob("*.*")) == before
         list(slice_files(*scans, tmp_path / "cut", config=SliceConfig(every=7), overwrite=True))
         assert len(list((tmp_path / "cut" / "images").iterdir())) == 6
+
+    def test_scans_that_are_called_like_slices_stay(self, scans, tmp_path):
+        out = tmp_path / "cut"
+        given = [out / "images" / "a_z-1.nii.gz", out / "masks" / "a_z-1.mha"]
+        for source, file in zip(scans, given, strict=True):
+            file.parent.mkdir(parents=True)
+            (source / f"a1{''.join(file.suffixes)}").rename(file)
+        for _ in range(2):
+            (cut,) = slice_files(*given, out, overwrite=True)
+            assert cut.pairs
+            assert all(file.exists() for file in given)
 
     def test_settings_are_refused_when_they_are_made(self):
         for wrong in ({"every": 0}, {"max_empty": 2}, {"codec": MERGED}):
