@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from lungunet.evaluation.scorecard import box_of_either as box_of
 from lungunet.evaluation.trained_on import sliced_from
 from lungunet.inference.measure import codec_of_lungs, encode_scan, guess_codec
 from lungunet.inference.predictor import Predictor
-from lungunet.inference.quality import check_volume
+from lungunet.inference.quality import tell_no_chest
 from lungunet.inference.scans import predict_volume
 from lungunet.inference.sides import LEFT, RIGHT, is_told, split_sides
 from lungunet.metrics.overlap import TOLERANCE_MM, Ruler, ruler_of_scans
@@ -458,7 +457,7 @@ def _parts(
     if sided and not is_told(truth):
         return None, False
     if codec.n_classes != source.codec.n_classes:
-        if not _shows_chest(scan, pred, by=source.word):
+        if tell_no_chest(scan.array, pred, spacing_mm=scan.spacing_mm, by=source.word):
             return None, False
         pred = split_sides(pred, spacing_mm=scan.spacing_mm, hu=scan.array)
     if sided and not is_told(pred):
@@ -468,12 +467,6 @@ def _parts(
     counts = count_classes(truth, pred, 3)
     crossed = counts[LEFT, RIGHT] + counts[RIGHT, LEFT]
     return pred, bool(crossed > counts[LEFT, LEFT] + counts[RIGHT, RIGHT])
-
-
-def _shows_chest(scan: Volume, pred: np.ndarray, *, by: str) -> bool:
-    """Whether ``predict`` would tell left from right; others are asked only to find more lung."""
-    check = partial(check_volume, scan.array, pred, spacing_mm=scan.spacing_mm, by=by)
-    return bool(check(second_opinion=False).chest or check().chest)
 
 
 def _draw(scan: Volume, lungs: np.ndarray, pred: np.ndarray, case: CaseScore) -> np.ndarray:

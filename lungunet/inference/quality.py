@@ -237,7 +237,11 @@ def check_volume(
 
 
 def tell_no_chest(
-    hu: np.ndarray, classes: np.ndarray, *, spacing_mm: tuple[float, float, float]
+    hu: np.ndarray,
+    classes: np.ndarray,
+    *,
+    spacing_mm: tuple[float, float, float],
+    by: str = "",
 ) -> str:
     """Say why a scan shows no whole chest, as :func:`check_volume` does; '' where it shows one.
 
@@ -249,7 +253,7 @@ def tell_no_chest(
     why, share = _look_for_chest(counts, slice_mm=spacing_mm[0])
     if not why or share >= _CHEST_SHARE or len(hu) == 1:
         return why
-    judged = check_volume(hu, classes, spacing_mm=spacing_mm)
+    judged = check_volume(hu, classes, spacing_mm=spacing_mm, by=by)
     return "" if judged.chest else judged.reasons[0]
 
 
