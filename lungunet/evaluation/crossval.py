@@ -96,7 +96,7 @@ def cross_validate(
     folds, out = find_folds(config.data), Path(out)
     if not overwrite:
         for fold in folds:
-            RunFolder(out / fold.name).refuse_run()
+            RunFolder(out / fold.name).refuse_present()
     refuse_existing([out / "scores.json", out / "cases.csv"], overwrite)
     done: list[FoldResult] = []
     try:

@@ -186,7 +186,7 @@ class Trainer:
         Parameters
         ----------
         resume : go on from ``last.ckpt`` in the run folder, in the middle of an epoch if need be
-        overwrite : replace the run that the folder holds
+        overwrite : replace what the folder holds of a run; without it nothing there is touched
         val_ill : val with painted disease, :class:`IllLungCTDataset`; then the best epoch is that
             of the highest mean of both IoU. A run that began without goes on without
 
@@ -226,7 +226,7 @@ class Trainer:
             raise ConfigError(
                 "this Trainer has trained already. Make a new one, with a new "
                 "model, for a new run.",
-                where=self.folder.path,
+                where=self.folder.shown,
             )
         if not resume:
             check_values(train)
@@ -398,7 +398,7 @@ class Trainer:
 
     def _failure(self, what: str) -> ConfigError:
         other = " or use precision='bf16'" if self._learner.dtype == torch.float16 else ""
-        return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.path)
+        return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.shown)
 
     def _write(self, result: EpochResult, position: _Position, log: TensorBoardLog) -> None:
         """Write the best model, then the events: before the checkpoint that counts the epoch."""
@@ -441,7 +441,7 @@ class Trainer:
 
     def _resume(self, position: _Position) -> _Position:
         """Put everything back to where last.ckpt says; return where that is."""
-        state, where, rank = self.folder.load_last(), self.folder.path, self._learner.ranks.rank
+        state, where, rank = self.folder.load_last(), self.folder.shown, self._learner.ranks.rank
         if "val_ill" not in state["data"]:  # its epochs were judged without, as by older versions
             position = replace(position, val_ill=None)
         check_same_run(state, position.train, position.names, self.config, where=where)
