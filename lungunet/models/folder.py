@@ -25,7 +25,13 @@ from lungunet.models.card import model_card
 from lungunet.models.members import ABOUT as _ABOUT
 from lungunet.models.members import WEIGHTS as _WEIGHTS
 from lungunet.models.members import is_model_folder, named_folder
-from lungunet.models.unet import architecture_in, architecture_of, build_from, check_fits
+from lungunet.models.unet import (
+    architecture_in,
+    architecture_of,
+    build_from,
+    check_fits,
+    mark_source,
+)
 from lungunet.models.weights import load_weights
 
 FORMAT = 2  # 1 knows no architecture beside the U-Net, and still holds those that are
@@ -223,7 +229,14 @@ def load_model(
         When contract or codec are given for a folder that holds its own.
     """
     if contract is not None or codec is not None:
-        return _load_of_smp(named_folder(path), model, contract, codec)
+        saved = _load_of_smp(named_folder(path), model, contract, codec)
+    else:
+        saved = _load(path, model)
+    mark_source(saved.model, path)
+    return saved
+
+
+def _load(path: str | Path, model: nn.Module | None) -> SavedModel:
     folder = find_model_folder(path)
     about = _read_about(folder)
     if not isinstance(about.get("format"), int) or not 1 <= about["format"] <= FORMAT:

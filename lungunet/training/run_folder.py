@@ -174,11 +174,14 @@ class RunFolder:
     ) -> None:
         """Write best/, the model folder, with how many slices there are in train and in val."""
         counts: dict[str, Any] = {f"{name}_slices": count for name, count in slices.items()}
+        about: dict[str, Any] = {}
+        with suppress(DataError):
+            about = read_json(self.path / "environment.json", fix="")
+        # A run that is gone on with need not be given again what it began with.
+        began_with = str(about.get("began_with", began_with))
         if began_with != "none":
             counts["began_with"] = _without_place(began_with)
-            with suppress(DataError):
-                about = read_json(self.path / "environment.json", fix="")
-                counts |= {"ancestors": about["ancestors"]} if "ancestors" in about else {}
+            counts |= {"ancestors": about["ancestors"]} if "ancestors" in about else {}
         values = {
             f"{split}_{name}": plain(getattr(measured, name))
             for split, measured in result.passes.items()

@@ -20,6 +20,7 @@ from lungunet.data.kinds import check_kind
 from lungunet.errors import ConfigError, listed
 from lungunet.models.cores import count_cores
 from lungunet.models.device import fast_products
+from lungunet.models.unet import mark_source, source_of
 from lungunet.progress import Progress, silent
 from lungunet.training.batches import Batches
 from lungunet.training.checkpoint import (
@@ -135,7 +136,8 @@ class Trainer:
         self._save_or_stop = SaveOrStop(self.config, should_stop, self._learner.ranks)
         self._progress = progress
         self._notes = dict(notes or {})
-        self._began_with = getattr(self.config, "weights", "none")  # of a RunConfig
+        weights = getattr(self.config, "weights", "none")  # of a RunConfig
+        self._began_with = source_of(model) if weights == "none" else weights
 
     def fit(
         self,
@@ -250,6 +252,8 @@ class Trainer:
                     warn_of_seen(lineage, val.pairs, weights=self._began_with)
                     self.folder.start(overwrite=overwrite)
                     notes = {"loss": str(self._learner.loss), **self._notes}
+                    if self._began_with != "none":
+                        notes["began_with"] = self._began_with
                     if lineage.ancestors:
                         notes["ancestors"] = lineage.ancestors
                     self.folder.save_environment(device, notes)
@@ -257,6 +261,7 @@ class Trainer:
                 lists = {"train": train.pairs, "val": val.pairs}
                 self.folder.save_slices(lists, lineage.seen)
             ranks.wait()
+            mark_source(self.model, self.folder.path)  # what is trained from here on has seen these
             yield from self._epochs(position)
 
     def find_lr(
