@@ -198,7 +198,14 @@ class RunFolder:
                 LungUNetWarning,
                 stacklevel=2,
             )
-        save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)
+        save_model(
+            self.path / "best",
+            model,
+            contract=contract,
+            codec=codec,
+            scores=scores,
+            overwrite=True,  # what a kill left; the start refused what is of others
+        )
 
     def save_last(self, state: Mapping[str, Any], history: Sequence[EpochResult]) -> None:
         """Write last.ckpt with the history in it, then history.csv, which resuming can rebuild."""
