@@ -109,7 +109,7 @@ def cross_validate(
     folds, out = find_folds(config.data), Path(out)
     if not overwrite:
         for run in fold_folders(out):
-            RunFolder(run).refuse_run()
+            RunFolder(run).refuse_present()
     refuse_existing([out / name for name in _SCORES], overwrite)
     if overwrite:
         _refuse_own_weights(config.weights, out)

@@ -198,11 +198,12 @@ def _training_facts(files: _RunFiles, best: int | None) -> list[tuple[str, str]]
     labels = zip(codec.get("names", ()), codec.get("raw_values", {}).values(), strict=False)
     resumed = [_command(each) for each in environment.get("resumed") or ()]
     epochs = max((row["epoch"] for row in files.history), default=None)
+    weights = config.get("weights") or environment.get("began_with")
     facts = {
         "Architecture": config.get("architecture") or network.get("name"),
         "Encoder": encoder or "a model of the user's own",
-        "Starting weights": config.get("weights")
-        and ", which began with ".join([config["weights"], *environment.get("ancestors", ())]),
+        "Starting weights": weights
+        and ", which began with ".join([weights, *environment.get("ancestors", ())]),
         "Input": f"{_window(contract, config)}, fitted to {size} \N{MULTIPLICATION SIGN} {size} px"
         if size
         else None,

@@ -5,8 +5,10 @@ contract, the label codec and what the model scored. Nothing is unpickled.
 """
 
 import hashlib
+import json
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,20 @@ from torch import nn
 from lungunet._version import __version__
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.data.files import json_text, read_json, write_bytes, write_text
+from lungunet.data.files import json_text, read_json, refuse_existing, write_bytes, write_text
 from lungunet.errors import ConfigError, ModelError
 from lungunet.models.architectures import Architecture
 from lungunet.models.card import model_card
 from lungunet.models.members import ABOUT as _ABOUT
 from lungunet.models.members import WEIGHTS as _WEIGHTS
 from lungunet.models.members import is_model_folder, named_folder
-from lungunet.models.unet import architecture_in, architecture_of, build_from, check_fits
+from lungunet.models.unet import (
+    architecture_in,
+    architecture_of,
+    build_from,
+    check_fits,
+    mark_source,
+)
 from lungunet.models.weights import load_weights
 
 FORMAT = 2  # 1 knows no architecture beside the U-Net, and still holds those that are
@@ -69,8 +77,9 @@ def save_model(
     contract: InputContract,
     codec: LabelCodec,
     scores: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write a model folder, file by file, each one atomically.
+    """Write a model folder, file by file, each one atomically; a model that is there is replaced.
 
     Parameters
     ----------
@@ -78,8 +87,19 @@ def save_model(
         again when the folder is read; or any other module, which must be passed to
         :func:`load_model` as ``model=``
     scores : JSON-able facts about the model, such as its epoch and metrics on val
+    overwrite : replace files of its names too that are of no model folder, such as a project's
+        README.md
+
+    Raises
+    ------
+    ConfigError
+        When such files are there already.
+    DataError
+        When it cannot be written.
     """
     folder = Path(folder)
+    if not (folder / _ABOUT).is_file():
+        refuse_existing([folder / name for name in FILES], overwrite)
     model = getattr(model, "_orig_mod", model)  # a compiled model has a prefix before each name
     weights = encode_weights(model)
     architecture = architecture_of(model)
@@ -89,12 +109,23 @@ def save_model(
         **describe(weights, contract=contract, codec=codec, scores=scores or {}),
     }
     texts = {_CONFIG: _json(_smp_config(model)), _ABOUT: _json(about), _CARD: model_card(about)}
-    # The hash ties the scores to the weights: after a kill between the two writes the new weights
-    # are read without scores instead of with those of the old ones.
+    # A kill between two writes must leave nothing that reads wrongly. Where contract, labels or
+    # network were others, the new weights stand without any. Where they are the same, the hash ties
+    # the scores to the weights, and the new ones are read without scores.
+    if not _says_the_same(folder, texts[_ABOUT]):
+        (folder / _ABOUT).unlink(missing_ok=True)
     write_text(folder / _CONFIG, texts[_CONFIG])
     write_bytes(folder / _WEIGHTS, weights)
     write_text(folder / _ABOUT, texts[_ABOUT])
     write_text(folder / _CARD, texts[_CARD])
+
+
+def _says_the_same(folder: Path, about: str) -> bool:
+    """Tell whether the lungunet.json of a folder holds for new weights too, but for scores."""
+    with suppress(ModelError):
+        old, new = _read_about(folder), json.loads(about)
+        return all(old.get(name) == new[name] for name in ("architecture", "contract", "codec"))
+    return False
 
 
 def add_scores(path: str | Path, scores: Mapping[str, Any], *, weights_sha256: str) -> None:
@@ -223,7 +254,14 @@ def load_model(
         When contract or codec are given for a folder that holds its own.
     """
     if contract is not None or codec is not None:
-        return _load_of_smp(named_folder(path), model, contract, codec)
+        saved = _load_of_smp(named_folder(path), model, contract, codec)
+    else:
+        saved = _load(path, model)
+    mark_source(saved.model, path)
+    return saved
+
+
+def _load(path: str | Path, model: nn.Module | None) -> SavedModel:
     folder = find_model_folder(path)
     about = _read_about(folder)
     if not isinstance(about.get("format"), int) or not 1 <= about["format"] <= FORMAT:

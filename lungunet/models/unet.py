@@ -33,7 +33,7 @@ from lungunet.models.architectures import (
 )
 from lungunet.models.builtin import BUILTIN
 from lungunet.models.encoders import DEFAULT_ENCODER, DEFAULT_VIT, ORIGINAL, tags_of, unknown_tag
-from lungunet.models.hub import is_on_hub, is_unreachable
+from lungunet.models.hub import hub_address, is_on_hub, is_unreachable
 from lungunet.models.members import named_folder
 from lungunet.models.original import UNet2015
 from lungunet.models.torch_errors import first_line
@@ -42,6 +42,7 @@ from lungunet.models.weights import WEIGHT_SUFFIXES, load_weights
 # Levels that the decoder climbs; the rest, up to the picture, is scaled at the end.
 _CLIMBS = {"pspnet": 0, "fpn": 3}
 _MARK = "_lungunet_architecture"  # the attribute of a model that holds its Architecture
+_SOURCE = "_lungunet_weights"  # and that which says what its weights come from
 
 
 def build_model(
@@ -122,6 +123,8 @@ def build_model(
             torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
         model = _build_original(network) if name == ORIGINAL else _build_smp(network, tag)
     setattr(model, _MARK, network)
+    if tag is not None:
+        mark_source(model, tag)
     if path is not None:
         other = stored if stored and stored.name != name else None
         if other:
@@ -132,6 +135,7 @@ def build_model(
                 stacklevel=2,
             )
         load_weights(model, path, encoder_only=other is not None)
+        mark_source(model, weights if isinstance(weights, str) else path)
     return model
 
 
@@ -236,6 +240,19 @@ name='unet2015')
     found = architecture_in({**config, "_model_class": type(model).__name__})
     # A class of the user's own may have a name of smp's.
     return found if found and type(model) is smp_class(found.name) else None
+
+
+def mark_source(model: nn.Module, weights: str | Path) -> None:
+    """Note in ``model`` what its weights come from; copies of it know that too."""
+    known = isinstance(weights, str) and (weights in BUILTIN or is_on_hub(weights))
+    if isinstance(weights, Path) or (not known and Path(weights).exists()):
+        weights = str(Path(weights).absolute())
+    setattr(getattr(model, "_orig_mod", model), _SOURCE, hub_address(weights) or weights)
+
+
+def source_of(model: nn.Module) -> str:
+    """Tell what the weights of ``model`` come from: a path, word, address or tag, or none."""
+    return str(getattr(getattr(model, "_orig_mod", model), _SOURCE, "none"))
 
 
 def architecture_in(config: dict[str, Any]) -> Architecture | None:

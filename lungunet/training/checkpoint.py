@@ -1,20 +1,24 @@
 """last.ckpt: written whole or not at all, read without unpickling, and put back exactly."""
 
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from lungunet.data.dataset import LungCTDataset
 from lungunet.data.files import replacing
-from lungunet.errors import DataError, ModelError, listed
+from lungunet.errors import DataError, LungUNetWarning, ModelError, listed
 from lungunet.models.weights import read_torch
 from lungunet.training.config import TrainConfig
 from lungunet.training.optimizer import Stepper
+
+T = TypeVar("T")
 
 FORMAT = 2  # 1 knew no place in the middle of an epoch
 _PARTS = {
@@ -106,6 +110,69 @@ def check_same_run(
         )
 
 
+def made_with(
+    train: LungCTDataset, val: LungCTDataset, loss: object, *, name: str | None
+) -> dict[str, Any]:
+    """Say what a run is made with beside its settings, in words that another process says too.
+
+    Parameters
+    ----------
+    name : that of the loss in the settings; None for one of the user's own
+    """
+    tensors = loss.state_dict() if isinstance(loss, nn.Module) else {}
+    numbers = [
+        f"{key} {','.join(f'{number:.4g}' for number in tensor.flatten()[:16].tolist())}"
+        for key, tensor in tensors.items()
+    ]
+    return {
+        "loss": " ".join([name or _in_words(loss), *numbers]),
+        "train of the class": type(train).__qualname__,
+        "val of the class": type(val).__qualname__,
+        "seed of train": train.seed,
+        "transform": _in_words(train.transform),
+    }
+
+
+def _in_words(value: object) -> str:
+    """Return what a value is called or says of itself, without its place in memory."""
+    name = getattr(value, "__qualname__", None)
+    return name if isinstance(name, str) else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def check_made_with(state: Mapping[str, Any], now: Mapping[str, Any], *, where: Path) -> None:
+    """Refuse to go on with another loss or other datasets; runs of older versions do not say.
+
+    Of a transform that is there in both, the words may be others with a new version of its library:
+    it warns.
+    """
+    before = {**now, **state.get("made_with", {})}
+    moved = before["transform"], now["transform"]
+    alike = {"transform"} if "None" not in moved else set()
+    changed = [
+        f"{name} {before[name]}, now {now[name]}"
+        for name in now
+        if before[name] != now[name] and name not in alike
+    ]
+    if changed:
+        raise ModelError(
+            f"was trained with {listed(changed, separator='; ')}. Resume with the same loss and "
+            "datasets, or start a new run.",
+            where=where,
+        )
+    if moved[0] != moved[1]:
+        old, new = ([line.strip(" ,") for line in text.splitlines()] for text in moved)
+        gone = [line for line in old if line not in new]
+        come = [line for line in new if line not in old]
+        warnings.warn(
+            f"{where}: the augmentation is another than the run began with: before "
+            f"{', '.join(gone) or 'less'}, now "
+            f"{', '.join(come) or 'less'}. Resume with the same transform, unless "
+            "these are other words for it.",
+            LungUNetWarning,
+            stacklevel=2,
+        )
+
+
 def load_into(state: Mapping[str, Any], model: nn.Module, stepper: Stepper, *, where: Path) -> None:
     """Put weights, optimizer and scaler back."""
     try:
@@ -132,6 +199,25 @@ def kept_globals(device: torch.device) -> Iterator[None]:
     finally:
         set_rng_state(state, device)
         torch.set_num_threads(threads)
+
+
+def apart(results: Generator[T, None, None], device: torch.device) -> Iterator[T]:
+    """Yield what a generator does, which has the global ones and the threads for itself.
+
+    What others draw or set between two results does not reach it, nor does it reach them.
+    """
+    state, threads = rng_state(device), torch.get_num_threads()
+    with closing(results):
+        while True:
+            with kept_globals(device):
+                set_rng_state(state, device)
+                torch.set_num_threads(threads)
+                try:
+                    result = next(results)
+                except StopIteration:
+                    return
+                state, threads = rng_state(device), torch.get_num_threads()
+            yield result
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from torch import nn
 
 from lungunet.data.codec import is_lung
 from lungunet.data.ct import read_image
-from lungunet.data.dataset import LungCTDataset, check_dataset
+from lungunet.data.dataset import EightBitSamples, LungCTDataset, check_dataset
 from lungunet.data.hu import HuSurvey
 from lungunet.data.window import Window, shows_hu
-from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
+from lungunet.errors import ConfigError, DataError, LungUNetError, LungUNetWarning, SplitError
 from lungunet.models.torch_errors import explained, first_line, is_of_the_gpu, is_out_of_memory
 from lungunet.models.unet import check_fits
 from lungunet.training.config import TrainConfig
@@ -50,6 +50,48 @@ def check_has_lung(name: str, dataset: LungCTDataset) -> None:
             "Split again so that it gets slices with lung, or look at the label coding.",
             where=name,
         )
+
+
+def check_samples(name: str, dataset: LungCTDataset) -> None:
+    """Refuse samples of a subclass that no network for slices takes."""
+    if EightBitSamples.serve(dataset):
+        return
+    image, mask = (tuple(getattr(part, "shape", ())) for part in dataset[0, 0])
+    if len(image) != 3 or image[0] != 1 or mask != image[1:]:
+        raise ConfigError(
+            f"{type(dataset).__name__} gives an image of {image} and a mask of {mask}, which must "
+            "be (1, H, W) and (H, W): a slice has one channel. A network that takes more repeats "
+            "it itself, as with image.expand(-1, 3, -1, -1).",
+            where=name,
+        )
+
+
+def warn_if_made_otherwise(val: LungCTDataset) -> None:
+    """Warn where a subclass shows the network other pictures than its predictions will be of."""
+    kind = type(val)
+    own = [
+        name
+        for name in ("__getitem__", "augment", "read")
+        if getattr(kind, name).__module__ != LungCTDataset.__module__
+    ]
+    if not own or val.transform is not None:
+        return
+    places = sorted({0, len(val) // 2, len(val) - 1})
+    pairs = [val.pairs[place] for place in places]
+    plain = LungCTDataset(pairs, contract=val.contract, codec=val.codec)
+    shown = [np.asarray(val[0, place][0]) for place in places]
+    with suppress(LungUNetError):  # of files that the subclass alone can read
+        made = [plain[0, index][0].numpy() for index in range(len(pairs))]
+        if all(np.array_equal(a, b) for a, b in zip(shown, made, strict=True)):
+            return
+    warnings.warn(
+        f"val: {kind.__name__} makes slices in its own way ({' and '.join(own)}), and Predictor "
+        "makes them as LungCTDataset does, so that best/ will see others than it is scored on "
+        "here. Write such slices to files and train on those, or prepare in the same way whatever "
+        "is predicted.",
+        LungUNetWarning,
+        stacklevel=2,
+    )
 
 
 def check_values(dataset: LungCTDataset) -> None:

@@ -52,7 +52,9 @@ class TrainConfig:
     accumulate : forward passes per optimizer step
     clip_norm : gradients are scaled down to this norm; 0 leaves them
     patience : stop after so many epochs without a better one; 0 never stops early
-    seed : of shuffling, augmentation, dropout and (in ``lungunet train``) initial weights
+    seed : of shuffling and dropout; of augmentation and initial weights too in
+        :func:`train_run`, else those have the seeds of :class:`LungCTDataset` and
+        :func:`build_model`
     device : auto, cpu, gpu, cuda, cuda:1 (or 1) or mps
     precision : auto, fp32, bf16 or fp16
     workers : processes that read ahead; -1 decides from device and cores

@@ -34,7 +34,7 @@ class Learner:
 
     def __init__(self, model: nn.Module, config: TrainConfig, loss: Loss | None) -> None:
         self.ranks = Ranks.from_environment()
-        self._config, self._is_own_loss = config, loss is not None
+        self._config, self.is_own_loss = config, loss is not None
         self.loss: Loss = loss or make_loss(config.loss, config.loss_arguments)
         self.device = self.ranks.device(pick_device(config.device))
         if self.ranks.count > 1 and self.device.type == "cuda":
@@ -55,7 +55,7 @@ class Learner:
 
     def fit_loss(self, train: LungCTDataset) -> None:
         """Make the loss know what the masks of ``train`` hold; a loss of the user's own stays."""
-        if self._is_own_loss:
+        if self.is_own_loss:
             return
         loss = make_loss(
             self._config.loss,

@@ -7,6 +7,7 @@ time that somebody asks.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lungunet.data.manifest import Pair
 from lungunet.data.seen import digest_pairs, inherit_seen
@@ -32,7 +33,8 @@ class Lineage:
 def read_lineage(weights: str) -> Lineage:
     """Ask the run or model folder that training begins with; others have nothing to tell.
 
-    Warns (:class:`LungUNetWarning`) where a run is too old to have kept a list of its slices.
+    Warns (:class:`LungUNetWarning`) where a run is too old to have kept a list of its slices, or
+    is gone by now.
 
     Raises
     ------
@@ -41,6 +43,13 @@ def read_lineage(weights: str) -> Lineage:
     """
     folders = find_run_folders(weights)
     tables = [folder / "slices.csv" for folder in folders if (folder / "slices.csv").is_file()]
+    if Path(weights).is_absolute() and not Path(weights).exists():
+        warnings.warn(
+            f"{weights}: is gone, so nobody will be able to tell which slices the weights of this "
+            "run were trained on. Judge it by slices of other patients.",
+            LungUNetWarning,
+            stacklevel=2,
+        )
     if not tables and any((folder / "environment.json").is_file() for folder in folders):
         warnings.warn(
             f"{weights}: keeps no list of the slices that it was trained on (slices.csv), so "

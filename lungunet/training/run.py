@@ -49,7 +49,7 @@ def train_run(
     ----------
     out : the run folder
     resume : go on from its last checkpoint
-    overwrite : replace the run that ``out`` holds
+    overwrite : replace what ``out`` holds of a run; without it nothing there is touched
     should_stop : asked at every step; True writes a checkpoint and ends
     on_epoch : called with each epoch before it is yielded, once its files are written; of several
         processes that train together in the first alone

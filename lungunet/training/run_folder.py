@@ -20,7 +20,7 @@ from torch import nn
 from lungunet._version import PACKAGES, __version__, installed
 from lungunet.data.codec import LabelCodec
 from lungunet.data.contract import InputContract
-from lungunet.data.files import json_text, plain, read_csv, read_json, write_text
+from lungunet.data.files import json_text, plain, read_csv, read_json, refuse_existing, write_text
 from lungunet.data.lock import claimed
 from lungunet.data.manifest import Pair
 from lungunet.data.seen import write_seen
@@ -34,20 +34,30 @@ from lungunet.training.tracking import SCORES, EpochResult, write_history
 
 # The checkpoint goes first: without it nothing can be taken for a run to resume.
 _WORTH_KEEPING = ("last.ckpt", "history.csv", "best/lungunet.json")
-# All that a run leaves that ends in its first epoch.
+_ABOUT = ("environment.json", "config.toml")
+# All that a run leaves, beside those, that ends in its first epoch.
 _REST = (*(f"best/{name}" for name in FILES), "events.out.tfevents.*", "slices.csv")
 # Scores and pictures of the best model, and the page about them: wrong as soon as it is another.
 _SCORES = ("evaluation/*/scores.json", "evaluation/*/cases.csv", "evaluation/*/pictures/*.png")
 _OF_THE_BEST = (*_SCORES, "report.html")
 
-_TORN = (".*.tmp", "best/.*.tmp")  # a kill leaves the temporary file that was being written
+# A kill leaves the temporary file that was being written.
+_TORN = tuple(
+    str(Path(name).with_name(f".{Path(name).name}.*.tmp"))
+    for name in (*_WORTH_KEEPING, *_ABOUT, *_REST[: len(FILES)], "slices.csv", "report.html")
+)
 
 
 class RunFolder:
-    """What one training leaves behind; the folder is made when something is written."""
+    """What one training leaves behind; the folder is made when something is written.
+
+    ``shown`` is its path as it was given, ``path`` where that is, whatever folder is the current
+    one later.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.shown = Path(path)
+        self.path = self.shown.absolute()
 
     def claimed(self) -> AbstractContextManager[None]:
         """Keep other processes from training in this folder inside the block."""
@@ -56,17 +66,34 @@ class RunFolder:
     def start(self, *, overwrite: bool = False) -> None:
         """Make room for a new run."""
         if not overwrite:
-            self.refuse_run()
+            self.refuse_present()
         self._remove(*_WORTH_KEEPING, *_REST, *_OF_THE_BEST, *_TORN)
 
-    def refuse_run(self) -> None:
-        """Refuse a folder that holds a run."""
+    def refuse_present(self) -> None:
+        """Refuse a folder that holds a run, or files that a run would replace or remove.
+
+        What a run left that ended before its first checkpoint is nobody's loss.
+        """
         if any((self.path / name).exists() for name in _WORTH_KEEPING):
-            raise ConfigError(
-                "holds a run already. Go on with it (resume=True), replace "
-                "it (overwrite=True), or choose another folder.",
-                where=self.path,
+            fix = (
+                "Go on with it (resume=True), replace"
+                if (self.path / "last.ckpt").exists()
+                else "It has no last.ckpt to go on from: replace"
             )
+            raise ConfigError(
+                f"holds a run already. {fix} it (overwrite=True), or choose another folder.",
+                where=self.shown,
+            )
+        ours = () if self._is_begun() else (*_ABOUT, *_REST)
+        present = self._find(*ours, *_OF_THE_BEST)
+        refuse_existing([self.shown / file.relative_to(self.path) for file in present], False)
+
+    def _is_begun(self) -> bool:
+        """Tell whether a run began here, by the first file that it writes."""
+        with suppress(DataError):
+            versions = read_json(self.path / "environment.json", fix="").get("versions")
+            return isinstance(versions, dict) and "lungunet" in versions
+        return False
 
     def reopen(self, history: Sequence[EpochResult]) -> None:
         """Tidy up after the process that was interrupted, and note the command that goes on."""
@@ -78,16 +105,21 @@ class RunFolder:
             resumed = [*(earlier if isinstance(earlier, list) else ()), _this_command()]
             self._write_environment({**content, "resumed": resumed})
 
-    def _remove(self, *patterns: str) -> bool:
-        """Remove files, and tell whether there were any."""
-        files = dict.fromkeys(f for pattern in patterns for f in self.path.glob(pattern))
+    def _find(self, *patterns: str) -> list[Path]:
+        """List the files of these names; a folder that is called so is refused."""
+        files = list(dict.fromkeys(f for pattern in patterns for f in self.path.glob(pattern)))
         folders = [str(file) for file in files if file.is_dir() and not file.is_symlink()]
-        if folders:  # before anything is gone
+        if folders:
             raise ConfigError(
                 "a folder where a file of the run would be. Move it elsewhere, or choose another "
                 "folder for the run.",
                 where=listed(folders, separator=", "),
             )
+        return files
+
+    def _remove(self, *patterns: str) -> bool:
+        """Remove files, and tell whether there were any."""
+        files = self._find(*patterns)  # refuses before anything is gone
         for file in files:
             file.unlink()
             self._remove_empty(file.parent)
@@ -142,11 +174,14 @@ class RunFolder:
     ) -> None:
         """Write best/, the model folder, with how many slices there are in train and in val."""
         counts: dict[str, Any] = {f"{name}_slices": count for name, count in slices.items()}
+        about: dict[str, Any] = {}
+        with suppress(DataError):
+            about = read_json(self.path / "environment.json", fix="")
+        # A run that is gone on with need not be given again what it began with.
+        began_with = str(about.get("began_with", began_with))
         if began_with != "none":
             counts["began_with"] = _without_place(began_with)
-            with suppress(DataError):
-                about = read_json(self.path / "environment.json", fix="")
-                counts |= {"ancestors": about["ancestors"]} if "ancestors" in about else {}
+            counts |= {"ancestors": about["ancestors"]} if "ancestors" in about else {}
         values = {
             f"{split}_{name}": plain(getattr(measured, name))
             for split, measured in result.passes.items()
@@ -158,12 +193,19 @@ class RunFolder:
         self._remove(*_OF_THE_BEST)
         if scored:
             warnings.warn(
-                f"{self.path}: its scores were those of the best model so far, and are gone with "
+                f"{self.shown}: its scores were those of the best model so far, and are gone with "
                 "it. Evaluate again when training is done.",
                 LungUNetWarning,
                 stacklevel=2,
             )
-        save_model(self.path / "best", model, contract=contract, codec=codec, scores=scores)
+        save_model(
+            self.path / "best",
+            model,
+            contract=contract,
+            codec=codec,
+            scores=scores,
+            overwrite=True,  # what a kill left; the start refused what is of others
+        )
 
     def save_last(self, state: Mapping[str, Any], history: Sequence[EpochResult]) -> None:
         """Write last.ckpt with the history in it, then history.csv, which resuming can rebuild."""

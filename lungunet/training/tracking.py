@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from lungunet.data.codec import IGNORE
-from lungunet.data.dataset import LungCTDataset
+from lungunet.data.dataset import EightBitSamples, LungCTDataset
 from lungunet.data.files import write_csv
 from lungunet.data.overlay import draw_overlay
 from lungunet.models.original import crop_centre
@@ -135,12 +135,24 @@ def val_pictures(
     """
     count = min(_PICTURES, len(val))
     for index in np.linspace(0, len(val) - 1, count).round().astype(int):
-        grey, truth = val.read(index)
-        logits = predict(torch.from_numpy(val.contract.normalise(grey))[None])
+        if EightBitSamples.serve(val):
+            grey, truth = val.augment((0, index))
+            image = torch.from_numpy(val.contract.normalise(grey))
+        else:  # of a subclass, whose pictures need not be grey
+            image, mask = val[0, index]
+            grey, truth = _as_grey(image[0].numpy()), mask.numpy().astype(np.uint8)
+        logits = predict(image[None])
         pred = torch.zeros(truth.shape, dtype=torch.uint8)
         crop_centre(pred, *logits.shape[-2:])[:] = logits[0].argmax(0)
         name = f"val/{val.pairs[index].name} (truth blue, prediction orange)"
         yield name, draw_overlay(grey, truth=truth, pred=pred.numpy(), ignore_index=IGNORE)
+
+
+def _as_grey(image: np.ndarray) -> np.ndarray:
+    """Show the smallest value black and the largest white."""
+    low, high = float(image.min()), float(image.max())
+    grey: np.ndarray = ((image - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return grey
 
 
 class TensorBoardLog:

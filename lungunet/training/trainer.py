@@ -5,7 +5,7 @@ Knows tensors, a model and a config; reads no command line and prints nothing.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,12 +20,15 @@ from lungunet.data.kinds import check_kind
 from lungunet.errors import ConfigError, listed
 from lungunet.models.cores import count_cores
 from lungunet.models.device import fast_products
+from lungunet.models.unet import mark_source, source_of
 from lungunet.progress import Progress, silent
 from lungunet.training.batches import Batches
 from lungunet.training.checkpoint import (
+    apart,
+    check_made_with,
     check_same_run,
-    kept_globals,
     load_into,
+    made_with,
     rng_state,
     seed_everything,
     set_rng_state,
@@ -34,9 +37,11 @@ from lungunet.training.checks import (
     all_finite,
     check_has_lung,
     check_same_contract,
+    check_samples,
     check_values,
     explain_memory,
     try_out,
+    warn_if_made_otherwise,
     warn_if_stuck,
 )
 from lungunet.training.config import TrainConfig
@@ -68,14 +73,15 @@ class _Position:
     meters: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def lists(self) -> dict[str, LungCTDataset]:
+        """The datasets there are, by name."""
+        lists = {"train": self.train, "val": self.val, "val_ill": self.val_ill}
+        return {name: held for name, held in lists.items() if held is not None}
+
+    @property
     def names(self) -> dict[str, list[str]]:
         """What the data are known by, wherever the files lie."""
-        lists = {"train": self.train, "val": self.val, "val_ill": self.val_ill}
-        return {
-            name: [pair.name for pair in held.pairs]
-            for name, held in lists.items()
-            if held is not None
-        }
+        return {name: [pair.name for pair in held.pairs] for name, held in self.lists.items()}
 
     @property
     def next_epoch(self) -> "_Position":
@@ -135,7 +141,9 @@ class Trainer:
         self._save_or_stop = SaveOrStop(self.config, should_stop, self._learner.ranks)
         self._progress = progress
         self._notes = dict(notes or {})
-        self._began_with = getattr(self.config, "weights", "none")  # of a RunConfig
+        self._made_with: dict[str, Any] = {}
+        weights = getattr(self.config, "weights", "none")  # of a RunConfig
+        self._began_with = source_of(model) if weights == "none" else weights
 
     def fit(
         self,
@@ -176,8 +184,8 @@ class Trainer:
     ) -> Iterator[EpochResult]:
         """Train epoch by epoch; ``break`` stops early and leaves a complete run folder.
 
-        At the end the generators of ``random`` and torch, and torch's number of threads, are as
-        they were.
+        Between epochs and at the end the generators of ``random`` and torch, and torch's number of
+        threads, are as they were: what the loop around this draws changes no weights.
 
         Each epoch: one pass over ``train``, one over ``val``, one over ``val_ill`` where there is
         one, then best model, events, checkpoint and history are written, then its result is
@@ -186,7 +194,7 @@ class Trainer:
         Parameters
         ----------
         resume : go on from ``last.ckpt`` in the run folder, in the middle of an epoch if need be
-        overwrite : replace the run that the folder holds
+        overwrite : replace what the folder holds of a run; without it nothing there is touched
         val_ill : val with painted disease, :class:`IllLungCTDataset`; then the best epoch is that
             of the highest mean of both IoU. A run that began without goes on without
 
@@ -207,14 +215,13 @@ class Trainer:
         check_same_contract(train, val)
         if val_ill is not None:
             check_same_contract(train, val_ill, name_of_val="val_ill")
-        with kept_globals(self._learner.device):
-            yield from self._seeded_epochs(
-                _Position(train, val, val_ill), resume=resume, overwrite=overwrite
-            )
+        position = _Position(train, val, val_ill)
+        results = self._seeded_epochs(position, resume=resume, overwrite=overwrite)
+        yield from apart(results, self._learner.device)
 
     def _seeded_epochs(
         self, position: _Position, *, resume: bool, overwrite: bool
-    ) -> Iterator[EpochResult]:
+    ) -> Generator[EpochResult, None, None]:
         train, val = position.train, position.val
         ranks, device = self._learner.ranks, self._learner.device
         seed_everything(self.config.seed + ranks.rank)
@@ -226,13 +233,16 @@ class Trainer:
             raise ConfigError(
                 "this Trainer has trained already. Make a new one, with a new "
                 "model, for a new run.",
-                where=self.folder.path,
+                where=self.folder.shown,
             )
         if not resume:
             check_values(train)
         check_has_lung("train", train)
         check_has_lung("val", val)
-        self._learner.fit_loss(train)
+        for name, dataset in position.lists.items():
+            check_samples(name, dataset)
+        if not resume:
+            self._fit_loss(position)
         with ExitStack() as stack:
             stack.enter_context(explain_memory(self.config, train))
             stack.enter_context(fast_products(device))
@@ -240,6 +250,7 @@ class Trainer:
             stack.callback(self._learner.forget_recorded)
             try_out(self._learner, train, self.config)
             if ranks.is_first:
+                warn_if_made_otherwise(val)
                 stack.enter_context(self.folder.claimed())
                 lineage = Lineage()
                 if resume:
@@ -250,6 +261,8 @@ class Trainer:
                     warn_of_seen(lineage, val.pairs, weights=self._began_with)
                     self.folder.start(overwrite=overwrite)
                     notes = {"loss": str(self._learner.loss), **self._notes}
+                    if self._began_with != "none":
+                        notes["began_with"] = self._began_with
                     if lineage.ancestors:
                         notes["ancestors"] = lineage.ancestors
                     self.folder.save_environment(device, notes)
@@ -257,6 +270,7 @@ class Trainer:
                 lists = {"train": train.pairs, "val": val.pairs}
                 self.folder.save_slices(lists, lineage.seen)
             ranks.wait()
+            mark_source(self.model, self.folder.path)  # what is trained from here on has seen these
             yield from self._epochs(position)
 
     def find_lr(
@@ -284,8 +298,7 @@ class Trainer:
 
     def _epochs(self, position: _Position) -> Iterator[EpochResult]:
         batches = self._batches(position.train, shuffle=True)
-        lists = {"val": position.val, "val_ill": position.val_ill}
-        held_out = {n: self._batches(held) for n, held in lists.items() if held is not None}
+        held_out = {n: self._batches(held) for n, held in position.lists.items() if n != "train"}
         self._save_or_stop.restart()
         with self._log(("train", *held_out)) as log:
             while not self._is_done():
@@ -398,7 +411,7 @@ class Trainer:
 
     def _failure(self, what: str) -> ConfigError:
         other = " or use precision='bf16'" if self._learner.dtype == torch.float16 else ""
-        return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.path)
+        return ConfigError(f"{what}. Lower lr{other}; {self.folder.kept}.", where=self.folder.shown)
 
     def _write(self, result: EpochResult, position: _Position, log: TensorBoardLog) -> None:
         """Write the best model, then the events: before the checkpoint that counts the epoch."""
@@ -436,15 +449,18 @@ class Trainer:
             "contract": position.train.contract.to_dict(),
             "codec": position.train.codec.to_dict(),
             "data": position.names,
+            "made_with": self._made_with,
         }
         self.folder.save_last(state, self.history)
 
     def _resume(self, position: _Position) -> _Position:
         """Put everything back to where last.ckpt says; return where that is."""
-        state, where, rank = self.folder.load_last(), self.folder.path, self._learner.ranks.rank
+        state, where, rank = self.folder.load_last(), self.folder.shown, self._learner.ranks.rank
         if "val_ill" not in state["data"]:  # its epochs were judged without, as by older versions
             position = replace(position, val_ill=None)
         check_same_run(state, position.train, position.names, self.config, where=where)
+        self._fit_loss(position)
+        check_made_with(state, self._made_with, where=where)
         load_into(state, self.model, self._learner.stepper, where=where)
         names = position.train.codec.names  # which an older version did not store
         stored = [EpochResult.from_dict(row) for row in state["history"]]
@@ -455,6 +471,14 @@ class Trainer:
         if rank < len(state["rng"]):
             set_rng_state(state["rng"][rank], self._learner.device)
         return replace(position, epoch=len(self.history) + 1, **state["position"])
+
+    def _fit_loss(self, position: _Position) -> None:
+        self._learner.fit_loss(position.train)
+        loss, is_own = self._learner.loss, self._learner.is_own_loss
+        # Now: a loss may change while it is used.
+        self._made_with = made_with(
+            position.train, position.val, loss, name=None if is_own else self.config.loss
+        )
 
     def _log(self, passes: tuple[str, ...]) -> AbstractContextManager[TensorBoardLog | None]:
         if not self._learner.ranks.is_first:

@@ -56,6 +56,44 @@ def test_new_weights_without_their_scores_load_without_scores(folder: Path) -> N
     assert load_model(folder).scores == {}
 
 
+@pytest.mark.parametrize("others", [{"contract": InputContract(128)}, {"width": 3}, {}])
+def test_a_kill_leaves_no_new_weights_that_the_old_contract_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: dict
+) -> None:
+    codec = lungunet.LUNG_CODEC
+    old = build_unet("unet2015", width=2, seed=0)
+    save_model(tmp_path, old, contract=InputContract(64), codec=codec)
+    new = build_unet("unet2015", width=others.get("width", 2), seed=1)
+    write = lungunet.models.folder.write_text
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "lungunet.json":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr("lungunet.models.folder.write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(tmp_path, new, contract=others.get("contract", InputContract(64)), codec=codec)
+    if others:
+        with pytest.raises(ModelError, match=r"weights without lungunet\.json"):
+            load_model(tmp_path)
+    else:  # the best model of a run can be used at any instant
+        assert torch.equal(load_model(tmp_path).model.head.weight, new.head.weight)
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_files_of_no_model_folder_stay_unless_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    what = {"contract": InputContract(64), "codec": lungunet.LUNG_CODEC}
+    model = build_unet("unet2015", width=2)
+    with pytest.raises(lungunet.ConfigError, match=rf"{name}: already there\. Add overwrite=True"):
+        save_model(tmp_path, model, **what)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    save_model(tmp_path, model, overwrite=True, **what)
+    save_model(tmp_path, model, **what)  # a model of ours is replaced
+
+
 def damage(name: str, content: bytes | None):
     def apply(folder: Path) -> None:
         if content is None:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lungunet
 from lungunet import ConfigError, DataError, LungCTDataset, LungUNetWarning, Pair, Window
 from lungunet.training.checks import check_values
+from lungunet.training.tracking import val_pictures
 
 
 @pytest.fixture
@@ -97,3 +99,75 @@ def test_training_asks_before_the_first_step(make, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^train: "):
         trainer.fit(wrong, wrong)
     assert not (tmp_path / "run").exists()
+
+
+class Inverted(LungCTDataset):
+    def read(self, index: int):
+        grey, classes = super().read(index)
+        return 255 - grey, classes
+
+
+class Doubled(LungCTDataset):
+    def __getitem__(self, key):
+        image, mask = super().__getitem__(key)
+        return 2 * image, mask
+
+
+class Counted(LungCTDataset):
+    def read(self, index: int):
+        return super().read(index)
+
+
+class Three(LungCTDataset):
+    def __getitem__(self, key):
+        image, mask = super().__getitem__(key)
+        return image.repeat(3, 1, 1), mask
+
+
+def fit(train: LungCTDataset, val: LungCTDataset, out: Path) -> None:
+    model = lungunet.build_unet("unet2015", width=2, seed=0)
+    config = lungunet.TrainConfig(epochs=1, batch_size=2, device="cpu", workers=0)
+    lungunet.Trainer(model, config, out=out).fit(train, val)
+
+
+@pytest.mark.parametrize(("kind", "method"), [(Inverted, "read"), (Doubled, "__getitem__")])
+def test_pictures_that_predictions_are_not_of_are_said(
+    split: lungunet.Split, tmp_path: Path, kind: type[LungCTDataset], method: str
+) -> None:
+    train, val = (kind(pairs, size=32) for pairs in (split.train, split.val))
+    says = rf"val: {kind.__name__} makes slices in its own way \({method}\), and Predictor"
+    with pytest.warns(LungUNetWarning, match=says):
+        fit(train, val, tmp_path)
+
+
+def test_a_subclass_that_makes_the_same_pictures_of_val_says_nothing(
+    split: lungunet.Split, tmp_path: Path
+) -> None:
+    fit(Inverted(split.train, size=32), Counted(split.val, size=32), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_samples_of_three_channels_are_refused_at_the_start(
+    split: lungunet.Split, tmp_path: Path, name: str
+) -> None:
+    kinds = {"train": LungCTDataset, "val": LungCTDataset, name: Three}
+    train, val = (kinds[n](getattr(split, n), size=32) for n in ("train", "val"))
+    with pytest.raises(ConfigError, match=rf"^{name}: Three gives an image of \(3, 32, 32\) and a"):
+        fit(train, val, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_of_val_are_of_what_val_is_scored_on(split: lungunet.Split) -> None:
+    shown = []
+
+    def predict(image: torch.Tensor) -> torch.Tensor:
+        shown.append(image[0])
+        return torch.zeros(1, 2, *image.shape[-2:])
+
+    for kind in (LungCTDataset, Inverted, Doubled):
+        val = kind(split.val, size=32)
+        shown.clear()
+        pictures = list(val_pictures(val, predict))
+        assert len(pictures) == len(shown)
+        assert torch.equal(shown[0], val[0, 0][0])
+        assert pictures[0][1].std() > 0

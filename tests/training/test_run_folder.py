@@ -146,3 +146,60 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_gone(own_run
     with pytest.raises(ConfigError, match=r"README\.md: a folder where a file of the run would be"):
         RunFolder(own_run).start(overwrite=True)
     assert sorted(own_run.rglob("*")) == before
+
+
+OTHERS = (
+    *("report.html", "slices.csv", "config.toml", "environment.json", "best/model.safetensors"),
+    *("events.out.tfevents.1.me", "evaluation/mine/scores.json", "best/README.md"),
+)
+
+
+class TestFilesOfOthers:
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_are_refused_by_name(self, tmp_path: Path, name: str) -> None:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+        with pytest.raises(ConfigError, match=r"already there\. Add overwrite=True") as refused:
+            RunFolder(tmp_path).start()
+        assert str(refused.value).startswith(f"{file}: ")
+        assert file.read_text() == "{}"
+        RunFolder(tmp_path).start(overwrite=True)
+
+    def test_that_a_run_does_not_touch_stay(self, tmp_path: Path) -> None:
+        kept = [tmp_path / name for name in ("train.py", ".notes.tmp", "best/x.txt")]
+        for file in kept:
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+        RunFolder(tmp_path).start()
+        assert all(file.exists() for file in kept)
+
+    def test_what_is_left_of_a_run_without_a_checkpoint_begins_again(self, own_run: Path) -> None:
+        for name in ("last.ckpt", "history.csv", "best/lungunet.json"):
+            (own_run / name).unlink()
+        for file in own_run.glob("evaluation/**/*.*"):
+            file.unlink()
+        (own_run / "report.html").unlink(missing_ok=True)
+        RunFolder(own_run).start()
+        left = {str(file.relative_to(own_run)) for file in own_run.rglob("*") if file.is_file()}
+        assert left == {"config.toml", "environment.json"}
+
+    def test_a_best_model_without_a_checkpoint_is_not_said_to_go_on(self, own_run: Path) -> None:
+        (own_run / "last.ckpt").unlink()
+        with pytest.raises(ConfigError, match=r"no last\.ckpt to go on from: replace it \(overw"):
+            RunFolder(own_run).start()
+
+
+def test_a_run_stays_in_its_folder_whatever_the_current_one(
+    split: lungunet.Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = lungunet.LungCTDataset(split.train, size=32)
+    val = lungunet.LungCTDataset(split.val, contract=train.contract)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = lungunet.build_unet("unet2015", width=2, seed=0)
+    trainer = lungunet.Trainer(model, TrainConfig(epochs=2, batch_size=2, workers=0), out="a")
+    for _ in trainer.epochs(train, val):
+        monkeypatch.chdir(tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
+    assert count_epochs(tmp_path / "a") == 2

@@ -174,7 +174,7 @@ class TestLoop:
             assert torch.get_num_threads() == 2
             assert torch.load(tmp_path / "last.ckpt")["threads"] == 1
             for _ in Trainer(tiny(), config(), out=tmp_path / "b").epochs(train, val):
-                assert not torch.equal(torch.get_rng_state(), before[0])
+                assert torch.equal(torch.get_rng_state(), before[0])
                 break
             assert torch.equal(torch.get_rng_state(), before[0])
             assert random.getstate() == before[1]
@@ -490,7 +490,8 @@ class TestWhatTheModelIsFed:
                 image, mask = super().__getitem__(key)
                 return torch.full_like(image, 7), mask
 
-        fed = batches_of(Sevens(split.train, size=SIZE))
+        with pytest.warns(LungUNetWarning, match="val: Sevens makes slices in its own way"):
+            fed = batches_of(Sevens(split.train, size=SIZE))
         assert fed
         assert all((image == 7).all() for image, _ in fed)
 
