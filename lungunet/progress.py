@@ -5,9 +5,7 @@ Functions that can last take ``progress=`` and wrap their loop in it; the defaul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Lock
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -15,9 +13,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_ASKED = Lock()
-_asking: list[int] = []  # OpenCV's threads before, then an entry for each that asks for one
 
 
 class Progress(Protocol):
@@ -39,28 +34,6 @@ def silent(iterable: Iterable[T], *, desc: str, total: int) -> Iterable[T]:
     return iterable
 
 
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let OpenCV compute in the thread that calls it: for work that is in many threads already.
-
-    Else each call would wake as many threads as there are cores, for a fraction of a millisecond.
-    """
-    import cv2
-
-    with _ASKED:
-        if not _asking:
-            _asking.append(cv2.getNumThreads())
-            cv2.setNumThreads(1)
-        _asking.append(1)
-    try:
-        yield
-    finally:
-        with _ASKED:
-            _asking.pop()
-            if len(_asking) == 1:
-                cv2.setNumThreads(_asking.pop())
-
-
 def map_in_threads(
     work: Callable[..., R],
     *items: Sequence[Any] | np.ndarray,
@@ -77,7 +50,7 @@ def map_in_threads(
     threads = min(threads, len(items[0]))
     if threads < 2:
         return list(progress(map(work, *items), desc=desc, total=len(items[0])))
-    with one_thread_each(), ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             return list(progress(pool.map(work, *items), desc=desc, total=len(items[0])))
         except BaseException:  # as Ctrl-C, which should not wait for what nobody wants any more

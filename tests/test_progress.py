@@ -5,10 +5,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import cv2
 import pytest
 
-from lungunet.progress import map_in_threads, one_thread_each
+from lungunet.progress import map_in_threads
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -53,19 +52,3 @@ def test_who_is_stopped_does_not_wait_for_the_rest() -> None:
     with pytest.raises(KeyboardInterrupt):
         map_in_threads(work, range(100), threads=2, progress=progress)
     assert len(begun) < 10
-
-
-def test_opencv_has_one_thread_while_threads_work_side_by_side() -> None:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(3)
-    try:
-        with one_thread_each():
-            seen = map_in_threads(lambda _: cv2.getNumThreads(), range(4), threads=2)
-            assert seen == [1] * 4
-            assert cv2.getNumThreads() == 1
-        assert cv2.getNumThreads() == 3
-        with pytest.raises(ZeroDivisionError):
-            map_in_threads(lambda n: 1 / n, range(4), threads=2)
-        assert cv2.getNumThreads() == 3
-    finally:
-        cv2.setNumThreads(before)

@@ -25,6 +25,9 @@ def main() -> None:
     console.be_quiet(False)  # where one process runs several commands
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # before torch is imported
+    # Slices are worked on side by side; else each of these threads would wake all of OpenCV's, for
+    # a fraction of a millisecond. Before it is imported: in a forked process it cannot be changed.
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
     try:
         app()
     except LungUNetError as err:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lungunet.models.cores import count_cores
-from lungunet.progress import map_in_threads, one_thread_each
+from lungunet.progress import map_in_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ def map_ahead(
     """
     waiting: deque[Future[R]] = deque()
     threads = min(_MOST_THREADS, count_cores())
-    with one_thread_each(), ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))

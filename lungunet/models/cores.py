@@ -24,7 +24,7 @@ def limit_cores(cores: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(_limit))
     import cv2
 
-    cv2.setNumThreads(_limit)
+    cv2.setNumThreads(min(_limit, cv2.getNumThreads()))
 
 
 def _granted() -> float:

@@ -595,3 +595,23 @@ def test_waiting_threads_sleep_soon_unless_told_otherwise(given: dict[str, str],
         [sys.executable, "-c", code], env=env | given, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == f"{spins} False"
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, 1), ({"OPENCV_FOR_THREADS_NUM": "2"}, 2)])
+def test_opencv_computes_in_the_thread_that_asks_unless_told_otherwise(
+    given: dict[str, str], threads: int
+) -> None:
+    code = (
+        "import sys\n"
+        "from lungunet.cli import main\n"
+        "sys.argv = ['lungunet', '--version']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('cv2' in sys.modules)\n"
+        "import cv2\n"
+        "print(cv2.getNumThreads())\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OPENCV_FOR_THREADS_NUM"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["False", str(threads)]
