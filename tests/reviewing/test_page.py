@@ -472,6 +472,7 @@ class TestDecisions:
             page.key("Enter")
             page.key("d")
             page.tab.wait("document.getElementById('done').textContent.startsWith('3 of 3')")
+            page.saved()
         log = lungunet.read_review(out / "review.jsonl")
         assert [log.cases[name].decision for name in order] == ["mended", "right", "drop"]
         assert log.dropped == (order[2],)
