@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -472,11 +474,36 @@ class TestDecisions:
             page.key("Enter")
             page.key("d")
             page.tab.wait("document.getElementById('done').textContent.startsWith('3 of 3')")
-            page.saved()
         log = lungunet.read_review(out / "review.jsonl")
         assert [log.cases[name].decision for name in order] == ["mended", "right", "drop"]
         assert log.dropped == (order[2],)
         assert log.cases[order[2]].note == "two of them"
+
+    def test_a_decision_is_not_overtaken_by_the_note_before_it(
+        self,
+        page: Page,
+        pairs: list[lungunet.Pair],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        out = tmp_path / "out"
+        with reviewing(page, pairs, out) as server:
+            decide, first = server.desk.decide, server.desk.entries[0].case.name
+
+            def dawdle(index: int, decision: str | None, **rest: Any) -> None:
+                time.sleep(0.0 if decision else 0.5)
+                decide(index, decision, **rest)
+
+            monkeypatch.setattr(server.desk, "decide", dawdle)
+            page.wait_for_slice(first)
+            page.key("n")
+            page.key("x")
+            page.key("Enter")
+            page.key("d")
+            page.tab.wait("document.getElementById('done').textContent.startsWith('1 of 3')")
+            time.sleep(0.6)
+        case = lungunet.read_review(out / "review.jsonl").cases[first]
+        assert (case.decision, case.note) == ("drop", "x")
 
     def test_a_decision_is_taken_back_by_saying_it_again(
         self, page: Page, void: list[lungunet.Pair], tmp_path: Path

@@ -64,5 +64,14 @@ async function post(path, body) {
   await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
 }
 
-export const decide = (i, decision, note, who) => post(`/api/decide?${query({ i })}`, { decision, note, who });
+// One after the other: the server works on several at once, and the last to arrive counts.
+let turn = Promise.resolve();
+
+// decide() says what the decision is when its turn has come
+export function decide(i, decide, note, who) {
+  const mine = turn.then(() => post(`/api/decide?${query({ i })}`, { decision: decide(), note, who }));
+  turn = mine.catch(() => {});
+  return mine;
+}
+
 export const finish = () => post("/api/finish", {});

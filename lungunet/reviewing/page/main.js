@@ -387,7 +387,7 @@ async function decide(decision) {
   const next = back ? null : decision;
   const first = !item.decision;
   try {
-    await api.decide(at, next, $("note").value, $("who").value);
+    await api.decide(at, () => next, $("note").value, $("who").value);
   } catch (error) {
     say(error instanceof api.Refused ? `Not saved: ${error.message}` : "Not saved: the program has ended.", "bad");
     return;
@@ -407,7 +407,7 @@ function keepNote() {
   const item = state.cases[state.at];
   if (!item || item.note === $("note").value) return;
   item.note = $("note").value;
-  api.decide(state.at, item.decision, item.note, $("who").value).catch(() => { say("The note was not saved.", "bad"); });
+  api.decide(state.at, () => item.decision, item.note, $("who").value).catch(() => { say("The note was not saved.", "bad"); });
 }
 
 // Hands ---------------------------------------------------------------------------------------------
