@@ -64,7 +64,7 @@ class TrainConfig:
     compile : let torch.compile make the model faster; starting takes a minute longer
     cuda_graphs : on a GPU, start the passes of a network of :func:`build_model` whole, not kernel
         by kernel, unless ``compile`` is on or several processes train; the same numbers, and up to
-        five times as fast where the network is small
+        four times as fast where network and batch are small
     loss : as :func:`build_loss` takes it
     loss_arguments : of that loss, such as ``{"gamma": 3.0}`` of focal
     class_weights : none; auto, by how rare a class is in train; or numbers, background first: 1,3

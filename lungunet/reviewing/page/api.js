@@ -67,9 +67,9 @@ async function post(path, body) {
 // One after the other: the server works on several at once, and the last to arrive counts.
 let turn = Promise.resolve();
 
-// decide() says what the decision is when its turn has come
-export function decide(i, decide, note, who) {
-  const mine = turn.then(() => post(`/api/decide?${query({ i })}`, { decision: decide(), note, who }));
+// decided() says what the decision is when its turn has come
+export function decide(i, decided, note, who) {
+  const mine = turn.then(() => post(`/api/decide?${query({ i })}`, { decision: decided(), note, who }));
   turn = mine.catch(() => {});
   return mine;
 }
