@@ -187,9 +187,9 @@ def evaluate(
         progress=console.progress_bar,
     )
     if as_json:
-        console.say_json({"model": model, "split": split, **card.to_dict()})
+        console.say_json({"model": model, "data": data, "split": split, **card.to_dict()})
     else:
-        _show(card, model, split, against or ())
+        _show(card, model, f"{split} in {data}", against or ())
 
 
 def _refuse(given: dict[str, bool], meant: str, these: str) -> None:
