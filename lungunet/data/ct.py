@@ -16,6 +16,7 @@ from lungunet.data import tiff
 from lungunet.data.files import write_bytes
 from lungunet.data.heads import JPEG, PNG, read_head, read_orientation, scaled_bits
 from lungunet.data.hu import refuse_labels
+from lungunet.data.kinds import native_order
 from lungunet.data.signatures import describe_foreign
 from lungunet.errors import DataError, LabelError, counted
 
@@ -224,7 +225,7 @@ def encode_mask(mask: np.ndarray, name: str = "mask") -> bytes:
     DataError
         When dtype or shape do not fit.
     """
-    if mask.dtype not in (np.uint8, np.uint16):
+    if mask.dtype.name not in ("uint8", "uint16"):
         raise DataError(f"masks are written as 8 or 16 bit .png, this is {mask.dtype}.", where=name)
     return _encode(Path("mask.png"), _plane(mask, Path(name)))
 
@@ -282,7 +283,8 @@ def _plane(pixels: np.ndarray, path: Path) -> np.ndarray:
 def _encode(path: Path, pixels: np.ndarray) -> bytes:
     # OpenCV's own choice, LZW, saves a third of noisy HU and takes twenty times as long to read.
     plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix.lower() in (".tif", ".tiff") else []
-    done, buffer = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(pixels), plain)
+    values = np.ascontiguousarray(native_order(pixels))
+    done, buffer = cv2.imencode(path.suffix.lower(), values, plain)
     if not done:
         raise DataError(f"OpenCV cannot write {pixels.dtype} as {path.suffix}.", where=path)
     return buffer.tobytes()

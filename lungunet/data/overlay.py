@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from lungunet.data.hu import judge_hu, restore_hu
+from lungunet.data.kinds import native_order
 from lungunet.data.window import LUNG_WINDOW, Window
 from lungunet.errors import DataError
 
@@ -29,6 +30,7 @@ def show_grey(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype == np.uint8:
         return image
+    image = native_order(image)
     hu = restore_hu(image)
     if image.dtype == np.uint16 and judge_hu(hu) is not None:
         low, high = float(image.min()), float(image.max())

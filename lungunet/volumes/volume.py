@@ -181,7 +181,7 @@ def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:
     DataError
         When the mask holds fractions.
     """
-    if mask.array.dtype != np.int16:
+    if mask.array.dtype.name != "int16":
         raise DataError(f"holds {mask.array.dtype} values, labels are integers.", where=mask.path)
     here, there = mask.grid.turned, scan.grid.turned
     if here.matches(there):

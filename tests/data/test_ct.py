@@ -16,6 +16,7 @@ from PIL import Image
 from lungunet.data.ct import (
     Header,
     decode_image,
+    encode_labels,
     encode_mask,
     read_header,
     read_image,
@@ -451,6 +452,20 @@ class TestWriting:
         with Image.open(path) as image:
             assert np.array_equal(np.asarray(image), pixels(dtype))
         assert read_image(path).dtype == dtype
+
+    @pytest.mark.parametrize("dtype", TIFF_DTYPES)
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_values_of_either_byte_order(self, tmp_path, dtype, order):
+        values = pixels(dtype).astype(np.dtype(dtype).newbyteorder(order))
+        write_image(tmp_path / "a.tif", values)
+        assert np.array_equal(read_image(tmp_path / "a.tif"), pixels(dtype))
+        assert read_image(tmp_path / "a.tif").dtype == dtype
+        if dtype in ("uint8", "uint16"):
+            write_mask(tmp_path / "a.png", values)
+            assert np.array_equal(read_mask(tmp_path / "a.png"), pixels(dtype))
+        if dtype != "float32":
+            content = encode_labels("a.tif", values)
+            assert content == encode_labels("a.tif", pixels(dtype))
 
     @pytest.mark.parametrize(
         ("end", "dtype"), [(".png", "uint8"), (".png", "uint16"), (".bmp", "uint8")]

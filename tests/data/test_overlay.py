@@ -120,6 +120,7 @@ class TestWithoutContract:
     def test_other_values_are_stretched_to_fit(self):
         values = np.array([[20_000, 30_000, 40_000]], np.uint16)
         assert show_grey(values).tolist() == [[0, 128, 255]]
+        assert show_grey(values.astype(">u2")).tolist() == [[0, 128, 255]]
         assert show_grey(np.full((1, 2), 7, np.uint16)).tolist() == [[128, 128]]
 
 
