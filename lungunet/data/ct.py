@@ -105,15 +105,18 @@ def _checked_slice(pixels: np.ndarray, path: Path) -> np.ndarray:
             f"dtype {image.dtype}, a CT slice is one of {', '.join(SLICE_DTYPES)}. Convert it.",
             where=path,
         )
-    if image.dtype == np.float32 and not np.isfinite(image).all():
-        count = int((~np.isfinite(image)).sum())
+    _refuse_not_finite(image, path)
+    if image.dtype != np.float32:  # a map of probabilities may hold 0 and 1 alone
+        refuse_labels(image, path, "slice")
+    return image
+
+
+def _refuse_not_finite(image: np.ndarray, path: Path) -> None:
+    if image.dtype.kind == "f" and (count := int(np.count_nonzero(~np.isfinite(image)))):
         raise DataError(
             f"NaN or infinity in {counted(count, 'pixel')}. Replace them by -1000, the HU of air.",
             where=path,
         )
-    if image.dtype != np.float32:  # a map of probabilities may hold 0 and 1 alone
-        refuse_labels(image, path, "slice")
-    return image
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -180,8 +183,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     Raises
     ------
     DataError
-        When the format cannot hold the dtype, the shape is not (H, W), or the folder cannot be
-        written.
+        When the format cannot hold the dtype, the shape is not (H, W), values are NaN or inf, or
+        the folder cannot be written.
     """
     path = Path(path)
     if image.dtype.name not in _LOSSLESS.get(path.suffix.lower(), ()):
@@ -190,7 +193,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
             f"Write one of {', '.join(SLICE_DTYPES)} as .tif.",
             where=path,
         )
-    write_bytes(path, _encode(path, _plane(image, path)))
+    _refuse_not_finite(_plane(image, path), path)
+    write_bytes(path, _encode(path, image))
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:

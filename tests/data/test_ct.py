@@ -496,6 +496,14 @@ class TestWriting:
         assert message in str(caught.value)
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_what_could_not_be_read_again(self, tmp_path, value):
+        image = pixels("float32").copy()
+        image[2, 3] = image[4, 6] = value
+        with pytest.raises(DataError, match=r"a\.tif: NaN or infinity in 2 pixels\. Replace"):
+            write_image(tmp_path / "a.tif", image)
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("shape", [(4, 5, 3), (7,), (0, 5)])
     def test_what_is_no_slice(self, tmp_path, shape):
         with pytest.raises(DataError, match=r"an image is \(H, W\)"):
