@@ -12,14 +12,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from lungunet.data.files import write_text
-from lungunet.errors import ConfigError, DataError, GeometryError, listed
+from lungunet.errors import ConfigError, DataError, listed
 from lungunet.volumes.archive import slices_at_hand
 from lungunet.volumes.formats import format_of, written_suffix
 from lungunet.volumes.itk import write_values
 from lungunet.volumes.labels import Label, labels_of
 from lungunet.volumes.nrrd import read_nrrd_pairs
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import Volume, write_volume
+from lungunet.volumes.volume import Volume, refuse_other_shape, write_volume
 
 MaskFormat = Literal["auto", "nifti", "nrrd", "dicom-seg", "rtstruct"]
 """Formats of masks; auto is that of the scan where it can be, and NIfTI of DICOM."""
@@ -123,12 +123,7 @@ def write_segmentation(
         When highdicom is not installed, for DICOM.
     """
     path, labels = Path(path), labels_of(names)
-    if classes.shape != like.array.shape:
-        raise GeometryError(
-            f"the array is {classes.shape}, {like.name} is {like.array.shape}. "
-            "Pass one value per voxel of the scan.",
-            where=path,
-        )
+    refuse_other_shape(classes, like, path)
     values = np.unique(classes).tolist()
     nameless = sorted(set(values) - {0, *(label.value for label in labels)})
     if nameless:
