@@ -1,6 +1,6 @@
 """What arguments are, seen to where they come in: numpy's numbers become Python's, others are told.
 
-Files, checkpoints and messages then hold plain values alone.
+Files, checkpoints and messages then hold plain values alone, arrays bytes that libraries know.
 """
 
 from dataclasses import fields
@@ -32,6 +32,14 @@ def make_plain(config: Any) -> None:
     """Put plain values into the fields of a frozen dataclass; for its ``__post_init__``."""
     for each in fields(config):
         object.__setattr__(config, each.name, plain_value(getattr(config, each.name)))
+
+
+def native_order(array: np.ndarray) -> np.ndarray:
+    """Return an array in the byte order of this machine, which OpenCV, SimpleITK and PyTorch need.
+
+    OpenCV takes other bytes for values without a word.
+    """
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def is_number(value: object, *, whole: bool = False) -> bool:

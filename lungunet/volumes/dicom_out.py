@@ -78,7 +78,7 @@ def write_seg(
     with _carrying(like) as (hd, headers):
         made = hd.seg.Segmentation(
             source_images=list(headers.values()),
-            pixel_array=_frames(like, classes).astype(np.uint8),
+            pixel_array=_frames(like, classes).astype(np.min_scalar_type(len(labels))),
             segmentation_type="BINARY",
             segment_descriptions=[_segment(label, maker, hd) for label in labels],
             content_label="LUNGS",

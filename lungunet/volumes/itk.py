@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lungunet.data.files import replacing
+from lungunet.data.kinds import native_order
 from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.nesting import refuse_deep
@@ -134,7 +135,7 @@ def _refuse_name(path: Path) -> None:
 
 
 def _image(array: np.ndarray, grid: Grid) -> Any:
-    image = simpleitk().GetImageFromArray(array)
+    image = simpleitk().GetImageFromArray(native_order(array))
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
