@@ -19,6 +19,7 @@ from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
 from lungunet.data.hu import HuFault, HuSurvey
+from lungunet.data.kinds import check_spacing
 from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead, map_side_by_side
@@ -250,6 +251,8 @@ class Predictor:
         spacing_mm : (y, x), sides of a pixel. Where one is more than 1.3 times the other, the model
             is shown the slices with square pixels; what it says comes back at their own size
         """
+        if spacing_mm is not None:
+            check_spacing(spacing_mm, 2)
 
         def prepare(image: np.ndarray) -> tuple[tuple[int, int], list[Any]]:
             square = resize_plane(image, square_shape(image.shape, spacing_mm))
