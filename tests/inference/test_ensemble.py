@@ -10,6 +10,7 @@ import torch
 import lungunet
 from lungunet import ConfigError, InputContract, LabelCodec, ModelError, Predictor
 from lungunet.inference import ensemble
+from lungunet.inference.threshold import ThresholdSegmenter
 
 CONTRACT = InputContract(32)
 IMAGES = [
@@ -205,6 +206,19 @@ class TestMaps:
                 )
             )
         assert not (tmp_path / "m").exists()
+
+    def test_nor_has_a_model_of_ones_own_without_probabilities(
+        self, phantoms, tmp_path: Path
+    ) -> None:
+        class Own(ThresholdSegmenter):
+            word, segment_volume = "", None
+
+        write = lungunet.SliceFiles(uncertainty=True)
+        with pytest.raises(ConfigError, match="uncertainty: the model has no probabilities"):
+            next(
+                lungunet.predict_slices(Predictor(Own()), phantoms[0], tmp_path / "m", write=write)
+            )
+        assert not [*tmp_path.rglob("*.png")]
 
 
 def test_triage_reads_it() -> None:
