@@ -53,6 +53,15 @@ def check_kind(name: str, value: object, kind: Any, fix: str) -> None:
         raise ConfigError(f"{shown} is of the wrong kind. {fix}", where=name)
 
 
+def check_whole(name: str, value: Any, *, least: int = 0) -> int:
+    """Return a whole number as Python's, and refuse what is none, or below ``least``."""
+    value = plain_value(value)
+    check_kind(name, value, int, f"Give a whole number, {least} or more.")
+    if value < least:
+        raise ConfigError(f"must be {least} or more.", where=f"{name} {value}")
+    return int(value)
+
+
 def check_spacing(spacing_mm: Any, ndim: int) -> tuple[float, ...]:
     """Return the spacing of a slice or a volume, in mm, as plain numbers.
 

@@ -17,7 +17,7 @@ from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, refuse_no_numbers, require_hu
-from lungunet.data.kinds import check_spacing
+from lungunet.data.kinds import check_kind, check_spacing
 from lungunet.data.made_by import SIDES_CODEC, read_codec
 from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, require_same_size
 from lungunet.errors import (
@@ -334,6 +334,7 @@ def measure_files(
     DataError
         When files do not pair up, or a spacing is not finite and above 0.
     """
+    check_kind("codec", codec, LabelCodec | None, "Give LabelCodec.parse('0,255').")
     if spacing_mm is not None:
         check_spacing(spacing_mm, 2)
     noted = read_codec(masks) if codec is None else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungunet.data.hu import require_hu
+from lungunet.data.kinds import check_kind, plain_value
 from lungunet.errors import ConfigError, LungUNetWarning
 from lungunet.inference.refine import refine_volume
 from lungunet.inference.segmenter import Segmented, disagree
@@ -91,6 +92,7 @@ def predict_volume(
     ConfigError
         When the batch size is below 1, or uncertainty is asked of what has no probabilities.
     """
+    check_kind("batch_size", plain_value(batch_size), int, "Give a whole number, 1 or more.")
     if batch_size < 1:
         raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
     if uncertainty:
