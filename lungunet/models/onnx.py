@@ -85,7 +85,8 @@ def export_onnx(
         When the path does not end with .onnx, the codec cannot write classes back, or several
         models do not see and say the same.
     DataError
-        When a slice is not what the model expects, there is none in ``slices``, or the file cannot be written.
+        When a slice is not what the model expects, there is none to compare on, or the file cannot
+        be written.
     ModelError
         When there is no usable model, torch cannot export it, or the file gives other masks.
     MissingExtraError

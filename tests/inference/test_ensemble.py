@@ -77,6 +77,8 @@ def test_half_sure_of_lung_and_half_of_none_is_a_spread_of_one() -> None:
     assert spread(0, 1) == 1
     assert spread(0, 1, 1, 0) == 1
     assert spread(0.75, 0.75) == 0
+    assert spread(0.3, 0.3, 0.3) == spread(*[0.7] * 7) == 0
+    assert spread(0.9, 0.9003, 0.9003) == pytest.approx(2 * 0.0003 * 2**0.5 / 3, rel=0.01)
     assert spread(0.5, 0.75) == pytest.approx(0.25)
 
 
