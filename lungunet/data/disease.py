@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
+from lungunet.data.hu import refuse_no_numbers
 from lungunet.data.kinds import check_whole
 from lungunet.errors import ConfigError, DataError, GeometryError
 
@@ -57,7 +58,7 @@ def disease_slice(
     GeometryError
         When image and mask differ in shape.
     DataError
-        When they are no slices.
+        When they are no slices, or the image holds NaN or infinity.
 
     Examples
     --------
@@ -73,6 +74,7 @@ def disease_slice(
         raise DataError(f"image: shape {image.shape}, a slice is (H, W) with H, W above 0.")
     if image.shape != mask.shape:
         raise GeometryError(f"mask: shape {mask.shape}, image: {image.shape}. Pass them together.")
+    refuse_no_numbers(image, "image")
     rng = np.random.default_rng(check_whole("seed", seed))
     return paint_disease(image, mask, rng, disease=disease)
 

@@ -111,6 +111,8 @@ def test_what_cannot_be_painted_is_said() -> None:
         disease_slice(GREY, np.zeros((2, 2), bool))
     with pytest.raises(DataError, match=r"^image: shape \(0, 4\)"):
         disease_slice(np.zeros((0, 4), np.uint8), np.zeros((0, 4), bool))
+    with pytest.raises(DataError, match="image: holds NaN or infinite values"):
+        disease_slice(np.full((9, 8), np.nan), np.ones((9, 8), bool))
 
 
 class TestTransform:

@@ -390,6 +390,8 @@ class TestMaskFolder:
             mask = predictor.predict(lungunet.read_image(pair.image))
             lungunet.write_mask(tmp_path / f"{pair.name}.png", mask)
         card = evaluate(MaskFolder(tmp_path), split.test)
+        paths = [pair.image for pair in split.test]
+        assert [one.path for one in MaskFolder(tmp_path).predict_files(map(str, paths))] == paths
         wanted = evaluate(predictor, split.test)
         for ours, theirs in zip(card.cases, wanted.cases, strict=True):
             np.testing.assert_array_equal(ours.counts, theirs.counts)
