@@ -231,6 +231,19 @@ def clear_padding(image: np.ndarray) -> np.ndarray:
     return np.where(padding, image.dtype.type(_PADDING_HU), image)
 
 
+def refuse_no_numbers(hu: np.ndarray, where: object) -> None:
+    """Refuse NaN and infinity in a slice or a volume: air to one step, tissue to the next.
+
+    Raises
+    ------
+    DataError
+        Where there is any.
+    """
+    planes = hu if hu.ndim == 3 else [hu]  # one by one, a volume takes no memory
+    if hu.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in planes):
+        raise DataError("holds NaN or infinite values. Replace them by HU of air.", where=where)
+
+
 def restore_hu(image: np.ndarray) -> np.ndarray:
     """Undo the two usual ways of storing HU wrongly: an unsigned wrap, an offset of 1024.
 

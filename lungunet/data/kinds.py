@@ -3,12 +3,13 @@
 Files, checkpoints and messages then hold plain values alone, arrays bytes that libraries know.
 """
 
+import math
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, DataError
 
 
 def plain_value(value: Any) -> Any:
@@ -58,3 +59,33 @@ def check_kind(name: str, value: object, kind: Any, fix: str) -> None:
     if not isinstance(value, kind):
         shown = repr(value) if len(repr(value)) <= 60 else f"of {type(value).__name__}"
         raise ConfigError(f"{shown} is of the wrong kind. {fix}", where=name)
+
+
+def check_whole(name: str, value: Any, *, least: int = 0) -> int:
+    """Return a whole number as Python's, and refuse what is none, or below ``least``."""
+    value = plain_value(value)
+    check_kind(name, value, int, f"Give a whole number, {least} or more.")
+    if value < least:
+        raise ConfigError(f"must be {least} or more.", where=f"{name} {value}")
+    return int(value)
+
+
+def check_spacing(spacing_mm: Any, ndim: int) -> tuple[float, ...]:
+    """Return the spacing of a slice or a volume, in mm, as plain numbers.
+
+    Raises
+    ------
+    DataError
+        When it is not one finite length above 0 for each of the two or three axes.
+    """
+    try:
+        spacing = tuple(float(mm) for mm in spacing_mm)
+    except (TypeError, ValueError):
+        spacing = ()
+    if len(spacing) != ndim or not all(0 < mm < math.inf for mm in spacing):
+        count, axes = ("three", "(z, y, x)") if ndim == 3 else ("two", "(y, x)")
+        raise DataError(
+            f"not {count} lengths above 0. Pass {axes}, mm.",
+            where=f"spacing_mm {spacing or spacing_mm}",
+        )
+    return spacing

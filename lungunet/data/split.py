@@ -18,6 +18,7 @@ import numpy as np
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import SUFFIXES
 from lungunet.data.files import json_text, read_json, write_text
+from lungunet.data.kinds import check_whole
 from lungunet.data.manifest import (
     Pair,
     list_named,
@@ -355,8 +356,7 @@ def fold_pairs(
     SplitError
         When there are fewer patients than folds, or two pairs share a name or an image.
     """
-    if folds < 2:
-        raise ConfigError("must be at least 2.", where=f"folds {folds}")
+    folds = check_whole("folds", folds, least=2)
     patients = _by_patient(pairs, groups)
     if len(patients) < folds:
         raise SplitError(f"{len(patients)} patients cannot fill {folds} folds. Use fewer folds.")
@@ -399,10 +399,8 @@ def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict
 
 
 def _shuffled(patients: Mapping[str, Any], seed: int) -> list[str]:
-    if seed < 0:
-        raise ConfigError("must be 0 or more.", where=f"seed {seed}")
-    names = sorted(patients)
-    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    names, rng = sorted(patients), np.random.default_rng(check_whole("seed", seed))
+    return [names[i] for i in rng.permutation(len(names))]
 
 
 def render_split(

@@ -19,6 +19,7 @@ from lungunet.phantom.phantom import phantom_slice
 
 LUNG_PX = 2 * 48 * 24
 BODY_PX = 80 * 112
+MM = {"spacing_mm": (5.0, 2.0, 2.0)}
 
 
 def chest() -> tuple[np.ndarray, np.ndarray]:
@@ -459,6 +460,23 @@ def test_shapes_must_fit() -> None:
         check_slice(hu, mask, probabilities=certain(mask)[..., :64])
     with pytest.raises(DataError, match=r"probabilities: shape \(96, 128\)"):
         check_slice(hu, mask, probabilities=mask.astype(np.float32))
+    with pytest.raises(DataError, match=r"spread: shape \(96, 64\), slice: shape \(96, 128\)"):
+        check_slice(hu, mask, spread=mask[:, :64].astype(np.float32))
+
+
+def test_what_is_no_number_is_refused() -> None:
+    hu, mask = chest()
+    spoilt = hu.astype(np.float32)
+    spoilt[40, 40] = np.nan
+    with pytest.raises(DataError, match="slice: holds NaN or infinite values"):
+        check_slice(spoilt, mask, second_opinion=False)
+    with pytest.raises(DataError, match="HU: holds NaN or infinite values"):
+        check_volume(spoilt[None], mask[None], second_opinion=False, **MM)
+    for share in (np.nan, -0.1, 1.1):
+        with pytest.raises(DataError, match=rf"disagreement {share}: is no share\. Pass 0 to 1"):
+            check_slice(hu, mask, disagreement=share)
+        with pytest.raises(DataError, match=rf"disagreement {share}: is no share\. Pass 0 to 1"):
+            check_volume(hu[None], mask[None], disagreement=[share], **MM)
 
 
 def test_the_light_follows_worry_and_reasons() -> None:
