@@ -10,6 +10,7 @@ import numpy as np
 from lungunet.data.files import replacing
 from lungunet.data.kinds import native_order
 from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
+from lungunet.process_wide import across_threads
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.nesting import refuse_deep
 from lungunet.volumes.pixels import TAGS, check_pixels
@@ -87,6 +88,7 @@ def simpleitk() -> Any:
     return SimpleITK
 
 
+@across_threads
 @contextmanager
 def _quiet() -> Iterator[Any]:
     """Keep SimpleITK from printing warnings on stderr: what matters is checked and said here."""
