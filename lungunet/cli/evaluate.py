@@ -338,10 +338,11 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
     count, wrong, invented = card.empty_slices().values()
     if not count:
         return
+    hold = "s hold" if count > 1 else " holds"
     much = f"{invented:.1f} {size}" if size == "mL" else f"{invented} {size}"
     console.say(
-        f"\n{counted(int(count), noun)} hold{'s' if count == 1 else ''} no lung; on {wrong} of them "
-        f"{much} were called lung. Mean Dice by what such {noun}s count as:"
+        f"\n{count} {noun}{hold} no lung; on {wrong} of them {much} were called lung. "
+        f"Mean Dice by what such {noun}s count as:"
     )
     titles = {
         "both_empty_is_nan": "nothing if rightly empty, 0 if not (as above)",
