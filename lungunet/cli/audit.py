@@ -1,5 +1,6 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
+import math
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -125,5 +126,6 @@ def _show_ranking(suspects: "list[Suspect]") -> None:
     width = max((len(suspect.pair.name) for suspect in suspects), default=0)
     for suspect in suspects:
         reasons = "; ".join(suspect.reasons[:_REASONS_SHOWN])
-        row = f"{suspect.score:.2f}  {suspect.list:<5}  {suspect.pair.name:<{width}}  {reasons}"
+        score = math.floor(100 * suspect.score + 1e-6) / 100  # what is 0.196 is not 0.2 and above
+        row = f"{score:.2f}  {suspect.list:<5}  {suspect.pair.name:<{width}}  {reasons}"
         console.say(row.rstrip())

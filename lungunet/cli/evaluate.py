@@ -271,7 +271,7 @@ def _show(card: "ScoreCard", model: str, of: str, against: Sequence[str]) -> Non
             (
                 case.name,
                 case.scores.iou,
-                f"{case.value('hd95'):.1f}",
+                f"{case.surface.hd95:.1f}",  # inf of a lung that was missed, as in cases.csv
                 f"{case.truth_size:.{digits}f}",
                 f"{case.pred_size:.{digits}f}",
             )
@@ -338,10 +338,11 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
     count, wrong, invented = card.empty_slices().values()
     if not count:
         return
+    hold = "s hold" if count > 1 else " holds"
     much = f"{invented:.1f} {size}" if size == "mL" else f"{invented} {size}"
     console.say(
-        f"\n{count} {noun}s hold no lung; on {wrong} of them {much} were called lung. Mean Dice by "
-        f"what such {noun}s count as:"
+        f"\n{count} {noun}{hold} no lung; on {wrong} of them {much} were called lung. "
+        f"Mean Dice by what such {noun}s count as:"
     )
     titles = {
         "both_empty_is_nan": "nothing if rightly empty, 0 if not (as above)",

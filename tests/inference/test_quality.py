@@ -34,6 +34,19 @@ def certain(mask: np.ndarray) -> np.ndarray:
     return np.stack([1 - mask, mask]).astype(np.float32)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("red_slices", 0.0502, "5.02% of the slices with lung are red (usually up to 5.0%)"),
+        ("at_border", 0.010003, "1.0003% of the picture's margin is lung (usually up to 1.0%)"),
+        ("mean_hu", -449.8, "the lung has -449.8 HU on average (usually -950 to -450)"),
+        ("at_border", 0.0152, "1.5% of the picture's margin is lung (usually up to 1.0%)"),
+    ],
+)
+def test_a_value_just_beyond_its_limit_has_the_digits_that_show_it(name, value, said) -> None:
+    assert judge({name: value}).reasons == (said,)
+
+
 def test_probabilities_that_are_no_numbers_are_red() -> None:
     hu, mask = chest()
     spoilt = certain(mask)

@@ -18,7 +18,7 @@ from lungunet.volumes.volume import read_volume
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 BARE = dict.fromkeys((*GEOMETRY, "RescaleSlope", "RescaleIntercept"))
 EIGHT = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}
-CLASSES = {"PT": "128", "SEG": "66.4", "RTDOSE": "481.2", "MR": "4"}
+CLASSES = {"PT": "128", "SEG": "66.4", "RTSTRUCT": "481.3", "RTDOSE": "481.2", "MR": "4"}
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -116,6 +116,19 @@ class TestForeignFiles:
         assert said == []
         with pytest.warns(LungUNetWarning, match="left out"):
             assert np.array_equal(read_volume(folder).array, HU)
+
+    @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+    def test_masks_in_dicom_are_said_not_to_be_read(self, tmp_path, kind):
+        (tmp_path / "m").mkdir()
+        of_modality(kind)(tmp_path / "m" / "a.seg.dcm")
+        text = (
+            rf"\({kind}\).*\. Masks in DICOM are written and not read: give NIfTI or NRRD, as "
+            r"'lungunet predict \.\.\. --format nifti' writes it\."
+        )
+        for path in (tmp_path / "m", tmp_path / "m" / "a.seg.dcm"):
+            for read in (read_volume, lambda path: find_volumes([path])):
+                with pytest.raises(DataError, match=text):
+                    read(path)
 
     def test_alone_are_no_scan(self, tmp_path):
         (tmp_path / "pt").mkdir()
