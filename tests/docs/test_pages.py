@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -100,6 +101,15 @@ def test_the_code_of_the_pages_type_checks(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_lists_of_encoders_are_as_shown(page: Path, run_cli) -> None:
+    """What the other verbs print depends on the data."""
+    for block, after in pairwise(read_blocks(page)):
+        words = next(commands(block.text)) if block.kind == "sh" else []
+        if words[:2] == ["lungunet", "encoders"] and after.kind == "text":
+            assert run_cli(*words[1:]).out == after.text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
