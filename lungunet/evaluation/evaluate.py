@@ -13,7 +13,7 @@ from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.hu import can_hold_hu
-from lungunet.data.kinds import check_kind
+from lungunet.data.kinds import as_list, check_kind
 from lungunet.data.made_by import read_codec
 from lungunet.data.manifest import Pair, refuse_equal_names
 from lungunet.data.overlay import draw_overlay, tile_pictures
@@ -208,7 +208,7 @@ def evaluate_list(
     mask_codec: LabelCodec | None = None,
     mask_names: str | None = None,
     baselines: bool = True,
-    against: Sequence[str | Path] = (),
+    against: str | Path | Sequence[str | Path] = (),
     device: str | int = "auto",
     overwrite: bool = False,
     allow_seen: bool = False,
@@ -234,7 +234,7 @@ def evaluate_list(
     mask_names : how a folder of masks is called, as ``names`` of :func:`find_pairs`
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
-    against : other models, or folders of masks, to score beside it on the same slices
+    against : another model or folder of masks, or several, to score beside it on the same slices
     device : of a network
     overwrite : replace scores that are there
     allow_seen : score slices too that the model has seen; every table says how many they were
@@ -254,6 +254,7 @@ def evaluate_list(
     if split not in SPLITS:
         raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
     place, members = named_folder(model), find_members(model)
+    against = as_list(against)
     own = out is None and (place / "best").is_dir() and not is_on_hub(model)
     folds = out is None and len(members) > 1 and place.is_dir()
     folder = place / "evaluation" / split if own or folds else out
@@ -266,7 +267,7 @@ def evaluate_list(
     codec = codec or choose_codec(data)
     load = partial(_load, codec=codec, slices=pairs, device=device)
     predictor = load(model, mask_codec=mask_codec, mask_names=mask_names)
-    rivals = {str(other): load(other) for other in against}
+    rivals = {other: load(other) for other in against}
     if str(model) in rivals:
         raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
     seen = {str(each): seen_by(each, pairs) for each in (model, *against)}

@@ -16,6 +16,7 @@ from lungunet.data.codec import IGNORE, LabelCodec, is_lung
 from lungunet.data.ct import SUFFIXES, write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
+from lungunet.data.kinds import as_list
 from lungunet.data.made_by import SIDES
 from lungunet.data.manifest import Pair
 from lungunet.data.split import read_groups
@@ -134,7 +135,7 @@ def evaluate_scans(
     scoring: ScanScoring = ScanScoring(),
     names: str | None = None,
     mask_names: str | None = None,
-    against: Sequence[str | Path] = (),
+    against: str | Path | Sequence[str | Path] = (),
     group: str | None = None,
     series: str | None = None,
     resample: bool = False,
@@ -160,7 +161,7 @@ def evaluate_scans(
     scoring : how
     names, mask_names : how the truth, and a folder of masks, are called beside their scans, as for
         :func:`find_pairs`
-    against : other models, or folders of masks, to score beside it on the same scans
+    against : another model or folder of masks, or several, to score beside it on the same scans
     group : which scans are of one patient, a rule for their names as :func:`read_groups` takes it;
         intervals resample patients. None: each scan is a patient
     series : of DICOM this one alone, see :func:`find_volumes`
@@ -186,6 +187,7 @@ def evaluate_scans(
     if out is not None:
         files = ("scores.json", "cases.csv", REPORT)
         refuse_existing([Path(out) / name for name in files], overwrite)
+    against = as_list(against)
     _refuse_slices(scans)
     pairs = find_volume_pairs(scans, truth, names=names, series=series)
     with_truth = {name: pair for name, pair in pairs.items() if pair.mask is not None}
@@ -207,9 +209,9 @@ def evaluate_scans(
 
     source = load(model, scoring.mask_codec, mask_names)
     _refuse_other_classes(codec, source.codec)
-    if str(model) in map(str, against):
+    if str(model) in against:
         raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
-    rivals = {str(other): load(other, None, None) for other in against}
+    rivals = {other: load(other, None, None) for other in against}
     rules = _baselines(source, scoring, model_progress, without=rivals)
     found.baselines = {name: [] for name in (*rivals, *rules)}
     seen = {str(m): SeenScans(m) for m in (model, *against, *rules) if not _is_masks(m)}

@@ -645,7 +645,7 @@ class TestEvaluateList:
             in about
         )
         rule = evaluate_list(
-            "threshold", tmp_path / "again", split="val", against=[own_run], baselines=False
+            "threshold", tmp_path / "again", split="val", against=str(own_run), baselines=False
         )
         assert rule.remarks == card.remarks[:1]
 
