@@ -24,7 +24,10 @@ LabelNames = Annotated[
 ]
 LabelThreshold = Annotated[
     int,
-    typer.Option(help="For smeared masks: raw values from here on are lung. -1 is off."),
+    typer.Option(
+        help="For smeared masks: raw values from here on are lung, as with --labels '>=128'. -1 is "
+        "off."
+    ),
 ]
 Names = Annotated[
     str | None,

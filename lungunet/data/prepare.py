@@ -265,8 +265,8 @@ def survey_pairs(
         raise DataError(
             f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
             + (
-                "\nIf all masks are coded so, say it: labels='0,1', or label_threshold=128 for "
-                "smeared ones. If slices and masks are swapped, swap them."
+                "\nIf all masks are coded so, say it: codec=LabelCodec.parse('0,1'), or '>=128' "
+                "for smeared ones. If slices and masks are swapped, swap them."
                 if coded
                 else ""
             )

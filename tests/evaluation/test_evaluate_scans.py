@@ -362,6 +362,7 @@ class TestSides:
         assert card.pooled.iou == 1
         assert card.regions["left lung"].pooled.iou == 0
         assert "exchanged between truth and mask in 1 of 1 scan: p" in card.remarks[0]
+        assert "mask_codec=LabelCodec.parse('0,2,1') for the masks" in card.remarks[0]
         read = ScanScoring(mask_codec=LabelCodec.parse("0,2,1"))
         assert sided.evaluate(scoring=read).regions["left lung"].pooled.iou == 1
 

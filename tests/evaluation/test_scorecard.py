@@ -453,6 +453,20 @@ class TestClassNames:
         lungunet.write_mask(tmp_path / "masks" / "a.png", truth)
         return [Pair(tmp_path / "a.tif", tmp_path / "masks" / "a.png")]
 
+    @pytest.mark.parametrize(
+        ("truth", "masks", "says"),
+        [
+            ("0,1=1,2=1", "0,1,2", "masks as lung are mask_codec=LabelCodec.parse('0=0,1=1,2=1')."),
+            ("0,2,1", "0,1=1,2=1", "truth as lung are codec=LabelCodec.parse('0=0,1=1,2=1')."),
+            ("0,1,2", "0,1,2,3", "Pass codec for the truth, or mask_codec for masks,"),
+        ],
+    )
+    def test_more_classes_than_the_truth_has(self, sides, truth, masks, says) -> None:
+        truth, masks = LabelCodec.parse(truth), LabelCodec.parse(masks)
+        with pytest.raises(DataError, match=r"^the truth has \d classes, the masks") as caught:
+            self.score(sides, truth, masks)
+        assert says in str(caught.value)
+
     def score(self, pairs: list[Pair], truth: LabelCodec, masks: LabelCodec) -> ScoreCard:
         folder = MaskFolder(pairs[0].mask.parent, masks)
         return evaluate(folder, pairs, codec=truth, baselines=False)
@@ -591,8 +605,10 @@ class TestEvaluateList:
         ones = LabelCodec({0: 0, 1: 1})
         card = evaluate_list(tmp_path / "zero-one", data, mask_codec=ones, baselines=False)
         assert card.pooled.iou == 1.0
-        with pytest.raises(lungunet.LabelError, match="mask value 255 "):
+        with pytest.raises(lungunet.LabelError, match=r"value 255 .*\(codec=.*'0,255'"):
             evaluate_list(tmp_path / "zero-one", data, codec=ones, mask_codec=ones)
+        with pytest.raises(lungunet.LabelError, match=r"value 1 .*\(mask_codec=.*'0,1'"):
+            evaluate_list(tmp_path / "zero-one", data)
 
     def test_slices_that_a_run_was_trained_on_are_told(self, own_run: Path, data: Path) -> None:
         with pytest.raises(SplitError, match="6 of these 6 slices are among those that"):
