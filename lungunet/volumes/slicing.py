@@ -11,7 +11,7 @@ from lungunet.data.codec import LabelCodec, is_lung
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
-from lungunet.data.made_by import SIDES_CODEC, read_codec
+from lungunet.data.made_by import read_lung_codec
 from lungunet.data.manifest import Pair, image_names, without_masks, write_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
@@ -24,7 +24,6 @@ from lungunet.volumes.volume import Volume, put_on_grid, read_volume
 
 _INT16 = np.iinfo(np.int16)
 _ZERO_ONE = LabelCodec({0: 0, 1: 1})
-_BOTH_LUNGS = LabelCodec.parse("0,1=1,2=1,3=1")  # of masks with sides
 
 
 @dataclass(frozen=True)
@@ -301,8 +300,7 @@ def slice_files(
 
 def _codec_of(masks: str | Path) -> LabelCodec:
     """Return how masks are coded: as their folder says, with sides as one lung, else 0 and 1."""
-    told = read_codec(masks)
-    return _BOTH_LUNGS if told == SIDES_CODEC else told or _ZERO_ONE
+    return read_lung_codec(masks) or _ZERO_ONE
 
 
 def _choose_slices(
