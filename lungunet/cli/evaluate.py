@@ -345,9 +345,10 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
     if not count:
         return
     much = f"{invented:.1f} {size}" if size == "mL" else f"{invented} {size}"
+    hold = "holds" if count == 1 else "hold"
     console.say(
-        f"\n{count} {noun}s hold no lung; on {wrong} of them {much} were called lung. Mean Dice by "
-        f"what such {noun}s count as:"
+        f"\n{counted(int(count), noun)} {hold} no lung; on {wrong} of them {much} were called "
+        f"lung. Mean Dice by what such {noun}s count as:"
     )
     titles = {
         "both_empty_is_nan": "nothing if rightly empty, 0 if not (as above)",
@@ -368,7 +369,8 @@ def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
     rows: list[tuple[Any, ...]] = [(model, card.pooled.iou, card.pooled.accuracy, "", "")]
     for name, other in card.baselines.items():
         gain = card.difference(other, "iou")
-        gained = (f"{gain.value:+.4f}", _interval(gain.interval, "+"))
+        value = "-" if math.isnan(gain.value) else f"{gain.value:+.4f}"
+        gained = (value, _interval(gain.interval, "+"))
         rows.append((name, other.pooled.iou, other.pooled.accuracy, *gained))
     console.say()
     console.show_table((known, "lung IoU", "accuracy", "IoU gained", "interval"), rows)

@@ -60,9 +60,9 @@ Exclude = Annotated[
 Like = Annotated[
     str | None,
     typer.Option(
-        help="Keep the lists, folds, patients and labels of this data folder: each slice goes where "
-        "its name stands there, so that models trained on it can be judged on the new test list. "
-        "Slices that it does not list are refused.",
+        help="Keep the lists, folds, patients and labels of this data folder: each slice goes "
+        "where its name stands there, so that models trained on it can be judged on the new test "
+        "list. Slices that it does not list are refused.",
         metavar="DATA",
     ),
 ]

@@ -466,6 +466,14 @@ def is_lung(classes: np.ndarray) -> np.ndarray:
     return np.asarray((classes > 0) & (classes != IGNORE))
 
 
+def say_no_lung(masks: int, codec: LabelCodec) -> str:
+    """Say that masks, so many, hold no lung: mostly they are read otherwise than they are coded."""
+    return (
+        f"no lung in any of {counted(masks, 'mask')}, read as {codec}. Look at the label coding: "
+        "what is 0 and what is lung."
+    )
+
+
 def _class_index(text: str) -> int:
     """Read what stands behind the equals sign: a number of a class, or the word ignore."""
     if text.strip() == "ignore":

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from lungunet._version import __version__
-from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
+from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung, say_no_lung
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
@@ -124,6 +124,8 @@ def write_data_folder(
     without(plan.whole, excluded)  # before minutes of work
     pairs = [pair for pair in pairs if pair.name not in excluded]
     survey = survey_pairs(pairs, codec=codec, progress=progress)
+    if survey.empty_masks == len(pairs):
+        warnings.warn(f"{masks}: {say_no_lung(len(pairs), codec)}", LungUNetWarning, stacklevel=2)
     if size is not None:
         # An odd name would be refused when all is written.
         render_manifest(folder, [Pair(folder / f"{pair.name}.tif") for pair in pairs])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec, say_no_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
@@ -144,6 +144,8 @@ def evaluate(
                 left_out.setdefault(why, []).append(name)
                 del scored[name]
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
+    if not any(case.truth_px for case in cases):
+        remarks.append(f"the truth: {say_no_lung(len(cases), codec)}")
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from lungunet.data.codec import IGNORE, LabelCodec, is_lung
+from lungunet.data.codec import IGNORE, LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import SUFFIXES, write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
@@ -240,6 +240,8 @@ def evaluate_scans(
         raise DataError(
             f"no scan could be scored:\n  {listed(found.failed)}\nMend them.", where=scans
         )
+    if not any(case.truth_px for case in found.cases):
+        found.remarks.append(f"the truth: {say_no_lung(len(found.cases), codec)}")
     found.remarks += say_other_names(source.codec, codec)
     found.remarks += _remarks(found, pairs, codec, source)
     for each in (model, *against):

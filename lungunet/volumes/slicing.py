@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec, is_lung
+from lungunet.data.codec import LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
@@ -275,6 +275,7 @@ def slice_files(
     old += [path for path in (manifest, groups_file) if path.exists()]
     refuse_existing(old, overwrite)
     written: list[Pair] = []
+    read, with_lung = 0, False
     groups: dict[str, str] = {}
     try:
         for name, pair in progress(pairs.items(), desc="slices", total=len(pairs)):
@@ -283,6 +284,8 @@ def slice_files(
                 scan = replace(read_volume(pair.image, resample=resample), name=name)
                 mask = read_volume(labels)
                 classes, indices = _choose_slices(scan, mask, codec, config)
+                read += 1
+                with_lung = with_lung or bool(is_lung(classes).any())
                 while indices and old:
                     old.pop().unlink()
                 new = _write_slices(scan, classes, indices, folder, codec)
@@ -296,6 +299,8 @@ def slice_files(
         if written:
             write_manifest(manifest, written)
             write_groups(groups_file, groups)
+    if read and not with_lung:
+        warnings.warn(f"{masks}: {say_no_lung(read, codec)}", LungUNetWarning, stacklevel=2)
 
 
 def _codec_of(masks: str | Path) -> LabelCodec:

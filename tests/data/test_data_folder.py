@@ -40,6 +40,16 @@ class TestRecord:
         assert record.empty_masks == shares.count(0)
         assert lungunet.read_split_record(tmp_path / "d") == replace(record, lung_share=None)
 
+    @pytest.mark.parametrize("size", [None, 32])
+    def test_labels_by_which_no_mask_holds_lung_are_told(self, phantoms, tmp_path: Path, size):
+        codec = LabelCodec.parse("0,7,*=0")
+        said = r"masks: no lung in any of 12 masks, read as 0,7,\*=0\. Look at the label coding"
+        with pytest.warns(LungUNetWarning, match=said) as told:
+            write_data_folder(*phantoms, tmp_path / "d", codec=codec, size=size)
+        assert len(told) == 1
+        with pytest.warns(LungUNetWarning, match="no lung in any of 12 masks"):
+            lungunet.audit(tmp_path / "d")
+
     def test_round_trip(self, phantoms, tmp_path: Path):
         record = write_data_folder(*phantoms, tmp_path / "d", config=GROUPED, size=32)
         stored = json.loads((tmp_path / "d" / "split.json").read_text())

@@ -140,7 +140,7 @@ def test_a_bad_file_stops_the_score(case) -> None:
 
 def test_another_number_of_classes_is_refused(case) -> None:
     pairs, _, preds = case
-    with pytest.raises(DataError, match="the masks have 3 classes, the model 2"):
+    with pytest.raises(DataError, match="the truth has 3 classes, the model 2"):
         evaluate(Predictor(Fixed(preds)), pairs, codec=LabelCodec({0: 0, 1: 1, 2: 2}))
 
 
@@ -439,6 +439,17 @@ class TestMaskFolder:
             evaluate(MaskFolder(tmp_path / "b"), pairs)
         with pytest.raises(lungunet.ConfigError, match="IMAGE=MASK"):
             MaskFolder(tmp_path / "b", mask_names="_seg")
+
+
+def test_a_truth_without_lung_is_told(phantoms, tmp_path: Path, run_cli) -> None:
+    for name in ("train", "val", "test"):
+        pairs = lungunet.find_pairs(*phantoms)
+        lungunet.write_manifest(tmp_path / "d" / f"{name}.txt", pairs[name == "val" :: 2][:2])
+    (tmp_path / "d" / "train.txt").unlink()
+    done = run_cli("evaluate", "lungs", tmp_path / "d", "--labels", "0,7,*=0")
+    assert "the truth: no lung in any of 2 masks, read as 0,7,*=0. Look at" in done.out
+    assert "nan" not in done.out
+    assert "temperature" not in done.out
 
 
 class TestClassNames:
