@@ -82,7 +82,7 @@ class ScanScoring:
             raise ConfigError(
                 "a mask that is scored answers for every voxel. Ignore voxels of the truth, and "
                 "name a class here.",
-                where=f"mask_labels={self.mask_codec}",
+                where=f"mask_codec {self.mask_codec}",
             )
 
 

@@ -297,7 +297,7 @@ class TestFiles:
     def test_a_tolerance_that_is_none(self) -> None:
         with pytest.raises(ConfigError, match="tolerance_mm=-1"):
             ScanScoring(tolerance_mm=-1)
-        with pytest.raises(ConfigError, match="answers for every voxel"):
+        with pytest.raises(ConfigError, match="mask_codec 0,1,2=ignore: a mask that is scored"):
             ScanScoring(mask_codec=LabelCodec.parse("0,1,2=ignore"))
 
 
