@@ -404,7 +404,7 @@ class LabelCodec:
             raise ConfigError(
                 "not a list of whole numbers. "
                 "Write raw values in class order, as in 0,255 or 0,3=1,4=1 or 0,10=1,*=0 or "
-                "0,1,255=ignore, or >=128 alone.",
+                "0,1,255=ignore, or '>=128' alone.",
                 where=f"labels '{text}'",
             ) from err
         return cls(classes, raw_values, tuple(names), threshold, other)
@@ -468,10 +468,8 @@ def is_lung(classes: np.ndarray) -> np.ndarray:
 
 def say_no_lung(masks: int, codec: LabelCodec) -> str:
     """Say that masks, so many, hold no lung: mostly they are read otherwise than they are coded."""
-    return (
-        f"no lung in any of {counted(masks, 'mask')}, read as {codec}. Look at the label coding: "
-        "what is 0 and what is lung."
-    )
+    of = "the mask" if masks == 1 else f"any of {masks} masks"
+    return f"no lung in {of}, read as {codec}. Look at the label coding: which values are lung."
 
 
 def _class_index(text: str) -> int:
