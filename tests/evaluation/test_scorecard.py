@@ -583,6 +583,11 @@ def test_the_verdict_is_that_of_the_interval(low: float, high: float, words: str
     assert verdict(Difference(value, Interval(low, high)), model="A").startswith(words)
 
 
+def test_no_verdict_where_no_lung_is() -> None:
+    said = verdict(Difference(math.nan, Interval(math.nan, math.nan)), model="A")
+    assert said.endswith("cannot be said: of no lung there is no IoU")
+
+
 class TestEvaluateList:
     def test_a_run_s_own_scores_are_kept_beside_it(self, own_run: Path, data: Path) -> None:
         card = evaluate_list(own_run, data, device="cpu")
