@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec, say_no_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
@@ -28,7 +28,13 @@ from lungunet.errors import (
     listed,
 )
 from lungunet.evaluation.calibration import count_reliability, fit_temperature
-from lungunet.evaluation.masks import MaskFolder, Predicts, match_classes, say_other_names
+from lungunet.evaluation.masks import (
+    MaskFolder,
+    Predicts,
+    match_classes,
+    say_other_names,
+    say_other_numbers,
+)
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by, trained_with
@@ -91,10 +97,8 @@ def evaluate(
     refuse_equal_names(pairs)
     codec = codec or predictor.codec.for_prediction
     if codec.n_classes != predictor.codec.n_classes:
-        raise DataError(
-            f"the masks have {codec.n_classes} classes, the model "
-            f"{predictor.codec.n_classes}. Pass the labels that map one to the other."
-        )
+        of_model = not isinstance(predictor, MaskFolder)
+        raise DataError(say_other_numbers(codec, predictor.codec, of_model=of_model))
     if not codec.is_named:
         codec = replace(codec, names=predictor.codec.names)
     if patients is not None:
@@ -142,6 +146,8 @@ def evaluate(
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
     if "lungs" in scored and "lungs" in rules:
         remarks += _say_known({"lungs": seen_by("lungs", pairs).train})
+    if not any(case.truth_px for case in cases):
+        remarks.append(f"the truth: {say_no_lung(len(cases), codec)}")
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
@@ -329,7 +335,10 @@ def _load(
         return MaskFolder(model, told, mask_names=mask_names, slices=slices)
     for option, given in (("mask_names", mask_names), ("mask_codec", mask_codec)):
         if given is not None:
-            raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)
+            raise ConfigError(
+                f"{model} is no folder of masks, and it is not for those of against. Leave it out.",
+                where=option,
+            )
     return Predictor.load(model, device=device)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from lungunet.data.codec import IGNORE, LabelCodec, is_lung
+from lungunet.data.codec import IGNORE, LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import SUFFIXES, write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
@@ -21,7 +21,7 @@ from lungunet.data.made_by import SIDES
 from lungunet.data.manifest import Pair
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
-from lungunet.evaluation.masks import match_classes, say_other_names
+from lungunet.evaluation.masks import match_classes, say_other_names, say_other_numbers
 from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
 from lungunet.evaluation.scorecard import box_of_either as box_of
@@ -83,7 +83,7 @@ class ScanScoring:
             raise ConfigError(
                 "a mask that is scored answers for every voxel. Ignore voxels of the truth, and "
                 "name a class here.",
-                where=f"mask_labels={self.mask_codec}",
+                where=f"mask_codec {self.mask_codec}",
             )
 
 
@@ -204,11 +204,17 @@ def evaluate_scans(
             return _read_masks(beside, with_truth, mask_codec or codec_of_lungs(model))
         for option, given in (("mask_names", names), ("mask_codec", mask_codec)):
             if given is not None:
-                raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)
+                raise ConfigError(
+                    f"{model} is no folder of masks, and it is not for those of against. Leave it "
+                    "out.",
+                    where=option,
+                )
         return _segment_with(Predictor.load(model, device=device), scoring, model_progress)
 
     source = load(model, scoring.mask_codec, mask_names)
-    _refuse_other_classes(codec, source.codec)
+    if 2 < codec.n_classes != source.codec.n_classes > 2:
+        of_model = not _is_masks(model)
+        raise DataError(say_other_numbers(codec, source.codec, of_model=of_model))
     if str(model) in against:
         raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
     rivals = {other: load(other, None, None) for other in against}
@@ -239,6 +245,8 @@ def evaluate_scans(
         raise DataError(
             f"no scan could be scored:\n  {listed(found.failed)}\nMend them.", where=scans
         )
+    if not any(case.truth_px for case in found.cases):
+        found.remarks.append(f"the truth: {say_no_lung(len(found.cases), codec)}")
     found.remarks += say_other_names(source.codec, codec)
     found.remarks += _remarks(found, pairs, codec, source)
     for name, by in seen.items():
@@ -317,7 +325,7 @@ def _read_masks(
     )
 
     def read(name: str, scan: Volume) -> tuple[np.ndarray, bool]:
-        return _read_classes(masks[name], scan, known)
+        return _read_classes(masks[name], scan, known, argument="mask_codec")
 
     return _Source(read, known)
 
@@ -345,19 +353,13 @@ def _baselines(
     }
 
 
-def _refuse_other_classes(codec: LabelCodec, other: LabelCodec) -> None:
-    if codec.n_classes > 2 and other.n_classes > 2 and codec.n_classes != other.n_classes:
-        raise DataError(
-            f"the truth has {codec.n_classes} classes, the masks to score {other.n_classes}. Pass "
-            "the labels that map one to the other."
-        )
-
-
-def _read_classes(mask: Scan, scan: Volume, codec: LabelCodec) -> tuple[np.ndarray, bool]:
+def _read_classes(
+    mask: Scan, scan: Volume, codec: LabelCodec, *, argument: str = "codec"
+) -> tuple[np.ndarray, bool]:
     """Return a mask on the grid of its scan, and whether it was drawn on another one."""
     drawn = read_volume(mask)
     moved = not drawn.grid.turned.matches(scan.grid.turned)
-    return encode_scan(put_on_grid(drawn, scan), codec, str(mask)), moved
+    return encode_scan(put_on_grid(drawn, scan), codec, str(mask), argument=argument), moved
 
 
 def _score(
@@ -544,11 +546,20 @@ def _remarks(
     if codec.n_classes > 2 and not _could_tell(codec, source):
         yield "the masks do not tell regions apart as the truth does: lungs are scored as a whole"
     if found.swapped:
+        fix = f"codec={_exchanged(codec)} for the truth"
+        if not source.tells_sides:
+            fix = f"mask_codec={_exchanged(source.codec)} for the masks, or {fix}"
         yield (
             f"left and right are exchanged between truth and mask in {len(found.swapped)} of "
-            f"{counted(total, 'scan')}: {_list(found.swapped)}. Labels such as 0,2,1 read the "
-            "wrong ones right"
+            f"{counted(total, 'scan')}: {_list(found.swapped)}. What reads the wrong ones right is "
+            f"{fix}"
         )
+
+
+def _exchanged(codec: LabelCodec) -> str:
+    """Return how masks are read with the left lung for the right one."""
+    background, one, other = (codec.raw_values.get(index, index) for index in range(3))
+    return f"LabelCodec.parse('{background},{other},{one}')"
 
 
 def _list(names: list[str]) -> str:
