@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import typer
 
@@ -170,11 +170,11 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         say("  ".join([first, *others]).rstrip())
 
 
-def short(value: object, digits: int = 4) -> str:
+def short(value: object, digits: int = 4, *, sign: Literal["", "+"] = "") -> str:
     """Format a cell: few digits for floats, a dash for what is undefined."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return f"{value:{sign}.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def command(*words: object) -> str:
