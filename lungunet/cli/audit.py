@@ -122,8 +122,14 @@ def _show_findings(result: "Audit") -> None:
 
 
 def _show_ranking(suspects: "list[Suspect]") -> None:
-    width = max((len(suspect.pair.name) for suspect in suspects), default=0)
-    for suspect in suspects:
-        reasons = "; ".join(suspect.reasons[:_REASONS_SHOWN])
-        row = f"{suspect.score:.2f}  {suspect.list:<5}  {suspect.pair.name:<{width}}  {reasons}"
-        console.say(row.rstrip())
+    console.show_columns(
+        [
+            (
+                f"{suspect.score:.2f}",
+                suspect.list,
+                suspect.pair.name,
+                "; ".join(suspect.reasons[:_REASONS_SHOWN]),
+            )
+            for suspect in suspects
+        ]
+    )

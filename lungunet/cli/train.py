@@ -467,15 +467,18 @@ def _say_row(result: "EpochResult", *, first: bool = False) -> None:
     # With two classes IoU is that of lung; with more it is that of all of them as one.
     classes = _lung_classes(result)
     columns = [column for column in _COLUMNS if result.val_ill or column[0] != "val_ill"]
-    columns += [(f"val {name}", max(7, len(name) + 4)) for name in classes]
+    columns += [(f"val {name}", max(7, console.width_of(name) + 4)) for name in classes]
     if first:
-        console.say("  ".join(name.rjust(width) for name, width in columns))
+        console.say("  ".join(console.pad(name, width, right=True) for name, width in columns))
     scores = [train.loss, val.loss, train.accuracy, val.accuracy, train.iou, val.iou]
     scores += [result.val_ill.iou] if result.val_ill else []
     seconds = f"{sum(measured.seconds for measured in result.passes.values()):.1f}"
     cells = [str(result.epoch), *map(console.short, scores), f"{result.lr:.1e}", seconds]
     cells += map(console.short, classes.values())
-    row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, columns, strict=True))
+    row = "  ".join(
+        console.pad(cell, width, right=True)
+        for cell, (_, width) in zip(cells, columns, strict=True)
+    )
     console.say(row + ("  best" if result.is_best else ""))
 
 
