@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console
+from lungunet.cli.lights import say_lights
 from lungunet.cli.options import Json, Quiet
 from lungunet.errors import DataError, counted
 
@@ -34,6 +35,7 @@ def merge(
     console.be_quiet(quiet or as_json)
     merged = merge_parts(out)
     console.say(f"{counted(merged.masks, 'mask')} in {out}")
+    say_lights(out / "triage.csv")
     if as_json:
         console.say_json(
             {
