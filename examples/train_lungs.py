@@ -12,6 +12,7 @@ last step, the graph for ONNX Runtime, needs ``lungunet[onnx]``.
 import csv
 import json
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ import typer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lungunet
+from lungunet.data.files import write_csv
+from lungunet.data.seen import digest_hu
 from lungunet.models.onnx import write_graph
 
 ENCODER, DECODER = "tu-mobilenetv3_small_100", (64, 64, 48, 32, 16)
@@ -30,13 +33,17 @@ BATCH, LR, FOLDS = 8, 3e-3, 5
 
 
 class Slice(NamedTuple):
-    """A slice as the network sees it, before augmentation; ``grey`` and ``mask`` are uint8."""
+    """A slice as the network sees it, before augmentation; ``grey`` and ``mask`` are uint8.
+
+    ``digest`` is of its HU: by it ``evaluate`` tells a slice that the model was trained on.
+    """
 
     name: str
     patient: str
     good: bool
     grey: np.ndarray
     mask: np.ndarray
+    digest: str = ""
 
 
 def main(
@@ -66,6 +73,8 @@ def main(
         scores={"train_slices": len(train)},
     )
     write_graph(out)
+    seen = [{"list": "train", "name": "", "digest": each.digest} for each in train]  # names nobody
+    write_csv(out / "slices.csv", sorted(seen, key=itemgetter("digest")))
     (out / "left_out.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
     (out / "left_out.txt").write_text("\n".join(each.name for each in held), encoding="utf-8")
 
@@ -80,7 +89,8 @@ def read_slices(data: Path, contract: lungunet.InputContract) -> list[Slice]:
         mask = lungunet.read_mask(data / "slices/masks" / f"{row['name']}.png")
         grey = contract.fit(contract.to_grey(image, row["name"]))
         lung = contract.fit_mask((mask > 0).astype(np.uint8))
-        slices.append(Slice(row["name"], row["patient"], row["quality"] == "good", grey, lung))
+        good = row["quality"] == "good"
+        slices.append(Slice(row["name"], row["patient"], good, grey, lung, digest_hu(image)))
     return slices
 
 

@@ -17,6 +17,9 @@
 Errors read ``{where}: {what, with the value}. {how to fix}``. This module imports nothing.
 """
 
+SHOWN_AS: dict[str, str] = {}
+"""What warnings call temporary folders, for as long as these exist."""
+
 _LISTED = 8  # an error names this many offenders, then counts the rest
 
 
@@ -78,6 +81,11 @@ class MissingExtraError(LungUNetError, ImportError):
 
 class LungUNetWarning(UserWarning):
     """Something looks wrong, and work goes on."""
+
+    def __init__(self, message: str = "") -> None:
+        for folder, shown in SHOWN_AS.copy().items():  # threads add to it
+            message = message.replace(folder, shown)
+        super().__init__(message)
 
 
 def counted(n: int, noun: str) -> str:

@@ -26,7 +26,7 @@ ROOMS = {
     "phantom": _GROUND,
     "data": set(),
 }
-# Every room may import the modules errors, progress and _version.
+# Every room may import the modules errors, process_wide, progress and _version.
 
 DOORS = {
     "segmentation_models_pytorch": ("models/outside.py",),
@@ -112,17 +112,18 @@ def test_nobody_prints_exits_or_swallows_below_the_command_line(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", FILES, ids=place)
-def test_readers_share_no_state_and_cores_are_counted_in_one_place(
-    path: Path,
-) -> None:
+def test_what_is_one_for_all_threads_is_changed_in_one_place(path: Path) -> None:
     used = {
         ast.unparse(node)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute)
     }
     assert "os.cpu_count" not in used or place(path) == "models/cores.py"
-    if place(path).startswith("data/"):  # its readers run in threads
-        assert "warnings.catch_warnings" not in used
+    if place(path) == "inference/crew.py":  # in processes of its own
+        return
+    if place(path) != "process_wide.py":
+        names = {name.rsplit(".", 1)[-1] for name in used}
+        assert not names & {"catch_warnings", "simplefilter", "filterwarnings", "setLevel"}
 
 
 def test_modules_do_not_import_in_a_circle() -> None:

@@ -1,5 +1,6 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
+import math
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,14 +123,9 @@ def _show_findings(result: "Audit") -> None:
 
 
 def _show_ranking(suspects: "list[Suspect]") -> None:
-    console.show_columns(
-        [
-            (
-                f"{suspect.score:.2f}",
-                suspect.list,
-                suspect.pair.name,
-                "; ".join(suspect.reasons[:_REASONS_SHOWN]),
-            )
-            for suspect in suspects
-        ]
-    )
+    rows = []
+    for suspect in suspects:
+        score = math.floor(100 * suspect.score + 1e-6) / 100  # what is 0.196 is not 0.2 and above
+        reasons = "; ".join(suspect.reasons[:_REASONS_SHOWN])
+        rows.append((f"{score:.2f}", suspect.list, suspect.pair.name, reasons))
+    console.show_columns(rows)

@@ -187,9 +187,9 @@ def evaluate(
         progress=console.progress_bar,
     )
     if as_json:
-        console.say_json({"model": model, "split": split, **card.to_dict()})
+        console.say_json({"model": model, "data": data, "split": split, **card.to_dict()})
     else:
-        _show(card, model, split, against or ())
+        _show(card, model, f"{split} in {data}", against or ())
 
 
 def _refuse(given: dict[str, bool], meant: str, these: str) -> None:
@@ -271,7 +271,7 @@ def _show(card: "ScoreCard", model: str, of: str, against: Sequence[str]) -> Non
             (
                 case.name,
                 case.scores.iou,
-                console.short(case.value("hd95"), 1),
+                console.short(case.surface.hd95, 1),  # inf of a lung that was missed
                 f"{case.truth_size:.{digits}f}",
                 f"{case.pred_size:.{digits}f}",
             )
@@ -338,10 +338,11 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
     count, wrong, invented = card.empty_slices().values()
     if not count:
         return
+    hold = "s hold" if count > 1 else " holds"
     much = f"{invented:.1f} {size}" if size == "mL" else f"{invented} {size}"
     console.say(
-        f"\n{count} {noun}s hold no lung; on {wrong} of them {much} were called lung. Mean Dice by "
-        f"what such {noun}s count as:"
+        f"\n{count} {noun}{hold} no lung; on {wrong} of them {much} were called lung. "
+        f"Mean Dice by what such {noun}s count as:"
     )
     titles = {
         "both_empty_is_nan": "nothing if rightly empty, 0 if not (as above)",

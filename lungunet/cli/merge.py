@@ -33,9 +33,12 @@ def merge(
     from lungunet import merge_parts
 
     console.be_quiet(quiet or as_json)
+    is_whole = not (out / "parts").exists()
     merged = merge_parts(out)
-    console.say(f"{counted(merged.masks, 'mask')} in {out}")
-    say_lights(out / "triage.csv")
+    none = "; it holds no parts, there was nothing to join" if is_whole else ""
+    console.say(f"{counted(merged.masks, 'mask')} in {out}{none}")
+    if not is_whole:
+        say_lights(out / "triage.csv")
     if as_json:
         console.say_json(
             {

@@ -29,8 +29,9 @@ LabelThreshold = Annotated[
 Names = Annotated[
     str | None,
     typer.Option(
-        help="How masks are called beside their images: `*=*_mask` where a.tif has a_mask.png. "
-        "Default: alike, or by a usual ending, which is said."
+        help="How masks are called beside their images: `*=*_mask` where a.tif has a_mask.png, "
+        "`ct/*=seg/*` where p1/ct/a.tif has p1/seg/a.png. Default: alike, or by a usual ending, "
+        "which is said."
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu, cuda:N (or N) or mps.")]

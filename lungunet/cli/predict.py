@@ -306,7 +306,7 @@ def _show_scans(
     console.say()
     told.say_masks()
     if names_patient and told.done:
-        console.say("They name patient and study, as the scans do. Treat them alike.")
+        console.say("The masks name patient and study, as the scans do. Treat them alike.")
     told.say_results()
     if told.skipped:  # of the others a line each said it
         told.say_lights()

@@ -36,6 +36,8 @@ def in_options(text: str) -> str:
         return f"{on} {shlex.quote(value)}"
 
     text = re.sub(rf"(?<![\w.'/-])({known})={_VALUE}", typed, text)
+    # What is read in errors.csv too names the option behind the argument: here once is enough.
+    text = re.sub(r"(--[\w-]+(?: \w+)?) \('lungunet \.\.\. \1'\)", r"\1", text)
     joined = "|".join(name for name in options if "_" in name)  # such are no words of English
     if not joined:
         return text

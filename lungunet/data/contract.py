@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from lungunet.data.codec import IGNORE
-from lungunet.data.kinds import check_kind, is_number, make_plain
+from lungunet.data.hu import refuse_no_numbers
+from lungunet.data.kinds import check_kind, is_number, make_plain, native_order
 from lungunet.data.window import LUNG_WINDOW, Window
 from lungunet.errors import ConfigError, DataError
 
@@ -172,8 +173,7 @@ class InputContract:
                 f"shape {image.shape}, a slice is (H, W) with H, W above 0.", where=where
             )
         self.check_dtype(image.dtype.name, where)
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise DataError("holds NaN or infinite values. Replace them by HU of air.", where=where)
+        refuse_no_numbers(image, where)
 
     def check_dtype(self, dtype: str, where: str = "slice") -> None:
         """Refuse slices of a dtype that the contract was not made for.
@@ -380,7 +380,9 @@ def resize_classes(classes: np.ndarray, height: int, width: int) -> np.ndarray:
     if height < classes.shape[0] or width < classes.shape[1]:
         return _majority(classes, (width, height))
     # EXACT: the plain nearest of OpenCV is shifted by half a pixel.
-    nearest = cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    nearest = cv2.resize(
+        native_order(classes), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+    )
     return np.asarray(nearest, np.uint8)
 
 

@@ -16,6 +16,7 @@ from lungunet.data import tiff
 from lungunet.data.files import write_bytes
 from lungunet.data.heads import JPEG, PNG, read_head, read_orientation, scaled_bits
 from lungunet.data.hu import refuse_labels
+from lungunet.data.kinds import native_order
 from lungunet.data.signatures import describe_foreign
 from lungunet.errors import DataError, LabelError, counted
 
@@ -104,15 +105,18 @@ def _checked_slice(pixels: np.ndarray, path: Path) -> np.ndarray:
             f"dtype {image.dtype}, a CT slice is one of {', '.join(SLICE_DTYPES)}. Convert it.",
             where=path,
         )
-    if image.dtype == np.float32 and not np.isfinite(image).all():
-        count = int((~np.isfinite(image)).sum())
+    _refuse_not_finite(image, path)
+    if image.dtype != np.float32:  # a map of probabilities may hold 0 and 1 alone
+        refuse_labels(image, path, "slice")
+    return image
+
+
+def _refuse_not_finite(image: np.ndarray, path: Path) -> None:
+    if image.dtype.kind == "f" and (count := int(np.count_nonzero(~np.isfinite(image)))):
         raise DataError(
             f"NaN or infinity in {counted(count, 'pixel')}. Replace them by -1000, the HU of air.",
             where=path,
         )
-    if image.dtype != np.float32:  # a map of probabilities may hold 0 and 1 alone
-        refuse_labels(image, path, "slice")
-    return image
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -179,8 +183,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     Raises
     ------
     DataError
-        When the format cannot hold the dtype, the shape is not (H, W), or the folder cannot be
-        written.
+        When the format cannot hold the dtype, the shape is not (H, W), values are NaN or inf, or
+        the folder cannot be written.
     """
     path = Path(path)
     if image.dtype.name not in _LOSSLESS.get(path.suffix.lower(), ()):
@@ -189,7 +193,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
             f"Write one of {', '.join(SLICE_DTYPES)} as .tif.",
             where=path,
         )
-    write_bytes(path, _encode(path, _plane(image, path)))
+    _refuse_not_finite(_plane(image, path), path)
+    write_bytes(path, _encode(path, image))
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
@@ -224,7 +229,7 @@ def encode_mask(mask: np.ndarray, name: str = "mask") -> bytes:
     DataError
         When dtype or shape do not fit.
     """
-    if mask.dtype not in (np.uint8, np.uint16):
+    if mask.dtype.name not in ("uint8", "uint16"):
         raise DataError(f"masks are written as 8 or 16 bit .png, this is {mask.dtype}.", where=name)
     return _encode(Path("mask.png"), _plane(mask, Path(name)))
 
@@ -282,7 +287,8 @@ def _plane(pixels: np.ndarray, path: Path) -> np.ndarray:
 def _encode(path: Path, pixels: np.ndarray) -> bytes:
     # OpenCV's own choice, LZW, saves a third of noisy HU and takes twenty times as long to read.
     plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix.lower() in (".tif", ".tiff") else []
-    done, buffer = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(pixels), plain)
+    values = np.ascontiguousarray(native_order(pixels))
+    done, buffer = cv2.imencode(path.suffix.lower(), values, plain)
     if not done:
         raise DataError(f"OpenCV cannot write {pixels.dtype} as {path.suffix}.", where=path)
     return buffer.tobytes()

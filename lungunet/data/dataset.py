@@ -17,7 +17,7 @@ from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_header, read_image, read_mask
 from lungunet.data.disease import paint_disease
-from lungunet.data.kinds import check_kind, plain_value
+from lungunet.data.kinds import check_kind, check_whole
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.split import choose_codec
 from lungunet.data.transforms import Transform, seed_transform
@@ -89,15 +89,13 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 )
             if pair.mask is None:
                 raise DataError("no mask. A dataset needs one for every image.", where=pair.image)
-        check_kind("seed", seed := plain_value(seed), int, "Give a whole number, 0 or more.")
+        seed = check_whole("seed", seed)
         fix = "Give Window(level=-600, width=1500)."
         check_kind("window", window, Window | None, fix)
         fix = "Give LabelCodec.parse('0,255')."
         check_kind("codec", codec, LabelCodec | None, fix)
         fix = "Give that of a dataset, as train.contract."
         check_kind("contract", contract, InputContract | None, fix)
-        if seed < 0:
-            raise ConfigError("must be 0 or more.", where=f"seed {seed}")
         if contract is not None and (size is not None or window is not None):
             raise ConfigError("A contract holds size and window already: give one or the other.")
         headers = {pair.image: read_header(pair.image).dtype for pair in self.pairs}
@@ -248,10 +246,11 @@ class LungCTDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class IllLungCTDataset(LungCTDataset):
-    """The same slices with a disease painted into every lung, to validate on.
+    """The same slices with a disease painted into every one that holds lung, to validate on.
 
-    Each is painted in the same way whenever it is read, in every run: :func:`disease_slice` with
-    its index as the seed. Masks stay, and so do slices without lung.
+    One lung of a slice falls ill, or both. Each slice is painted in the same way whenever it is
+    read, in every run: :func:`disease_slice` with its index as the seed. Masks stay, and so do
+    slices without lung.
 
     Parameters
     ----------

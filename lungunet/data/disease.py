@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
+from lungunet.data.hu import refuse_no_numbers
+from lungunet.data.kinds import check_whole
 from lungunet.errors import ConfigError, DataError, GeometryError
 
 Disease = Literal[
@@ -52,11 +54,11 @@ def disease_slice(
     Raises
     ------
     ConfigError
-        When the disease is not known.
+        When the disease is not known, or the seed is no whole number of 0 or more.
     GeometryError
         When image and mask differ in shape.
     DataError
-        When they are no slices.
+        When they are no slices, or the image holds NaN or infinity.
 
     Examples
     --------
@@ -72,7 +74,9 @@ def disease_slice(
         raise DataError(f"image: shape {image.shape}, a slice is (H, W) with H, W above 0.")
     if image.shape != mask.shape:
         raise GeometryError(f"mask: shape {mask.shape}, image: {image.shape}. Pass them together.")
-    return paint_disease(image, mask, np.random.default_rng(seed), disease=disease)
+    refuse_no_numbers(image, "image")
+    rng = np.random.default_rng(check_whole("seed", seed))
+    return paint_disease(image, mask, rng, disease=disease)
 
 
 def paint_disease(
@@ -159,9 +163,11 @@ def _look(
     pixels: np.ndarray, lung: np.ndarray, rng: np.random.Generator, *, both: float
 ) -> _Chest | None:
     """Choose a lung or both, and measure the slice; None where there is too little lung."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(lung.view(np.uint8), connectivity=4)
-    largest = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:2]
-    alone = count > 2 and rng.random() >= both
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(lung.view(np.uint8), connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    largest = 1 + np.argsort(-areas)[:2]
+    largest = largest[areas[largest - 1] >= _SMALLEST_PX**2]  # a crumb is no lung to choose
+    alone = len(largest) > 1 and rng.random() >= both
     side = labels == largest[rng.integers(2)] if alone else lung
     size = float(np.sqrt(np.count_nonzero(side)))
     if size < _SMALLEST_PX:

@@ -12,6 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from lungunet.data.kinds import native_order
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import DataError, LungUNetWarning, listed
 
@@ -69,8 +70,8 @@ def judge_hu(image: np.ndarray) -> HuFault | None:
     if image.dtype == np.uint8:
         text = "8-bit grey, so HU are lost. Fine where all slices were exported alike."
         return HuFault("note", "hu-8bit", text)
-    seen = _sampled(image)
-    wrapped = (seen > _WRAPPED) & (seen < 2**16) if image.dtype.name != "int16" else np.False_
+    seen = native_order(_sampled(image))
+    wrapped = (seen > _WRAPPED) & (seen < 2**16) if seen.dtype != np.int16 else np.False_
     if (share := float(wrapped.mean())) > 0.001:
         return HuFault(
             "error",
@@ -83,7 +84,7 @@ def judge_hu(image: np.ndarray) -> HuFault | None:
     if _has_offset(seen):
         # uint16 is refused until a window is named; signed values would be taken for HU.
         return HuFault(
-            "warning" if image.dtype == np.uint16 else "error",
+            "warning" if seen.dtype == np.uint16 else "error",
             "hu-offset",
             f"smallest value {lowest:g}, tissue near {_OFFSET}: stored without the rescale "
             f"intercept. Subtract {_OFFSET}.",
@@ -230,6 +231,19 @@ def clear_padding(image: np.ndarray) -> np.ndarray:
     return np.where(padding, image.dtype.type(_PADDING_HU), image)
 
 
+def refuse_no_numbers(hu: np.ndarray, where: object) -> None:
+    """Refuse NaN and infinity in a slice or a volume: air to one step, tissue to the next.
+
+    Raises
+    ------
+    DataError
+        Where there is any.
+    """
+    planes = hu if hu.ndim == 3 else [hu]  # one by one, a volume takes no memory
+    if hu.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in planes):
+        raise DataError("holds NaN or infinite values. Replace them by HU of air.", where=where)
+
+
 def restore_hu(image: np.ndarray) -> np.ndarray:
     """Undo the two usual ways of storing HU wrongly: an unsigned wrap, an offset of 1024.
 
@@ -238,6 +252,7 @@ def restore_hu(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype == np.uint8:
         return image
+    image = native_order(image)
     if image.dtype == np.uint16 and image.max(initial=0) > _WRAPPED:
         return image.view(np.int16)
     if image.min(initial=0) >= _DARKER_THAN_TISSUE_HU or _has_offset(_sampled(image)):

@@ -1,14 +1,15 @@
 """What arguments are, seen to where they come in: numpy's numbers become Python's, others are told.
 
-Files, checkpoints and messages then hold plain values alone.
+Files, checkpoints and messages then hold plain values alone, arrays bytes that libraries know.
 """
 
+import math
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from lungunet.errors import ConfigError
+from lungunet.errors import ConfigError, DataError
 
 
 def plain_value(value: Any) -> Any:
@@ -34,6 +35,14 @@ def make_plain(config: Any) -> None:
         object.__setattr__(config, each.name, plain_value(getattr(config, each.name)))
 
 
+def native_order(array: np.ndarray) -> np.ndarray:
+    """Return an array in the byte order of this machine, which OpenCV, SimpleITK and PyTorch need.
+
+    OpenCV takes other bytes for values without a word.
+    """
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def is_number(value: object, *, whole: bool = False) -> bool:
     """Whether it is a plain number; True and False are none."""
     return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
@@ -50,3 +59,33 @@ def check_kind(name: str, value: object, kind: Any, fix: str) -> None:
     if not isinstance(value, kind):
         shown = repr(value) if len(repr(value)) <= 60 else f"of {type(value).__name__}"
         raise ConfigError(f"{shown} is of the wrong kind. {fix}", where=name)
+
+
+def check_whole(name: str, value: Any, *, least: int = 0) -> int:
+    """Return a whole number as Python's, and refuse what is none, or below ``least``."""
+    value = plain_value(value)
+    check_kind(name, value, int, f"Give a whole number, {least} or more.")
+    if value < least:
+        raise ConfigError(f"must be {least} or more.", where=f"{name} {value}")
+    return int(value)
+
+
+def check_spacing(spacing_mm: Any, ndim: int) -> tuple[float, ...]:
+    """Return the spacing of a slice or a volume, in mm, as plain numbers.
+
+    Raises
+    ------
+    DataError
+        When it is not one finite length above 0 for each of the two or three axes.
+    """
+    try:
+        spacing = tuple(float(mm) for mm in spacing_mm)
+    except (TypeError, ValueError):
+        spacing = ()
+    if len(spacing) != ndim or not all(0 < mm < math.inf for mm in spacing):
+        count, axes = ("three", "(z, y, x)") if ndim == 3 else ("two", "(y, x)")
+        raise DataError(
+            f"not {count} lengths above 0. Pass {axes}, mm.",
+            where=f"spacing_mm {spacing or spacing_mm}",
+        )
+    return spacing

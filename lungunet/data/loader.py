@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from lungunet.data.dataset import EightBitSamples, LungCTDataset, check_dataset
-from lungunet.data.kinds import check_kind, plain_value
+from lungunet.data.kinds import check_whole
 from lungunet.errors import ConfigError
 
 
@@ -133,15 +133,8 @@ def make_loader(
         asked of a subclass with a ``__getitem__`` of its own.
     """
     check_dataset("dataset", dataset)
-    batch_size, workers, seed = map(plain_value, (batch_size, workers, seed))
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-        ("seed", seed, 0),
-    ):
-        check_kind(name, value, int, f"Give a whole number, {least} or more.")
-        if value < least:
-            raise ConfigError(f"must be {least} or more.", where=f"{name} {value}")
+    batch_size = check_whole("batch_size", batch_size, least=1)
+    workers, seed = check_whole("workers", workers), check_whole("seed", seed)
     if batch_size % ranks:
         raise ConfigError(
             f"is that of all {ranks} processes together and must divide "

@@ -20,6 +20,7 @@ from lungunet.data.files import write_text
 from lungunet.data.names import (
     NameRule,
     find_rule,
+    folder_rule,
     leave_out_masks,
     match_by_rule,
     match_names,
@@ -130,9 +131,13 @@ def _refuse_closed(err: OSError) -> None:
 def name_files(files: Iterable[Path]) -> dict[Path, str]:
     """Name files by their stems; where stems repeat, with the folders before that tell all apart.
 
+    Last folders that are called alike for all do not.
+
     Examples
     --------
     >>> list(name_files([Path("ct/p1/slice1.tif"), Path("ct/p2/slice1.tif")]).values())
+    ['p1_slice1', 'p2_slice1']
+    >>> list(name_files([Path("p1/ct/slice1.tif"), Path("p2/ct/slice1.tif")]).values())
     ['p1_slice1', 'p2_slice1']
     """
     files = list(dict.fromkeys(files))
@@ -141,6 +146,8 @@ def name_files(files: Iterable[Path]) -> dict[Path, str]:
         return names
     common = os.path.commonpath([file.absolute().parent for file in files])
     parts = {file: (*file.absolute().relative_to(common).parts[:-1], file.stem) for file in files}
+    while len(last := {some[-2:-1] for some in parts.values()}) == 1 and last != {()}:
+        parts = {file: (*some[:-2], some[-1]) for file, some in parts.items()}
     for depth in range(2, 1 + max(map(len, parts.values()))):
         named = {file: "_".join(some[-depth:]) for file, some in parts.items()}
         if len(set(named.values())) == len(files):
@@ -236,8 +243,9 @@ def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = Non
         with ``a.png``. Masks may lie among the images, of which they are none: in one folder for
         both, or others than those in ``masks``, as the ones that a review left as they were. Where
         stems repeat in several folders, masks in one folder are called ``p1_slice1``
-    names : how the stems differ, as ``*=*_mask`` where ``a.tif`` has ``a_mask.png``. None takes
-        them alike, else by an ending or a beginning that fits all, with a warning that says which
+    names : how the stems differ, as ``*=*_mask`` where ``a.tif`` has ``a_mask.png``, or the last
+        folders too, as ``ct/*=seg/*`` where ``p1/ct/1.tif`` has ``p1/seg/1.png``. None takes them
+        alike, else by an ending or a beginning that fits all, with a warning that says which
 
     Returns
     -------
@@ -299,9 +307,10 @@ def _part(
         images = [item for item in named if not each.common(item[0], each.mask)]
         if rule or (images and masks and not match_names(images, masks, each)[1]):
             return images, masks
+    example = folder_rule(named) or "*=*_mask"
     raise DataError(
         "is the folder of the images and that of the masks. Give two; where both lie in it, say "
-        "how masks are called, as names='*=*_mask'.",
+        f"how masks are called, as names='{example}'.",
         where=folder,
     )
 

@@ -26,13 +26,16 @@ class NameRule:
 
     Parameters
     ----------
-    image, mask : what stands before and behind it, case not minded
+    image, mask : what stands before and behind it, case not minded; with a / the last folders too
 
     Examples
     --------
     >>> rule = NameRule.parse("*_0000=*")
     >>> rule.common("case_7_0000", rule.image), rule.common("case_7", rule.mask)
     ('case_7', 'case_7')
+    >>> rule = NameRule.parse("ct/*=seg/*")
+    >>> rule.common("ann/ct/1", rule.image), rule.common("ann/seg/1", rule.mask)
+    ('ann/1', 'ann/1')
     """
 
     image: tuple[str, str] = ("", "")
@@ -51,7 +54,8 @@ class NameRule:
         if len(sides) != 2 or any(side.count("*") != 1 for side in sides):
             raise ConfigError(
                 "write IMAGE=MASK with a star for what they share, as *=*_mask where a.tif has "
-                "a_mask.png, or *_0000=* where case_0000.nii.gz has case.nii.gz.",
+                "a_mask.png, *_0000=* where case_0000.nii.gz has case.nii.gz, or ct/*=seg/* where "
+                "ann/ct/1.tif has ann/seg/1.png.",
                 where=f"names '{text}'",
             )
         image, mask = (tuple(side.split("*")) for side in sides)
@@ -69,8 +73,10 @@ class NameRule:
     @staticmethod
     def common(name: str, around: tuple[str, str]) -> str | None:
         """Return the part of a name that image and mask share; None where it is named otherwise."""
-        folder, _, last = name.rpartition("/")
         before, behind = around
+        parts = name.split("/")
+        at = max(0, len(parts) - 1 - (before + behind).count("/"))
+        folder, last = "/".join(parts[:at]), "/".join(parts[at:])
         folded = last.casefold()
         if not (folded.startswith(before.casefold()) and folded.endswith(behind.casefold())):
             return None
@@ -168,6 +174,27 @@ def find_rule(
     return best
 
 
+def folder_rule(named: Sequence[Named]) -> NameRule | None:
+    """Return the rule by which files pair that are called alike in two folders side by side.
+
+    Examples
+    --------
+    >>> paths = [Path("ann/seg/1"), Path("ann/ct/1"), Path("bob/seg/1"), Path("bob/ct/1")]
+    >>> str(folder_rule([(str(path), path) for path in paths]))
+    'ct/*=seg/*'
+    """
+    folders = {path.parent.name for path in (Path(name) for name, _ in named)}
+    if len(folders) != 2:
+        return None
+    image, mask = sorted(folders, key=lambda folder: (folder.casefold() in _OF_MASKS, folder))
+    rule = NameRule((f"{image}/", ""), (f"{mask}/", ""))
+    of_image, of_mask = (
+        [item for item in named if rule.common(item[0], around)]
+        for around in (rule.image, rule.mask)
+    )
+    return None if match_names(of_image, of_mask, rule)[1] else rule
+
+
 def leave_out_masks(
     images: Sequence[Named], masks: Sequence[Named], rule: NameRule | None = None
 ) -> tuple[list[Named], NameRule | None]:
@@ -194,7 +221,8 @@ def leave_out_masks(
         if not best[1]:
             break
         before, behind = (part.casefold() for part in each.mask)
-        if not any(name.startswith(before) and name.endswith(behind) for name in last):
+        of_folders = "/" in before + behind
+        if not of_folders and not any(n.startswith(before) and n.endswith(behind) for n in last):
             continue
         there = {each.common(name, each.image) for name, _ in spelt} - {None}
         own = [each.common(name, each.mask) in there for name, _ in spelt]

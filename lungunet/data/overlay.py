@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 
 from lungunet.data.hu import judge_hu, restore_hu
+from lungunet.data.kinds import native_order
 from lungunet.data.window import LUNG_WINDOW, Window
-from lungunet.errors import DataError
+from lungunet.errors import ConfigError, DataError, GeometryError
 
 TRUTH_RGB = (64, 200, 255)
 """Blue for the truth, orange for the prediction: told apart by colour-blind eyes too."""
@@ -30,6 +31,7 @@ def show_grey(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype == np.uint8:
         return image
+    image = native_order(image)
     hu = restore_hu(image)
     if image.dtype == np.uint16 and judge_hu(hu) is not None:
         low, high = float(image.min()), float(image.max())
@@ -60,6 +62,8 @@ def draw_overlay(
     ------
     DataError
         When the slice is not (H, W) uint8.
+    GeometryError
+        When a mask is not of its shape.
     """
     if grey.dtype != np.uint8 or grey.ndim != 2:
         raise DataError(
@@ -67,6 +71,13 @@ def draw_overlay(
             "e.g. with LUNG_WINDOW.to_grey.",
             where="grey",
         )
+    for name, mask in (("truth", truth), ("pred", pred)):
+        if mask is not None and mask.shape != grey.shape:
+            raise GeometryError(
+                f"the mask is {mask.shape}, the slice is {grey.shape}. Pass one class per pixel of "
+                "the slice.",
+                where=name,
+            )
     rgb = np.repeat(grey[..., None], 3, axis=2)
     if truth is not None and ignore_index is not None:
         ignored = truth == ignore_index
@@ -102,9 +113,14 @@ def tile_pictures(
     ------
     DataError
         When there is no picture.
+    ConfigError
+        When ``columns`` or ``side`` is below 1.
     """
     if not pictures:
         raise DataError("none to lay out. Give at least one.", where="pictures")
+    for name, value in (("columns", columns), ("side", side)):
+        if value < 1:
+            raise ConfigError("must be at least 1.", where=f"{name}={value}")
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     sheet = np.zeros((rows * side, columns * side, 3), np.uint8)

@@ -1,16 +1,22 @@
 """Which slices a run has seen: the list it leaves, and whether other slices are among them.
 
-A slice is known by what its file holds, wherever that lies and however it is called. Reads no
-pixel.
+A slice is known by what its file holds, wherever that lies and however it is called. Slices of the
+built-in model are known by their HU, so that who has them from elsewhere, in files of their own, is
+told too: only then are pixels read.
 """
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from lungunet.data.ct import read_image
 from lungunet.data.files import write_csv
+from lungunet.data.hu import can_hold_hu
 from lungunet.data.manifest import Pair
 from lungunet.errors import DataError
 from lungunet.progress import map_in_threads, silent
@@ -18,6 +24,9 @@ from lungunet.progress import map_in_threads, silent
 _SAMPLE = 65536  # bytes, from the middle: no two slices share them, and a disk reads them at once
 _COLUMNS = ("list", "name", "digest", "generation")
 _THREADS = 8  # they wait for the disk
+_HU = "hu:"  # what digests of values begin with
+_AIR_HU, _METAL_HU = -1000, 2000  # neither is counted: padding, cropping and clipping change them
+_FEW_PX = 1000  # an empty slice is like others
 
 
 @dataclass(frozen=True)
@@ -57,15 +66,41 @@ def digest_file(path: str | Path) -> str:
     return hashlib.blake2b(b"%d " % length + sample, digest_size=8).hexdigest()
 
 
-def digest_pairs(pairs: Sequence[Pair]) -> list[str]:
-    """Return the digest of each image; see :func:`digest_file`."""
-    return map_in_threads(
-        lambda pair: digest_file(pair.image),
-        pairs,
-        threads=_THREADS,
-        desc="look",
-        progress=silent,
-    )
+def digest_hu(image: np.ndarray) -> str:
+    """Return 16 hexadecimal digits, after a mark, of how often a slice holds each HU.
+
+    The same for a slice that was turned, mirrored, cropped to what is not air, or written in
+    another format or kind of number. Empty where it is of 8 bits or holds next to nothing.
+
+    Parameters
+    ----------
+    image : (H, W)
+    """
+    if not can_hold_hu(image.dtype):
+        return ""
+    inside = image[(image > _AIR_HU) & (image < _METAL_HU)]
+    if inside.size < _FEW_PX:
+        return ""
+    counts = np.bincount(np.rint(inside).astype(np.int64) - _AIR_HU, minlength=_METAL_HU - _AIR_HU)
+    return _HU + hashlib.blake2b(counts.astype("<i4").tobytes(), digest_size=8).hexdigest()
+
+
+def holds_hu(digests: Iterable[str]) -> bool:
+    """Tell whether some of the digests are of HU; others are of files."""
+    return any(digest.startswith(_HU) for digest in digests)
+
+
+def _digest_pairs(pairs: Sequence[Pair], *, hu: bool = False) -> list[frozenset[str]]:
+    """Return the digests of each image: of its file, and with ``hu`` of its values."""
+
+    def look(pair: Pair) -> frozenset[str]:
+        digests = {digest_file(pair.image)}
+        if hu:
+            with suppress(DataError):  # whoever scores or trains on it says so
+                digests.add(digest_hu(read_image(pair.image)))
+        return frozenset(digests - {""})
+
+    return map_in_threads(look, pairs, threads=_THREADS, desc="look", progress=silent)
 
 
 def write_seen(
@@ -81,9 +116,9 @@ def write_seen(
         Generation 0 are the lists of the run itself, 1 those of that run, and so on
     """
     rows = [
-        {"list": name, "name": pair.name, "digest": digest, "generation": "0"}
+        {"list": name, "name": pair.name, "digest": "".join(digests), "generation": "0"}
         for name, pairs in lists.items()
-        for pair, digest in zip(pairs, digest_pairs(pairs), strict=True)
+        for pair, digests in zip(pairs, _digest_pairs(pairs), strict=True)
     ]
     own = {(row["list"], row["name"], row["digest"]) for row in rows}
     rows += [dict(row) for row in inherited if (row["list"], row["name"], row["digest"]) not in own]
@@ -99,23 +134,19 @@ def inherit_seen(path: str | Path) -> list[dict[str, str]]:
         When the table is damaged.
     """
     try:
-        return [{**row, "generation": str(int(row["generation"]) + 1)} for row in _read_rows(path)]
+        return [{**row, "generation": str(int(row["generation"]) + 1)} for row in read_seen(path)]
     except (ValueError, TypeError) as err:
         raise _damaged(path, err) from err
 
 
-def names_seen(path: str | Path) -> set[str]:
-    """Return the names of the slices in the table that :func:`write_seen` wrote.
+def read_seen(path: str | Path) -> list[dict[str, str]]:
+    """Return the rows that :func:`write_seen` wrote.
 
     Raises
     ------
     DataError
         When the table is damaged.
     """
-    return {row["name"] for row in _read_rows(path)}
-
-
-def _read_rows(path: str | Path) -> list[dict[str, str]]:
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             rows = [{"generation": "0", **row} for row in csv.DictReader(file)]
@@ -128,15 +159,8 @@ def _damaged(path: str | Path, err: Exception) -> DataError:
     return DataError(f"damaged ({err}). Copy the run folder again.", where=path)
 
 
-def find_seen(path: str | Path, pairs: Sequence[Pair]) -> Seen:
-    """Compare pairs with the table that :func:`write_seen` wrote.
-
-    Raises
-    ------
-    DataError
-        When the table is damaged.
-    """
-    rows = _read_rows(path)
+def find_seen(rows: Sequence[Mapping[str, str]], pairs: Sequence[Pair]) -> Seen:
+    """Compare pairs with the rows that :func:`write_seen` wrote."""
     # Train wins where a slice stands in both.
     by_list = {
         name: {row["digest"] for row in rows if row["list"] == name and row["digest"]}
@@ -144,8 +168,9 @@ def find_seen(path: str | Path, pairs: Sequence[Pair]) -> Seen:
     }
     names = {row["name"] for row in rows}
     known: dict[str, set[str]] = {"train": set(), "val": set(), "alike": set()}
-    for pair, digest in zip(pairs, digest_pairs(pairs), strict=True):
-        of = next((name for name, digests in by_list.items() if digest in digests), None)
+    hu = holds_hu(row["digest"] for row in rows)
+    for pair, digests in zip(pairs, _digest_pairs(pairs, hu=hu), strict=True):
+        of = next((name for name, seen in by_list.items() if digests & seen), None)
         if of or pair.name in names:
             known[of or "alike"].add(pair.name)
     return Seen(*(frozenset(known[name]) for name in ("train", "val", "alike")))

@@ -18,6 +18,7 @@ import numpy as np
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.ct import SUFFIXES
 from lungunet.data.files import json_text, read_json, write_text
+from lungunet.data.kinds import check_whole
 from lungunet.data.manifest import (
     Pair,
     list_named,
@@ -164,7 +165,7 @@ def read_groups(pairs: Sequence[Pair], rule: str) -> dict[str, str]:
         When the rule is no regular expression, or the CSV lacks a column.
     """
     if rule.lower().endswith(".csv"):
-        table = _read_group_table(Path(rule), {pair.name for pair in pairs})
+        table = _read_group_table(Path(rule), pairs)
         groups = {pair.name: table.get(pair.name) for pair in pairs}
     else:
         try:
@@ -203,8 +204,8 @@ def number_patients(groups: Mapping[str, str] | None) -> dict[str, int] | None:
     return {name: numbers[patient] for name, patient in sorted(groups.items())}
 
 
-def _read_group_table(path: Path, names: Collection[str]) -> dict[str, str]:
-    """Return the patient of each slice; what is no name of one of ``names`` is taken as a file."""
+def _read_group_table(path: Path, pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return the patient of each slice; what is the name of no pair is taken as a file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -219,10 +220,13 @@ def _read_group_table(path: Path, names: Collection[str]) -> dict[str, str]:
             "line for each slice.",
             where=path,
         )
+    names, of_file = {pair.name for pair in pairs}, _names_of_files(pairs)
     table: dict[str, str] = {}
     for number, row in rows:
         name, patient = (row["name"] or "").strip(), (row["patient"] or "").strip()
-        name = name if name in names else _plain_name(name)
+        if name not in names:
+            entry = _as_file(name)
+            name = of_file.get(entry, entry.replace("/", "_"))
         if table.setdefault(name, patient) != patient:
             # Patients are not named: messages end up in logs and mails.
             raise SplitError(
@@ -232,11 +236,20 @@ def _read_group_table(path: Path, names: Collection[str]) -> dict[str, str]:
     return table
 
 
-def _plain_name(entry: str) -> str:
-    """Return how a pair is called that somebody wrote as a file, with its folders or without."""
+def _names_of_files(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return the name of a pair by its image without suffix, with as many folders as may be."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        parts = pair.image.absolute().with_suffix("").parts[1:]
+        for at in range(len(parts)):
+            names["/".join(parts[at:])].add(pair.name)
+    return {file: name for file, (name, *others) in names.items() if not others}
+
+
+def _as_file(entry: str) -> str:
     suffix = Path(entry).suffix
-    name = entry.removesuffix(suffix) if suffix.lower() in SUFFIXES else entry
-    return name.replace("\\", "/").replace("/", "_")
+    file = entry.removesuffix(suffix) if suffix.lower() in SUFFIXES else entry
+    return file.replace("\\", "/").lstrip("/")
 
 
 def split_pairs(
@@ -355,8 +368,7 @@ def fold_pairs(
     SplitError
         When there are fewer patients than folds, or two pairs share a name or an image.
     """
-    if folds < 2:
-        raise ConfigError("must be at least 2.", where=f"folds {folds}")
+    folds = check_whole("folds", folds, least=2)
     patients = _by_patient(pairs, groups)
     if len(patients) < folds:
         raise SplitError(f"{len(patients)} patients cannot fill {folds} folds. Use fewer folds.")
@@ -399,10 +411,8 @@ def _by_patient(pairs: Iterable[Pair], groups: Mapping[str, str] | None) -> dict
 
 
 def _shuffled(patients: Mapping[str, Any], seed: int) -> list[str]:
-    if seed < 0:
-        raise ConfigError("must be 0 or more.", where=f"seed {seed}")
-    names = sorted(patients)
-    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    names, rng = sorted(patients), np.random.default_rng(check_whole("seed", seed))
+    return [names[i] for i in rng.permutation(len(names))]
 
 
 def render_split(

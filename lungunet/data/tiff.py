@@ -8,9 +8,7 @@ What shows other values than it stores is refused. Knows no CT and no labels.
 
 import io
 import mmap
-import os
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from lungunet.errors import DataError
+from lungunet.process_wide import across_threads
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of a TIFF, and of a BigTIFF."""
@@ -151,42 +150,18 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-class _Silence:
-    """Who needs OpenCV silent by now, and how loud it was before the first of them."""
-
-    lock = threading.Lock()
-    inside = 0
-    level = 0
-
-
-if hasattr(os, "register_at_fork"):  # no child begins with the lock held by a thread it lacks
-    os.register_at_fork(
-        before=_Silence.lock.acquire,
-        after_in_parent=_Silence.lock.release,
-        after_in_child=_Silence.lock.release,
-    )
-
-
+@across_threads
 @contextmanager
 def opencv_log_silenced() -> Iterator[None]:
-    """Keep OpenCV's own log off stderr: our errors say it better.
-
-    The level is one for all threads: the first in lowers it, the last out restores it.
-    """
+    """Keep OpenCV's own log off stderr: our errors say it better."""
     # Moved in OpenCV 5; level 0 is silent in both places.
     home: Any = getattr(cv2.utils, "logging", cv2)
-    with _Silence.lock:
-        if not _Silence.inside:
-            _Silence.level = home.getLogLevel()
-            home.setLogLevel(0)
-        _Silence.inside += 1
+    before = home.getLogLevel()
+    home.setLogLevel(0)
     try:
         yield
     finally:
-        with _Silence.lock:
-            _Silence.inside -= 1
-            if not _Silence.inside:
-                home.setLogLevel(_Silence.level)
+        home.setLogLevel(before)
 
 
 def ends_early(content: bytes) -> bool:

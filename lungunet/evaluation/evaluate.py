@@ -31,7 +31,7 @@ from lungunet.evaluation.calibration import count_reliability, fit_temperature
 from lungunet.evaluation.masks import MaskFolder, Predicts, match_classes, say_other_names
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
-from lungunet.evaluation.trained_on import seen_by
+from lungunet.evaluation.trained_on import seen_by, trained_with
 from lungunet.inference.predictor import Prediction, Predictor, find_no_hu, sees_hu
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES
@@ -140,6 +140,8 @@ def evaluate(
                 left_out.setdefault(why, []).append(name)
                 del scored[name]
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
+    if "lungs" in scored and "lungs" in rules:
+        remarks += _say_known({"lungs": seen_by("lungs", pairs).train})
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
@@ -273,12 +275,7 @@ def evaluate_list(
         name: _refuse_seen(of, name, pairs, split=split, allow_seen=allow_seen, where=where)
         for name, of in seen.items()
     }
-    remarks = tuple(
-        f"{len(known[name])} of these slices were trained on by {name}, or its epoch chosen on "
-        "them: its scores are too good"
-        for name in rivals
-        if known[name]
-    )
+    remarks = tuple(_say_known({name: known[name] for name in rivals}))
     _refuse_no_hu((predictor, *rivals.values()), [pair.image for pair in pairs])
     if split == "val":
         remarks += _say_chosen(seen, len(pairs))
@@ -296,16 +293,20 @@ def evaluate_list(
         temperature=temperature,
         progress=progress,
     )
+    foreign = own and not trained_with(place, data)
+    if foreign:
+        remarks += (f"the lists of {data} are not those that {model} was trained with",)
     card = replace(card, remarks=card.remarks + remarks)
     card = mark_seen(card, known[str(model)], seen[str(model)].alike)
     if folder is not None:
         card = replace(card, folder=Path(folder))
-        card.save(folder, model=hub_address(model) or str(model), split=split)
+        card.save(folder, model=hub_address(model) or str(model), data=str(data), split=split)
         save_pictures(Path(folder) / "pictures", predictor, pairs, card, codec=codec)
         if not own:
             write_scores_page(folder)
     if own:
-        note_scores(model, split, card, weights_sha256=scored)
+        of = Path(data).resolve().name if foreign else ""
+        note_scores(model, split, card, data=of, weights_sha256=scored)
         write_report(model)
     return card
 
@@ -352,6 +353,15 @@ def _refuse_seen(
             where=where,
         )
     return known
+
+
+def _say_known(known: Mapping[str, Set[str]]) -> list[str]:
+    return [
+        f"{len(slices)} of these slices were trained on by {name}, or its epoch chosen on them: "
+        "its scores are too good"
+        for name, slices in known.items()
+        if slices
+    ]
 
 
 def _say_chosen(seen: Mapping[str, Seen], slices: int) -> tuple[str, ...]:
@@ -433,14 +443,19 @@ def save_pictures(
         write_picture(folder / f"{title}.png", tile_pictures([picture], side=_PICTURE_PX))
 
 
-def note_scores(model: str | Path, split: str, card: ScoreCard, *, weights_sha256: str) -> None:
+def note_scores(
+    model: str | Path, split: str, card: ScoreCard, *, data: str = "", weights_sha256: str
+) -> None:
     """Add the scores of one list to ``lungunet.json`` and to the card of a run or model folder.
 
+    ``data`` names a data folder that is not the one of the run; else it is empty.
     Nothing is written when the folder holds other weights by now than those that were scored.
     """
     scores: dict[str, Any] = {"slices": len(card.cases), "patients": len(set(card.patients))}
     if card.seen:
         scores["seen_slices"] = card.seen
+    if data:
+        scores["data"] = data
     for metric, about in SLICES.metrics.items():
         if about.interval:
             scores[metric] = _noted(card.pooled_value(metric), card.pooled_interval(metric))

@@ -122,12 +122,14 @@ class MaskFolder:
         """Return a slice as (H, W) uint8 for eyes; slices without HU are stretched to fit."""
         return show_grey(image)
 
-    def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
+    def predict_files(
+        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8
+    ) -> Iterator[Prediction]:
         """Yield the mask of each file, in order, as classes alone."""
-        paths = list(paths)
-        names = [self._called.get(path, path.stem) for path in paths]
+        files = list(map(Path, [paths] if isinstance(paths, str | Path) else paths))
+        names = [self._called.get(path, path.stem) for path in files]
         self._find_masks(set(names) - self._mask_of.keys())
-        for path, name in zip(paths, names, strict=True):
+        for path, name in zip(files, names, strict=True):
             mask = self._mask_of.get(name)
             if mask is None:
                 error = (

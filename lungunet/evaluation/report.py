@@ -129,7 +129,8 @@ def write_scores_page(folder: str | Path) -> Path:
     """Write FOLDER/report.html about the scores and pictures that a folder holds, of no run."""
     folder = Path(folder)
     shown = _read_evaluation(folder)
-    on = shown["scores"].get("data") or shown["scores"].get("split") or folder.name
+    scores = shown["scores"]
+    on = " of ".join(filter(None, (scores.get("split"), scores.get("data")))) or folder.name
     evaluations = ({**shown, "split": on},)
     files = _RunFiles(folder, {}, "", {}, {}, (), evaluations, None, folder)
     title = str(shown["scores"].get("model") or folder)

@@ -24,7 +24,7 @@ from lungunet.evaluation.masks import match_classes, say_other_names
 from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
 from lungunet.evaluation.scorecard import box_of_either as box_of
-from lungunet.evaluation.trained_on import sliced_from
+from lungunet.evaluation.trained_on import SeenScans
 from lungunet.inference.measure import codec_of_lungs, encode_scan, guess_codec
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.quality import tell_no_chest
@@ -212,6 +212,7 @@ def evaluate_scans(
     rivals = {str(other): load(other, None, None) for other in against}
     rules = _baselines(source, scoring, model_progress, without=rivals)
     found.baselines = {name: [] for name in (*rivals, *rules)}
+    seen = {str(m): SeenScans(m) for m in (model, *against, *rules) if not _is_masks(m)}
     ruler = ruler_of_scans(scoring.tolerance_mm)
     for name, pair in counting(with_truth.items(), desc="evaluate", total=len(with_truth)):
         try:
@@ -228,6 +229,8 @@ def evaluate_scans(
                 rules=rules,
                 draw=out is not None,
             )
+            for by in seen.values():
+                by.look(name, scan.array)
         except (DataError, ConfigError) as err:
             found.failed.append(str(err))
     if not found.cases:
@@ -236,9 +239,8 @@ def evaluate_scans(
         )
     found.remarks += say_other_names(source.codec, codec)
     found.remarks += _remarks(found, pairs, codec, source)
-    for each in (model, *against):
-        if not _is_masks(each):
-            found.remarks += _say_seen(each, sliced_from(each, list(with_truth)))
+    for name, by in seen.items():
+        found.remarks += _say_seen(name, by)
     card = _card(found)
     if out is not None:
         card = replace(card, folder=Path(out))
@@ -551,12 +553,16 @@ def _list(names: list[str]) -> str:
     return listed(names, separator=", ")
 
 
-def _say_seen(model: str | Path, names: list[str]) -> list[str]:
-    if not names:
-        return []
+def _say_seen(model: str, seen: SeenScans) -> list[str]:
+    said = {
+        f"with slices that {model} was trained on ({_list(seen.known)}): its": seen.known,
+        f"called like ones whose slices {model} was trained on ({_list(seen.alike)}): where they "
+        "are the same scans, its": seen.alike,
+    }
     return [
-        f"{counted(len(names), 'scan')} called like ones whose slices {model} was trained on ("
-        f"{_list(names)}): where they are the same scans, its scores are too good"
+        f"{counted(len(scans), 'scan')} {what} scores are too good"
+        for what, scans in said.items()
+        if scans
     ]
 
 

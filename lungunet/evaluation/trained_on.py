@@ -1,4 +1,7 @@
-"""What a model has seen of the slices that shall judge it. Knows runs by their folders."""
+"""What a model has seen of the slices and scans that shall judge it.
+
+Knows runs by their folders.
+"""
 
 import hashlib
 import re
@@ -8,9 +11,11 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 
+import numpy as np
+
 from lungunet.data.files import read_json
 from lungunet.data.manifest import Pair
-from lungunet.data.seen import Seen, find_seen, names_seen
+from lungunet.data.seen import Seen, digest_hu, find_seen, holds_hu, read_seen
 from lungunet.data.split import read_split
 from lungunet.errors import ConfigError, DataError, LungUNetWarning
 from lungunet.models.members import find_members, find_run_folders
@@ -35,26 +40,77 @@ def seen_by(model: str | Path, pairs: Sequence[Pair]) -> Seen:
     members = find_members(model)
     if len(members) > 1:
         return reduce(or_, (seen_by(member, pairs) for member in members))
+    for table in _tables(model):
+        return find_seen(read_seen(table), pairs)
     for run in find_run_folders(model):
-        if (run / "slices.csv").is_file():
-            return find_seen(run / "slices.csv", pairs)
         if (run / "environment.json").is_file():
             return _by_lists(run, pairs)
     return Seen()
 
 
-def sliced_from(model: str | Path, names: Sequence[str]) -> list[str]:
-    """Return the names of scans that a model was trained on slices of, or its epoch chosen on.
+def trained_with(run: str | Path, data: str | Path) -> bool:
+    """Tell whether a data folder is that of a run, wherever it lies by now; True if nobody knows.
 
-    By what :func:`slice_files` calls them, so that another scan of that name is among them too.
+    It is where its train.txt and val.txt are as they were.
     """
-    seen: set[str] = set()
-    for member in find_members(model):
-        for run in find_run_folders(member):
-            if (run / "slices.csv").is_file():
-                seen |= names_seen(run / "slices.csv")
-    scans = {found[1] for name in seen if (found := _SLICED.fullmatch(Path(name).name))}
-    return [name for name in names if name in scans]
+    try:
+        hashes = read_json(Path(run) / "environment.json", fix="").get("manifests") or {}
+    except DataError:
+        return True
+    try:
+        return all(_hash_list(data, name) == digest for name, digest in hashes.items())
+    except OSError:
+        return False
+
+
+def _hash_list(data: str | Path, name: str) -> str:
+    return hashlib.sha256(Path(data, f"{name}.txt").read_bytes()).hexdigest()
+
+
+class SeenScans:
+    """Which scans a model was trained on slices of, or its epoch chosen on.
+
+    Parameters
+    ----------
+    model : as :func:`seen_by` takes it
+
+    Raises
+    ------
+    DataError
+        When what a run says of it is damaged.
+    """
+
+    def __init__(self, model: str | Path) -> None:
+        rows = [
+            row
+            for member in find_members(model)
+            for table in _tables(member)
+            for row in read_seen(table)
+        ]
+        names = {Path(row["name"]).name for row in rows}
+        self._sliced = {found[1] for name in names if (found := _SLICED.fullmatch(name))}
+        self._digests = {row["digest"] for row in rows if holds_hu([row["digest"]])}
+        self.known: list[str] = []
+        self.alike: list[str] = []
+
+    def look(self, name: str, hu: np.ndarray) -> None:
+        """Add a scan to those whose HU are ``known``, or that are called ``alike`` (or to none).
+
+        The second are called as :func:`slice_files` calls them, and may be others of that name.
+
+        Parameters
+        ----------
+        hu : (D, H, W)
+        """
+        if self._digests and any(digest_hu(plane) in self._digests for plane in hu):
+            self.known.append(name)
+        elif name in self._sliced:
+            self.alike.append(name)
+
+
+def _tables(model: str | Path) -> list[Path]:
+    tables = (run / "slices.csv" for run in find_run_folders(model))
+    return [table for table in tables if table.is_file()][:1]
 
 
 def _by_lists(run: Path, pairs: Sequence[Pair]) -> Seen:
@@ -65,7 +121,7 @@ def _by_lists(run: Path, pairs: Sequence[Pair]) -> Seen:
     try:
         data = Path(str(read_toml(run / "config.toml")["data"]))
         for name, digest in hashes.items():
-            if hashlib.sha256((data / f"{name}.txt").read_bytes()).hexdigest() != digest:
+            if _hash_list(data, name) != digest:
                 raise DataError("is another list by now.", where=data / f"{name}.txt")
         lists = read_split(data, "train", "val")
     except (ConfigError, DataError, KeyError, OSError):

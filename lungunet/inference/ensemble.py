@@ -73,7 +73,7 @@ class _Said:
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum = self._squares = np.zeros((), np.float32)
+        self._sum = self._first = self._squares = np.zeros((), np.float32)
 
     def add(self, answer: Segmented) -> None:
         """Count the answer of one more member."""
@@ -83,16 +83,20 @@ class _Said:
                 "Leave it out.",
                 where="ensemble",
             )
-        lung = 1 - answer.probabilities[0]
+        background = answer.probabilities[0]
+        if not self._count:
+            self._first = background.copy()
+        # Squares of differences: where members agree there is nothing to round.
+        apart = background - self._first
         self._sum = self._sum + answer.probabilities
-        self._squares = self._squares + lung * lung
+        self._squares = self._squares + apart * apart
         self._count += 1
 
     def joined(self) -> Segmented:
         """Return the mean, and how far the members are from it."""
         mean = self._sum / np.float32(self._count)
-        lung = 1 - mean[0]
-        variance = np.maximum(self._squares / np.float32(self._count) - lung * lung, 0)
+        apart = mean[0] - self._first
+        variance = np.maximum(self._squares / np.float32(self._count) - apart * apart, 0)
         return Segmented.likeliest(mean, spread=2 * np.sqrt(variance))
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from lungunet.data.codec import IGNORE, LabelCodec
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
-from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, require_hu
+from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, refuse_no_numbers, require_hu
+from lungunet.data.kinds import check_kind, check_spacing
 from lungunet.data.made_by import SIDES_CODEC, read_codec
 from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, require_same_size
 from lungunet.errors import (
@@ -132,7 +133,8 @@ def measure_slice(
     GeometryError
         When image and mask differ in shape.
     DataError
-        When they are no slices, or a spacing is not above 0.
+        When they are no slices, the image holds NaN or infinity, or a spacing is not finite and
+        above 0.
 
     References
     ----------
@@ -151,9 +153,10 @@ def measure_slice(
     >>> lung.area_px, lung.area_mm2, lung.mean_hu, lung.hu_p05
     (3, 3.0, -900.0, -990.0)
     """
-    _require_measurable(image, mask, name, spacing_mm, ndim=2)
+    _require_measurable(image, mask, name, ndim=2)
+    refuse_no_numbers(image, name)
+    y, x = (math.nan, math.nan) if spacing_mm is None else check_spacing(spacing_mm, 2)
     inside = mask > 0
-    y, x = spacing_mm or (math.nan, math.nan)
     area_px = int(inside.sum())
     return Measurement(
         name=name,
@@ -208,14 +211,14 @@ def measure_volume(
     >>> measure_volume(hu, hu < 0, spacing_mm=(5.0, 1.0, 1.0)).lungs.volume_ml
     30.0
     """
-    _require_measurable(hu, mask, name, spacing_mm, ndim=3)
+    _require_measurable(hu, mask, name, ndim=3)
+    spacing = (math.nan,) * 3 if spacing_mm is None else check_spacing(spacing_mm, 3)
     plane_mm = None if spacing_mm is None else spacing_mm[1:]
-    z = math.nan if spacing_mm is None else spacing_mm[0]
     slices = [
         replace(
             measure_slice(plane, inside, name=name, spacing_mm=plane_mm),
             slice=index,
-            spacing_z_mm=z,
+            spacing_z_mm=spacing[0],
         )
         for index, (plane, inside) in enumerate(zip(hu, mask, strict=True))
     ]
@@ -227,7 +230,7 @@ def measure_volume(
             area_px=voxels,
             area_mm2=math.nan,
             **_measure_hu(hu[inside]),
-            volume_ml=voxels * math.prod(spacing_mm or (math.nan,)) / _MM3_PER_ML,
+            volume_ml=voxels * math.prod(spacing) / _MM3_PER_ML,
             region=region,
             slice=None,
         )
@@ -329,8 +332,11 @@ def measure_files(
         When the codec has more than three classes, a spacing is given for scans or a series for
         slices, or output would replace files.
     DataError
-        When files do not pair up.
+        When files do not pair up, or a spacing is not finite and above 0.
     """
+    check_kind("codec", codec, LabelCodec | None, "Give LabelCodec.parse('0,255').")
+    if spacing_mm is not None:
+        check_spacing(spacing_mm, 2)
     noted = read_codec(masks) if codec is None else None
     told = codec_of_lungs(masks) if codec is None else codec
     if told is not None and told.n_classes > 3:
@@ -578,19 +584,8 @@ def _quantile(ordered: np.ndarray, share: float) -> float:
     return low + part * (high - low)
 
 
-def _require_measurable(
-    image: np.ndarray,
-    mask: np.ndarray,
-    name: str,
-    spacing_mm: tuple[float, ...] | None,
-    *,
-    ndim: int,
-) -> None:
+def _require_measurable(image: np.ndarray, mask: np.ndarray, name: str, *, ndim: int) -> None:
     axes = "(D, H, W)" if ndim == 3 else "(H, W)"
     if image.ndim != ndim or not image.size:
         raise DataError(f"shape {image.shape}. Pass {axes} with sizes above 0.", where=name)
     require_same_size(image.shape, mask.shape, name)
-    if spacing_mm is not None and (len(spacing_mm) != ndim or not min(spacing_mm) > 0):
-        raise DataError(
-            f"spacing_mm {spacing_mm}. Pass {ndim} values above 0 for {axes}, or None.", where=name
-        )

@@ -19,6 +19,7 @@ from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.ct import read_image
 from lungunet.data.hu import HuFault, HuSurvey
+from lungunet.data.kinds import check_kind, check_spacing, plain_value
 from lungunet.data.window import shows_hu
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, ModelError
 from lungunet.inference.prefetch import map_ahead, map_side_by_side
@@ -250,6 +251,8 @@ class Predictor:
         spacing_mm : (y, x), sides of a pixel. Where one is more than 1.3 times the other, the model
             is shown the slices with square pixels; what it says comes back at their own size
         """
+        if spacing_mm is not None:
+            check_spacing(spacing_mm, 2)
 
         def prepare(image: np.ndarray) -> tuple[tuple[int, int], list[Any]]:
             square = resize_plane(image, square_shape(image.shape, spacing_mm))
@@ -325,7 +328,9 @@ class Predictor:
 
     __call__ = predict
 
-    def predict_files(self, paths: Iterable[Path], *, batch_size: int = 8) -> Iterator[Prediction]:
+    def predict_files(
+        self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8
+    ) -> Iterator[Prediction]:
         """Segment files, in order; a bad file becomes a :class:`Prediction` with an error.
 
         Files are read ahead in threads; memory does not grow with their number. Where the model
@@ -337,7 +342,8 @@ class Predictor:
             When the batch size is below 1.
         """
         judged = HuSurvey()
-        yield from predict_some(self, paths, judged, batch_size=batch_size)
+        many = [paths] if isinstance(paths, str | Path) else paths
+        yield from predict_some(self, map(Path, many), judged, batch_size=batch_size)
         warn_of(self, judged)
 
     def _read(self, path: Path) -> tuple[Prediction, list[Any]]:
@@ -351,8 +357,11 @@ class Predictor:
 
     def _views(self, image: np.ndarray, where: str) -> list[Any]:
         """Prepare a slice and, with tta, its left-right mirror."""
-        views = [image, np.ascontiguousarray(image[..., ::-1])] if self.tta else [image]
-        return [self.segmenter.prepare(view, where) for view in views]
+        views = [self.segmenter.prepare(image, where)]  # which refuses what is no array
+        if self.tta:
+            mirrored = np.ascontiguousarray(image[..., ::-1])
+            views.append(self.segmenter.prepare(mirrored, where))
+        return views
 
     def _segment(self, slices: Sequence[list[Any]]) -> list[Segmented]:
         prepared = [view for views in slices for view in views]
@@ -365,6 +374,7 @@ def predict_some(
     predictor: Predictor, paths: Iterable[Path], judged: HuSurvey, *, batch_size: int
 ) -> Iterator[Prediction]:
     """Do what :meth:`Predictor.predict_files` does, with files that are some of many."""
+    check_kind("batch_size", plain_value(batch_size), int, "Give a whole number, 1 or more.")
     if batch_size < 1:
         raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
     reads = map_ahead(predictor._read, paths, depth=2 * batch_size)
@@ -458,6 +468,9 @@ def _as_segmenter(
         )
     from lungunet.inference.network import TorchSegmenter
 
+    fix = "Give the one that it was trained with, as dataset.contract."
+    check_kind("contract", contract, InputContract, fix)
+    check_kind("codec", codec, LabelCodec | None, "Give LabelCodec.parse('0,255').")
     network = cast("nn.Module", model)
     codec = codec or LUNG_CODEC
     return TorchSegmenter(network, contract, codec, device=device, precision=precision)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.hu import guess_hu, judge_hu
+from lungunet.data.hu import guess_hu, judge_hu, refuse_no_numbers
+from lungunet.data.kinds import check_spacing
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
 from lungunet.inference.predictor import Predictor
@@ -127,7 +128,8 @@ def check_slice(
     Raises
     ------
     DataError
-        When the shapes do not fit.
+        When the shapes do not fit, the slice holds NaN or infinity, or the disagreement is not in
+        [0, 1].
 
     Examples
     --------
@@ -137,7 +139,9 @@ def check_slice(
     >>> check_slice(hu, hu == -850).light, check_slice(hu, hu == -1000).light
     ('green', 'red')
     """
-    _refuse_other_slices(image, classes, probabilities)
+    _refuse_other_slices(image, classes, probabilities, spread)
+    if disagreement is not None:
+        _refuse_no_share("disagreement", disagreement)
     view = LabelView(image, classes > 0, by=by)
     asked = _others(by) if second_opinion else ()
     counts = _count_slice(view, classes, disagreement=disagreement, asked=asked)
@@ -188,7 +192,8 @@ def check_volume(
     Raises
     ------
     DataError
-        When the shapes do not fit, or the spacing is not above 0.
+        When the shapes do not fit, the scan holds NaN or infinity, the spacing is not finite and
+        above 0, or a disagreement is not in [0, 1].
     """
     _refuse_other_scans(hu, classes, spacing_mm, disagreement)
     _refuse_another_number("spread_px", spread_px, hu)
@@ -427,17 +432,30 @@ def judge(
 
 
 def _refuse_other_slices(
-    image: np.ndarray, classes: np.ndarray, probabilities: np.ndarray | None
+    image: np.ndarray,
+    classes: np.ndarray,
+    probabilities: np.ndarray | None,
+    spread: np.ndarray | None,
 ) -> None:
     if image.ndim != 2 or not image.size or classes.shape != image.shape:
         raise DataError(
             f"shape {classes.shape}, slice: shape {image.shape}. Pass both as (H, W).", where="mask"
         )
+    refuse_no_numbers(image, "slice")
     if probabilities is not None and probabilities.shape[1:] != image.shape:
         raise DataError(
             f"probabilities: shape {probabilities.shape}, slice: shape {image.shape}. "
             "Pass (C, H, W)."
         )
+    if spread is not None and spread.shape != image.shape:
+        raise DataError(
+            f"spread: shape {spread.shape}, slice: shape {image.shape}. Pass both as (H, W)."
+        )
+
+
+def _refuse_no_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise DataError("is no share. Pass 0 to 1, or None.", where=f"{name} {value:g}")
 
 
 def _expected_wrong(classes: np.ndarray, probabilities: np.ndarray) -> float:
@@ -457,12 +475,11 @@ def _refuse_other_scans(
         raise DataError(
             f"shape {classes.shape}, scan: shape {hu.shape}. Pass both as (D, H, W).", where="mask"
         )
-    if len(spacing_mm) != 3 or not all(0 < mm < math.inf for mm in spacing_mm):
-        raise DataError(
-            "not three lengths above 0. Pass (z, y, x), mm.",
-            where=f"spacing_mm {tuple(spacing_mm)}",
-        )
+    refuse_no_numbers(hu, "HU")
+    check_spacing(spacing_mm, 3)
     _refuse_another_number("disagreement", disagreement, hu)
+    for share in () if disagreement is None else disagreement:
+        _refuse_no_share("disagreement", share)
 
 
 def _refuse_another_number(

@@ -5,6 +5,8 @@ For volumes, from HU and millimetres; ``shapes.py`` has the steps that need neit
 
 import numpy as np
 
+from lungunet.data.hu import refuse_no_numbers
+from lungunet.data.kinds import check_spacing
 from lungunet.errors import DataError, GeometryError
 from lungunet.inference.body import (
     HOLE_MM2,
@@ -64,7 +66,8 @@ def refine_volume(
     Raises
     ------
     DataError
-        When the mask is no volume, or the spacing is not above 0.
+        When the mask is no volume, the scan holds NaN or infinity, or the spacing is not finite and
+        above 0.
     GeometryError
         When mask and scan differ in shape.
     """
@@ -82,15 +85,14 @@ def refine_volume(
 
 
 def _refuse_misfits(hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> None:
-    if mask.ndim != 3 or len(spacing_mm) != 3 or not min(spacing_mm) > 0:
-        raise DataError(
-            f"mask: shape {mask.shape} and spacing_mm {spacing_mm}. "
-            "Pass (D, H, W) and three values above 0, (z, y, x)."
-        )
+    if mask.ndim != 3:
+        raise DataError(f"shape {mask.shape}. Pass (D, H, W).", where="mask")
+    check_spacing(spacing_mm, 3)
     if hu.shape != mask.shape:
         raise GeometryError(
             f"mask: is {mask.shape}, its scan is {hu.shape}. Pass one value per voxel of the scan."
         )
+    refuse_no_numbers(hu, "HU")
 
 
 def _look_into(

@@ -386,7 +386,7 @@ def _sent(result: ScanResult, scan: Scan) -> ScanResult:
         return replace(
             result,
             error=f"{err} The mask was not stored; it is {result.mask}. Send it again with "
-            "skip_existing=True.",
+            "skip_existing=True ('lungunet ... --skip-existing').",
         )
     return result
 
@@ -399,11 +399,20 @@ def _tell_series_apart(scans: Sequence[Scan]) -> None:
     for path, members in by_path.items():
         if len(members) > 1:
             warnings.warn(
-                f"{path}: {len(members)} series, a mask for each:\n  "
+                f"{path}: {len(members)} series{_of_several(members)}, a mask for each:\n  "
                 f"{listed([member.describe() for member in members])}",
                 LungUNetWarning,
                 stacklevel=3,
             )
+
+
+def _of_several(scans: Sequence[Scan]) -> str:
+    """Say of how many patients scans are, or else studies, where not of one; name none."""
+    slices = [scan.slices[0] for scan in scans]
+    if (patients := len({item.owner for item in slices})) > 1:
+        return f" of {patients} patients"
+    studies = len({item.study for item in slices})
+    return f" of {studies} studies" if studies > 1 else ""
 
 
 def _write_scan(

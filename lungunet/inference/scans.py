@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungunet.data.hu import require_hu
+from lungunet.data.kinds import check_kind, plain_value
 from lungunet.errors import ConfigError, LungUNetWarning
 from lungunet.inference.refine import refine_volume
-from lungunet.inference.segmenter import disagree
+from lungunet.inference.segmenter import Segmented, disagree
 from lungunet.progress import Progress, silent
 from lungunet.volumes.volume import Volume
 
@@ -89,8 +90,9 @@ def predict_volume(
     DataError
         When the model was trained on something else than HU, or the scan holds no HU.
     ConfigError
-        When the batch size is below 1, or uncertainty is asked of a rule.
+        When the batch size is below 1, or uncertainty is asked of what has no probabilities.
     """
+    check_kind("batch_size", plain_value(batch_size), int, "Give a whole number, 1 or more.")
     if batch_size < 1:
         raise ConfigError("must be at least 1.", where=f"batch_size={batch_size}")
     if uncertainty:
@@ -99,6 +101,8 @@ def predict_volume(
     require_hu(volume.array, volume.path)
     segment_volume = predictor.segmenter.segment_volume
     if segment_volume is not None:
+        if uncertainty:
+            raise no_probabilities("what segments whole scans")
         return _predict_whole(segment_volume, volume, tta=predictor.tta)
     array = volume.array
     classes = np.empty(array.shape, np.uint8)
@@ -119,7 +123,7 @@ def predict_volume(
             if segmented.spread is not None:
                 several, spread_px[index] = True, segmented.spread.sum(dtype=np.float64)
             if unsure is not None:
-                unsure[index] = segmented.uncertainty
+                unsure[index] = require_uncertainty(segmented)
             if kept is not None:
                 kept[:, index] = [segmented.probability(i) for i in range(1, len(kept) + 1)]
         done += len(batch)
@@ -138,7 +142,20 @@ def predict_volume(
 def refuse_rule(predictor: "Predictor") -> None:
     """Refuse to say how unsure a model is that has no probabilities."""
     if predictor.word == "threshold":
-        raise ConfigError("the threshold has no probabilities. Leave it out.", where="uncertainty")
+        raise no_probabilities("the threshold")
+
+
+def require_uncertainty(segmented: Segmented) -> np.ndarray:
+    """Return how unsure a model is of a slice; refuse one without probabilities."""
+    unsure = segmented.uncertainty
+    if unsure is None:
+        raise no_probabilities("the model")
+    return unsure
+
+
+def no_probabilities(model: str) -> ConfigError:
+    """Return the error of asking how unsure it is."""
+    return ConfigError(f"{model} has no probabilities. Leave it out.", where="uncertainty")
 
 
 def _refine(volume: Volume, classes: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ Shape parts them; what the scan shows of body and spine proves which is which. K
 
 import numpy as np
 
+from lungunet.data.hu import refuse_no_numbers
+from lungunet.data.kinds import check_spacing
 from lungunet.errors import DataError
 from lungunet.inference.midline import find_middles
 from lungunet.inference.shapes import Box, as_bits, box_of, label_parts, look_up
@@ -59,7 +61,8 @@ def split_sides(
     Raises
     ------
     DataError
-        When the mask is neither a slice nor a volume, or spacing or scan do not fit it.
+        When the mask is neither a slice nor a volume, spacing or scan do not fit it, or the scan
+        holds NaN or infinity.
 
     Examples
     --------
@@ -67,14 +70,14 @@ def split_sides(
     array([[0, 2, 2, 0, 0, 0, 1, 0]], dtype=uint8)
     """
     inside = as_bits(mask)
-    spacing = spacing_mm or (1.0,) * inside.ndim
-    if len(spacing) != inside.ndim or not min(spacing) > 0:
-        raise DataError(
-            f"mask: spacing_mm {spacing_mm} for shape {mask.shape}. "
-            "Pass one value above 0 per axis, in the order of the array, or None."
-        )
-    if hu is not None and hu.shape != inside.shape:
-        raise DataError(f"shape {mask.shape}, hu: shape {hu.shape}. Pass both alike.", where="mask")
+    ones = (1.0,) * inside.ndim
+    spacing = ones if spacing_mm is None else check_spacing(spacing_mm, inside.ndim)
+    if hu is not None:
+        if hu.shape != inside.shape:
+            raise DataError(
+                f"shape {mask.shape}, hu: shape {hu.shape}. Pass both alike.", where="mask"
+            )
+        refuse_no_numbers(hu, "HU")
     sides = np.zeros_like(inside)
     box = box_of(inside)
     if box is None:

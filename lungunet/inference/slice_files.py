@@ -43,7 +43,7 @@ from lungunet.inference.predictor import (
 from lungunet.inference.prefetch import map_ahead
 from lungunet.inference.quality import Plausibility, check_slice
 from lungunet.inference.record import Record, identify_source
-from lungunet.inference.scans import refuse_rule
+from lungunet.inference.scans import refuse_rule, require_uncertainty
 from lungunet.progress import Progress, silent
 
 _CHUNK = 64  # slices that a process takes at once, seconds of work
@@ -342,11 +342,12 @@ def _write_slice(
     if image is None or segmented is None:
         return SliceResult(path, error=prediction.error, name=called)
     mask, classes = out / f"{called}.png", segmented.classes
+    unsure = require_uncertainty(segmented) if write.uncertainty else None
     if write.probabilities:
         for index, name in enumerate(name_maps(called, predictor.codec.names), start=1):
             write_image(out / name, segmented.probability(index))
-    if write.uncertainty and segmented.uncertainty is not None:
-        write_image(out / name_uncertainty(f"{called}.tif"), segmented.uncertainty)
+    if unsure is not None:
+        write_image(out / name_uncertainty(f"{called}.tif"), unsure)
     write_mask(mask, predictor.codec.decode(classes))
     checked = None
     if write.triage:

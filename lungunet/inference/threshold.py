@@ -10,6 +10,8 @@ import numpy as np
 
 from lungunet.data.codec import LUNG_CODEC
 from lungunet.data.contract import InputContract
+from lungunet.data.hu import refuse_no_numbers
+from lungunet.data.kinds import check_spacing
 from lungunet.errors import DataError
 from lungunet.inference.body import (
     HOLE_MM2,
@@ -67,7 +69,8 @@ def segment_lungs(hu: np.ndarray, *, spacing_mm: tuple[float, ...] | None = None
     Raises
     ------
     DataError
-        When dtype or shape is not that of HU, or the spacing does not fit the shape.
+        When dtype or shape is not that of HU, a value is NaN or infinite, or the spacing does not
+        fit the shape.
 
     References
     ----------
@@ -158,13 +161,10 @@ def _refuse_no_hu(hu: np.ndarray, spacing_mm: tuple[float, ...] | None) -> None:
         raise DataError(
             f"shape {hu.shape}, pass (H, W) or (D, H, W) with sizes above 0.", where="HU"
         )
-    _HU.check(hu[(0,) * (hu.ndim - 2)][:1])
-    if spacing_mm is not None and (len(spacing_mm) != hu.ndim or not min(spacing_mm) > 0):
-        raise DataError(
-            f"spacing_mm {spacing_mm} for shape {hu.shape}. "
-            "Pass one value above 0 per axis, in the order of the array, or None.",
-            where="HU",
-        )
+    _HU.check_dtype(hu.dtype.name)
+    refuse_no_numbers(hu, "HU")
+    if spacing_mm is not None:
+        check_spacing(spacing_mm, hu.ndim)
 
 
 def _sort_air(

@@ -48,8 +48,17 @@ class Usual:
         limits = f"up to {high}" if self.low == self.ideal else f"{low} to {high}"
         usual = self.usual or f"usually {limits}"
         # Shares are of no less than a small lung, which a wrong mask may exceed many times.
-        said = "more than 100%" if "%" in self.form and value > 1 else format(value, self.form)
+        said = "more than 100%" if "%" in self.form and value > 1 else self._format(value)
         return f"{words.format(said)} ({usual})"
+
+    def _format(self, value: float) -> str:
+        """Format a value; one beyond a limit with as many digits as tell it from that."""
+        form = self.form
+        said = format(value, form)
+        while self.strain(value) > 1 and said in (format(self.low, form), format(self.high, form)):
+            form = f".{int(form[1]) + 1}{form[-1]}"
+            said = format(value, form)
+        return said
 
 
 # Up to 5 % of the lung in dispute is an IoU of 0.95; one who differs alone may by twice that. The

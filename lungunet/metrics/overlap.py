@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lungunet.data.kinds import native_order
 from lungunet.errors import DataError
 
 
@@ -373,6 +374,8 @@ class ConfusionMeter:
         DataError
             The number of classes differs, or the counts are not integers.
         """
+        if isinstance(other, np.ndarray):
+            other = native_order(other)
         counts = other.counts if isinstance(other, ConfusionMeter) else torch.as_tensor(other)
         if counts.shape != (self.n_classes, self.n_classes) or counts.is_floating_point():
             raise DataError(

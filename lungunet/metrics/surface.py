@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from lungunet.data.kinds import check_spacing
 from lungunet.errors import ConfigError, DataError
 
 _ROUNDING = 1e-9  # 3 pixels of 0.7 mm come out as 2.0999999999999996 mm, and must be within 2.1 mm
@@ -176,13 +177,7 @@ def _check_axes(name: str, shape: tuple[int, ...]) -> None:
 
 
 def _as_spacing(spacing_mm: Sequence[float] | None, n_axes: int) -> np.ndarray:
-    spacing = np.ones(n_axes) if spacing_mm is None else np.asarray(spacing_mm, dtype=float)
-    if spacing.shape != (n_axes,) or not np.all((spacing > 0) & np.isfinite(spacing)):
-        raise DataError(
-            f"spacing_mm: {spacing_mm}. Give {n_axes} positive numbers, mm per pixel in the "
-            f"order of the axes {'(H, W)' if n_axes == 2 else '(D, H, W)'}."
-        )
-    return spacing
+    return np.ones(n_axes) if spacing_mm is None else np.array(check_spacing(spacing_mm, n_axes))
 
 
 def _border_distances(

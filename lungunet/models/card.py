@@ -153,6 +153,8 @@ def _evaluated(split: str, scores: Mapping[str, Any]) -> str:
     if seen := scores.get("seen_slices"):
         of += f", {seen} of which it has seen while it was made: these scores are too good"
     flatters = ", which flatters where it chose the epoch" if split == "val" else ""
+    if other := scores.get("data"):
+        flatters = f" of `{other}` (other lists than it was trained with){flatters}"
     caution = caution_of_few(patients or slices or 0, unit)
     verdict = f"\nVerdict: {scores['verdict']}." if scores.get("verdict") else ""
     return (

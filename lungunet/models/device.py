@@ -4,7 +4,7 @@ Knows no model by name.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from lungunet.errors import ConfigError
 from lungunet.models.cores import count_cores
+from lungunet.process_wide import across_threads
 
 _MOST_WORKERS = 14
 
@@ -63,15 +64,17 @@ def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-@contextmanager
-def fast_products(device: torch.device) -> Iterator[None]:
+def fast_products(device: torch.device) -> AbstractContextManager[None]:
     """Compute float32 products in TF32 inside the block, of ten bits and several times as fast.
 
     CUDA alone has it; other programs in this process find their own setting again.
     """
-    if device.type != "cuda":
-        yield
-        return
+    return _tf32() if device.type == "cuda" else nullcontext()
+
+
+@across_threads
+@contextmanager
+def _tf32() -> Iterator[None]:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True

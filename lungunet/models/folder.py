@@ -21,6 +21,7 @@ from lungunet._version import __version__
 from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
 from lungunet.data.files import json_text, read_json, refuse_existing, write_bytes, write_text
+from lungunet.data.kinds import check_kind
 from lungunet.errors import ConfigError, ModelError
 from lungunet.models.architectures import Architecture
 from lungunet.models.card import model_card
@@ -93,10 +94,12 @@ def save_model(
     Raises
     ------
     ConfigError
-        When such files are there already.
+        When such files are there already, or contract or codec are none.
     DataError
         When it cannot be written.
     """
+    check_kind("contract", contract, InputContract, "Give that of a dataset, as train.contract.")
+    check_kind("codec", codec, LabelCodec, "Give that of a dataset, as train.codec.")
     folder = Path(folder)
     if not (folder / _ABOUT).is_file():
         refuse_existing([folder / name for name in FILES], overwrite)

@@ -58,12 +58,15 @@ class _SliceLoss(nn.Module, ABC):
 
     def __init__(self, class_weights: Sequence[float] | None, ignore_index: int | None) -> None:
         super().__init__()
-        if class_weights is not None and not (
-            len(class_weights) >= 2 and all(0 < weight < math.inf for weight in class_weights)
+        is_text = isinstance(class_weights, str)
+        if class_weights is not None and (
+            is_text
+            or len(class_weights) < 2
+            or not all(0 < weight < math.inf for weight in class_weights)
         ):
             raise ConfigError(
-                f"class_weights: {list(class_weights)}. Give one weight per class, background "
-                "first, each above 0 and finite."
+                f"class_weights: {class_weights if is_text else list(class_weights)}. Give one "
+                "weight per class, background first, each above 0 and finite."
             )
         weights = None if class_weights is None else torch.tensor([*map(float, class_weights)])
         self.register_buffer("class_weights", weights)

@@ -22,7 +22,7 @@ from lungunet.data.ct import read_image
 from lungunet.data.files import json_text, replacing
 from lungunet.data.manifest import list_images
 from lungunet.data.window import LUNG_WINDOW
-from lungunet.errors import ConfigError, MissingExtraError, ModelError
+from lungunet.errors import ConfigError, DataError, MissingExtraError, ModelError
 from lungunet.models.builtin import GRAPH
 from lungunet.models.folder import SavedModel, describe, encode_weights, load_model
 from lungunet.models.members import WEIGHTS, find_members
@@ -85,7 +85,8 @@ def export_onnx(
         When the path does not end with .onnx, the codec cannot write classes back, or several
         models do not see and say the same.
     DataError
-        When a slice is not what the model expects, or the file cannot be written.
+        When a slice is not what the model expects, there is none to compare on, or the file cannot
+        be written.
     ModelError
         When there is no usable model, torch cannot export it, or the file gives other masks.
     MissingExtraError
@@ -251,6 +252,10 @@ def _compare(
         differing += int(differs.sum())
         wrong += int((differs & sure).sum())
         furthest = max(furthest, float(np.abs(probability[0] - expected).max()))
+    if not n:
+        raise DataError(
+            "none to compare on; nothing was written. Give some, or leave it out.", where="slices"
+        )
     if wrong:
         size = exported.contract.size
         raise ModelError(

@@ -7,8 +7,7 @@ need it: it takes about 2 s.
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from lungunet.models.members import named_folder
 from lungunet.models.original import UNet2015
 from lungunet.models.torch_errors import first_line
 from lungunet.models.weights import WEIGHT_SUFFIXES, load_weights
+from lungunet.process_wide import ignored_warnings, muted_logger
 
 # Levels that the decoder climbs; the rest, up to the picture, is scaled at the end.
 _CLIMBS = {"pspnet": 0, "fpn": 3}
@@ -320,9 +320,12 @@ def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
             encoder = f"{encoder}.{tag}"
     build = smp_class(network.name)
     try:
-        with warnings.catch_warnings(), _muted("huggingface_hub"):
+        with (
             # DPT of an encoder without class token: it does what the warning advises by itself.
-            warnings.filterwarnings("ignore", message="Encoder does not have prefix tokens")
+            ignored_warnings("Encoder does not have prefix tokens"),
+            # It tells of each failed try; the error says it once, and what to do.
+            muted_logger("huggingface_hub", logging.ERROR),
+        ):
             model: nn.Module = build(
                 encoder,
                 encoder_weights=weights,
@@ -338,18 +341,6 @@ def _build_smp(network: Architecture, tag: str | None) -> nn.Module:
     # A folder saved from this model must not make smp.from_pretrained download what it overwrites.
     model.config.update(encoder_name=network.encoder, encoder_weights=None)  # type: ignore[operator, union-attr]
     return model
-
-
-@contextmanager
-def _muted(name: str) -> Iterator[None]:
-    """Keep a logger from telling of each failed try; the error says it once, and what to do."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _explained(err: Exception, network: Architecture, tag: str | None) -> Exception:

@@ -3,7 +3,6 @@
 Knows names and tensors; nothing of encoders, tags or the network.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lungunet.errors import ModelError, listed
+from lungunet.process_wide import ignored_warnings
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 """Endings of the files that :func:`load_weights` reads."""
@@ -81,7 +81,7 @@ def _weights_file(path: Path) -> Path:
 def read_torch(file: Path) -> Any:
     """Read a file of ``torch.save`` to the CPU; nothing is run, and torch raises what it likes."""
     # torch warns of other pickle protocols before it refuses what is in them.
-    with warnings.catch_warnings(action="ignore"):
+    with ignored_warnings():
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.disease import Disease, disease_slice
+from lungunet.data.kinds import check_kind, plain_value
 from lungunet.errors import ConfigError
 from lungunet.phantom import organs, wall
 from lungunet.phantom.anatomy import Patient, make_patient
@@ -199,7 +200,8 @@ def _height(first: float, index: int) -> float:
 
 
 def _require_in_range(patient_number: int, z: float, *, size: int, seed: int) -> None:
-    for name, value in (("patient_number", patient_number), ("seed", seed)):
+    for name, value in (("patient_number", patient_number), ("seed", seed), ("size", size)):
+        check_kind(name, plain_value(value), int, "Give a whole number.")
         if value < 0:
             raise ConfigError(f"{name} is {value}. Pass 0 or more.", where="Phantom")
     if not 0 <= z <= 1:

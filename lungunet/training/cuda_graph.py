@@ -4,7 +4,6 @@ A step of a small network is thousands of kernels, and starting them one by one 
 longer than the GPU needs to run them. Knows tensors alone.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 from lungunet.errors import ConfigError
 from lungunet.models.original import UNet2015
 from lungunet.models.torch_errors import first_line, is_out_of_memory
+from lungunet.process_wide import ignored_warnings
 
 
 def can_be_recorded(model: nn.Module) -> bool:
@@ -169,8 +169,7 @@ def _tried(net: nn.Module, image: torch.Tensor, stream: torch.cuda.Stream) -> bo
 def _waiting(mode: str) -> Iterator[None]:
     """Let torch do ``mode`` where the processor waits for the device."""
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is new, and does not see all
+    with ignored_warnings():  # that it is new, and does not see all
         torch.cuda.set_sync_debug_mode(mode)
     try:
         yield

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lungunet.data.manifest import Pair
-from lungunet.data.seen import digest_pairs, inherit_seen
+from lungunet.data.seen import find_seen, inherit_seen
 from lungunet.errors import LungUNetWarning
 from lungunet.models.folder import began_with
 from lungunet.models.members import find_run_folders
@@ -64,8 +64,7 @@ def read_lineage(weights: str) -> Lineage:
 
 def warn_of_seen(lineage: Lineage, val: Sequence[Pair], *, weights: str) -> None:
     """Say where val shall choose the epoch by slices that the weights were trained on."""
-    known = {row["digest"] for row in lineage.seen if row["list"] == "train"} - {""}
-    count = sum(digest in known for digest in digest_pairs(val)) if known else 0
+    count = len(find_seen(lineage.seen, val).train) if lineage.seen else 0
     if count:
         warnings.warn(
             f"{count} of the {len(val)} slices of val were trained on by {weights}, which this run "

@@ -9,7 +9,6 @@ import operator
 import re
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lungunet.errors import DataError, GeometryError, MissingExtraError
+from lungunet.process_wide import across_threads, ignored_warnings
 from lungunet.volumes.itk import read_values
 from lungunet.volumes.nesting import TOO_DEEP
 from lungunet.volumes.signatures import foreign
@@ -438,10 +438,16 @@ def _pydicom() -> Any:
 def reading_headers() -> Iterator[None]:
     """Keep pydicom from judging values, and from warning: what matters is checked and said here."""
     _pydicom()
+    with _unchecked(), ignored_warnings():
+        yield
+
+
+@across_threads
+@contextmanager
+def _unchecked() -> Iterator[None]:
     from pydicom.config import disable_value_validation
 
-    with disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with disable_value_validation():
         yield
 
 

@@ -7,7 +7,6 @@ the headers of the series, and goes nowhere but into such a file.
 import io
 import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from lungunet._version import __version__
 from lungunet.data.files import write_bytes
 from lungunet.errors import DataError, GeometryError, MissingExtraError
+from lungunet.process_wide import muted_logger
 from lungunet.volumes.contours import outline
 from lungunet.volumes.dicom import HEADER_TAGS, Slice, reading_headers
 from lungunet.volumes.labels import Label
@@ -78,7 +78,7 @@ def write_seg(
     with _carrying(like) as (hd, headers):
         made = hd.seg.Segmentation(
             source_images=list(headers.values()),
-            pixel_array=_frames(like, classes).astype(np.uint8),
+            pixel_array=_frames(like, classes).astype(np.min_scalar_type(len(labels))),
             segmentation_type="BINARY",
             segment_descriptions=[_segment(label, maker, hd) for label in labels],
             content_label="LUNGS",
@@ -138,12 +138,9 @@ def _carrying(like: Volume) -> Iterator[tuple[Any, dict[Path, Any]]]:
             where=like.path,
         )
     hd = _highdicom()
-    log = logging.getLogger("highdicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # it says what it thinks of names, and says them
     try:
-        with warnings.catch_warnings(), reading_headers():
-            warnings.simplefilter("ignore")
+        # Its log says what it thinks of names, and says them.
+        with muted_logger("highdicom", logging.CRITICAL), reading_headers():
             yield hd, _headers(like.slices, like.path)
     except DataError:
         raise
@@ -153,8 +150,6 @@ def _carrying(like: Volume) -> Iterator[tuple[Any, dict[Path, Any]]]:
             f"them ({_without_values(err)}). Export the series again, or write NIfTI.",
             where=like.path,
         ) from None
-    finally:
-        log.setLevel(level)
 
 
 def _headers(slices: Sequence[Slice], where: Path) -> dict[Path, Any]:

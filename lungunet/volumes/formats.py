@@ -25,7 +25,7 @@ from lungunet.volumes.nifti import header_of, is_pair, nifti_voxels, read_nifti
 from lungunet.volumes.nrrd import nrrd_voxels, read_nrrd
 from lungunet.volumes.pacs import find_remote, is_pacs
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.series import describe_others, find_series, read_dicom
+from lungunet.volumes.series import find_series, no_ct, read_dicom
 from lungunet.volumes.signatures import refuse_unknown
 from lungunet.volumes.tree import Tree, is_slice, walk
 
@@ -282,10 +282,7 @@ def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) ->
     ]
     scans += found.remote + _find_series(found, series)
     if not scans:
-        raise DataError(
-            f"holds no slice of CT, only: {describe_others(found.folders)}. Check the path.",
-            where=listed(named, separator=", "),
-        )
+        raise no_ct(found.folders, where=listed(named, separator=", "))
     _warn_of_deeper(found)
     scans.sort(key=found.place)
     return [replace(scan, name=name) for scan, name in zip(scans, unique_names(scans), strict=True)]

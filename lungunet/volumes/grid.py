@@ -141,7 +141,7 @@ class Grid:
         if self.tilted:
             raise GeometryError(
                 f"its axes are {self.tilt_degrees:.1f} degrees off right angles (gantry tilt). "
-                "Have the scan resampled with resample=True.",
+                "Have the scan resampled with resample=True ('lungunet ... --resample').",
                 where=where,
             )
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from lungunet.data.files import replacing
+from lungunet.data.kinds import native_order
 from lungunet.errors import DataError, GeometryError, MissingExtraError, counted
+from lungunet.process_wide import across_threads
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.nesting import refuse_deep
 from lungunet.volumes.pixels import TAGS, check_pixels
@@ -86,6 +88,7 @@ def simpleitk() -> Any:
     return SimpleITK
 
 
+@across_threads
 @contextmanager
 def _quiet() -> Iterator[Any]:
     """Keep SimpleITK from printing warnings on stderr: what matters is checked and said here."""
@@ -134,7 +137,7 @@ def _refuse_name(path: Path) -> None:
 
 
 def _image(array: np.ndarray, grid: Grid) -> Any:
-    image = simpleitk().GetImageFromArray(array)
+    image = simpleitk().GetImageFromArray(native_order(array))
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)

@@ -12,14 +12,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from lungunet.data.files import write_text
-from lungunet.errors import ConfigError, DataError, GeometryError, listed
+from lungunet.errors import ConfigError, DataError, listed
 from lungunet.volumes.archive import slices_at_hand
 from lungunet.volumes.formats import format_of, written_suffix
 from lungunet.volumes.itk import write_values
 from lungunet.volumes.labels import Label, labels_of
 from lungunet.volumes.nrrd import read_nrrd_pairs
 from lungunet.volumes.scan import Scan
-from lungunet.volumes.volume import Volume, write_volume
+from lungunet.volumes.volume import Volume, refuse_other_shape, write_volume
 
 MaskFormat = Literal["auto", "nifti", "nrrd", "dicom-seg", "rtstruct"]
 """Formats of masks; auto is that of the scan where it can be, and NIfTI of DICOM."""
@@ -107,7 +107,7 @@ def write_segmentation(
     path : ends with .seg.dcm (DICOM Segmentation, a segment for each value), .rtstruct.dcm (DICOM
         RT Structure Set, outlines of each value), .seg.nrrd (names and colours as 3D Slicer reads
         them), or as :func:`write_volume` takes it; that holds no names, see :func:`write_labels`
-    classes : (D, H, W) integer, in the order of ``like.array``
+    classes : (D, H, W) of any integer dtype or bool, in the order of ``like.array``
     like : the scan; for DICOM read from slices of DICOM, and not resampled
     names : of the values 1, 2, ...; "lung", "left lung", "right lung", lobes and "trachea" have
         codes of SNOMED CT and colours of their own
@@ -123,19 +123,19 @@ def write_segmentation(
         When highdicom is not installed, for DICOM.
     """
     path, labels = Path(path), labels_of(names)
-    if classes.shape != like.array.shape:
-        raise GeometryError(
-            f"the array is {classes.shape}, {like.name} is {like.array.shape}. "
-            "Pass one value per voxel of the scan.",
-            where=path,
-        )
-    nameless = sorted(set(np.unique(classes).tolist()) - {0, *(label.value for label in labels)})
+    refuse_other_shape(classes, like, path)
+    values = np.unique(classes).tolist()
+    nameless = sorted(set(values) - {0, *(label.value for label in labels)})
     if nameless:
         raise DataError(
             f"values {listed([str(value) for value in nameless], separator=', ')} have no name "
             f"among {', '.join(names)}. Pass one for each value from 1 on.",
             where=path,
         )
+    # The narrowest that holds them: not every format keeps what numpy counts in.
+    dtypes = (np.uint8, np.int16, np.int32)
+    dtype = next(each for each in dtypes if max(values) <= np.iinfo(each).max)
+    classes = classes.astype(dtype, copy=False)
     ending = path.name.lower()
     if ending.endswith((_SEG, _RTSTRUCT)):
         from lungunet.volumes.dicom_out import Maker, write_rtstruct, write_seg
@@ -143,8 +143,8 @@ def write_segmentation(
         write = write_seg if ending.endswith(_SEG) else write_rtstruct
         write(path, classes, like=like, labels=labels, maker=Maker(model, weights_sha256))
     elif ending.endswith(_NRRD):
-        values = like.grid.to_file(classes.astype(np.uint8))
-        write_values(path, values, like.grid, facts=_slicer_fields(labels, like.grid.size))
+        facts = _slicer_fields(labels, like.grid.size)
+        write_values(path, like.grid.to_file(classes), like.grid, facts=facts)
     else:
         write_volume(path, classes, like=like)
 

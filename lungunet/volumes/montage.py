@@ -15,7 +15,8 @@ from lungunet.data.overlay import (
     write_text,
 )
 from lungunet.data.window import LUNG_WINDOW
-from lungunet.volumes.volume import Volume
+from lungunet.errors import ConfigError
+from lungunet.volumes.volume import Volume, refuse_other_shape
 
 _SIDE = 400  # of a panel, px
 _MARK = 14  # px, at the edges of a panel
@@ -52,7 +53,21 @@ def draw_montage(
     Returns
     -------
     (height, width, 3) uint8, RGB
+
+    Raises
+    ------
+    GeometryError
+        When the classes are not of the scan's shape.
+    ConfigError
+        When the scan has no such plane as one of ``red``.
     """
+    refuse_other_shape(classes, volume, "classes")
+    for index in red:
+        if not 0 <= index < len(classes):
+            raise ConfigError(
+                f"{volume.name} has axial planes 0 to {len(classes) - 1}. Name one of these.",
+                where=f"red plane {index}",
+            )
     colours = _SIDES_RGB if sides else _LUNGS_RGB
     planes = [(0, index) for index in _axial_places(classes)]
     z_mm, y_mm, x_mm = volume.spacing_mm
@@ -166,7 +181,7 @@ def _panel(
     grey = cv2.resize(np.ascontiguousarray(grey), (width, height), interpolation=method)
     panel = np.repeat(grey[..., None], 3, axis=2)
     for classes, colours in layers:
-        inside = np.take(classes, index, axis).astype(np.uint8)
+        inside = np.take(classes, index, axis).clip(0, 255).astype(np.uint8)
         inside = inside[::-1] if axis > 0 else inside
         inside = cv2.resize(
             np.ascontiguousarray(inside), (width, height), interpolation=cv2.INTER_NEAREST_EXACT

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, MissingExtraError, listed
+from lungunet.process_wide import ignored_warnings
 from lungunet.progress import Progress, silent
 from lungunet.volumes import dicom
 from lungunet.volumes.scan import Remote, Scan, short_id
@@ -174,7 +175,7 @@ def _until_it_breaks(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     stream = None
     while True:
         try:
-            with _lenient():
+            with ignored_warnings():  # of answers that are not quite as they should be
                 stream = start() if stream is None else stream
                 sent = next(stream, None)
         except Exception:  # as for _ask
@@ -272,21 +273,13 @@ def _ask(server: str, call: Callable[[], T]) -> T:
     """Ask the server; again, after a while each time, where that may help."""
     for wait_s in (*_WAITS_S, None):
         try:
-            with _lenient():
+            with ignored_warnings():  # of answers that are not quite as they should be
                 return call()
         except Exception as err:  # of requests, and of what is no DICOM of pydicom whatever
             if wait_s is None or not _may_pass(err):
                 raise DataError(_why(err), where=server) from None  # theirs quotes all it has
             time.sleep(wait_s)
     raise AssertionError  # the last wait is None
-
-
-@contextmanager
-def _lenient() -> Iterator[None]:
-    """Keep quiet about answers that are not quite as they should be."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _may_pass(err: Exception) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lungunet.errors import ConfigError, DataError, counted
 from lungunet.volumes.dicom import Slice
+from lungunet.volumes.stack import say_steps
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,12 @@ class Scan(os.PathLike[str]):
 
     def describe(self) -> str:
         """Say in one line what tells a series from others."""
-        first, heights = self.slices[0], [item.height_mm for item in self.slices]
+        first, steps = self.slices[0], say_steps(self.slices)
         across = "x".join(f"{mm:g}" for mm in first.spacing[::-1])
-        step_mm = (max(heights) - min(heights)) / max(1, len(heights) - 1)
         parts = [
             f"{counted(len(self.slices), 'slice')} of {first.size[1]}x{first.size[0]}",
             f"pixels of {across} mm",
-            *([f"{step_mm:.4g} mm apart"] if step_mm else []),
+            *([steps] if steps else []),
             *([f"{first.thickness_mm:g} mm thick"] if first.thickness_mm else []),
             *([f"kernel {first.kernel}"] if first.kernel else []),
             *([f"'{first.description}'"] if first.description else []),

@@ -24,6 +24,7 @@ from lungunet.volumes.dicom import (
     first_bytes,
     is_packed,
     reading_headers,
+    said_of,
     same_pixels,
 )
 from lungunet.volumes.grid import Grid
@@ -100,10 +101,10 @@ def the_scan(path: Path, series: str | None = None) -> Scan:
         raise DataError("holds no DICOM file. Check the path.", where=path)
     scans = find_series(folders, series=series)
     if not scans and path.is_dir():
-        only = describe_others(folders)
-        raise DataError(f"holds no slice of CT, only: {only}. Check the path.", where=path)
+        raise no_ct(folders, where=path)
     if not scans:
-        raise DataError(f"is {describe_others(folders)}, no slice of CT. Leave it out.", where=path)
+        what, fix = _what_else(folders, "Leave it out.")
+        raise DataError(f"is {what}, no slice of CT. {fix}", where=path)
     return replace(choose(scans, path), path=path)
 
 
@@ -114,11 +115,21 @@ def read_scan(scan: Scan, *, resample: bool = False) -> tuple[np.ndarray, Grid]:
     return read_stack(scan.slices, scan.path, resample=resample)
 
 
-def describe_others(folders: Mapping[Path, Sequence[Path]]) -> str:
-    """Say what files are, none of which is a slice of CT."""
-    others = _examine_all(folders).others
-    kinds = sorted({item.what for item in others})
-    return listed(kinds, separator=", ")
+def no_ct(folders: Mapping[Path, Sequence[Path]], *, where: object) -> DataError:
+    """Return the error that says what files are, none of which is a slice of CT."""
+    what, fix = _what_else(folders, "Check the path.")
+    return DataError(f"holds no slice of CT, only: {what}. {fix}", where=where)
+
+
+def _what_else(folders: Mapping[Path, Sequence[Path]], fix: str) -> tuple[str, str]:
+    """Say what files are, and what to do: for masks in DICOM another thing than ``fix``."""
+    kinds = sorted({item.what for item in _examine_all(folders).others})
+    if {said_of("SEG"), said_of("RTSTRUCT")} & {*kinds}:
+        fix = (
+            "Masks in DICOM are written and not read: give NIfTI or NRRD, as "
+            "'lungunet predict ... --format nifti' writes it."
+        )
+    return listed(kinds, separator=", "), fix
 
 
 def choose(scans: Sequence[Scan], where: Path) -> Scan:
@@ -134,7 +145,10 @@ def several(scans: Sequence[Scan], where: Path, name: str) -> Scan:
 def _listing(scans: Iterable[Scan], wrong: str) -> str:
     ordered = sorted((scan for scan in scans if scan.slices), key=lambda scan: -len(scan.slices))
     rows = [scan.describe() for scan in ordered]
-    way = f"Say which one, as series='{ordered[0].id}'." if ordered else ""
+    way = ""
+    if ordered:
+        first = ordered[0].id
+        way = f"Say which one, as series='{first}' ('lungunet ... --series {first}')."
     if len({scan.id for scan in ordered}) < len(ordered):
         way = "Some share their UID, so give the folder of one."
     return f"{len(rows)} series{wrong}:\n  {listed(rows)}\n{way}"

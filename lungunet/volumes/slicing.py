@@ -11,6 +11,7 @@ from lungunet.data.codec import LabelCodec, is_lung
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
+from lungunet.data.kinds import check_kind, plain_value
 from lungunet.data.made_by import SIDES_CODEC, read_codec
 from lungunet.data.manifest import Pair, image_names, without_masks, write_manifest
 from lungunet.data.split import read_groups
@@ -51,6 +52,8 @@ class SliceConfig:
 
     def __post_init__(self) -> None:
         """Refuse what could not be done with any scan."""
+        check_kind("every", plain_value(self.every), int, "Give a whole number, 1 or more.")
+        check_kind("codec", self.codec, LabelCodec | None, "Give LabelCodec.parse('0,255').")
         if self.every < 1:
             raise ConfigError(
                 "must be at least 1. 1 takes all slices.", where=f"every={self.every}"

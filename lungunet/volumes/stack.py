@@ -22,7 +22,8 @@ _OFF_GRID = 0.5  # of the mean step, by which a slice may lie off its place on t
 _DRIFT_PX = 0.5  # by which the last slice may lie beside the axis of the first
 _SPARSE, _FAR_MM = 1.5, 30.0  # steps in thicknesses of a slice; and mm, beyond which is no volume
 _FINER = 4  # resampling makes at most so many slices of one
-_ASK = "Have it resampled with resample=True"
+_MOST_RUNS = 4  # of equal steps, that a message names one by one
+_ASK = "Have it resampled with resample=True ('lungunet ... --resample')"
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,9 +191,28 @@ def _check_steps(stack: _Stack, where: Path, resample: bool) -> str:
     return said
 
 
+def say_steps(slices: tuple[Slice, ...]) -> str:
+    """Say in a few words how far apart slices are; nothing where they are at one place."""
+    stack = _in_order(slices)
+    steps = np.diff(stack.heights_mm)
+    if not len(steps) or steps.max() <= SAME_MM:
+        return ""
+    if are_even(stack.slices) and not _say_drift(stack):
+        return f"{steps.mean():.4g} mm apart"
+    return f"unevenly spaced ({_range(steps)} mm)"
+
+
 def _say_runs(steps: np.ndarray) -> str:
     runs = [f"{step:g} mm ({counted(count, 'time')})" for step, count in _runs(steps)]
-    return f"slices are unevenly spaced: {listed(runs, separator=', then ')}"
+    if len(runs) > _MOST_RUNS:
+        said = f"{_range(steps)} mm apart, changing {len(runs) - 1} times"
+    else:
+        said = ", then ".join(runs)
+    return f"slices are unevenly spaced: {said}"
+
+
+def _range(steps: np.ndarray) -> str:
+    return f"{steps.min():.3g} to {steps.max():.3g}"
 
 
 def _say_drift(stack: _Stack) -> str:
@@ -202,7 +222,7 @@ def _say_drift(stack: _Stack) -> str:
     if off.max() <= _OFF_GRID * steps.mean():
         return ""
     return (
-        f"slices are unevenly spaced: steps of {steps.min():.3g} to {steps.max():.3g} mm add up, "
+        f"slices are unevenly spaced: steps of {_range(steps)} mm add up, "
         f"and {stack.slices[int(off.argmax())].label} lies {off.max():.1f} mm off an even grid"
     )
 

@@ -3,12 +3,11 @@
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lungunet.errors import LungUNetError
+from lungunet.errors import SHOWN_AS, LungUNetError
 
 # Waits until nobody holds the other end of its input: whatever ended the process, a kill too.
 _SWEEP = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
@@ -48,15 +47,12 @@ def _swept(folder: str) -> Iterator[None]:
 
 @contextmanager
 def _renamed(folder: str, shown: str) -> Iterator[None]:
-    said: list[warnings.WarningMessage] = []
+    SHOWN_AS[folder] = shown  # in warnings
     try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            yield
+        yield
     except LungUNetError as err:
         err.message = err.message.replace(folder, shown)
         err.where = err.where and err.where.replace(folder, shown)
         raise
     finally:
-        for one in said:
-            warnings.warn(str(one.message).replace(folder, shown), one.category, stacklevel=7)
+        del SHOWN_AS[folder]

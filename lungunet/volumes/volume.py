@@ -151,13 +151,24 @@ def write_volume(path: str | Path, array: np.ndarray, *, like: Volume) -> None:
             f"{', '.join(_WRITTEN_DTYPES)}, this is {array.dtype}. Choose one of these.",
             where=path,
         )
+    refuse_other_shape(array, like, path)
+    write_values(path, like.grid.to_file(array), like.grid)
+
+
+def refuse_other_shape(array: np.ndarray, like: Volume, where: object) -> None:
+    """Refuse what has not one value for each voxel of a scan.
+
+    Raises
+    ------
+    GeometryError
+        Says both shapes.
+    """
     if array.shape != like.array.shape:
         raise GeometryError(
             f"the array is {array.shape}, {like.name} is {like.array.shape}. "
             "Pass one value per voxel of the scan.",
-            where=path,
+            where=where,
         )
-    write_values(path, like.grid.to_file(array), like.grid)
 
 
 def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:
@@ -181,7 +192,7 @@ def put_on_grid(mask: Volume, scan: Volume) -> np.ndarray:
     DataError
         When the mask holds fractions.
     """
-    if mask.array.dtype != np.int16:
+    if mask.array.dtype.name != "int16":
         raise DataError(f"holds {mask.array.dtype} values, labels are integers.", where=mask.path)
     here, there = mask.grid.turned, scan.grid.turned
     if here.matches(there):

@@ -5,11 +5,13 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import lungunet
+from lungunet.cli.audit import _show_ranking as show_ranking
 from lungunet.evaluation import audit as audit_module
 from lungunet.inference.predictor import Prediction
 from lungunet.phantom.phantom import phantom_slice
@@ -34,6 +36,14 @@ def patients_of(data: Path) -> dict[str, set[str]]:
     return {
         name: {pair.name[-1] for pair in getattr(lists, name)} for name in ("train", "val", "test")
     }
+
+
+def test_no_score_below_the_bound_is_shown_as_the_bound(capsys) -> None:
+    scores = (0.2, 0.1996, 0.29, 0.0)
+    pair = lungunet.Pair("a.tif")
+    show_ranking([SimpleNamespace(pair=pair, score=s, list="val", reasons=()) for s in scores])
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["0.20", "0.19", "0.29", "0.00"]
 
 
 class TestGuard:

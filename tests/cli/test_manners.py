@@ -69,6 +69,10 @@ class TestWording:
     def test_what_is_called_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.argv", ["lungunet", "predict", "m", "x"])
         assert wording.in_options("keep it with refine=False.") == "keep it with --raw."
+        both = "with resample=True ('lungunet ... --resample'), or"
+        assert wording.in_options(both) == "with --resample, or"
+        both = "as series='4e5a' ('lungunet ... --series 4e5a')."
+        assert wording.in_options(both) == "as --series 4e5a."
         monkeypatch.setattr("sys.argv", ["lungunet"])
         assert wording.in_options("Add overwrite=True") == "Add overwrite=True"
 

@@ -40,6 +40,9 @@ def test_parts_are_joined(run_cli, slices, tmp_path) -> None:
     assert run_cli("merge", out, "--quiet").out == ""
     (slices / "bad.tif").write_bytes(b"junk")
     assert run_cli(*predict, "--skip-existing").code == 1
+    done = run_cli("merge", out)
+    said = f"4 masks in {out}; it holds no parts, there was nothing to join\n"
+    assert (done.code, done.out) == (1, said)
     done = run_cli("merge", out, "--json")
     assert done.code == 1
     assert json.loads(done.out) == {"out": str(out), "masks": 4, "skipped": ["bad"], "missing": []}

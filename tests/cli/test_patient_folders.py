@@ -131,3 +131,34 @@ def test_a_review_of_them_and_a_list_of_what_to_leave_out(
     assert json.loads((data / "split.json").read_text())["excluded"] == sorted(
         line.split("\t")[2] for line in left
     )
+
+
+def test_a_folder_of_each_patient_with_one_of_slices_and_one_of_masks(
+    run_cli, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cohort = tmp_path / "cohort"
+    for image in folders[0].glob("*/*.tif"):
+        mask = folders[1] / image.parent.name / f"{image.stem}_lungmask.png"
+        for kind, file in (("ct", image), ("seg", mask)):
+            (cohort / image.parent.name / kind).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, cohort / image.parent.name / kind / f"{image.stem}{file.suffix}")
+    lines = [f"PAT{p}/ct/slice{n}.tif,{p}" for p in range(PATIENTS) for n in range(SLICES)]
+    (tmp_path / "who.csv").write_text("\n".join(["name,patient", *lines]))
+    done = run_cli("split", cohort, cohort, tmp_path / "data")
+    assert (done.code, "--names 'ct/*=seg/*'" in done.err) == (1, True), done.err
+    rule = ("--names", "ct/*=seg/*")
+    for group in (r"^(PAT\d+)", tmp_path / "who.csv"):
+        args = (*rule, "--val", 0.17, "--test", 0.34, "--group", group, "--overwrite")
+        done = run_cli("split", cohort, cohort, tmp_path / "data", *args)
+        assert done.code == 0, done.err
+        split = lungunet.read_split(tmp_path / "data")
+        assert sorted(p.name for some in (split.train, split.val, split.test) for p in some) == (
+            names()
+        )
+        patients = json.loads((tmp_path / "data/split.json").read_text())["patients"]
+        assert len({*patients.values()}) == PATIENTS
+    assert run_cli("measure", cohort, cohort, "--out", tmp_path / "m.csv", *rule).code == 0
+    assert [row["name"] for row in rows_of(tmp_path / "m.csv")] == names()
+    done = run_cli("prepare", cohort, cohort, tmp_path / "small", *rule, "--size", 64)
+    assert done.code == 0, done.err
+    assert sorted(path.stem for path in (tmp_path / "small/images").iterdir()) == names()

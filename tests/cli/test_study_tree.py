@@ -109,6 +109,37 @@ def test_every_series_is_done_and_the_rest_is_named(run_cli, tree, chest, tmp_pa
     assert whole(rows_of(tmp_path / "volumes.csv")) == whole(rows_of(out / "measurements.csv"))
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"PatientID": "4712"}, "ct: 2 series of 2 patients, a mask for each"),
+        ({"PatientID": "", "PatientName": "Roe"}, "ct: 2 series of 2 patients, a mask for each"),
+        ({"StudyInstanceUID": "1.9"}, "ct: 2 series of 2 studies, a mask for each"),
+    ],
+)
+def test_two_patients_in_one_folder_and_uneven_slices_are_said_first(
+    run_cli, chest, tmp_path, other, said
+):
+    folder = put(tmp_path / "ct", chest, "1.1", names="A{}")
+    put(folder, chest, "1.2", names="B{}")
+    for number, path in enumerate(sorted(folder.glob("B*"))):
+        ds = pydicom.dcmread(path)
+        ds.StudyInstanceUID = "1.1"
+        ds.ImagePositionPatient = [0, 0, 5 * number + 3 * max(0, number - 6)]
+        for name, value in other.items():
+            setattr(ds, name, value)
+        ds.save_as(path)
+    done = run_cli("predict", "threshold", folder, "--out", tmp_path / "masks")
+    first, *_ = done.err.split("skipped")
+    assert done.code == 1
+    assert said in first
+    assert "unevenly spaced (5 to 8 mm)" in first
+    assert not any(word in done.err for word in ("Doe", "Roe", "4711", "4712", "1.9"))
+    (row,) = rows_of(tmp_path / "masks" / "errors.csv")
+    assert "with resample=True ('lungunet ... --resample'), or" in row["error"]
+    assert "Have it resampled with --resample, or" in done.err
+
+
 def test_a_damaged_file_takes_its_own_series_alone(run_cli, tree, tmp_path):
     (tree / "p5" / "IM011").write_bytes(b"")
     (tree / "p4" / "IM004").unlink()

@@ -18,6 +18,7 @@ import pytest
 import lungunet
 from lungunet.cli import demo
 from lungunet.cli import train as cli_train
+from lungunet.phantom.phantom import phantom_slice
 
 VERBS = (
     *("demo", "split", "prepare", "audit", "train", "evaluate", "report", "predict", "encoders"),
@@ -372,6 +373,26 @@ class TestTrain:
 
 
 class TestEvaluate:
+    def test_a_lung_that_was_missed_is_infinitely_far_in_table_and_file(
+        self, run_cli, tmp_path: Path
+    ) -> None:
+        for number, z in enumerate((0.5, 0.55, 0.0)):
+            made = phantom_slice(1, z, size=64)
+            mask = made.mask if number < 2 else 0 * made.mask
+            lungunet.write_image(tmp_path / "ct" / f"{number}.tif", made.image)
+            lungunet.write_mask(tmp_path / "truth" / f"{number}.png", mask)
+            lungunet.write_mask(tmp_path / "masks" / f"{number}.png", mask if number else 0 * mask)
+        data, out = tmp_path / "data", tmp_path / "scores"
+        args = ("--val", 0, "--test", 1)
+        assert run_cli("split", tmp_path / "ct", tmp_path / "truth", data, *args).code == 0
+        done = run_cli("evaluate", tmp_path / "masks", data, "--out", out, "--no-baselines")
+        assert done.code == 0, done.err
+        worst = done.out.split("worst slices\n")[1].splitlines()[1].split()
+        with (out / "cases.csv").open(newline="") as file:
+            (row, *_) = csv.DictReader(file)
+        assert (worst[:3], row["hd95_px"]) == (["0", "0.0000", "inf"], "inf")
+        assert "\n1 slice holds no lung; on 0 of them" in done.out
+
     def test_table_json_and_files_agree(
         self, run_cli, own_run: Path, data: Path, tmp_path: Path
     ) -> None:

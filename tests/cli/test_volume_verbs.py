@@ -122,7 +122,7 @@ class TestPredict:
         out = tmp_path / "out"
         done = run_cli("predict", "lungs", folder, "--out", out, "--sides", "--format", format)
         assert (done.code, done.err) == (0, "")
-        assert "They name patient and study, as the scans do." in done.out
+        assert "The masks name patient and study, as the scans do." in done.out
         name = {"dicom-seg": "study.seg.dcm", "rtstruct": "study.rtstruct.dcm"}[format]
         assert sorted(path.name for path in out.iterdir()) == [
             *sorted(["measurements.csv", "predicted.jsonl", "triage.csv", name]),

@@ -242,6 +242,8 @@ class TestLetterbox:
         classes = grey // 100
         assert np.array_equal(LUNG.fit(grey), LUNG.fit(grey.copy()))
         assert np.array_equal(LUNG.fit_mask(classes), LUNG.fit_mask(classes.copy()))
+        small = classes[:30, :30].astype(">u2")  # of another byte order
+        assert np.array_equal(LUNG.fit_mask(small), LUNG.fit_mask(small.astype(np.uint8)))
 
     def test_the_same_size_is_the_identity(self):
         grey = np.random.default_rng(0).integers(0, 255, (48, 64), np.uint8)

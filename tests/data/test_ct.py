@@ -16,6 +16,7 @@ from PIL import Image
 from lungunet.data.ct import (
     Header,
     decode_image,
+    encode_labels,
     encode_mask,
     read_header,
     read_image,
@@ -452,6 +453,20 @@ class TestWriting:
             assert np.array_equal(np.asarray(image), pixels(dtype))
         assert read_image(path).dtype == dtype
 
+    @pytest.mark.parametrize("dtype", TIFF_DTYPES)
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_values_of_either_byte_order(self, tmp_path, dtype, order):
+        values = pixels(dtype).astype(np.dtype(dtype).newbyteorder(order))
+        write_image(tmp_path / "a.tif", values)
+        assert np.array_equal(read_image(tmp_path / "a.tif"), pixels(dtype))
+        assert read_image(tmp_path / "a.tif").dtype == dtype
+        if dtype in ("uint8", "uint16"):
+            write_mask(tmp_path / "a.png", values)
+            assert np.array_equal(read_mask(tmp_path / "a.png"), pixels(dtype))
+        if dtype != "float32":
+            content = encode_labels("a.tif", values)
+            assert content == encode_labels("a.tif", pixels(dtype))
+
     @pytest.mark.parametrize(
         ("end", "dtype"), [(".png", "uint8"), (".png", "uint16"), (".bmp", "uint8")]
     )
@@ -479,6 +494,14 @@ class TestWriting:
         with pytest.raises(DataError) as caught:
             write_image(tmp_path / name, np.ones(SHAPE, dtype))
         assert message in str(caught.value)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_what_could_not_be_read_again(self, tmp_path, value):
+        image = pixels("float32").copy()
+        image[2, 3] = image[4, 6] = value
+        with pytest.raises(DataError, match=r"a\.tif: NaN or infinity in 2 pixels\. Replace"):
+            write_image(tmp_path / "a.tif", image)
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("shape", [(4, 5, 3), (7,), (0, 5)])

@@ -92,6 +92,18 @@ def test_lungs_at_the_margin_and_odd_memory(disease: Disease) -> None:
     assert not np.array_equal(ill, image)
 
 
+def test_a_crumb_beside_one_lung_is_none_to_fall_ill() -> None:
+    hu = np.full((96, 96), -1000, np.int16)
+    hu[8:88, 4:92] = 40
+    lungs = np.zeros(hu.shape, bool)
+    lungs[20:70, 15:80] = True  # both, as one part
+    hu[lungs] = -850
+    crumb = lungs.copy()
+    crumb[76:78, 45:47] = True
+    for seed in range(12):
+        assert (disease_slice(hu, crumb, disease="mass", seed=seed) != hu).any()
+
+
 def test_what_cannot_be_painted_is_said() -> None:
     with pytest.raises(ConfigError, match=r"^disease 'flu': is not one of consolidation, "):
         disease_slice(GREY, CLASSES, disease="flu")  # type: ignore[arg-type]
@@ -99,6 +111,8 @@ def test_what_cannot_be_painted_is_said() -> None:
         disease_slice(GREY, np.zeros((2, 2), bool))
     with pytest.raises(DataError, match=r"^image: shape \(0, 4\)"):
         disease_slice(np.zeros((0, 4), np.uint8), np.zeros((0, 4), bool))
+    with pytest.raises(DataError, match="image: holds NaN or infinite values"):
+        disease_slice(np.full((9, 8), np.nan), np.ones((9, 8), bool))
 
 
 class TestTransform:

@@ -29,6 +29,7 @@ class TestRestoreHu:
     def test_undoes_the_wrap(self) -> None:
         wrapped = np.array([[64536, 40]], np.uint16)
         assert restore_hu(wrapped).tolist() == [[-1000, 40]]
+        assert restore_hu(wrapped.astype(">u2")).tolist() == [[-1000, 40]]
 
 
 class TestOneRule:
@@ -51,6 +52,7 @@ class TestOneRule:
         assert fault.kind == kind
         assert np.array_equal(restore_hu(stored), self.TRUTH)
         assert judge_hu(restore_hu(stored)) is None
+        assert judge_hu(stored.astype(stored.dtype.newbyteorder(">"))) == fault
 
     def test_padding_does_not_hide_the_offset(self) -> None:
         stored = np.where(np.arange(16) < 3, -2000, self.TRUTH + 1024).astype(np.int16)

@@ -7,13 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungunet.data.codec import LabelCodec
+from lungunet.data.codec import LUNG_CODEC, LabelCodec
 from lungunet.data.contract import InputContract
+from lungunet.data.disease import disease_slice
 from lungunet.data.files import json_text
+from lungunet.data.split import fold_pairs, split_pairs
 from lungunet.data.window import Window
 from lungunet.errors import ConfigError
+from lungunet.inference.measure import measure_files
+from lungunet.inference.predictor import Predictor
+from lungunet.inference.scans import predict_volume
 from lungunet.models.architectures import Architecture
+from lungunet.models.folder import save_model
+from lungunet.models.losses import build_loss
+from lungunet.models.unet import build_unet
+from lungunet.phantom.phantom import phantom_slice
 from lungunet.training.config import RunConfig, TrainConfig
+from lungunet.volumes.slicing import SliceConfig
+
+SLICE = np.zeros((20, 30), np.int16)
+
+
+def predictor(*arguments):
+    return Predictor(build_unet("unet2015", width=2, seed=0), *arguments)
 
 
 def leaves(value):
@@ -59,6 +75,29 @@ def test_json_refuses_what_it_would_make_text_of():
         (lambda: InputContract(64, (-600, 1500)), r"window: \(-600, 1500\) is of the wrong kind"),
         (lambda: Window("-600", 1500), "window '-600',1500: level and width are numbers"),
         (lambda: LabelCodec("0,255"), "classes: '0,255' is of the wrong kind"),
+        (lambda: disease_slice(SLICE, SLICE, seed=-1), "seed -1: must be 0 or more"),
+        (lambda: disease_slice(SLICE, SLICE, seed=1.5), "seed: 1.5 is of the wrong kind"),
+        (lambda: split_pairs([], seed=1.5, test=0), "seed: 1.5 is of the wrong kind"),
+        (lambda: fold_pairs([], folds=2.5), "folds: 2.5 is of the wrong kind. Give a whole number"),
+        (lambda: phantom_slice(0, 0.5, size=64.0), "size: 64.0 is of the wrong kind"),
+        (lambda: SliceConfig(every=1.5), "every: 1.5 is of the wrong kind. Give a whole number"),
+        (lambda: SliceConfig("0,1"), "codec: '0,1' is of the wrong kind"),
+        (lambda: predictor({}), r"contract: \{\} is of the wrong kind. Give the one that"),
+        (lambda: predictor(InputContract(32), "0,255"), "codec: '0,255' is of the wrong kind"),
+        (
+            lambda: [*predictor(InputContract(32)).predict_files([], batch_size=1.5)],
+            "batch_size: 1.5 is of the wrong kind",
+        ),
+        (
+            lambda: predict_volume(Predictor.load("threshold"), None, batch_size=1.5),
+            "batch_size: 1.5 is of the wrong kind",
+        ),
+        (
+            lambda: save_model("m", build_unet("unet2015"), contract={}, codec=LUNG_CODEC),
+            r"contract: \{\} is of the wrong kind",
+        ),
+        (lambda: [*measure_files("a", "b", codec="0,1")], "codec: '0,1' is of the wrong kind"),
+        (lambda: build_loss(class_weights="auto"), "class_weights: auto. Give one weight per"),
     ],
 )
 def test_other_kinds_are_told_where_they_come_in(make, said):

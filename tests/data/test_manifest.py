@@ -1,4 +1,5 @@
 import os
+import re
 import unicodedata
 import warnings
 from itertools import pairwise
@@ -388,6 +389,56 @@ class TestFolders:
             pair.name for pair in pairs
         ]
         assert {pair.name for pair in list_slices([folders[0]])} == {pair.name for pair in pairs}
+
+    @pytest.mark.parametrize(
+        ("where", "called"),
+        [
+            (("ann/ct/1", "ann/seg/1", "bob/ct/1", "bob/seg/1"), ["ann_1", "bob_1"]),
+            (("x/ann/CT/1", "x/ann/seg/1", "y/bob/ct/2", "y/bob/seg/2"), ["1", "2"]),
+            (("ct/1", "seg/1", "ct/2", "seg/2"), ["1", "2"]),
+        ],
+    )
+    def test_images_in_one_folder_of_each_patient_and_masks_in_another(
+        self, tmp_path, where, called
+    ):
+        for name in where:
+            draw(tmp_path / f"{name}.{'png' if '/seg/' in f'/{name}' else 'tif'}")
+        pairs = find_pairs(tmp_path, tmp_path, names="ct/*=seg/*")
+        assert [pair.name for pair in pairs] == called
+        for pair in pairs:
+            assert pair.image.parent.name.lower() == "ct"
+            assert pair.mask == pair.image.parent.parent / "seg" / f"{pair.image.stem}.png"
+        drawn = tmp_path / "drawn"  # masks of another reader, with old ones among the images
+        for pair in pairs:
+            draw(drawn / pair.mask.relative_to(tmp_path))
+        again = find_pairs(tmp_path, drawn, names="ct/*=seg/*")
+        assert [pair.image for pair in again] == [pair.image for pair in pairs]
+        assert all(drawn in pair.mask.parents for pair in again)
+
+    def test_a_folder_for_each_slice(self, tmp_path):
+        for name in ("a/ct.tif", "a/seg.png", "b/ct.tif", "b/seg.png"):
+            draw(tmp_path / name)
+        pairs = find_pairs(tmp_path, tmp_path, names="*/ct=*/seg")
+        assert [(pair.name, pair.mask.parent.name) for pair in pairs] == [
+            ("a_ct", "a"),
+            ("b_ct", "b"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("where", "rule"),
+        [
+            (("ann/ct/1", "ann/seg/1", "bob/ct/1", "bob/seg/1"), "ct/*=seg/*"),
+            (("images/1", "labels/1"), "images/*=labels/*"),
+            (("Labels/1", "one/1"), "one/*=Labels/*"),
+            (("ann/1", "bob/2"), "*=*_mask"),  # of two patients
+            (("a/ct/1", "a/seg/1", "a/more/1"), "*=*_mask"),
+        ],
+    )
+    def test_one_folder_for_both_says_which_rule_its_folders_follow(self, tmp_path, where, rule):
+        for name in where:
+            draw(tmp_path / f"{name}.png")
+        with pytest.raises(DataError, match=re.escape(f"as names='{rule}'.")):
+            find_pairs(tmp_path, tmp_path)
 
     def test_two_endings_in_one_folder_keep_one_name(self):
         files = [Path("p/1.tif"), Path("p/1.png"), Path("q/2.png")]

@@ -10,7 +10,7 @@ from lungunet.data.overlay import (
     tile_pictures,
 )
 from lungunet.data.window import LUNG_WINDOW
-from lungunet.errors import DataError
+from lungunet.errors import ConfigError, DataError, GeometryError
 from lungunet.phantom.phantom import phantom_slice
 
 GREY = np.random.default_rng(0).integers(0, 60, (40, 50), np.uint8)
@@ -75,6 +75,13 @@ class TestOverlay:
         expected = draw_overlay(GREY, truth=truth)[:, ::-1]
         assert np.array_equal(draw_overlay(GREY[:, ::-1], truth=truth[:, ::-1]), expected)
 
+    @pytest.mark.parametrize("shape", [(40, 49), (20, 50), (80, 100), (40, 1), (1, 40, 50)])
+    @pytest.mark.parametrize("name", ["truth", "pred"])
+    def test_a_mask_of_another_size(self, name, shape):
+        masks = {name: np.ones(shape, np.uint8)}
+        with pytest.raises(GeometryError, match=rf"^{name}: the mask is .*the slice is \(40, 50\)"):
+            draw_overlay(GREY, **masks, ignore_index=255)
+
     def test_nothing_to_draw(self):
         rgb = draw_overlay(GREY, truth=np.zeros_like(GREY), pred=None)
         assert np.array_equal(rgb, np.stack([GREY] * 3, -1))
@@ -100,6 +107,11 @@ class TestTile:
             top, left = i // columns * 32, i % columns * 32
             assert (sheet[top : top + 32, left : left + 32] == 10 * (i + 1)).all()
         assert (sheet > 0).sum() == n * 32 * 32 * 3
+
+    @pytest.mark.parametrize("setting", [{"columns": 0}, {"columns": -2}, {"side": 0}])
+    def test_no_room(self, setting):
+        with pytest.raises(ConfigError, match=r"^(columns|side)=(0|-2): must be at least 1\."):
+            tile_pictures([np.zeros((16, 16, 3), np.uint8)], **setting)
 
     @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (8, 16), (1, 1000), (1000, 1)])
     def test_proportions_are_kept(self, shape):
@@ -127,6 +139,7 @@ class TestWithoutContract:
     def test_other_values_are_stretched_to_fit(self):
         values = np.array([[20_000, 30_000, 40_000]], np.uint16)
         assert show_grey(values).tolist() == [[0, 128, 255]]
+        assert show_grey(values.astype(">u2")).tolist() == [[0, 128, 255]]
         assert show_grey(np.full((1, 2), 7, np.uint16)).tolist() == [[128, 128]]
 
 

@@ -240,7 +240,7 @@ class TestFolds:
         assert fold_pairs(numbered(17), folds=5) != fold_pairs(numbered(17), folds=5, seed=1)
 
     def test_at_least_two(self):
-        with pytest.raises(ConfigError, match=r"^folds 1: must be at least 2"):
+        with pytest.raises(ConfigError, match=r"^folds 1: must be 2 or more"):
             fold_pairs(numbered(9), folds=1)
 
 

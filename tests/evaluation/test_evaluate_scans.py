@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import tracemalloc
 from dataclasses import replace
 from itertools import product
@@ -24,10 +25,12 @@ from lungunet import (
     write_volume,
 )
 from lungunet.data.codec import IGNORE
+from lungunet.data.seen import digest_hu
 from lungunet.evaluation.scans import find_worst_place
 from lungunet.evaluation.scorecard import score_case
-from lungunet.evaluation.trained_on import sliced_from
+from lungunet.evaluation.trained_on import SeenScans
 from lungunet.metrics.overlap import METRICS, ruler_of_scans
+from lungunet.models.builtin import BUILTIN
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
 
@@ -313,7 +316,31 @@ class TestPatients:
 
     def test_scans_that_a_run_was_trained_on_slices_of(self, tmp_path: Path) -> None:
         (tmp_path / "slices.csv").write_text("list,name,digest\ntrain,p1_z-0003,ab\nval,p3,cd\n")
-        assert sliced_from(tmp_path, ["p1", "p2", "p3"]) == ["p1"]
+        seen = SeenScans(tmp_path)
+        for name in ("p1", "p2", "p3"):
+            seen.look(name, np.zeros((1, 9, 9), np.int16))
+        assert (seen.known, seen.alike) == ([], ["p1"])
+
+    def test_scans_that_the_built_in_model_was_trained_on(
+        self, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("p1", "p2"):
+            folder.add(name, blob(0))
+        known = phantom_slice(3, 0.5).image
+        scan = volume(np.stack([known, known, known]))
+        write_volume(folder.scans / "p2.nii.gz", scan.array, like=scan)
+        write_volume(folder.truth / "p2.nii.gz", (scan.array < -500).astype(np.uint8), like=scan)
+        built_in = folder.path / "lungs"
+        shutil.copytree(BUILTIN["lungs"], built_in)
+        digest = digest_hu(known[::-1])
+        (built_in / "slices.csv").write_text(f"list,name,digest\ntrain,,{digest}\n")
+        monkeypatch.setitem(BUILTIN, "lungs", built_in)
+        for model in ("lungs", "threshold"):  # beside which it is a baseline
+            scoring = ScanScoring(baselines=True)
+            card = evaluate_scans(model, folder.scans, folder.truth, scoring=scoring, device="cpu")
+            assert card.remarks[-1] == (
+                "1 scan with slices that lungs was trained on (p2): its scores are too good"
+            )
 
 
 class TestSides:

@@ -238,6 +238,9 @@ class TestNumbers:
             f"{low} to {high}",
         ]
 
+    def test_what_stands_beside_others_as_pooled_is_pooled(self, page: Page) -> None:
+        assert "Median IoU" not in page.text
+
     def test_empty_slices_and_rules(self, page: Page) -> None:
         assert "2 of 4 slices hold no lung in the truth" in page.text
         assert "invents lung on 1 of them, 6 pixels in all" in page.text

@@ -17,6 +17,7 @@ from lungunet import (
     DataError,
     Interval,
     LabelCodec,
+    LungCTDataset,
     LungUNetWarning,
     MaskFolder,
     Metric,
@@ -27,9 +28,11 @@ from lungunet import (
     evaluate,
     evaluate_list,
 )
+from lungunet.data.seen import digest_hu, read_seen
 from lungunet.evaluation.evaluate import save_pictures
 from lungunet.evaluation.scorecard import Difference, ScoreCard, score_case, verdict
 from lungunet.metrics.overlap import ratios, share
+from lungunet.models.builtin import BUILTIN
 
 pytestmark = pytest.mark.filterwarnings("ignore:these masks mean little")  # slices of 0 and 1
 
@@ -390,6 +393,8 @@ class TestMaskFolder:
             mask = predictor.predict(lungunet.read_image(pair.image))
             lungunet.write_mask(tmp_path / f"{pair.name}.png", mask)
         card = evaluate(MaskFolder(tmp_path), split.test)
+        paths = [pair.image for pair in split.test]
+        assert [one.path for one in MaskFolder(tmp_path).predict_files(map(str, paths))] == paths
         wanted = evaluate(predictor, split.test)
         for ours, theirs in zip(card.cases, wanted.cases, strict=True):
             np.testing.assert_array_equal(ours.counts, theirs.counts)
@@ -563,7 +568,8 @@ class TestEvaluateList:
         card = evaluate_list(own_run, data, device="cpu")
         assert card.folder == own_run / "evaluation" / "test"
         stored = json.loads((card.folder / "scores.json").read_text())
-        assert stored == {"model": str(own_run), "split": "test", **card.to_dict()}
+        about = {"model": str(own_run), "data": str(data), "split": "test"}
+        assert stored == {**about, **card.to_dict()}
         assert list((card.folder / "pictures").glob("worst-01_*.png"))
         said = card.verdict()
         assert lungunet.load_model(own_run).scores["test"]["verdict"] == said
@@ -628,16 +634,20 @@ class TestEvaluateList:
         assert card.remarks == (
             f"1 of these 1 slices chose the epoch of {own_run}: its scores on them flatter it; "
             "judge it by test",
+            f"the lists of {tmp_path / 'again'} are not those that {own_run} was trained with",
         )
         assert json.loads((card.folder / "scores.json").read_text())["remarks"] == [*card.remarks]
         page = (own_run / "report.html").read_text(encoding="utf-8")
         assert page.count("flatter it; judge it by test") == 1
         about = (own_run / "best" / "README.md").read_text()
-        assert "list val, which flatters where it chose the epoch, at the size" in about
+        assert (
+            "(other lists than it was trained with), which flatters where it chose the epoch,"
+            in about
+        )
         rule = evaluate_list(
             "threshold", tmp_path / "again", split="val", against=[own_run], baselines=False
         )
-        assert rule.remarks == card.remarks
+        assert rule.remarks == card.remarks[:1]
 
     def test_slices_that_were_written_anew(self, own_run: Path, split, tmp_path: Path) -> None:
         pair = split.train[0]
@@ -768,3 +778,73 @@ def test_arguments_of_other_kinds():
     ):
         with pytest.raises(ConfigError, match=said):
             evaluate(predictor, pairs)
+
+
+def test_scores_of_other_lists_than_its_own_are_named(
+    own_run: Path, data: Path, split: lungunet.Split, tmp_path: Path
+) -> None:
+    said = f"the lists of {tmp_path / 'theirs'} are not those that {own_run} was trained with"
+    moved = tmp_path / "moved"
+    lungunet.write_split(moved, lungunet.Split([], [], split.test), {})
+    for name in ("train.txt", "val.txt"):  # as they were; only test is read
+        shutil.copy(data / name, moved / name)
+    assert said not in evaluate_list(own_run, moved, device="cpu").remarks
+    assert "theirs" not in (own_run / "best" / "README.md").read_text()
+    lungunet.write_split(tmp_path / "theirs", lungunet.Split([], [], split.test[1:]), {})
+    card = evaluate_list(own_run, tmp_path / "theirs", device="cpu", overwrite=True)
+    assert said in card.remarks
+    assert said in (own_run / "report.html").read_text(encoding="utf-8")
+    assert "test of `theirs` (other lists" in (own_run / "best" / "README.md").read_text()
+    scores = json.loads((own_run / "evaluation" / "test" / "scores.json").read_text())
+    assert scores["data"] == str(tmp_path / "theirs")
+    elsewhere = evaluate_list(own_run, data, out=tmp_path / "scores", device="cpu")
+    assert f"Scores on test of {data}" in (elsewhere.folder / "report.html").read_text()
+
+
+class TestSlicesOfTheBuiltInModel:
+    """They are known by their HU: nobody has the files that it was trained on."""
+
+    @pytest.fixture
+    def known(self, split: lungunet.Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A built-in model that was trained on the first slice of test, and on one of val."""
+        folder = Path(shutil.copytree(BUILTIN["lungs"], tmp_path / "built-in" / "lungs"))
+        digests = [
+            digest_hu(lungunet.read_image(pair.image)) for pair in (split.test[0], split.val[0])
+        ]
+        rows = "".join(f"train,,{digest}\n" for digest in digests)
+        (folder / "slices.csv").write_text(f"list,name,digest\n{rows}", encoding="utf-8")
+        monkeypatch.setitem(BUILTIN, "lungs", folder)
+
+    def test_they_do_not_judge_it(self, known: None, data: Path, split: lungunet.Split) -> None:
+        with pytest.raises(SplitError, match="1 of these 3 slices are among those that lungs was"):
+            evaluate_list("lungs", data, device="cpu")
+        card = evaluate_list("lungs", data, device="cpu", allow_seen=True)
+        assert [case.seen for case in card.cases] == [True, False, False]
+
+    def test_beside_another_model_it_is_said(
+        self, known: None, own_run: Path, data: Path, tmp_path: Path
+    ) -> None:
+        said = "1 of these slices were trained on by lungs, or its epoch chosen on them: its"
+        card = evaluate_list(own_run, data, device="cpu")
+        assert sum(said in remark for remark in card.remarks) == 1
+        rule = evaluate_list("threshold", data, against=["lungs"], device="cpu", allow_seen=True)
+        assert sum(said in remark for remark in rule.remarks) == 1
+
+    def test_what_begins_with_it_has_seen_them(
+        self, known: None, split: lungunet.Split, data: Path, tmp_path: Path
+    ) -> None:
+        train = LungCTDataset(split.train, size=32)
+        val = LungCTDataset(split.val, contract=train.contract)
+        config = lungunet.TrainConfig(epochs=1, batch_size=2, device="cpu", workers=0)
+        trainer = lungunet.Trainer(lungunet.load_model("lungs").model, config, out=tmp_path / "run")
+        with pytest.warns(LungUNetWarning, match="1 of the 3 slices of val were trained on by"):
+            trainer.fit(train, val)
+        with pytest.raises(SplitError, match="1 of these 3 slices are among"):
+            evaluate_list(tmp_path / "run", data, device="cpu")
+
+
+def test_the_built_in_model_keeps_what_it_was_trained_on_and_names_nobody() -> None:
+    rows = read_seen(BUILTIN["lungs"] / "slices.csv")
+    assert len({row["digest"] for row in rows}) == len(rows) == 217
+    assert {(row["list"], row["name"]) for row in rows} == {("train", "")}
+    assert all(row["digest"].startswith("hu:") for row in rows)

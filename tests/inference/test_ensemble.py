@@ -10,6 +10,7 @@ import torch
 import lungunet
 from lungunet import ConfigError, InputContract, LabelCodec, ModelError, Predictor
 from lungunet.inference import ensemble
+from lungunet.inference.threshold import ThresholdSegmenter
 
 CONTRACT = InputContract(32)
 IMAGES = [
@@ -76,6 +77,8 @@ def test_half_sure_of_lung_and_half_of_none_is_a_spread_of_one() -> None:
     assert spread(0, 1) == 1
     assert spread(0, 1, 1, 0) == 1
     assert spread(0.75, 0.75) == 0
+    assert spread(0.3, 0.3, 0.3) == spread(*[0.7] * 7) == 0
+    assert spread(0.9, 0.9003, 0.9003) == pytest.approx(2 * 0.0003 * 2**0.5 / 3, rel=0.01)
     assert spread(0.5, 0.75) == pytest.approx(0.25)
 
 
@@ -205,6 +208,19 @@ class TestMaps:
                 )
             )
         assert not (tmp_path / "m").exists()
+
+    def test_nor_has_a_model_of_ones_own_without_probabilities(
+        self, phantoms, tmp_path: Path
+    ) -> None:
+        class Own(ThresholdSegmenter):
+            word, segment_volume = "", None
+
+        write = lungunet.SliceFiles(uncertainty=True)
+        with pytest.raises(ConfigError, match="uncertainty: the model has no probabilities"):
+            next(
+                lungunet.predict_slices(Predictor(Own()), phantoms[0], tmp_path / "m", write=write)
+            )
+        assert not [*tmp_path.rglob("*.png")]
 
 
 def test_triage_reads_it() -> None:

@@ -228,10 +228,32 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"Pass \(D, H, W\)"):
             measure_volume(hu, mask)
 
-    @pytest.mark.parametrize("spacing", [(1.0,), (1.0, 1.0, 1.0), (0.0, 1.0), (1.0, -2.0)])
-    def test_spacings(self, spacing: tuple[float, float]) -> None:
-        with pytest.raises(DataError, match="Pass 2 values above 0"):
+    @pytest.mark.parametrize("spacing", [(1.0,), (1.0, 1.0, 1.0), (0.0, 1.0), (1.0, np.nan), 1.0])
+    def test_spacings(self, spacing: tuple[float, float], tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="not two lengths above 0"):
             measure_slice(*made((9, 8)), spacing_mm=spacing)
+        with pytest.raises(DataError, match="not two lengths above 0"):
+            next(measure_files(tmp_path, tmp_path, spacing_mm=spacing))
+        with pytest.raises(DataError, match="not three lengths above 0"):
+            measure_volume(*(each[None] for each in made((9, 8))), spacing_mm=(np.inf, 1.0, 1.0))
+
+    def test_what_is_no_number(self) -> None:
+        hu, mask = made((9, 8))
+        hu = hu.astype(np.float32)
+        hu[4, 4] = np.nan
+        with pytest.raises(DataError, match="a: holds NaN or infinite values"):
+            measure_slice(hu, mask, name="a")
+        with pytest.raises(DataError, match="a: holds NaN or infinite values"):
+            measure_volume(np.stack([hu * 0, hu]), np.stack([mask, mask]), name="a")
+
+
+def test_a_spacing_of_numpy() -> None:
+    hu, mask = made((9, 8))
+    row = measure_slice(hu, mask, spacing_mm=np.array([2.0, 0.5]))  # type: ignore[arg-type]
+    assert row == measure_slice(hu, mask, spacing_mm=(2.0, 0.5))
+    spacing = np.array([3.0, 2.0, 0.5])
+    scan = measure_volume(hu[None], mask[None], spacing_mm=spacing)  # type: ignore[arg-type]
+    assert scan == measure_volume(hu[None], mask[None], spacing_mm=(3.0, 2.0, 0.5))
 
 
 def test_rows_cannot_be_changed() -> None:

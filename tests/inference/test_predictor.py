@@ -92,6 +92,9 @@ def test_what_breaks_the_contract_is_refused(run: Path) -> None:
         predictor.predict(np.zeros((40, 40), np.uint8))
     with pytest.raises(DataError, match=r"shape \(2, 3, 4\)"):
         predictor.predict(np.zeros((2, 3, 4), np.int16))
+    for tta in (False, True):
+        with pytest.raises(DataError, match="slice: a list, no array"):
+            Predictor.load(run, device="cpu", tta=tta).probabilities([[1, 2], [3, 4]])  # type: ignore[arg-type]
 
 
 def test_other_codes_of_lung_still_come_back_as_0_and_255() -> None:
@@ -222,6 +225,11 @@ class TestSegment:
 
 
 class TestFiles:
+    def test_paths_may_be_text_and_one_may_be_alone(self, split: lungunet.Split) -> None:
+        rule, paths = Predictor.load("threshold"), [pair.image for pair in split.test]
+        assert [one.path for one in rule.predict_files(map(str, paths))] == paths
+        assert [one.path for one in rule.predict_files(str(paths[0]))] == paths[:1]
+
     def test_each_slice_is_prepared_once(self, run: Path, split: lungunet.Split) -> None:
         predictor = Predictor.load(run, device="cpu")
         seen = []

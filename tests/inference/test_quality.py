@@ -19,6 +19,7 @@ from lungunet.phantom.phantom import phantom_slice
 
 LUNG_PX = 2 * 48 * 24
 BODY_PX = 80 * 112
+MM = {"spacing_mm": (5.0, 2.0, 2.0)}
 
 
 def chest() -> tuple[np.ndarray, np.ndarray]:
@@ -31,6 +32,19 @@ def chest() -> tuple[np.ndarray, np.ndarray]:
 
 def certain(mask: np.ndarray) -> np.ndarray:
     return np.stack([1 - mask, mask]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("red_slices", 0.0502, "5.02% of the slices with lung are red (usually up to 5.0%)"),
+        ("at_border", 0.010003, "1.0003% of the picture's margin is lung (usually up to 1.0%)"),
+        ("mean_hu", -449.8, "the lung has -449.8 HU on average (usually -950 to -450)"),
+        ("at_border", 0.0152, "1.5% of the picture's margin is lung (usually up to 1.0%)"),
+    ],
+)
+def test_a_value_just_beyond_its_limit_has_the_digits_that_show_it(name, value, said) -> None:
+    assert judge({name: value}).reasons == (said,)
 
 
 def test_probabilities_that_are_no_numbers_are_red() -> None:
@@ -459,6 +473,23 @@ def test_shapes_must_fit() -> None:
         check_slice(hu, mask, probabilities=certain(mask)[..., :64])
     with pytest.raises(DataError, match=r"probabilities: shape \(96, 128\)"):
         check_slice(hu, mask, probabilities=mask.astype(np.float32))
+    with pytest.raises(DataError, match=r"spread: shape \(96, 64\), slice: shape \(96, 128\)"):
+        check_slice(hu, mask, spread=mask[:, :64].astype(np.float32))
+
+
+def test_what_is_no_number_is_refused() -> None:
+    hu, mask = chest()
+    spoilt = hu.astype(np.float32)
+    spoilt[40, 40] = np.nan
+    with pytest.raises(DataError, match="slice: holds NaN or infinite values"):
+        check_slice(spoilt, mask, second_opinion=False)
+    with pytest.raises(DataError, match="HU: holds NaN or infinite values"):
+        check_volume(spoilt[None], mask[None], second_opinion=False, **MM)
+    for share in (np.nan, -0.1, 1.1):
+        with pytest.raises(DataError, match=rf"disagreement {share}: is no share\. Pass 0 to 1"):
+            check_slice(hu, mask, disagreement=share)
+        with pytest.raises(DataError, match=rf"disagreement {share}: is no share\. Pass 0 to 1"):
+            check_volume(hu[None], mask[None], disagreement=[share], **MM)
 
 
 def test_the_light_follows_worry_and_reasons() -> None:

@@ -206,8 +206,8 @@ def test_shapes_must_fit() -> None:
         check_volume(hu[0], mask[0], spacing_mm=SPACING_MM)
     with pytest.raises(DataError, match="disagreement: 3 values for 7 slices"):
         check_volume(hu, mask, spacing_mm=SPACING_MM, disagreement=[0.0, 0.1, 0.2])
-    for spacing in ((0.0, 1.0, 1.0), (0.0, -1.0, 1.0), (np.nan, 1.0, 1.0), (1.0, 1.0)):
-        with pytest.raises(DataError, match=r"^spacing_mm \(.*\): not three lengths above 0\."):
+    for spacing in ((0.0, 1.0, 1.0), (0.0, -1.0, 1.0), (np.nan, 1.0, 1.0), (1.0, 1.0), 1.0):
+        with pytest.raises(DataError, match=r"^spacing_mm .*: not three lengths above 0\."):
             check_volume(hu, mask, spacing_mm=spacing, second_opinion=False)
 
 

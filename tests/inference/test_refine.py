@@ -181,9 +181,15 @@ def test_what_does_not_fit_is_refused() -> None:
     hu, mask = chest(RIGHT), boxes(RIGHT)
     with pytest.raises(GeometryError, match=r"mask: is \(12, 90, 129\), its scan is"):
         refined(hu, mask[:, :, 1:])
-    for wrong, spacing in ((mask[0], SPACING), (mask, SPACING[:2]), (mask, (3.0, 0.0, 1.0))):
-        with pytest.raises(DataError, match="three values above 0"):
-            refine_volume(hu[: len(wrong)], wrong, spacing_mm=spacing)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"mask: shape \(90, 130\)\. Pass \(D, H, W\)"):
+        refined(hu[0], mask[0])
+    for spacing in (SPACING[:2], (3.0, 0.0, 1.0), (3.0, np.nan, 1.0), (3.0, 1.0, np.inf)):
+        with pytest.raises(DataError, match="not three lengths above 0"):
+            refine_volume(hu, mask, spacing_mm=spacing)  # type: ignore[arg-type]
+    spoilt = hu.astype(np.float32)
+    spoilt[3, 40, 50] = np.nan
+    with pytest.raises(DataError, match="HU: holds NaN or infinite values"):
+        refined(spoilt, mask)
 
 
 def test_memory_stays_below_three_times_the_volume() -> None:

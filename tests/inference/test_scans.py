@@ -228,3 +228,15 @@ class TestRefusals:
     def test_batch_size(self, chest):
         with pytest.raises(ConfigError, match="batch_size=0: must be at least 1"):
             predict_volume(Predictor(BySign()), chest, batch_size=0)
+
+    def test_uncertainty_of_what_has_no_probabilities(self, chest):
+        class Rule(BySign):
+            def __call__(self, prepared):
+                return [Segmented((image < self.limit_hu).astype(np.uint8)) for image in prepared]
+
+        rule = Rule()
+        with pytest.raises(ConfigError, match="uncertainty: the model has no probabilities"):
+            predict_volume(Predictor(rule), chest, uncertainty=True)
+        rule.segment_volume = lambda hu, *, spacing_mm: (hu < -300).astype(np.uint8)
+        with pytest.raises(ConfigError, match="uncertainty: what segments whole scans has no"):
+            predict_volume(Predictor(rule), chest, uncertainty=True)

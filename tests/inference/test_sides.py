@@ -181,10 +181,22 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         split_sides(np.zeros(shape, np.uint8))
 
 
-@pytest.mark.parametrize("spacing", [(1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (1.0, -1.0)])
+@pytest.mark.parametrize("spacing", [(1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (1.0, np.inf)])
 def test_other_spacings_are_refused(spacing: tuple[float, ...]) -> None:
-    with pytest.raises(DataError, match="one value above 0 per axis"):
+    with pytest.raises(DataError, match="not two lengths above 0"):
         split_sides(np.zeros((4, 5), np.uint8), spacing_mm=spacing)
+
+
+def test_a_spacing_of_numpy() -> None:
+    mask = np.array([[0, 1, 1, 0, 0, 1, 1, 0]])
+    given = split_sides(mask, spacing_mm=np.array([1.0, 2.0]))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(given, split_sides(mask, spacing_mm=(1.0, 2.0)))
+
+
+def test_scans_that_hold_nan_are_refused() -> None:
+    hu = np.full((2, 4, 5), np.nan, np.float32)
+    with pytest.raises(DataError, match="HU: holds NaN or infinite values"):
+        split_sides(np.ones((2, 4, 5), np.uint8), hu=hu)
 
 
 @cache

@@ -298,10 +298,21 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"pass \(H, W\) or \(D, H, W\)"):
             segment_lungs(np.zeros(shape, np.int16))
 
-    @pytest.mark.parametrize("spacing_mm", [(1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])
+    @pytest.mark.parametrize(
+        "spacing_mm",
+        [(1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (np.nan, 1.0), (1.0, np.inf), 1.0],
+    )
     def test_spacings(self, spacing_mm: tuple[float, ...]) -> None:
-        with pytest.raises(DataError, match="one value above 0 per axis"):
+        with pytest.raises(DataError, match="not two lengths above 0"):
             segment_lungs(np.zeros((20, 30), np.int16), spacing_mm=spacing_mm)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_what_is_no_number_wherever_it_lies(self, value: float) -> None:
+        hu = np.zeros((3, 20, 30), np.float32)
+        hu[2, 11, 5] = value
+        for given in (hu, hu[2]):
+            with pytest.raises(DataError, match="HU: holds NaN or infinite values"):
+                segment_lungs(given)
 
 
 class TestSegmenter:

@@ -292,6 +292,8 @@ class TestConfusionMeter:
         stopped.update(truth=mask, pred=pred)
         resumed.merge(np.array(stopped.counts.tolist()))
         assert torch.equal(resumed.counts, stopped.counts)
+        resumed.merge(stopped.counts.numpy().astype(">i8"))
+        assert torch.equal(resumed.counts, 2 * stopped.counts)
 
     def test_empty_batch(self):
         meter = ConfusionMeter(2)

@@ -243,7 +243,7 @@ class TestInput:
     )
     def test_refuses_a_spacing_that_is_none(self, spacing):
         empty = np.zeros((4, 5), bool)
-        message = r"^spacing_mm: .*\. Give 2 positive numbers, mm per pixel .* \(H, W\)\.$"
+        message = r"^spacing_mm .*: not two lengths above 0\. Pass \(y, x\), mm\.$"
         with pytest.raises(DataError, match=message):
             surface_distances(empty, empty, spacing_mm=spacing)
         with pytest.raises(DataError, match=message):
@@ -251,7 +251,7 @@ class TestInput:
 
     def test_refuses_the_spacing_of_a_slice_for_a_volume(self):
         empty = np.zeros((2, 4, 5), bool)
-        with pytest.raises(DataError, match=r"Give 3 positive numbers.* \(D, H, W\)\.$"):
+        with pytest.raises(DataError, match=r"not three lengths above 0\. Pass \(z, y, x\), mm\.$"):
             surface_distances(empty, empty, spacing_mm=(0.7, 0.7))
 
     @pytest.mark.parametrize("tolerance", [-0.1, math.nan, math.inf])

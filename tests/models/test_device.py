@@ -117,3 +117,17 @@ def test_fast_products_are_for_the_block_alone() -> None:
     with fast_products(torch.device("cuda")):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_fast_products_end_with_the_last_of_several_trainings() -> None:
+    def now() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = now()
+    first, second = (fast_products(torch.device(name)) for name in ("cuda:0", "cuda:1"))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert now() == ("high", True)
+    second.__exit__(None, None, None)
+    assert now() == before

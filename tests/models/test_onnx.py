@@ -268,7 +268,11 @@ class TestExport:
             export_onnx(
                 made, tmp_path / "m.onnx", slices=[noise((5, 4)), np.zeros((5, 4), np.uint8)]
             )
+        for none in ([], iter([])):
+            with pytest.raises(DataError, match="slices: none to compare on"):
+                export_onnx(made, tmp_path / "n.onnx", slices=none)
         assert (tmp_path / "m.onnx").read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
     def test_a_file_that_gives_other_masks_is_not_left_behind(
         self, traced, monkeypatch, tmp_path: Path

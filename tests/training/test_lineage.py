@@ -11,7 +11,7 @@ from torch import nn
 
 import lungunet
 from lungunet import LungCTDataset, TrainConfig, Trainer, build_unet, load_model
-from lungunet.data.seen import find_seen
+from lungunet.data.seen import find_seen, read_seen
 from lungunet.models.unet import source_of
 
 
@@ -62,7 +62,9 @@ def test_a_run_in_python_has_seen_what_its_weights_have(
         source = first
     out = tmp_path / "second"
     trainer(model, out).fit(others, others)
-    assert find_seen(out / "slices.csv", train.pairs).train == {p.name for p in train.pairs}
+    assert find_seen(read_seen(out / "slices.csv"), train.pairs).train == {
+        p.name for p in train.pairs
+    }
     assert json.loads((out / "environment.json").read_text())["began_with"] == str(source)
     assert load_model(out).scores["began_with"] == f".../{source.name}"
     assert str(source) in lungunet.write_report(out).read_text()

@@ -1,7 +1,9 @@
 """Zips of DICOM, and slices in gzip."""
 
 import gzip
+import os
 import stat
+import warnings
 import zipfile
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from dicom_files import HU, dose_report, edit, save, series
 
 import lungunet
-from lungunet.errors import ConfigError, DataError, LungUNetWarning
+from lungunet.errors import SHOWN_AS, ConfigError, DataError, LungUNetWarning
 from lungunet.volumes import archive, temporary
 from lungunet.volumes.formats import find_volumes, is_volume_source, volume_name
 
@@ -255,3 +257,19 @@ class TestGzip:
             (found,) = find_volumes([tmp_path])
         assert found.path == gzipped
         assert "is packed with gzip" in str(found.error)
+
+
+def test_warnings_name_the_zip_and_none_is_held_back(folder, tmp_path):
+    """Those of other threads come at once too, as what they are."""
+    zipped = packed(tmp_path / "ct.zip", [(f"a/{path.name}", path) for path in folder.iterdir()])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with archive.unpacked(zipped) as inside:
+            warnings.warn("of the program", DeprecationWarning, stacklevel=1)
+            warnings.warn(f"{inside / 'a'}: odd", LungUNetWarning, stacklevel=1)
+            heard = [(one.category, str(one.message)) for one in said]
+    assert heard == [
+        (DeprecationWarning, "of the program"),
+        (LungUNetWarning, f"{zipped}{os.sep}a: odd"),
+    ]
+    assert not SHOWN_AS

@@ -184,7 +184,9 @@ class TestSeries:
         ]
         short = lines[1].split(":")[0].strip()
         assert len(short) == 8
-        assert lines[3] == f"Say which one, as series='{short}'."
+        assert lines[3] == (
+            f"Say which one, as series='{short}' ('lungunet ... --series {short}')."
+        )
         assert not any(word in str(caught.value) for word in ("Doe", "4711", SERIES, "9.8.7"))
 
     def test_one_is_taken_by_its_short_id_or_its_uid(self, folder):
@@ -228,8 +230,8 @@ class TestRefusals:
             read_volume(folder)
         assert str(caught.value) == (
             f"{folder}: slices are unevenly spaced: 2.5 mm (3 times), then 2.8 mm (1 time). "
-            "Have it resampled with resample=True, or take the part with "
-            "one spacing."
+            "Have it resampled with resample=True ('lungunet ... --resample'), or take the part "
+            "with one spacing."
         )
 
     @pytest.mark.parametrize("shift", [(5, 0), (0, -8)])

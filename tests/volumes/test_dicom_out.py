@@ -234,6 +234,24 @@ class TestWhatItSays:
         else:
             assert not any("ContourSequence" in item for item in ds.ROIContourSequence)
 
+    def test_values_above_eight_bits(self, tmp_path, ending):
+        names = [f"nodule {number}" for number in range(1, 261)]
+        classes = np.zeros(HU.shape, np.int64)
+        classes[1, 10:20, 30:40], classes[2, 5:9, 7:9] = 4, 260  # which in eight bits is 4
+        write(tmp_path / f"m{ending}", series(tmp_path / "ct"), classes, names=names)
+        ds = pydicom.dcmread(tmp_path / f"m{ending}")
+        if ending == ".seg.dcm":
+            sizes = {
+                frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber: plane.sum()
+                for frame, plane in zip(
+                    ds.PerFrameFunctionalGroupsSequence, ds.pixel_array, strict=True
+                )
+            }
+            assert sizes == {4: 100, 260: 8}
+        else:
+            drawn = [item for item in ds.ROIContourSequence if "ContourSequence" in item]
+            assert [item.ReferencedROINumber for item in drawn] == [4, 260]
+
     def test_frames_of_one_file_are_referred_to_by_number(self, tmp_path, ending):
         path = enhanced(tmp_path / "mf.dcm", FrameOfReferenceUID=FRAME)
         volume, classes = write(tmp_path / f"m{ending}", path)

@@ -71,6 +71,22 @@ class TestNrrd:
         assert volume_name("masks/p1.seg.nrrd") == volume_name("scans/p1.nii.gz")
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".seg.nrrd"])
+class TestVoxels:
+    @pytest.mark.parametrize("dtype", ["bool", "int8", ">i2", "uint16", "int32", "int64", "uint64"])
+    def test_of_any_integer_dtype(self, scan, classes, tmp_path, ending, dtype):
+        lung = (classes > 0).astype(dtype)
+        write_segmentation(tmp_path / f"ct{ending}", lung, like=scan)
+        assert np.array_equal(read_volume(tmp_path / f"ct{ending}").array, classes > 0)
+        assert SimpleITK.ReadImage(tmp_path / f"ct{ending}").GetPixelID() == SimpleITK.sitkUInt8
+
+    def test_values_above_eight_bits(self, scan, classes, tmp_path, ending):
+        names = [f"nodule {number}" for number in range(1, 301)]
+        many = np.array([0, 44, 300])[classes]  # 300 in eight bits is 44
+        write_segmentation(tmp_path / f"ct{ending}", many, like=scan, names=names)
+        assert np.array_equal(read_volume(tmp_path / f"ct{ending}").array, many)
+
+
 class TestLabels:
     def test_a_table_that_itk_snap_reads(self, tmp_path):
         write_labels(tmp_path / "labels.txt", ["left lung", 'the "other"'])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lungunet.data.overlay import PRED_RGB, TRUTH_RGB
+from lungunet.errors import ConfigError, GeometryError
 from lungunet.volumes.grid import Grid
 from lungunet.volumes.montage import draw_montage
 from lungunet.volumes.volume import Volume
@@ -113,6 +114,16 @@ class TestPlanes:
         assert not changed[22:].any()
         assert len(np.unique(np.flatnonzero(changed.any(axis=0)) // 400)) == 1
 
+    @pytest.mark.parametrize("plane", [20, -1])
+    def test_a_red_plane_that_is_none(self, plane):
+        with pytest.raises(ConfigError, match=f"^red plane {plane}: a has axial planes 0 to 19"):
+            draw_montage(volume(bright_box()), NONE, red=[3, plane])
+
+    @pytest.mark.parametrize("shape", [(19, 48, 64), (20, 24, 64), (48, 64)])
+    def test_classes_of_another_shape(self, shape):
+        with pytest.raises(GeometryError, match=r"^classes: the array is .*a is \(20, 48, 64\)"):
+            draw_montage(volume(bright_box()), np.ones(shape, np.uint8))
+
     def test_a_lung_alone_is_in_every_plane(self):
         classes = NONE.copy()
         classes[4:16, 10:40, 40:60] = 1
@@ -120,6 +131,14 @@ class TestPlanes:
         orange = (sheet == np.array(PRED_RGB, np.uint8)).all(axis=-1)
         for column in range(3):
             assert panel(orange[..., None], 1, column).any()
+
+    def test_every_class_above_0_is_outlined(self):
+        lung = NONE.copy()
+        lung[4:16, 10:40, 40:60] = 1
+        plain = draw_montage(volume(bright_box()), lung)
+        assert np.array_equal(draw_montage(volume(bright_box()), lung * np.int16(256)), plain)
+        below = draw_montage(volume(bright_box()), np.where(lung, -1, 0))
+        assert not (below == np.array(PRED_RGB, np.uint8)).all(axis=-1).any()
 
     def test_sides_have_colours(self):
         classes = NONE.copy()

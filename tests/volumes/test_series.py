@@ -3,10 +3,12 @@
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from dicom_files import HU, SERIES, SPACING, dicom_slice, dose_report, edit, save, series
 
 from lungunet.errors import ConfigError, DataError, GeometryError, LungUNetWarning
@@ -16,7 +18,7 @@ from lungunet.volumes.volume import read_volume
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 BARE = dict.fromkeys((*GEOMETRY, "RescaleSlope", "RescaleIntercept"))
 EIGHT = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}
-CLASSES = {"PT": "128", "SEG": "66.4", "RTDOSE": "481.2", "MR": "4"}
+CLASSES = {"PT": "128", "SEG": "66.4", "RTSTRUCT": "481.3", "RTDOSE": "481.2", "MR": "4"}
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -114,6 +116,19 @@ class TestForeignFiles:
         assert said == []
         with pytest.warns(LungUNetWarning, match="left out"):
             assert np.array_equal(read_volume(folder).array, HU)
+
+    @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+    def test_masks_in_dicom_are_said_not_to_be_read(self, tmp_path, kind):
+        (tmp_path / "m").mkdir()
+        of_modality(kind)(tmp_path / "m" / "a.seg.dcm")
+        text = (
+            rf"\({kind}\).*\. Masks in DICOM are written and not read: give NIfTI or NRRD, as "
+            r"'lungunet predict \.\.\. --format nifti' writes it\."
+        )
+        for path in (tmp_path / "m", tmp_path / "m" / "a.seg.dcm"):
+            for read in (read_volume, lambda path: find_volumes([path])):
+                with pytest.raises(DataError, match=text):
+                    read(path)
 
     def test_alone_are_no_scan(self, tmp_path):
         (tmp_path / "pt").mkdir()
@@ -487,3 +502,47 @@ class TestSeveralSeries:
             tags = {"PatientName": patient, "PatientID": patient, "SeriesInstanceUID": f"1.{i}"}
             without_ending(tmp_path / patient / "ct", **tags)
         assert [scan.name for scan in find_volumes([tmp_path])] == ["LIDC-1_ct", "LIDC-2_ct"]
+
+
+def process_wide():
+    """What readers could leave changed for the whole program."""
+    modes = pydicom.config.settings
+    return (
+        list(warnings.filters),
+        (modes._reading_validation_mode, modes._writing_validation_mode),
+        sitk.ProcessObject.GetGlobalWarningDisplay(),
+    )
+
+
+def test_threads_that_read_lose_no_warning_and_leave_all_as_it_was(tmp_path):
+    """Warnings of the library come once for each read, and the program's own all get through."""
+    folders = [series(tmp_path / f"{i}", step_mm=10, SliceThickness=2) for i in range(2)]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        before = process_wide()
+        with ThreadPoolExecutor(4) as pool:
+            reads = [pool.submit(read_volume, folder) for folder in folders * 15]
+            own = 0
+            while not all(read.done() for read in reads):
+                warnings.warn("of the program", stacklevel=1)
+                own += 1
+        after = process_wide()
+    texts = [str(one.message) for one in said]
+    assert texts.count("of the program") == own
+    for folder in folders:
+        assert sum(text.startswith(f"{folder}: ") for text in texts) == 15
+    assert len(texts) == own + 30
+    assert after == before
+
+
+def test_what_pydicom_warns_of_stays_unsaid_in_every_thread(tmp_path):
+    folder = series(tmp_path / "ct", SpecificCharacterSet="ISO_IR 100", PatientName="A^B")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 999"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="Unknown encoding"):
+            pydicom.dcmread(folder / "0.dcm").PatientName  # noqa: B018
+        with ThreadPoolExecutor(4) as pool:
+            for volume in pool.map(read_volume, [folder] * 12):
+                assert volume.array.shape == HU.shape

@@ -7,6 +7,7 @@ import SimpleITK
 from dicom_files import HU, SPACING, dicom_slice, edit, enhanced, save, series
 
 from lungunet.errors import DataError, GeometryError, LungUNetWarning
+from lungunet.volumes.formats import find_volumes
 from lungunet.volumes.volume import read_volume
 
 TILT = np.radians(15)
@@ -50,6 +51,31 @@ class TestUneven:
         with pytest.raises(GeometryError) as caught:
             read_volume(folder)
         assert "unevenly spaced: 4 mm (3 times), then 7 mm (3 times). Have it" in str(caught.value)
+
+    def test_many_steps_are_counted(self, tmp_path):
+        heights = np.cumsum([0, *[2.5, 7.5] * 6])
+        planes = [smooth((1, 12, 16), SPACING, (z, 0, 0))[0] for z in heights]
+        folder = at(tmp_path / "ct", planes, [(0, 0, z) for z in heights])
+        with pytest.raises(GeometryError) as caught:
+            read_volume(folder)
+        said = "slices are unevenly spaced: 2.5 to 7.5 mm apart, changing 11 times. Have it"
+        assert said in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("steps", "said"),
+        [
+            ([2.5, 2.5], "2.5 mm apart"),
+            ([2.5, 7.5], "unevenly spaced (2.5 to 7.5 mm)"),
+            ([4] * 15 + [4.36] * 15, "unevenly spaced (4 to 4.36 mm)"),
+            ([4, 4, 0], "unevenly spaced (0 to 4 mm)"),
+        ],
+    )
+    def test_a_series_is_described_as_what_it_is(self, tmp_path, steps, said):
+        heights = np.cumsum([0, *steps])
+        planes = [smooth((1, 12, 16), SPACING, (z, 0, 0))[0] for z in heights]
+        folder = at(tmp_path / "ct", planes, [(0, 0, z) for z in heights])
+        (scan,) = find_volumes([folder])
+        assert scan.describe().split(" mm, ", 1)[1].removesuffix(", 3.5 mm thick") == said
 
     def test_is_resampled_when_asked(self, folder):
         with pytest.warns(LungUNetWarning) as warned:

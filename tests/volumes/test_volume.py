@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import itertools
 import os
@@ -414,6 +415,12 @@ class TestWriting:
             content = (tmp_path / name).read_bytes()
             assert b"Doe" not in (gzip.decompress(content) if name.endswith("gz") else content)
 
+    @pytest.mark.parametrize("dtype", [">i2", ">f4", "<i2"])
+    @pytest.mark.parametrize("name", ["m.nii.gz", "m.nrrd", "m.mha"])
+    def test_values_of_either_byte_order(self, tmp_path, scan, name, dtype):
+        write_volume(tmp_path / name, HU.astype(dtype), like=scan)
+        assert np.array_equal(read_volume(tmp_path / name).array, HU)
+
     def test_refuses_another_shape_ending_or_dtype(self, tmp_path, scan):
         with pytest.raises(
             GeometryError, match=r"the array is \(5, 48, 63\), scan is \(5, 48, 64\)"
@@ -496,6 +503,12 @@ class TestOtherGrid:
         # Between fine voxels at equal distance either may be taken: half a voxel at the edge.
         assert np.abs(found - expected).sum() <= (0 if factor == 3 else 300)
         assert found[2, 15, 40] == 1
+
+    def test_labels_of_either_byte_order(self, tmp_path, scan):
+        mask = self.mask_on(tmp_path, scan)
+        swapped = dataclasses.replace(mask, array=mask.array.astype(">i2"))
+        with pytest.warns(LungUNetWarning, match="on another grid"):
+            assert np.array_equal(put_on_grid(swapped, scan), put_on_grid(mask, scan))
 
     def test_beyond_the_mask_is_background(self, tmp_path, scan):
         with pytest.warns(LungUNetWarning, match="taken, 0 where it does not reach"):
