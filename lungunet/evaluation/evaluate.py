@@ -30,9 +30,11 @@ from lungunet.errors import (
 )
 from lungunet.evaluation.calibration import count_reliability, fit_temperature
 from lungunet.evaluation.masks import MaskFolder, Predicts, match_classes, say_other_names
+from lungunet.evaluation.predicted_truth import count_predicted, read_maker, say_predicted
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by, trained_with
+from lungunet.inference.jobs import identify
 from lungunet.inference.predictor import Prediction, Predictor, find_no_hu, sees_hu
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES
@@ -307,6 +309,7 @@ def evaluate_list(
         temperature=temperature,
         progress=progress,
     )
+    remarks += tuple(_say_predicted(pairs, Path(data), {str(model): predictor, **rivals}, card))
     foreign = own and not trained_with(place, data)
     if foreign:
         remarks += (f"the lists of {data} are not those that {model} was trained with",)
@@ -367,6 +370,25 @@ def _refuse_seen(
             where=where,
         )
     return known
+
+
+def _say_predicted(
+    pairs: Sequence[Pair], data: Path, scored: Mapping[str, Predicts], card: ScoreCard
+) -> list[str]:
+    """Say where a model, that is scored or not, made the truth."""
+    found = count_predicted({pair.name: pair.require_mask() for pair in pairs}, data=data)
+    if not found:
+        return []
+    models = dict(scored)
+    for word in ("threshold", "lungs"):
+        if word in card.baselines and word not in models:
+            models[word] = Predictor.load(word, device="cpu")
+    made_by = {
+        name: identify(each.segmenter) if isinstance(each, Predictor) else read_maker(each.folder)
+        for name, each in models.items()
+        if isinstance(each, Predictor | MaskFolder)
+    }
+    return say_predicted(found, made_by, of=len(pairs))
 
 
 def _say_known(known: Mapping[str, Set[str]]) -> list[str]:
