@@ -141,6 +141,18 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def grey_phantoms(
+    phantoms: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """The same slices in 8 bits, through the lung window, and their masks."""
+    folder = tmp_path_factory.mktemp("grey")
+    for path in phantoms[0].iterdir():
+        grey = lungunet.LUNG_WINDOW.to_grey(lungunet.read_image(path))
+        lungunet.write_image(folder / f"{path.stem}.png", grey)
+    return folder, phantoms[1]
+
+
+@pytest.fixture(scope="session")
 def split(phantoms: tuple[Path, Path]) -> lungunet.Split:
     """Six pairs to train, three for val, three for test; patients kept together."""
     pairs = lungunet.find_pairs(*phantoms)

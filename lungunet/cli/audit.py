@@ -123,9 +123,9 @@ def _show_findings(result: "Audit") -> None:
 
 
 def _show_ranking(suspects: "list[Suspect]") -> None:
-    width = max((len(suspect.pair.name) for suspect in suspects), default=0)
+    rows = []
     for suspect in suspects:
-        reasons = "; ".join(suspect.reasons[:_REASONS_SHOWN])
         score = math.floor(100 * suspect.score + 1e-6) / 100  # what is 0.196 is not 0.2 and above
-        row = f"{score:.2f}  {suspect.list:<5}  {suspect.pair.name:<{width}}  {reasons}"
-        console.say(row.rstrip())
+        reasons = "; ".join(suspect.reasons[:_REASONS_SHOWN])
+        rows.append((f"{score:.2f}", suspect.list, suspect.pair.name, reasons))
+    console.show_columns(rows)

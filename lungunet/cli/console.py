@@ -4,8 +4,8 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import typer
 
@@ -159,22 +159,40 @@ def warn(text: str) -> None:
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print columns: the first left, the others right, as wide as their widest cell."""
+    """Print columns: the first left, the others right."""
     cells = [list(header), *([short(value) for value in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    for row in cells:
-        first, *others = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+    show_columns(cells, right=range(1, len(header)))
+
+
+def show_columns(rows: Sequence[Sequence[str]], *, right: Container[int] = ()) -> None:
+    """Print rows of text in columns as wide as their widest cell; ``right`` ends on the right."""
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            pad(cell, width, right=i in right)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        say("  ".join([first, *others]).rstrip())
+        say("  ".join(cells).rstrip())
 
 
-def short(value: object, digits: int = 4) -> str:
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """Fill up with spaces, before the text where it shall end on the right."""
+    spaces = " " * (width - width_of(text))
+    return spaces + text if right else text + spaces
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes: a Chinese letter takes two."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def short(value: object, digits: int = 4, *, sign: Literal["", "+"] = "") -> str:
     """Format a cell: few digits for floats, a dash for what is undefined."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return f"{value:{sign}.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def command(*words: object) -> str:

@@ -33,10 +33,9 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _show(health: "Health") -> None:
-    rows = [*_versions(health), ("", ""), *_machine(health), ("", ""), *_training(health)]
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        console.say(f"{name:<{width}}  {text}".rstrip())
+    console.show_columns(
+        [*_versions(health), ("", ""), *_machine(health), ("", ""), *_training(health)]
+    )
     if not health.problems:
         console.say("\nnothing is broken")
         return

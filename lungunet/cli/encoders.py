@@ -75,13 +75,8 @@ def _list_architectures(pattern: str, *, as_json: bool) -> None:
 
 def _say_columns(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print text in columns, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = [
-            (cell or "-").rjust(width) if name == "parameters" else (cell or "-").ljust(width)
-            for name, cell, width in zip(header, row, widths, strict=True)
-        ]
-        console.say("  ".join(cells).rstrip())
+    cells = [[cell or "-" for cell in row] for row in (header, *rows)]
+    console.show_columns(cells, right=[i for i, name in enumerate(header) if name == "parameters"])
 
 
 def _sizes(a: "ArchitectureInfo") -> str:

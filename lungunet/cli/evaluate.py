@@ -277,7 +277,7 @@ def _show(card: "ScoreCard", model: str, of: str, against: Sequence[str]) -> Non
             (
                 case.name,
                 case.scores.iou,
-                f"{case.surface.hd95:.1f}",  # inf of a lung that was missed, as in cases.csv
+                console.short(case.surface.hd95, 1),  # inf of a lung that was missed
                 f"{case.truth_size:.{digits}f}",
                 f"{case.pred_size:.{digits}f}",
             )
@@ -327,7 +327,7 @@ def _interval(interval: "Interval", sign: str = "") -> str:
 
 def _show_calibration(card: "ScoreCard") -> None:
     found = card.calibration
-    if found is None:
+    if found is None or math.isnan(found.ece):  # as where no pixel is called lung
         return
     text = f"\nof pixels called lung, probabilities are off by {found.ece:.4f} (ECE, interval "
     text += f"{_interval(found.interval)})"
@@ -370,8 +370,7 @@ def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
     rows: list[tuple[Any, ...]] = [(model, card.pooled.iou, card.pooled.accuracy, "", "")]
     for name, other in card.baselines.items():
         gain = card.difference(other, "iou")
-        value = "-" if math.isnan(gain.value) else f"{gain.value:+.4f}"
-        gained = (value, _interval(gain.interval, "+"))
+        gained = (console.short(gain.value, sign="+"), _interval(gain.interval, "+"))
         rows.append((name, other.pooled.iou, other.pooled.accuracy, *gained))
     console.say()
     console.show_table((known, "lung IoU", "accuracy", "IoU gained", "interval"), rows)
@@ -389,5 +388,5 @@ def _show_moved(card: "ScoreCard", model: str, name: str) -> None:
     console.say(f"where {model} gains and loses most against {name}")
     console.show_table(
         ("IoU, 1 if rightly empty", model, name, "gained"),
-        [(case, ours, theirs, f"{ours - theirs:+.4f}") for case, ours, theirs in rows],
+        [(*row, console.short(row[1] - row[2], sign="+")) for row in rows],
     )

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lungunet.cli import console
+from lungunet.cli.lights import say_lights
 from lungunet.cli.options import Json, Quiet
 from lungunet.errors import DataError, counted
 
@@ -36,6 +37,8 @@ def merge(
     merged = merge_parts(out)
     none = "; it holds no parts, there was nothing to join" if is_whole else ""
     console.say(f"{counted(merged.masks, 'mask')} in {out}{none}")
+    if not is_whole:
+        say_lights(out / "triage.csv")
     if as_json:
         console.say_json(
             {

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lungunet.cli import console
+from lungunet.cli.lights import say_lights
 from lungunet.cli.options import Devices, Json, Overwrite, Precision, Quiet, Resample, Series
 from lungunet.errors import ConfigError, counted, listed
 
 if TYPE_CHECKING:
     from lungunet import ScanResult, SliceResult
 
-_SHOWN = 5  # masks that are not green
 _GO_ON = "The same command with --skip-existing goes on."
 
 
@@ -226,8 +226,7 @@ class _Told:
         self.out, self.part, self.as_json = out, part, as_json
         self.done = self.skipped = 0
         self.failed: list[str] = []
-        self.lights: Counter[str] = Counter()
-        self.worst: list[tuple[float, str, str, str]] = []
+        self.new: Counter[str] = Counter()
         self._masks: list[dict[str, Any]] = []
 
     def add(self, result: "SliceResult | ScanResult") -> None:
@@ -236,10 +235,7 @@ class _Told:
         self.done += 1
         self.skipped += result.skipped
         if checked:
-            self.lights[checked.light] += 1
-            if checked.light != "green":
-                row = (-checked.worry, result.name, checked.light, checked.reasons[0])
-                self.worst = sorted([*self.worst, row])[:_SHOWN]
+            self.new[checked.light] += 1
         if self.as_json:
             self._masks.append(
                 {
@@ -266,16 +262,12 @@ class _Told:
             console.say(f"measured: {table}; what its columns are: lungunet measure --help")
 
     def say_lights(self) -> None:
-        """Print how many masks are red, amber and green, and why the worst are not green."""
-        if not self.lights:
-            return
-        summary = ", ".join(f"{self.lights[light]} {light}" for light in ("red", "amber", "green"))
-        console.say(summary if self.part else f"{summary}: {self.out / 'triage.csv'}")
-        for _, name, light, reason in self.worst:
-            console.say(f"  {light:<5}  {name}: {reason}")
-        more = self.lights["red"] + self.lights["amber"] - len(self.worst)
-        if more:
-            console.say(f"  and {more} more")
+        """Print the lights of all masks that are there, of this command and of those before."""
+        from lungunet import Sharing
+
+        if self.done:
+            table = Sharing(self.part).folder(self.out) / "triage.csv"
+            say_lights(table, self.new, named=not self.part)
 
     def say_results(self) -> None:
         """Print as JSON what became of each file; what was measured stands in the tables."""
@@ -316,6 +308,8 @@ def _show_scans(
     if names_patient and told.done:
         console.say("The masks name patient and study, as the scans do. Treat them alike.")
     told.say_results()
+    if told.skipped:  # of the others a line each said it
+        told.say_lights()
     if stopped:
         console.warn(f"lungunet: interrupted: {stopped}. {_GO_ON}")
         raise typer.Exit(130)

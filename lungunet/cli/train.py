@@ -1,6 +1,7 @@
 """``lungunet train``: a table row per epoch, and a run folder that can be gone on with."""
 
 import json
+import math
 import shlex
 import signal
 import time
@@ -380,9 +381,10 @@ def _say_end(
     best = next((result for result in reversed(results) if result.is_best), None)
     if best is not None:
         size = f"{config.size}x{config.size}"
-        scores = f"val IoU {best.val.iou:.4f}{_each_class(best)}"
+        scores = f"val IoU {console.short(best.val.iou)}{_each_class(best)}"
         if best.val_ill is not None:
-            scores = f"mean {best.score:.4f} of {scores} and val_ill IoU {best.val_ill.iou:.4f}"
+            ill = f"val_ill IoU {console.short(best.val_ill.iou)}"
+            scores = f"mean {console.short(best.score)} of {scores} and {ill}"
         console.say(f"\nbest {scores} in epoch {best.epoch}, pooled, at {size}")
     else:
         console.say(
@@ -422,7 +424,8 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool, as_json: bo
             first = False
             continue
         folds.append(result)
-        console.say(f"{result.name}: lung IoU {result.card.pooled.iou:.4f}, last epoch\n")
+        iou = console.short(result.card.pooled.iou)
+        console.say(f"{result.name}: lung IoU {iou}, last epoch\n")
     if as_json:
         scores = [
             {"name": fold.name, "slices": len(fold.card.cases), "iou": fold.card.pooled.iou}
@@ -435,22 +438,28 @@ def _cross_validate(config: "RunConfig", out: Path, overwrite: bool, as_json: bo
 
 
 def _say_spread(folds: "list[FoldResult]") -> None:
-    """Print a row per fold, then their mean and standard deviation."""
+    """Print a row per fold, then mean and standard deviation of the folds that have a score."""
     from statistics import fmean, stdev
 
-    rows: list[list[object]] = []
+    rows: list[list[Any]] = []
     for fold in folds:
         threshold = fold.card.baselines.get("threshold")
         distance = fold.card.per_case("hd95").mean
         scores = [fold.card.pooled.iou, fold.card.pooled.dice, distance]
         scores.append(threshold.pooled.iou if threshold else float("nan"))
         rows.append([fold.name, len(fold.card.cases), *scores])
-    columns = list(zip(*(row[2:] for row in rows), strict=True))
-    rows.append(["mean", "", *(fmean(column) for column in columns)])
+    columns = [
+        [score for score in column if not math.isnan(score)]
+        for column in zip(*(row[2:] for row in rows), strict=True)
+    ]
+    rows.append(["mean", "", *(fmean(known) if known else None for known in columns)])
     if len(folds) > 1:
-        rows.append(["standard deviation", "", *(stdev(column) for column in columns)])
+        spread = (stdev(known) if len(known) > 1 else None for known in columns)
+        rows.append(["standard deviation", "", *spread])
     header = ("pooled, at file size", "slices", "lung IoU", "Dice", "HD95, px", "threshold IoU")
     console.show_table(header, rows)
+    for remark in dict.fromkeys(remark for fold in folds for remark in fold.card.remarks):
+        console.say(remark)
 
 
 def _say_row(result: "EpochResult", *, first: bool = False) -> None:
@@ -458,15 +467,18 @@ def _say_row(result: "EpochResult", *, first: bool = False) -> None:
     # With two classes IoU is that of lung; with more it is that of all of them as one.
     classes = _lung_classes(result)
     columns = [column for column in _COLUMNS if result.val_ill or column[0] != "val_ill"]
-    columns += [(f"val {name}", max(7, len(name) + 4)) for name in classes]
+    columns += [(f"val {name}", max(7, console.width_of(name) + 4)) for name in classes]
     if first:
-        console.say("  ".join(name.rjust(width) for name, width in columns))
+        console.say("  ".join(console.pad(name, width, right=True) for name, width in columns))
     scores = [train.loss, val.loss, train.accuracy, val.accuracy, train.iou, val.iou]
     scores += [result.val_ill.iou] if result.val_ill else []
     seconds = f"{sum(measured.seconds for measured in result.passes.values()):.1f}"
     cells = [str(result.epoch), *map(console.short, scores), f"{result.lr:.1e}", seconds]
     cells += map(console.short, classes.values())
-    row = "  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, columns, strict=True))
+    row = "  ".join(
+        console.pad(cell, width, right=True)
+        for cell, (_, width) in zip(cells, columns, strict=True)
+    )
     console.say(row + ("  best" if result.is_best else ""))
 
 

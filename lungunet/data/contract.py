@@ -175,8 +175,8 @@ class InputContract:
         self.check_dtype(image.dtype.name, where)
         refuse_no_numbers(image, where)
 
-    def check_dtype(self, dtype: str, where: str = "slice") -> None:
-        """Refuse slices of a dtype that the contract was not made for.
+    def check_dtype(self, dtype: str, where: str = "slice", *, model: str = "the model") -> None:
+        """Refuse slices of a dtype that the contract was not made for; ``model`` is its name.
 
         Raises
         ------
@@ -191,9 +191,13 @@ class InputContract:
                     f"image.astype('{plain}').",
                     where=where,
                 )
+            fix = "Use the files that the slices were exported from, or"
+            if self.window is None:
+                fix = "Export them through the window of those that it was trained on, or use"
+            other = "HU, such as lungs" if dtype in _HU_DTYPES else dtype
             raise DataError(
-                f"a slice of {dtype}, the model expects {self._wanted()}. Use the files "
-                f"that the slices were exported from, or a model trained on {dtype}.",
+                f"a slice of {dtype}, {model} expects {self._wanted()}. {fix} a model "
+                f"trained on {other}.",
                 where=where,
             )
 

@@ -33,6 +33,7 @@ RECORD = "predicted.jsonl"
 PARTS = "parts"
 """The folder beside them in which each part of a job that is divided has a record of its own."""
 _BESIDE_MASKS = ("overlays", "previews", "probabilities", "uncertainty")
+_LISTS = ("test.txt", "val.txt", "train.txt")
 _OF_SCANS = (".dcm", ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Lone surrogates are how Python spells bytes of a file name that are not UTF-8.
 _UNLISTABLE = re.compile(r"[\t\n\r\ud800-\udfff]|\A\s|\s\Z")
@@ -207,6 +208,7 @@ def list_slices(sources: Iterable[str | Path], *, but: Path | None = None) -> li
 def _list_files(source: str | Path, but: Path | None) -> list[Path]:
     path = Path(source)
     if path.is_dir():
+        _refuse_lists_alone(path, but)
         return find_images(path, but=but)
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
@@ -217,6 +219,19 @@ def _list_files(source: str | Path, but: Path | None) -> list[Path]:
     if not found:
         raise DataError("no image matches. Check the pattern; quote it in the shell.", where=source)
     return found
+
+
+def _refuse_lists_alone(folder: Path, but: Path | None) -> None:
+    """Name the list that is meant where a folder of lists stands in its place."""
+    lists = [str(path) for name in _LISTS if (path := folder / name).is_file()]
+    if not lists:
+        return
+    files = (path for path in _walk(folder, but) if not path.is_relative_to(folder / "audit"))
+    if not any(path.suffix.lower() in SUFFIXES for path in files):
+        raise DataError(
+            f"holds lists of slices, and none itself. Give a list: {' or '.join(lists)}.",
+            where=folder,
+        )
 
 
 def find_pairs(images: str | Path, masks: str | Path, *, names: str | None = None) -> list[Pair]:

@@ -1,5 +1,6 @@
 """Pictures for eyes: outlines of truth and prediction on a windowed slice, sheets and captions."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import cv2
@@ -154,21 +155,30 @@ def add_lines(picture: np.ndarray, lines: Sequence[str], *, below: bool = False)
 def write_text(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
     """Write white on black into a picture, which is readable on bone and on air.
 
+    Letters that OpenCV's font lacks, as those of Thai, are question marks; it has Latin, Greek,
+    Cyrillic, Arabic, Hebrew, Chinese, Japanese and Korean.
+
     Parameters
     ----------
     place : left end of the base line, (x, y) px
     """
-    known = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
-    (left, base), (width, height) = place, _size(known)
+    text = _as_drawn(text)
+    (left, base), (width, height) = place, _size(text)
     corners = (left - 3, base - height - 4), (left + width + 3, base + 5)
     cv2.rectangle(picture, *corners, (0, 0, 0), cv2.FILLED)
-    cv2.putText(picture, known, place, _FONT, _TEXT_SIZE, TEXT_RGB, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, place, _FONT, _TEXT_SIZE, TEXT_RGB, 1, cv2.LINE_AA)
+
+
+def _as_drawn(text: str) -> str:
+    """Return a text as OpenCV can draw it, which crashes where a file name is no Unicode."""
+    whole = unicodedata.normalize("NFC", text)  # macOS writes é as e and an accent
+    return whole.encode("utf-8", "replace").decode()
 
 
 def _wrap(line: str, width: int) -> list[str]:
     """Break a line between words where it is too long."""
     parts = [""]
-    for word in line.split():
+    for word in _as_drawn(line).split():
         longer = f"{parts[-1]} {word}".strip()
         if parts[-1] and _size(longer)[0] > width:
             parts.append(word)

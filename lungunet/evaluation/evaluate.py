@@ -1,6 +1,7 @@
 """Score a model, or the masks of any other tool, on a list of pairs, and keep what came out."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lungunet.data.codec import IGNORE, LabelCodec, say_no_lung
-from lungunet.data.ct import write_picture
+from lungunet.data.ct import read_header, read_image, write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.hu import can_hold_hu
@@ -35,9 +36,11 @@ from lungunet.evaluation.masks import (
     say_other_names,
     say_other_numbers,
 )
+from lungunet.evaluation.predicted_truth import count_predicted, read_maker, say_predicted
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
 from lungunet.evaluation.trained_on import seen_by, trained_with
+from lungunet.inference.jobs import identify
 from lungunet.inference.predictor import Prediction, Predictor, find_no_hu, sees_hu
 from lungunet.metrics.bootstrap import Interval
 from lungunet.metrics.overlap import SLICES
@@ -105,7 +108,7 @@ def evaluate(
         _refuse_unknown_patients(pairs, patients)
     cases: list[CaseScore] = []
     images = [pair.image for pair in pairs]
-    no_hu = _refuse_no_hu((predictor, *(against or {}).values()), images)
+    no_hu = _refuse_unfit({"the model": predictor, **(against or {})}, images)
     rivals = {name: other.predict_files(images) for name, other in (against or {}).items()}
     rules = _baselines(predictor, without=rivals) if baselines else {}
     left_out: dict[str, list[str]] = {}
@@ -152,13 +155,26 @@ def evaluate(
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
 
-def _refuse_no_hu(predictors: Iterable[Predicts], images: Sequence[Path]) -> str:
-    """Refuse slices that cannot be the HU that a model sees; else say why they are none, or ''."""
+def _refuse_unfit(predictors: Mapping[str, Predicts], images: Sequence[Path]) -> str:
+    """Refuse slices that one of these models does not take; else say why they are no HU, or ''."""
+    models = {name: each for name, each in predictors.items() if isinstance(each, Predictor)}
+    dtypes: dict[str, Path] = {}
+    for image in images:
+        with suppress(DataError):  # said where it is read
+            dtypes.setdefault(read_header(image).dtype, image)
+    for name, each in models.items():
+        contract = each.segmenter.contract
+        for image in (image for dtype, image in dtypes.items() if dtype not in contract.dtypes):
+            contract.check_dtype(read_image(image).dtype.name, str(image), model=name)
     fault = find_no_hu(images)
     if fault is None:
         return ""
-    if any(isinstance(each, Predictor) and sees_hu(each) for each in predictors):
-        raise DataError(fault.text, where=f"{images[0].parent}: slices to evaluate on")
+    for name, each in models.items():
+        if sees_hu(each):
+            raise DataError(
+                f"{fault.text} {name} takes them for HU.",
+                where=f"{images[0].parent}: slices to evaluate on",
+            )
     return fault.text
 
 
@@ -283,7 +299,7 @@ def evaluate_list(
         for name, of in seen.items()
     }
     remarks = tuple(_say_known({name: known[name] for name in rivals}))
-    _refuse_no_hu((predictor, *rivals.values()), [pair.image for pair in pairs])
+    _refuse_unfit({str(model): predictor, **rivals}, [pair.image for pair in pairs])
     if split == "val":
         remarks += _say_chosen(seen, len(pairs))
     temperature: float | None = None
@@ -300,6 +316,7 @@ def evaluate_list(
         temperature=temperature,
         progress=progress,
     )
+    remarks += tuple(_say_predicted(pairs, Path(data), {str(model): predictor, **rivals}, card))
     foreign = own and not trained_with(place, data)
     if foreign:
         remarks += (f"the lists of {data} are not those that {model} was trained with",)
@@ -363,6 +380,25 @@ def _refuse_seen(
             where=where,
         )
     return known
+
+
+def _say_predicted(
+    pairs: Sequence[Pair], data: Path, scored: Mapping[str, Predicts], card: ScoreCard
+) -> list[str]:
+    """Say where a model, that is scored or not, made the truth."""
+    found = count_predicted({pair.name: pair.require_mask() for pair in pairs}, data=data)
+    if not found:
+        return []
+    models = dict(scored)
+    for word in ("threshold", "lungs"):
+        if word in card.baselines and word not in models:
+            models[word] = Predictor.load(word, device="cpu")
+    made_by = {
+        name: identify(each.segmenter) if isinstance(each, Predictor) else read_maker(each.folder)
+        for name, each in models.items()
+        if isinstance(each, Predictor | MaskFolder)
+    }
+    return say_predicted(found, made_by, of=len(pairs))
 
 
 def _say_known(known: Mapping[str, Set[str]]) -> list[str]:

@@ -31,6 +31,7 @@ from lungunet.evaluation.charts import CurveChart, DotChart, curve_chart, dot_ch
 from lungunet.evaluation.scorecard import NOTHING, Difference, verdict
 from lungunet.metrics.bootstrap import Interval, caution_of_few
 from lungunet.metrics.overlap import SLICES, Ruler, ruler_of_scans
+from lungunet.training.config import say_no_run
 
 REPORT = "report.html"
 _SETTINGS = (
@@ -354,10 +355,7 @@ def _read_run(path: Path) -> _RunFiles:
     if not path.is_dir():
         raise ModelError("no such folder. Give the folder of a run.", where=path)
     if not (path / "config.toml").is_file():
-        raise ModelError(
-            "no run (config.toml is missing). Give the folder that 'lungunet train' made.",
-            where=path,
-        )
+        raise ModelError(say_no_run(path), where=path)
     text = _read_text(path / "config.toml")
     try:
         config = tomllib.loads(text)

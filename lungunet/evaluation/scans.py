@@ -22,10 +22,12 @@ from lungunet.data.manifest import Pair
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.evaluation.masks import match_classes, say_other_names, say_other_numbers
+from lungunet.evaluation.predicted_truth import count_predicted, read_maker, say_predicted
 from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
 from lungunet.evaluation.scorecard import box_of_either as box_of
 from lungunet.evaluation.trained_on import SeenScans
+from lungunet.inference.jobs import identify
 from lungunet.inference.measure import codec_of_lungs, encode_scan, guess_codec
 from lungunet.inference.predictor import Predictor
 from lungunet.inference.quality import tell_no_chest
@@ -96,12 +98,14 @@ class _Source:
     segment : classes of a scan, and whether they were brought to its grid from another one
     word : which baseline it is itself; empty where it is none
     tells_sides : whether lungs without sides can be told apart by the scan
+    made_by : hash of the model; empty where nobody knows
     """
 
     segment: Callable[[str, Volume], tuple[np.ndarray, bool]]
     codec: LabelCodec
     word: str = ""
     tells_sides: bool = False
+    made_by: str = ""
 
 
 @dataclass
@@ -201,7 +205,8 @@ def evaluate_scans(
     def load(model: str | Path, mask_codec: LabelCodec | None, names: str | None) -> _Source:
         if _is_masks(model):
             beside = find_volume_pairs(scans, model, names=names, series=series)
-            return _read_masks(beside, with_truth, mask_codec or codec_of_lungs(model))
+            masks = _read_masks(beside, with_truth, mask_codec or codec_of_lungs(model))
+            return replace(masks, made_by=read_maker(model))
         for option, given in (("mask_names", names), ("mask_codec", mask_codec)):
             if given is not None:
                 raise ConfigError(
@@ -251,6 +256,9 @@ def evaluate_scans(
     found.remarks += _remarks(found, pairs, codec, source)
     for name, by in seen.items():
         found.remarks += _say_seen(name, by)
+    truths = {case.name: with_truth[case.name].require_mask().path for case in found.cases}
+    models = {n: each.made_by for n, each in {str(model): source, **rivals, **rules}.items()}
+    found.remarks += say_predicted(count_predicted(truths), models, of=len(truths))
     card = _card(found)
     if out is not None:
         card = replace(card, folder=Path(out))
@@ -339,7 +347,13 @@ def _segment_with(predictor: Predictor, scoring: ScanScoring, progress: Progress
         predicted = predict_volume(predictor, scan, refine=scoring.refine, progress=progress)
         return predicted.classes, False
 
-    return _Source(segment, _named(predictor.codec), predictor.word, tells_sides=True)
+    return _Source(
+        segment,
+        _named(predictor.codec),
+        predictor.word,
+        tells_sides=True,
+        made_by=identify(predictor.segmenter),
+    )
 
 
 def _baselines(

@@ -14,11 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 from lungunet.errors import ConfigError, LungUNetWarning
+from lungunet.inference.parts import Part
 from lungunet.models.cores import count_cores, limit_cores
 
 T = TypeVar("T")
@@ -65,6 +67,10 @@ class Sharing:
     def is_alone(self) -> bool:
         """Whether one process computes, this one."""
         return not self.devices and self.ray is None
+
+    def folder(self, out: str | Path) -> Path:
+        """Return where the tables go: to the masks, or those of a part to a folder below them."""
+        return Part.parse(self.part).folder(Path(out)) if self.part else Path(out)
 
 
 class LostError(Exception):

@@ -54,7 +54,7 @@ def start_crew(
             "from a path, or by a word.",
             where="sharing",
         )
-    identity = (_identify(predictor.segmenter), __version__)
+    identity = (identify(predictor.segmenter), __version__)
     start = partial(_start, predictor.loading, identity, job)
     if sharing.ray is None:
         return Crew(start_processes(start, sharing.devices[: max(1, most)]))
@@ -70,7 +70,7 @@ def _start(
     predictor = Predictor.load(
         loading.model, device=device, precision=loading.precision, tta=loading.tta
     )
-    if (_identify(predictor.segmenter), __version__) != identity:
+    if (identify(predictor.segmenter), __version__) != identity:
         raise ConfigError(
             f"is another model there, or not that of lungunet {identity[1]}. Let all machines have "
             "the same.",
@@ -115,7 +115,7 @@ def recording(
         raise ConfigError(
             "overwrite and skip_existing: one replaces what the other keeps. Leave one out."
         )
-    made_by: dict[str, Any] = {"model": _identify(predictor.segmenter), "lungunet": __version__}
+    made_by: dict[str, Any] = {"model": identify(predictor.segmenter), "lungunet": __version__}
     made_by["tta"] = predictor.tta
     made_by |= {**settings, "labels": codec.to_dict()}
     if predictor.address:
@@ -138,12 +138,12 @@ def recording(
             yield record
 
 
-def _identify(segmenter: Segmenter) -> str:
+def identify(segmenter: Segmenter) -> str:
     """Return what two models share when one version makes the same masks; empty if not known."""
     said = getattr(segmenter, "weights_sha256", "")
     if segmenter.word == "threshold":
         said = "threshold"
-    members = [_identify(member) for member in getattr(segmenter, "members", ())]
+    members = [identify(member) for member in getattr(segmenter, "members", ())]
     said = said or (" ".join(members) if all(members) else "")
     about = json_text([segmenter.contract.to_dict(), segmenter.codec.to_dict()])
     return sha256(f"{said} {about}".encode()).hexdigest() if said else ""

@@ -373,7 +373,7 @@ def _put_in_words(
         whole, least = _whole_of(name, counts)
         if whole < least:
             size = f"{least / counts['whole']:.0%} of the picture"
-            small = f"of a small lung ({size}; this one is smaller)"
+            small = f"of a small lung ({size}, and this one is smaller)"
             words[name] = said.replace("of the lung", small)
     return words
 

@@ -272,7 +272,7 @@ class Record:
             return True
         planned = set(chain.from_iterable(self._again.values()))
         files = (path for path in sorted(out.iterdir()) if path not in planned)
-        stay = [str(path) for path in files if not names.isdisjoint(_names_of(path))]
+        stay = [str(path) for path in files if not names.isdisjoint(names_of(path))]
         if stay:
             why = f"made with {other}" if other else "without a row in the tables of the parts"
             raise ConfigError(
@@ -455,7 +455,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     )
 
 
-def _names_of(file: Path) -> list[str]:
+def names_of(file: Path) -> list[str]:
     """Return what a mask may be called that lies in a file: all before one of its dots."""
     parts = file.name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts))]

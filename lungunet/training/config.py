@@ -19,7 +19,8 @@ import tomli_w
 from lungunet.data.dataset import DEFAULT_SIZE
 from lungunet.data.files import write_text
 from lungunet.data.kinds import is_number, make_plain
-from lungunet.errors import ConfigError
+from lungunet.data.split import fold_folders
+from lungunet.errors import ConfigError, listed
 from lungunet.models.architectures import check_architecture, default_encoder, describe_network
 from lungunet.models.device import Precision
 from lungunet.models.losses import LossName, make_loss
@@ -305,9 +306,7 @@ class RunConfig(TrainConfig):
                 where=", ".join(fixed),
             )
         if not file.exists():
-            raise ConfigError(
-                "no run (config.toml is missing). Give the folder of a run.", where=run
-            )
+            raise ConfigError(say_no_run(run), where=run)
         if "data" not in read_toml(file):
             raise ConfigError(
                 "was made in Python, with a model and data that only that program knows. "
@@ -336,6 +335,17 @@ class RunConfig(TrainConfig):
             raise ConfigError(
                 f"disease={self.disease}: a share is in [0, 1]. 0.3 is usual.", where="config"
             )
+
+
+def say_no_run(folder: str | Path) -> str:
+    """Say that a folder is no run, and which runs lie in it where it is a cross-validation's."""
+    runs = [str(fold) for fold in fold_folders(folder) if (fold / "config.toml").is_file()]
+    if not runs:
+        return "no run (config.toml is missing). Give the folder that 'lungunet train' made."
+    return (
+        f"holds the runs of a cross-validation. Give one of them: {listed(runs, separator=', ')}. "
+        f"'lungunet evaluate {folder} DATA' scores them as one model."
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import ast
 import json
 import re
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import numpy as np
 import pytest
 import typer
 
 import lungunet
-from lungunet.cli import wording
+from lungunet.cli import console, wording
 from lungunet.cli.app import app
 
 PACKAGE = Path(lungunet.__file__).parent
@@ -205,3 +206,19 @@ def test_evaluate_of_two_models_says_how_they_are_compared(run_cli) -> None:
     done = run_cli("evaluate", "runs/a", "runs/b", "data")
     assert done.code == 2
     assert "--against OTHER" in done.err
+
+
+class TestTables:
+    def test_columns_end_together_where_letters_are_wide(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = [("病例一_3", 0.9131, "甲"), ("case-0002", None, "é")]
+        console.show_table(("name", "IoU", "类"), rows)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1:] == ["病例一_3   0.9131  甲", "case-0002       -   é"]
+        widths = [len(line) + sum(east_asian_width(c) == "W" for c in line) for line in lines]
+        assert len({*widths}) == 1
+
+    def test_all_columns_are_made_there(self) -> None:
+        for path in (PACKAGE / "cli").glob("*.py"):
+            assert not re.search(r"\.[lr]just\(|:[<>]\{", path.read_text()), path

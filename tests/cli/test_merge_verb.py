@@ -1,6 +1,7 @@
 """``predict --part`` and ``merge``: what they say, and how they end."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,11 @@ def test_parts_are_joined(run_cli, slices, tmp_path) -> None:
         assert f" in {out}, part {part}\n" in done.out
         assert f"When all parts are done: lungunet merge {out}\n" in done.out
     done = run_cli("merge", out)
-    assert (done.code, done.out) == (0, f"4 masks in {out}\n")
+    assert done.code == 0
+    masks, lights = done.out.splitlines()[:2]
+    assert masks == f"4 masks in {out}"
+    assert re.fullmatch(r"\d red, \d amber, \d green: (.*)", lights)[1] == str(out / "triage.csv")
+    assert sum(map(int, re.findall(r"(\d) (?:red|amber|green)", lights))) == 4
     assert run_cli("merge", out, "--quiet").out == ""
     (slices / "bad.tif").write_bytes(b"junk")
     assert run_cli(*predict, "--skip-existing").code == 1

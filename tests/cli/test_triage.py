@@ -1,34 +1,37 @@
 """What predict says of its own masks, in words and in the table."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lungunet
-from lungunet import SliceResult
-from lungunet.cli.predict import _Told
-from lungunet.inference.quality import Plausibility
+from lungunet.cli.lights import say_lights
+from lungunet.data.files import write_csv
+from lungunet.inference.quality import Plausibility, triage_row
 
 
 def judged(worry: float, *reasons: str) -> Plausibility:
     return Plausibility(worry, reasons, {})
 
 
-def say_triage(path: Path, checked: dict[str, Plausibility]) -> None:
-    told = _Told(path.parent, None, as_json=False)
-    for name, trust in checked.items():
-        told.add(SliceResult(Path(f"{name}.tif"), checked=trust))
-    told.say_lights()
+def say_triage(folder: Path, checked: dict[str, Plausibility]) -> None:
+    worst_first = sorted(checked.items(), key=lambda item: -item[1].worry)
+    rows = (triage_row(name, trust) for name, trust in worst_first)
+    write_csv(folder / "triage.csv", rows, ("name", "light", "worry", "reasons"))
+    say_lights(folder / "triage.csv")
 
 
-def test_the_most_worrying_are_named_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_most_worrying_are_named_with_a_reason(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     checked = {f"amber-{n}": judged(0.1 + n / 100, f"because {n}", "and so") for n in range(6)}
     checked |= {"fine": judged(0.05), "bad": judged(0.9, "broken")}
-    say_triage(Path("masks/triage.csv"), checked)
+    say_triage(tmp_path, checked)
     assert capsys.readouterr().out.splitlines() == [
-        "1 red, 6 amber, 1 green: masks/triage.csv",
+        f"1 red, 6 amber, 1 green: {tmp_path / 'triage.csv'}",
         "  red    bad: broken",
         "  amber  amber-5: because 5",
         "  amber  amber-4: because 4",
@@ -38,9 +41,39 @@ def test_the_most_worrying_are_named_with_a_reason(capsys: pytest.CaptureFixture
     ]
 
 
-def test_where_all_is_green_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    say_triage(Path("triage.csv"), {"fine": judged(0.05)})
-    assert capsys.readouterr().out == "0 red, 0 amber, 1 green: triage.csv\n"
+def test_where_all_is_green_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    say_triage(tmp_path, {"fine": judged(0.05)})
+    said = f"0 red, 0 amber, 1 green: {tmp_path / 'triage.csv'}\n"
+    assert capsys.readouterr().out == said
+
+
+def test_masks_of_before_count_too(run_cli, phantoms: tuple[Path, Path], tmp_path: Path) -> None:
+    few, every = sorted(phantoms[0].iterdir())[:4], phantoms[0]
+    out, table = tmp_path / "out", tmp_path / "out" / "triage.csv"
+
+    def read() -> list[dict[str, str]]:
+        with table.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def count() -> Counter[str]:
+        return Counter(row["light"] for row in read())
+
+    def said(lights: Counter[str]) -> str:
+        return f"{lights['red']} red, {lights['amber']} amber, {lights['green']} green"
+
+    go_on = ("--out", out, "--skip-existing")
+    first = run_cli("predict", "threshold", *few, *go_on)
+    before = count()
+    assert f"\n{said(before)}: {table}\n" in first.out
+    done = run_cli("predict", "threshold", every, *go_on)
+    assert count().total() == 12
+    assert f"\n{said(count())}: {table}; new: {said(count() - before)}\n" in done.out
+    for again in (every, few[0]):
+        done = run_cli("predict", "threshold", again, *go_on)
+        assert f"\n{said(count())}: {table}; new: none\n" in done.out
+    assert f"\n  red    {read()[0]['name']}: " in done.out
 
 
 def test_predict_ranks_its_masks(run_cli, tmp_path: Path) -> None:

@@ -305,6 +305,18 @@ class TestTrain:
         done = run_cli("train", tmp_path / "none", "--cross-validate")
         assert (done.code, "has no folds" in done.err) == (1, True)
 
+    def test_cross_validation_of_slices_without_hu(
+        self, run_cli, grey_phantoms: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "data"
+        run_cli("split", *grey_phantoms, out, "--test", 0, "--folds", 2)
+        done = run_cli("train", out, "--out", tmp_path / "cv", *QUICK, "--cross-validate")
+        assert (done.code, done.err) == (0, "")
+        table = [line.split() for line in done.out.splitlines() if "  " in line]
+        rows = {words[0]: words[-1] for words in table[-4:]}
+        assert rows == {"fold-1": "-", "fold-2": "-", "mean": "-", "standard": "-"}
+        assert done.out.count("not scored: threshold and lungs. slices of uint8 hold no HU") == 1
+
     def test_resume_keeps_its_settings(self, run_cli, run: Path) -> None:
         done = run_cli("train", "--resume", run, "--lr", 0.1, "--out", "x")
         assert done.code == 1

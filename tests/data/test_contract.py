@@ -14,6 +14,9 @@ from lungunet.data.window import LUNG_WINDOW, Window, parse_window
 from lungunet.errors import ConfigError, DataError
 
 LUNG = InputContract(64)
+GREY = InputContract(64, None, ("uint8",))
+_FILES = "Use the files that the slices were exported from, or"
+_EXPORT = "Export them through the window of those that it was trained on, or use"
 
 
 def disc(shape, radius, centre=None):
@@ -179,20 +182,23 @@ class TestToGrey:
         assert LUNG.to_grey(hu).tolist() == [[0, 128, 255]]
 
     @pytest.mark.parametrize(
-        ("contract", "dtype", "wanted"),
+        ("contract", "dtype", "wanted", "fix"),
         [
-            (LUNG, "uint8", "int16 or int32 or float32 seen at window -600,1500"),
-            (LUNG, "uint16", "int16 or int32 or float32 seen at window -600,1500"),
-            (InputContract(64, None, ("uint8",)), "int16", "uint8 grey values"),
+            (LUNG, "uint8", "int16 or int32 or float32 seen at window -600,1500", _FILES),
+            (LUNG, "uint16", "int16 or int32 or float32 seen at window -600,1500", _FILES),
+            (GREY, "int16", "uint8 grey values", _EXPORT),
+            (GREY, "uint16", "uint8 grey values", _EXPORT),
         ],
     )
-    def test_other_dtypes(self, contract, dtype, wanted):
+    def test_other_dtypes(self, contract, dtype, wanted, fix):
         with pytest.raises(DataError) as caught:
             contract.to_grey(np.zeros((4, 4), dtype), "ID_1.tif")
         assert str(caught.value) == (
-            f"ID_1.tif: a slice of {dtype}, the model expects {wanted}. Use the files that the "
-            f"slices were exported from, or a model trained on {dtype}."
+            f"ID_1.tif: a slice of {dtype}, the model expects {wanted}. {fix} a model "
+            f"trained on {'HU, such as lungs' if dtype == 'int16' else dtype}."
         )
+        with pytest.raises(DataError, match=f"^slice: a slice of {dtype}, runs/a expects {wanted}"):
+            contract.check_dtype(dtype, model="runs/a")
 
     @pytest.mark.parametrize("shape", [(5,), (3, 4, 5), (0, 4), (4, 0)])
     def test_what_is_no_slice(self, shape):

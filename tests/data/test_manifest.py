@@ -321,6 +321,15 @@ class TestListImages:
     def test_a_missing_file_is_for_the_reader_to_report(self, tmp_path):
         assert list_images(tmp_path / "gone.png") == [tmp_path / "gone.png"]
 
+    def test_a_folder_of_lists_says_which_there_are(self, tmp_path):
+        touch(tmp_path, "train.txt", "test.txt", "split.json", "audit/pictures/worst-001-a.png")
+        lists = f"Give a list: {tmp_path / 'test.txt'} or {tmp_path / 'train.txt'}."
+        with pytest.raises(DataError) as caught:
+            list_images(tmp_path)
+        assert str(caught.value) == f"{tmp_path}: holds lists of slices, and none itself. {lists}"
+        (image,) = touch(tmp_path, "images/a.png")
+        assert image in list_images(tmp_path)
+
     def test_nothing_matches(self, tmp_path):
         touch(tmp_path, "notes.md")
         with pytest.raises(DataError, match=r"\*: no image matches\. Check the pattern; quote it"):

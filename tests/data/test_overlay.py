@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from lungunet.data.overlay import PRED_RGB, TRUTH_RGB, draw_overlay, show_grey, tile_pictures
+from lungunet.data.overlay import (
+    PRED_RGB,
+    TRUTH_RGB,
+    add_lines,
+    draw_overlay,
+    show_grey,
+    tile_pictures,
+)
 from lungunet.data.window import LUNG_WINDOW
 from lungunet.errors import ConfigError, DataError, GeometryError
 from lungunet.phantom.phantom import phantom_slice
@@ -150,6 +157,27 @@ def test_what_is_ignored_is_hatched_and_has_no_outline():
     plain = draw_overlay(grey, truth=np.where(truth == 1, truth, 0))
     untouched = truth != 255
     assert np.array_equal(drawn[untouched], plain[untouched])
+
+
+class TestText:
+    @staticmethod
+    def drawn(text):
+        return add_lines(np.zeros((4, 160, 3), np.uint8), [text])
+
+    @pytest.mark.parametrize(("one", "other"), [
+        ("病例001", "病例002"), ("甲", "乙"), ("Иван", "Олег"), ("André", "Andrè"), ("か", "가"),
+    ])  # fmt: skip
+    def test_names_are_told_apart_and_are_no_question_marks(self, one, other):
+        assert not np.array_equal(self.drawn(one), self.drawn(other))
+        for name in (one, other):
+            asked = "".join("?" if ord(letter) > 127 else letter for letter in name)
+            assert not np.array_equal(self.drawn(name), self.drawn(asked))
+
+    def test_accents_of_macos(self):
+        assert np.array_equal(self.drawn("Andre\N{COMBINING ACUTE ACCENT}"), self.drawn("André"))
+
+    def test_names_that_are_no_unicode(self):
+        assert np.array_equal(self.drawn("a\udce4b"), self.drawn("a?b"))
 
 
 def test_refuses_what_makes_no_picture():

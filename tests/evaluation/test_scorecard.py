@@ -309,10 +309,26 @@ class TestBaselines:
         pairs, truths, preds = case
         for pair, truth in zip(pairs, truths, strict=True):
             lungunet.write_image(pair.image, (truth * 7).astype(np.uint8))
-        card = evaluate(Predictor(Fixed(preds)), pairs)
+        grey = Predictor(Fixed(preds))
+        grey.segmenter.contract = lungunet.InputContract(32, None, ("uint8",))
+        card = evaluate(grey, pairs)
         assert set(card.baselines) == {"all background"}
         (remark,) = card.remarks
         assert remark.startswith("not scored: threshold and lungs. slices of uint8 hold no HU")
+
+    def test_a_model_that_does_not_take_the_slices_is_named_before_any_work(self, case) -> None:
+        pairs, truths, preds = case
+        grey = Predictor(Fixed(preds))
+        grey.segmenter.contract = lungunet.InputContract(32, None, ("uint8",))
+        lungunet.write_image(pairs[-1].image, (truths[-1] * 7).astype(np.uint8))
+        with pytest.raises(DataError, match=rf"^{pairs[0].image}: a slice of int16, the model exp"):
+            evaluate(grey, pairs)
+        for pair, truth in zip(pairs, truths, strict=True):
+            lungunet.write_image(pair.image, (truth * 7).astype(np.uint8))
+        against = {"rule": Predictor.load("threshold"), "lungs": Predictor.load("lungs")}
+        with pytest.raises(DataError, match=r": a slice of uint8, rule expects int16 or int32 or"):
+            evaluate(grey, pairs, against=against)
+        assert evaluate(grey, pairs, baselines=False).cases  # which no mask was taken for before
 
     def test_slices_that_cannot_be_hu_are_refused(self, case, tmp_path: Path) -> None:
         pairs, _, preds = case

@@ -177,9 +177,9 @@ class TestWordsOfADispute:
         assert two.values["disputed"] == pytest.approx(40 / (0.01 * 96 * 128))
         assert one.values["disputed"] == pytest.approx(40 / (0.05 * 96 * 128))
         assert (two.light, one.light) == ("red", "amber")
-        assert (
-            "32.6% of a small lung (1% of the picture; this one is smaller) is in" in two.reasons[0]
-        )
+        said = "32.6% of a small lung (1% of the picture, and this one is smaller) is in"
+        assert said in two.reasons[0]
+        assert "; " not in "".join(two.reasons)  # which separates them in tables
 
 
 def test_a_share_of_a_small_mask_says_what_it_is_of() -> None:
@@ -189,7 +189,7 @@ def test_a_share_of_a_small_mask_says_what_it_is_of() -> None:
     found = check_slice(hu, small, second_opinion=False)
     assert found.values["outside_body"] == pytest.approx(80 / (0.05 * 96 * 128))
     assert found.reasons[0] == (
-        "13.0% of a small lung (5% of the picture; this one is smaller) lies outside the body "
+        "13.0% of a small lung (5% of the picture, and this one is smaller) lies outside the body "
         "(usually up to 1.0%)"
     )
 

@@ -15,7 +15,7 @@ from arms import lay_arms
 
 import lungunet
 from lungunet import ConfigError, ModelError, Predictor, build_unet
-from lungunet.inference.jobs import _identify as identify
+from lungunet.inference.jobs import identify
 from lungunet.inference.lungs import LungsSegmenter, _has_gpu
 from lungunet.inference.network import TorchSegmenter
 from lungunet.inference.onnx import OnnxSegmenter
