@@ -15,7 +15,7 @@ _SIDE = 128  # px of the longer side that are looked at
 # patients. Where half of the tissue is white, the window ends below it.
 _TISSUE_HU, _AIR_HU, _LUNG_HU, _WHITE_HU = -10.0, -1000.0, -800.0, 50.0
 # Where the usual window puts these here, it is taken for the one.
-_USUAL = {"tissue": (-120, 155), "air": (-1080, -740), "lung": (-920, -560)}
+_USUAL = {"tissue": (-120, 155), "air": (-1080, -700), "lung": (-920, -560)}
 _LEAST_LUNG = 0.02  # of the picture
 _MOST_BLACK = 0.3  # of the lung, as airways are; more, and lung and air are one
 _NEAR, _NEARER = 13, 7  # px across: air around a body lies between them, padding farther away

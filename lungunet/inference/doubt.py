@@ -28,8 +28,8 @@ from lungunet.inference.predictor import Predictor
 from lungunet.inference.shapes import as_bits
 
 DoubtKind = Literal[
-    "unreadable", "outside", "one-lung", "missing", "extra", "shifted", "mirrored", "ragged",
-    "edge", "border", "none",
+    "unreadable", "inverted", "outside", "one-lung", "missing", "extra", "shifted", "mirrored",
+    "ragged", "edge", "border", "none",
 ]  # fmt: skip
 """What is most wrong with a label; none where nothing stands out."""
 
