@@ -356,7 +356,7 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
 
 def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
     for remark in card.remarks:
-        console.say(f"\n{remark}")
+        console.say(f"\n{in_options(remark)}")
     if not card.baselines:
         return
     rows: list[tuple[Any, ...]] = [(model, card.pooled.iou, card.pooled.accuracy, "", "")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec, looks_inverted, tell_inverted
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
@@ -110,9 +110,11 @@ def evaluate(
         rules = {NOTHING: rules[NOTHING]}
     scored: dict[str, list[CaseScore]] = {name: [] for name in (*rivals, *rules)}
     remarks = say_other_names(predictor.codec, codec)
+    inverted = 0
     matched = zip(pairs, predictor.predict_files(images), strict=True)
     for pair, prediction in progress(matched, desc="evaluate", total=len(pairs)):
         image, truth = read_pair(pair, codec)
+        inverted += looks_inverted(truth)
         patient = pair.name if patients is None else str(patients[pair.name])
         score = partial(score_case, pair.name, patient=patient)
         classes = match_classes(_on_grid(prediction, truth, pair), predictor.codec, codec)
@@ -140,6 +142,9 @@ def evaluate(
                 left_out.setdefault(why, []).append(name)
                 del scored[name]
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
+    with_lung = sum(case.truth_px > 0 for case in cases)
+    if swapped := tell_inverted(inverted, with_lung, codec):
+        remarks.append(f"the truth: {swapped}")
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
