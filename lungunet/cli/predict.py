@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lungunet import ScanResult, SliceResult
 
 _SHOWN = 5  # masks that are not green
+# So many masks, and more than this share of them with more than half of the lung in dispute, speak
+# less against the masks than against who was asked.
+_ENOUGH, _NEARLY_ALL, _AT_ODDS = 10, 0.8, 0.5
 _GO_ON = "The same command with --skip-existing goes on."
 
 
@@ -227,6 +230,7 @@ class _Told:
         self.done = self.skipped = 0
         self.failed: list[str] = []
         self.lights: Counter[str] = Counter()
+        self.asked = self.at_odds = 0  # masks with lung, and those mostly in dispute
         self.worst: list[tuple[float, str, str, str]] = []
         self._masks: list[dict[str, Any]] = []
 
@@ -237,6 +241,10 @@ class _Told:
         self.skipped += result.skipped
         if checked:
             self.lights[checked.light] += 1
+            disputed, lung = (checked.values.get(name) for name in ("disputed", "lung_share"))
+            if disputed is not None and (disputed or lung):
+                self.asked += 1
+                self.at_odds += disputed > _AT_ODDS
             if checked.light != "green":
                 row = (-checked.worry, result.name, checked.light, checked.reasons[0])
                 self.worst = sorted([*self.worst, row])[:_SHOWN]
@@ -276,6 +284,12 @@ class _Told:
         more = self.lights["red"] + self.lights["amber"] - len(self.worst)
         if more:
             console.say(f"  and {more} more")
+        if self.asked >= _ENOUGH and self.at_odds > _NEARLY_ALL * self.asked:
+            console.say(
+                f"more than half of the lung is disputed in {self.at_odds} of {self.asked} masks: "
+                "either these are wrong, or threshold and built-in model do not see the lung of "
+                "these files. Look at some before you trust a light"
+            )
 
     def say_results(self) -> None:
         """Print as JSON what became of each file; what was measured stands in the tables."""

@@ -43,6 +43,21 @@ def test_where_all_is_green_there_is_one_line(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "0 red, 0 amber, 1 green: triage.csv\n"
 
 
+@pytest.mark.parametrize(("at_odds", "said"), [(9, True), (8, False)])
+def test_where_nobody_agrees_it_says_so_once(
+    capsys: pytest.CaptureFixture[str], at_odds: int, said: bool
+) -> None:
+    checked = {
+        f"{n}": Plausibility(0.6, ("no",), {"disputed": 0.51 if n < at_odds else 0.5})
+        for n in range(10)
+    }
+    empty = Plausibility(0.0, (), {"disputed": 0.0, "lung_share": 0.0})
+    unasked = Plausibility(0.1, ("not asked",), {"disputed": None, "lung_share": 0.2})
+    say_triage(Path("triage.csv"), checked | {"empty": empty, "unasked": unasked})
+    line = f"more than half of the lung is disputed in {at_odds} of 10 masks"
+    assert (line in capsys.readouterr().out) == said
+
+
 def test_predict_ranks_its_masks(run_cli, tmp_path: Path) -> None:
     images, _ = lungunet.write_phantoms(tmp_path / "made", patients=3, slices=2, size=96)
     broken = np.full((96, 96), -1000, np.int16)
