@@ -83,13 +83,19 @@ def _show(result: "Audit", data: Path, out: Path, labels: tuple[object, ...]) ->
     _show_findings(result)
     doubtful = result.doubtful
     heard = result.agreement is not None and result.agreement.is_enough
-    by = f"{result.folds} models and the threshold rule" if heard else "the threshold rule"
+    voices = [f"{result.folds} models"] * heard + ["the threshold rule"] * result.hears_rule
+    by = " and ".join(voices) or "nobody: see rule-unheard above"
     clear = sum(suspect.score >= _CLEAR for suspect in doubtful)
     console.say(f"\nmasks, most doubtful first, by {by}: {len(doubtful)} with a score")
     if heard:
         console.say(f"the models reach {result.agreement}")
     _show_ranking(doubtful[:_SHOWN])
-    if clear:
+    if 2 * clear > sum(result.counts.values()):
+        console.say(
+            f"\n{clear} with {_CLEAR} and above, more than half of all: look at the pictures "
+            "for what they share, before any is dropped"
+        )
+    elif clear:
         console.say(
             f"\n{clear} with {_CLEAR} and above: look at the pictures, then mend the mask or drop "
             "the pair"
@@ -103,7 +109,7 @@ def _show(result: "Audit", data: Path, out: Path, labels: tuple[object, ...]) ->
         "\na score of 0.5 stands for 5 % of the lung in dispute, each kind with an allowance and "
         "a weight\n(edges hardly count); right masks mostly stay below 0.1, and so can small faults"
     )
-    if result.agreement is None:
+    if result.agreement is None and result.hears_rule:
         console.say(
             "the rule does not see dense lung that a mask leaves out, as consolidation; --folds 4 "
             "asks models too,\nwhich see it where the other masks hold it"

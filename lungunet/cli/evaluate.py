@@ -346,7 +346,6 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
         return
     hold = "s hold" if count > 1 else " holds"
     much = f"{invented:.1f} {size}" if size == "mL" else f"{invented} {size}"
-    hold = "holds" if count == 1 else "hold"
     console.say(
         f"\n{count} {noun}{hold} no lung; on {wrong} of them {much} were called lung. "
         f"Mean Dice by what such {noun}s count as:"

@@ -472,6 +472,35 @@ def say_no_lung(masks: int, codec: LabelCodec) -> str:
     return f"no lung in {of}, read as {codec}. Look at the label coding: which values are lung."
 
 
+def looks_inverted(classes: np.ndarray) -> bool:
+    """Whether a mask of classes, (H, W), has lung where background lies.
+
+    That is on most of the picture, and on most of its margin.
+    """
+    lung = is_lung(classes)
+    margin = np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]])
+    return bool(lung.mean() > 0.5 and margin.mean() > 0.5)
+
+
+def tell_inverted(count: int, lung: int, codec: LabelCodec) -> str:
+    """Say of many masks that lung and background look swapped; '' where few look so.
+
+    Parameters
+    ----------
+    count, lung : how many masks look so, and how many hold lung
+    """
+    if 2 * count <= lung:
+        return ""
+    fix = "turn the masks around"
+    if codec.threshold is None and len(codec.classes) == 2 == codec.n_classes:
+        background, other = (codec.raw_values[index] for index in (0, 1))
+        fix = f"pass labels='{other},{background}'"
+    return (
+        f"{count} of {lung} masks with lung have it on most of the picture and of its margin, as "
+        f"background lies. If lung and background are swapped, {fix}."
+    )
+
+
 def _class_index(text: str) -> int:
     """Read what stands behind the equals sign: a number of a class, or the word ignore."""
     if text.strip() == "ignore":

@@ -12,8 +12,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from lungunet.data.grey import tell_window
 from lungunet.data.kinds import native_order
-from lungunet.data.window import LUNG_WINDOW
+from lungunet.data.window import Window
 from lungunet.errors import DataError, LungUNetWarning, listed
 
 _WRAPPED = 60000  # HU from -5536 to -1, read as unsigned
@@ -25,9 +26,16 @@ _STORED_TISSUE_FROM = 300  # stored with the offset, lung and air are darker
 _CLIPPED = 0.01  # of the pixels; of tissue that no window cut, few have the lowest value of all
 # Air that is off the scale is darker. A corner of tissue is of many values.
 _DENSE_PADDING_HU, _PADDING_HU, _LEAST_PADDING = -400, -2000, 0.003
+_BLACK_ALONE = Window(level=11900, width=25500)  # black is -850 HU, and each step of grey 100 more
 _SAMPLED = 4  # every 4th pixel of every 4th row tells the range of a slice
 _PLANES = 32  # so many slices tell what a scan or a list holds
 _LOBES = 5  # the highest label of lungs, sides and lobes
+
+NO_WINDOW = (
+    "8-bit grey of a window that cannot be told, so neither the threshold nor the built-in model "
+    "can see lung in it. Export it in HU, or at -600,1500."
+)
+"""What to say where :func:`tells_hu` is False."""
 
 Severity = Literal["error", "warning", "note"]
 HuKind = Literal["hu-8bit", "hu-offset", "hu-wrap", "hu-scaled", "hu-range"]
@@ -261,13 +269,19 @@ def restore_hu(image: np.ndarray) -> np.ndarray:
 
 
 def guess_hu(image: np.ndarray) -> np.ndarray:
-    """Return (H, W) HU as far as the values tell; eight bits are taken for the usual window.
+    """Return (H, W) HU as far as the values tell; of eight bits by the window they tell.
 
-    Padding is dark, see :func:`clear_padding`.
+    Padding is dark, see :func:`clear_padding`. Where :func:`tell_window` finds none, black is lung
+    or air, and all else is tissue.
     """
     if image.dtype == np.uint8:
-        return LUNG_WINDOW.to_hu(image)
+        return (tell_window(image) or _BLACK_ALONE).to_hu(image)
     return clear_padding(restore_hu(image))
+
+
+def tells_hu(image: np.ndarray) -> bool:
+    """Whether :func:`guess_hu` knows more of a slice than what is black."""
+    return image.dtype != np.uint8 or tell_window(image) is not None
 
 
 def refuse_labels(image: np.ndarray, where: object, kind: Literal["slice", "scan"]) -> None:

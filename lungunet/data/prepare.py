@@ -14,7 +14,15 @@ import cv2
 import numpy as np
 
 from lungunet._version import __version__
-from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung, say_no_lung
+from lungunet.data.codec import (
+    IGNORE,
+    LUNG_CODEC,
+    LabelCodec,
+    is_lung,
+    looks_inverted,
+    say_no_lung,
+    tell_inverted,
+)
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
@@ -123,7 +131,7 @@ def write_data_folder(
     excluded = sorted({*excluded, *(plan.record.excluded or ())})
     without(plan.whole, excluded)  # before minutes of work
     pairs = [pair for pair in pairs if pair.name not in excluded]
-    survey = survey_pairs(pairs, codec=codec, progress=progress)
+    survey = survey_pairs(pairs, codec=codec, progress=progress, warn=True)
     if survey.empty_masks == len(pairs):
         warnings.warn(f"{masks}: {say_no_lung(len(pairs), codec)}", LungUNetWarning, stacklevel=2)
     if size is not None:
@@ -256,16 +264,23 @@ def _differs(path: Path, text: str) -> bool:
 
 
 def survey_pairs(
-    pairs: Sequence[Pair], *, codec: LabelCodec, progress: Progress = silent
+    pairs: Sequence[Pair],
+    *,
+    codec: LabelCodec,
+    progress: Progress = silent,
+    warn: bool = False,
 ) -> SplitRecord:
-    """Read every pair once, and record what the files hold: dtypes, sizes, and how much lung."""
+    """Read every pair once, and record what the files hold: dtypes, sizes, and how much lung.
+
+    Asked to, it warns where most masks have lung where background lies.
+    """
     if not pairs:
         raise SplitError("no pairs to read. Check the folders.")
     dtypes: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     problems: list[str] = []
     coded = False
-    empty, share = 0, 0.0
+    empty, inverted, share = 0, 0, 0.0
     for pair in progress(pairs, desc="read", total=len(pairs)):
         try:
             image, classes = read_pair(pair, codec)
@@ -277,6 +292,7 @@ def survey_pairs(
         sizes[f"{image.shape[0]}x{image.shape[1]}"] += 1
         lung = float(is_lung(classes).mean())
         empty += lung == 0
+        inverted += looks_inverted(classes)
         share += lung
     if problems:
         raise DataError(
@@ -288,6 +304,8 @@ def survey_pairs(
                 else ""
             )
         )
+    if warn and (text := tell_inverted(inverted, len(pairs) - empty, codec)):
+        warnings.warn(text, LungUNetWarning, stacklevel=3)
     return SplitRecord(
         dtypes=dict(sorted(dtypes.items())),
         sizes=dict(sorted(sizes.items())),

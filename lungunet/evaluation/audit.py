@@ -22,6 +22,7 @@ from lungunet.data.codec import IGNORE, LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing, write_csv, write_json
+from lungunet.data.hu import NO_WINDOW
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.overlay import add_lines, draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
@@ -37,6 +38,7 @@ from lungunet.errors import (
 from lungunet.evaluation.crossval import predict_out_of_fold
 from lungunet.evaluation.file_checks import (
     Finding,
+    Severity,
     Verdict,
     check_image,
     check_inverted,
@@ -54,6 +56,10 @@ _DOUBTFUL = 0.005  # lower scores round to 0.00
 # Right masks are allowed to differ from models by 8 % along their edges: of models with less than
 # this every second one would be doubted by its edges alone.
 _TAUGHT_IOU = 0.92
+# Of a rule that sees the lung the median is 0.85 and more, of ill lungs too; of one that was given
+# grey for HU it is 0.0. Fewer masks than that can all be wrong.
+_SEEING_IOU, _ENOUGH = 0.6, 10
+_INVERTED = "lung is drawn as background, and background as lung"
 _ROWS = 5  # pairs on a sheet
 _PANEL = 400  # px
 
@@ -115,9 +121,10 @@ class FoldAgreement:
 
     def __str__(self) -> str:
         """Say both numbers."""
+        rule = "not asked" if math.isnan(self.rule_iou) else f"{self.rule_iou:.2f}"
         return (
             f"IoU {self.models_iou:.2f} with masks that they never saw, the median of "
-            f"{counted(self.slices, 'slice')} with lung (the threshold rule: {self.rule_iou:.2f})"
+            f"{counted(self.slices, 'slice')} with lung (the threshold rule: {rule})"
         )
 
 
@@ -134,6 +141,9 @@ class Audit:
     codec : how masks were read
     agreement : of the models with masks that they never saw; None without folds. Where it is not
         enough, the ranking is by the threshold rule alone
+    hears_rule : whether the threshold rule has a say in the ranking. It has none where its median
+        IoU with the masks that hold lung is below 0.6, of 10 or more, nor where no slice shows HU;
+        a finding tells so
     """
 
     findings: tuple[Finding, ...]
@@ -142,6 +152,7 @@ class Audit:
     folds: int
     codec: LabelCodec
     agreement: FoldAgreement | None = None
+    hears_rule: bool = True
 
     def count(self, severity: str) -> int:
         """Return how many findings are an error, a warning or a note."""
@@ -158,6 +169,7 @@ class Audit:
             "pairs": dict(self.counts),
             "folds": self.folds,
             "agreement": self.agreement and plain(asdict(self.agreement)),
+            "hears_rule": self.hears_rule,
             "labels": str(self.codec),
             "severities": {name: self.count(name) for name in _SEVERITIES},
             "findings": [finding.to_dict() for finding in self.findings],
@@ -217,7 +229,8 @@ def audit(
     codec : of the masks; None means what split.json says, else 0 and 255
     folds : train so many small models, each judges the pairs that it did not see; 0 asks the
         threshold rule alone. Pairs of one patient (split.json) and near-twins stay in one fold.
-        Models that have learnt too little have no say: a warning tells so, see :class:`Audit`
+        Models that have learnt too little have no say: a warning tells so, see :class:`Audit`.
+        Nor has a rule that agrees with hardly any mask: a finding tells so
     out : folder to save the audit in; made before any work, and gone again where that comes to
         nothing. In a run folder, the run's report is written anew. None saves nothing
     pictures : as for :meth:`Audit.save`
@@ -292,27 +305,37 @@ def _audit(
     )
     facts = [look.facts for look in looks]
     twins = twins_of(facts)
+    unheard = _judge_rule(looks)
+    hears_rule = not any(finding.severity == "warning" for finding in unheard)
     findings = [
         *(finding for look in looks for finding in look.findings),
         *check_set(facts, twins),
+        *unheard,
     ]
     order = {name: place for place, name in enumerate((*_SEVERITIES, *SPLITS))}
     findings.sort(key=lambda f: (order[f.severity], f.kind, order[f.list], f.pair.name))
     if all(fact.lung_share == 0 for fact in facts):
         text = say_no_lung(len(facts), codec)
         warnings.warn(f"{data}: {text}", LungUNetWarning, stacklevel=3)
-    suspects = [_suspect(look) for look in looks]
+    suspects = [_suspect(look, by_rule=hears_rule) for look in looks]
     agreement: FoldAgreement | None = None
     if folds:
         readable = [place for place, look in enumerate(looks) if look.doubt is not None]
         groups = _groups(Path(data), facts, twins)
         judged, agreement = _second_opinions(
-            suspects, readable, groups, codec=codec, folds=folds, work=work, progress=progress
+            suspects,
+            readable,
+            groups,
+            codec=codec,
+            folds=folds,
+            by_rule=hears_rule,
+            work=work,
+            progress=progress,
         )
         if agreement.is_enough:
             suspects = judged
         else:
-            _warn_of_untaught(agreement, data, pairs=len(readable))
+            _warn_of_untaught(agreement, data, pairs=len(readable), hears_rule=hears_rule)
     suspects.sort(key=lambda suspect: (-suspect.score, suspect.pair.name))
     counts = Counter(name for _, name in pairs)
     return Audit(
@@ -322,16 +345,27 @@ def _audit(
         folds=folds,
         codec=codec,
         agreement=agreement,
+        hears_rule=hears_rule,
     )
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What one reading of a pair leaves; no doubt where it could not be read."""
+    """What one reading of a pair leaves; no doubt where it could not be read.
+
+    Parameters
+    ----------
+    doubt, alone : with the rule, and without it
+    asks_rule : False where the slice tells no HU
+    rule_iou : of the rule with the mask; None where that holds no lung, or is the wrong way round
+    """
 
     facts: PairFacts
     findings: tuple[Finding, ...]
-    doubt: Doubt | None
+    doubt: Doubt | None = None
+    alone: Doubt | None = None
+    asks_rule: bool = True
+    rule_iou: float | None = None
 
 
 def _read_lists(folder: Path) -> list[tuple[Pair, str]]:
@@ -354,7 +388,8 @@ def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
     image, verdicts = check_image(pair.image)
     classes, mask_verdicts = check_mask(pair.mask, codec)
     verdicts += mask_verdicts
-    facts, doubt = PairFacts(pair, list_name), None
+    facts = PairFacts(pair, list_name)
+    said: dict[str, Any] = {}
     if image is not None:
         facts = replace(
             facts,
@@ -372,10 +407,50 @@ def _look(pair: Pair, list_name: str, codec: LabelCodec) -> _Look:
             verdicts.append(Verdict("error", "size", str(err)))
         else:
             view = LabelView(image, _settled_lung(image, classes))
-            doubt = doubt_label(view)
-            verdicts += check_inverted(view.lung, view.airy, codec, str(pair.mask))
+            inverted = check_inverted(view.lung, view.airy, codec, str(pair.mask))
+            verdicts += inverted
+            said = _judge(view, inverted=bool(inverted))
     findings = tuple(Finding(pair, list_name, v.severity, v.kind, v.message) for v in verdicts)
-    return _Look(facts, findings, doubt)
+    return _Look(facts, findings, **said)
+
+
+def _judge(view: LabelView, *, inverted: bool) -> dict[str, Any]:
+    """Return what a look says of one mask."""
+    if inverted:
+        doubt = Doubt(1.0, "inverted", (_INVERTED,))
+        return {"doubt": doubt, "alone": doubt, "asks_rule": view.has_hu}
+    compared = view.has_hu and bool(view.lung.any())
+    return {
+        "doubt": doubt_label(view),
+        "alone": doubt_label(view, by_rule=False),
+        "asks_rule": view.has_hu,
+        "rule_iou": _iou(view.lung, view.baseline) if compared else None,
+    }
+
+
+def _judge_rule(looks: Sequence[_Look]) -> list[Finding]:
+    """Say whether the rule has a say: a warning where it has none, a note where it lacks some."""
+    readable = [look for look in looks if look.doubt is not None]
+    blind = [look for look in readable if not look.asks_rule]
+    findings = []
+    if blind:
+        facts = blind[0].facts
+        severity: Severity = "warning" if len(blind) == len(readable) else "note"
+        text = f"{len(blind)} of {counted(len(readable), 'slice')}: {NO_WINDOW}"
+        findings.append(Finding(facts.pair, facts.list, severity, "rule-unheard", text))
+    ious = [look.rule_iou for look in readable if look.rule_iou is not None]
+    if len(ious) >= _ENOUGH and (middle := float(np.median(ious))) < _SEEING_IOU:
+        facts = next(look.facts for look in readable if look.rule_iou is not None)
+        text = (
+            f"the threshold rule has no say: IoU {middle:.2f} with the masks, the median of "
+            f"{counted(len(ious), 'slice')} with lung. Below {_SEEING_IOU} it does not see the "
+            "lung of these slices, or most masks are wrong: look at some."
+        )
+        reasons = Counter(reason for look in looks if look.doubt for reason in look.doubt.reasons)
+        for reason, times in reasons.most_common(1):
+            text += f" It says of {times}: {reason}." if 2 * times > len(ious) else ""
+        findings.append(Finding(facts.pair, facts.list, "warning", "rule-unheard", text))
+    return findings
 
 
 def _settled_lung(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -385,8 +460,11 @@ def _settled_lung(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _rule(image: np.ndarray, lung: np.ndarray) -> np.ndarray:
-    """Return what the threshold rule calls lung, (H, W) bool."""
-    rule = LabelView(image, lung).baseline.view(np.uint8)
+    """Return what the threshold rule calls lung, (H, W) bool; nothing where it cannot be asked."""
+    view = LabelView(image, lung)
+    if not view.has_hu:
+        return np.zeros_like(lung)
+    rule = view.baseline.view(np.uint8)
     size = (image.shape[1], image.shape[0])
     return cv2.resize(rule, size, interpolation=cv2.INTER_NEAREST).astype(bool)
 
@@ -397,10 +475,11 @@ def _digest(pixels: np.ndarray) -> bytes:
     return hashlib.blake2b(start + content.tobytes(), digest_size=16).digest()
 
 
-def _suspect(look: _Look) -> Suspect:
+def _suspect(look: _Look, *, by_rule: bool) -> Suspect:
     pair, name = look.facts.pair, look.facts.list
-    if look.doubt is not None:
-        return Suspect(pair, name, look.doubt.score, look.doubt.kind, look.doubt.reasons)
+    doubt = look.doubt if by_rule else look.alone
+    if doubt is not None:
+        return Suspect(pair, name, doubt.score, doubt.kind, doubt.reasons)
     reasons = tuple(f.message for f in look.findings if f.severity == "error")
     return Suspect(pair, name, 1.0, "unreadable", reasons)
 
@@ -420,6 +499,7 @@ def _second_opinions(
     *,
     codec: LabelCodec,
     folds: int,
+    by_rule: bool,
     work: Path | None,
     progress: Progress,
 ) -> tuple[list[Suspect], FoldAgreement]:
@@ -432,32 +512,45 @@ def _second_opinions(
     )
     for pair, prediction in predictions:
         place = place_of[pair]
+        if suspects[place].kind == "inverted":
+            continue
         image, classes = read_pair(pair, codec)
         seen = prediction.classes > 0
         lung = _settled_lung(image, classes)
         pred = np.where(classes == IGNORE, lung, seen)
         view = LabelView(image, lung)
-        doubt = doubt_label(view, pred=pred)
+        doubt = doubt_label(view, pred=pred, by_rule=by_rule)
         if view.lung.any():
-            ious.append((_iou(view.lung, view.shrink(pred)), _iou(view.lung, view.baseline)))
+            rule = _iou(view.lung, view.baseline) if view.has_hu else math.nan
+            ious.append((_iou(view.lung, view.shrink(pred)), rule))
         name = suspects[place].list
         judged[place] = Suspect(
             pair, name, doubt.score, doubt.kind, doubt.reasons, np.packbits(seen)
         )
-    models_iou, rule_iou = np.median(ious, axis=0) if ious else (math.nan, math.nan)
-    return judged, FoldAgreement(len(ious), float(models_iou), float(rule_iou))
+    models_iou, rule_iou = (
+        _median([iou for iou in each if not math.isnan(iou)])
+        for each in (zip(*ious, strict=True) if ious else ((), ()))
+    )
+    return judged, FoldAgreement(len(ious), models_iou, rule_iou)
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else math.nan
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.count_nonzero(one & other) / np.count_nonzero(one | other))
 
 
-def _warn_of_untaught(agreement: FoldAgreement, data: str | Path, *, pairs: int) -> None:
+def _warn_of_untaught(
+    agreement: FoldAgreement, data: str | Path, *, pairs: int, hears_rule: bool
+) -> None:
     warnings.warn(
         f"{data}: the models of the folds have no say. They reach {agreement}; below "
         f"{_TAUGHT_IOU} they have learnt too little from {counted(pairs, 'pair')} to doubt a mask, "
-        "or most masks are wrong. The ranking is by the threshold rule alone. Ask with more "
-        "patients, or with folds=0.",
+        "or most masks are wrong. The ranking is "
+        f"{'by the threshold rule alone' if hears_rule else 'by nobody'}. Ask with more patients, "
+        "or with folds=0.",
         LungUNetWarning,
         stacklevel=4,
     )

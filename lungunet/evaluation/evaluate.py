@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec, say_no_lung
+from lungunet.data.codec import (
+    IGNORE,
+    LabelCodec,
+    looks_inverted,
+    say_no_lung,
+    tell_inverted,
+)
 from lungunet.data.ct import read_header, read_image, write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
@@ -117,9 +123,11 @@ def evaluate(
         rules = {NOTHING: rules[NOTHING]}
     scored: dict[str, list[CaseScore]] = {name: [] for name in (*rivals, *rules)}
     remarks = say_other_names(predictor.codec, codec)
+    inverted = 0
     matched = zip(pairs, predictor.predict_files(images), strict=True)
     for pair, prediction in progress(matched, desc="evaluate", total=len(pairs)):
         image, truth = read_pair(pair, codec)
+        inverted += looks_inverted(truth)
         patient = pair.name if patients is None else str(patients[pair.name])
         score = partial(score_case, pair.name, patient=patient)
         classes = match_classes(_on_grid(prediction, truth, pair), predictor.codec, codec)
@@ -149,8 +157,11 @@ def evaluate(
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
     if "lungs" in scored and "lungs" in rules:
         remarks += _say_known({"lungs": seen_by("lungs", pairs).train})
-    if not any(case.truth_px for case in cases):
+    with_lung = sum(case.truth_px > 0 for case in cases)
+    if not with_lung:
         remarks.append(f"the truth: {say_no_lung(len(cases), codec)}")
+    elif swapped := tell_inverted(inverted, with_lung, codec):
+        remarks.append(f"the truth: {swapped}")
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 

@@ -42,6 +42,7 @@ Kind = Literal[
     "twin",  # neighbours of one patient in two lists
     "mask-duplicate",  # one mask for two images
     "label-area",  # far more lung than the others have
+    "rule-unheard",  # the threshold rule agrees with hardly any mask, or cannot be asked
 ]
 
 _INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")

@@ -13,7 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from lungunet.data.hu import guess_hu
+from lungunet.data.hu import guess_hu, tells_hu
 from lungunet.inference.body import (
     LUNG_HU,
     close_cut_lungs,
@@ -28,8 +28,8 @@ from lungunet.inference.predictor import Predictor
 from lungunet.inference.shapes import as_bits
 
 DoubtKind = Literal[
-    "unreadable", "outside", "one-lung", "missing", "extra", "shifted", "mirrored", "ragged",
-    "edge", "border", "none",
+    "unreadable", "inverted", "outside", "one-lung", "missing", "extra", "shifted", "mirrored",
+    "ragged", "edge", "border", "none",
 ]  # fmt: skip
 """What is most wrong with a label; none where nothing stands out."""
 
@@ -117,6 +117,9 @@ def _load_opinion(word: str) -> Predictor:
 class LabelView:
     """A slice and the lung drawn on it, small enough to be judged in a blink.
 
+    Where ``has_hu`` is False, eight bits tell no window: black is air or lung, and nobody is to be
+    asked.
+
     Parameters
     ----------
     image : (H, W) of a slice dtype
@@ -135,6 +138,7 @@ class LabelView:
         by: str = "",
     ) -> None:
         hu = guess_hu(image).astype(np.float32, copy=False)
+        self.has_hu = tells_hu(image)
         self.scale = max(1.0, max(image.shape) / _SIDE)
         self.hu = self._fit(hu)
         self.lung = self.shrink(lung)
@@ -167,7 +171,7 @@ class LabelView:
     @cached_property
     def lung_hu(self) -> float:
         """The usual HU of this patient's lung."""
-        for lung in (self.lung & self.baseline, self.baseline):
+        for lung in (self.lung & self.baseline, self.baseline) if self.has_hu else ():
             if np.count_nonzero(lung) > 50:
                 return float(np.median(self.smooth[lung]))
         return LUNG_HU
@@ -197,7 +201,7 @@ class LabelView:
     def bare_air(self) -> np.ndarray:
         """(h, w) bool: wide and as dark and even as open air: gas, but for bullae no lung."""
         air_hu = open_air_level(self.smooth, self.outside)
-        if air_hu is None:
+        if air_hu is None or not self.has_hu:
             return np.zeros_like(self.airy)
         lung = self.smooth[self.lung]
         above = (float(np.median(lung)) if lung.size > 50 else LUNG_HU) - air_hu
@@ -211,24 +215,26 @@ class LabelView:
         return _thick(inside & ~self.lung & ~self.bare_air, _COMPACT)
 
 
-def doubt_label(view: LabelView, *, pred: np.ndarray | None = None) -> Doubt:
+def doubt_label(view: LabelView, *, pred: np.ndarray | None = None, by_rule: bool = True) -> Doubt:
     """Judge the lung of a view against the rule and, where given, a model's prediction.
 
     Parameters
     ----------
     pred : (H, W) bool, lung as a model sees it that never saw this label; at the slice's size
+    by_rule : ask the rule; of a view without HU it never is
 
     Returns
     -------
     Doubt
         Score 0 where nothing is in dispute. A label without lung where the rule sees none is not.
     """
-    seen = None if pred is None else view.shrink(pred)
-    reasons = [*_compared(view, view.baseline, by="the rule"), *_of_itself(view)]
-    if seen is not None:
-        reasons += _compared(view, seen, by="the model")
+    said_by = {"the rule": view.baseline} if by_rule and view.has_hu else {}
+    if pred is not None:
+        said_by["the model"] = view.shrink(pred)
+    reasons = [reason for by, lung in said_by.items() for reason in _compared(view, lung, by=by)]
+    reasons += _of_itself(view, rule=said_by.get("the rule"))
     weight = sum(reason.weight for reason in reasons)
-    displaced = _displaced(view, view.baseline if seen is None else seen)
+    displaced = _displaced(view, [*said_by.values()][-1]) if said_by else None
     said = sorted((r for r in reasons if r.weight > _WORTH_A_WORD), key=lambda r: -r.weight)
     said = [displaced, *said] if displaced else said
     return Doubt(
@@ -298,15 +304,15 @@ def _lost_side(view: LabelView, other: np.ndarray) -> str:
     return ""
 
 
-def _of_itself(view: LabelView) -> list[_Reason]:
-    # The rule's own raggedness is the patient's: diseased lungs have no smooth edge.
-    cracks = float(_cracks(view.lung).sum()) - float(_cracks(view.baseline).sum())
-    cracks *= max(view.lung.shape) / _SIDE  # a pixel wide, so they fill more of a small slice
+def _of_itself(view: LabelView, *, rule: np.ndarray | None) -> list[_Reason]:
     margin = (view.lung[0], view.lung[-1], view.lung[1:-1, 0], view.lung[1:-1, -1])
-    return [
-        _reason("ragged", cracks / _whole(view.lung, view.baseline), *_WEIGHTS["ragged"]),
-        _reason("border", float(np.concatenate(margin).mean()), *_WEIGHTS["border"]),
-    ]
+    border = _reason("border", float(np.concatenate(margin).mean()), *_WEIGHTS["border"])
+    if rule is None:
+        return [border]
+    # The rule's own raggedness is the patient's: diseased lungs have no smooth edge.
+    cracks = float(_cracks(view.lung).sum()) - float(_cracks(rule).sum())
+    cracks *= max(view.lung.shape) / _SIDE  # a pixel wide, so they fill more of a small slice
+    return [_reason("ragged", cracks / _whole(view.lung, rule), *_WEIGHTS["ragged"]), border]
 
 
 def _displaced(view: LabelView, other: np.ndarray) -> _Reason | None:

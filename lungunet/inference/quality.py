@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.hu import guess_hu, judge_hu, refuse_no_numbers
+from lungunet.data.hu import NO_WINDOW, guess_hu, judge_hu, refuse_no_numbers
 from lungunet.data.kinds import check_spacing
 from lungunet.errors import DataError, counted
 from lungunet.inference.doubt import LabelView, doubt_label, load_opinion
@@ -123,7 +123,9 @@ def check_slice(
     -------
     Plausibility
         An empty mask is green where nothing looks like lung. Lung as dense as tissue that is
-        missing is noticed where the built-in model sees it.
+        missing is noticed where the built-in model sees it. Others see 8-bit grey as HU by the
+        window that its tissue, lung and air tell; where none can be told, nobody is asked, and the
+        mask is amber at best.
 
     Raises
     ------
@@ -143,7 +145,7 @@ def check_slice(
     if disagreement is not None:
         _refuse_no_share("disagreement", disagreement)
     view = LabelView(image, classes > 0, by=by)
-    asked = _others(by) if second_opinion else ()
+    asked = _others(by) if second_opinion and view.has_hu else ()
     counts = _count_slice(view, classes, disagreement=disagreement, asked=asked)
     if image.dtype != np.uint8:
         counts |= _count_hu(image, classes)
@@ -151,7 +153,11 @@ def check_slice(
         counts["wrong"] = _expected_wrong(classes, probabilities) / view.scale**2
     if spread is not None:
         counts["between"] = float(spread.sum(dtype=np.float64)) / view.scale**2
-    return _judge_slice(image, view, _measure(counts), _put_in_words(counts, asked), in_hu=in_hu)
+    judged = _judge_slice(image, view, _measure(counts), _put_in_words(counts, asked), in_hu=in_hu)
+    if not second_opinion or view.has_hu or not (view.lung.any() or view.left_out.any()):
+        return judged
+    worry = max(judged.worry, _LEAST_AMBER)
+    return replace(judged, worry=worry, reasons=(*judged.reasons, NO_WINDOW))
 
 
 def check_volume(

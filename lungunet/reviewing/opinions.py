@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from lungunet.data.hu import guess_hu
+from lungunet.data.hu import NO_WINDOW, guess_hu, tells_hu
+from lungunet.errors import DataError
 from lungunet.inference.doubt import LabelView, load_opinion
 from lungunet.inference.predictor import Predictor
 
@@ -68,7 +69,7 @@ class Opinions:
 
         def ask() -> Opinion:
             predictor = self._load()
-            seen = guess_hu(image) if self.model in _WORDS else image
+            seen = _require_hu(image) if self.model in _WORDS else image
             ((said,),) = predictor.segment_ahead([seen], spacing_mm=spacing_mm)
             return Opinion(said.classes.astype(np.uint8), predictor.codec.n_classes)
 
@@ -78,7 +79,7 @@ class Opinions:
         """Return what the threshold rule sees."""
 
         def ask() -> Opinion:
-            classes = load_opinion("threshold").segment([guess_hu(image)])[0].classes
+            classes = load_opinion("threshold").segment([_require_hu(image)])[0].classes
             return Opinion(classes.astype(np.uint8), 2)
 
         return self._remember(("rule", key), ask)
@@ -102,3 +103,9 @@ class Opinions:
             self._kept.move_to_end(key)
             found: T = self._kept[key]
             return found
+
+
+def _require_hu(image: np.ndarray) -> np.ndarray:
+    if not tells_hu(image):
+        raise DataError(NO_WINDOW, where="slice")
+    return guess_hu(image)

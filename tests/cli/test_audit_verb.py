@@ -148,6 +148,25 @@ class TestAudit:
             assert getattr(new, name) == kept
         assert lungunet.read_patients(tmp_path / "e") == lungunet.read_patients(data)
 
+    @pytest.mark.parametrize(
+        ("spoil", "said"),
+        [
+            (lambda mask: np.roll(mask, 64, axis=1)[::-1].copy(), "rule-unheard, 1 file\n"),
+            (lambda mask: 255 - mask, "mask-inverted, 12 files\n"),
+        ],
+        ids=["where no lung is", "the wrong way round"],
+    )
+    def test_of_masks_that_all_are_doubtful_none_is_to_be_dropped(
+        self, run_cli, data: Path, tmp_path: Path, spoil, said: str
+    ) -> None:
+        for path in (data.parent / "masks").iterdir():
+            lungunet.write_mask(path, spoil(lungunet.read_mask(path)))
+        done = run_cli("audit", data, "--out", tmp_path / "out")
+        assert said in done.out
+        assert "drop all of these" not in done.out
+        assert ("by nobody: see rule-unheard above" in done.out) == ("unheard" in said)
+        assert ("12 with 0.2 and above, more than half" in done.out) == ("inverted" in said)
+
     @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
     def test_without_patients_that_are_known(self, run_cli, folders, tmp_path: Path) -> None:
         (tmp_path / "bad.txt").write_text("0-0\n")

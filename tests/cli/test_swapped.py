@@ -102,6 +102,42 @@ class TestSlices:
         assert_said(run_cli("split", images, tmp_path / "grey", out), NO_MASK, out)
 
 
+class TestLungAndBackground:
+    """Masks in which 0 is lung: each verb says so, and how they are read."""
+
+    SAID = "masks with lung have it on most of the picture and of its margin, as background lies"
+    FIX = "If lung and background are swapped, pass --labels 255,0."
+
+    @pytest.fixture
+    def inverted(self, phantoms, tmp_path: Path) -> Path:
+        for path in phantoms[1].glob("*.png"):
+            write_mask(tmp_path / "inverted" / path.name, 255 - read_mask(path))
+        return tmp_path / "inverted"
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    @pytest.mark.parametrize("verb", [("split",), ("prepare", "--size", 32)])
+    def test_split(self, run_cli, phantoms, inverted, tmp_path: Path, verb) -> None:
+        images, masks = phantoms
+        verb, *more = verb
+        done = run_cli(verb, images, inverted, tmp_path / "a", *more)
+        assert (done.code, done.err.count(self.SAID)) == (0, 1)
+        assert self.FIX in done.err
+        for right in ((masks,), (inverted, "--labels", "255,0")):
+            done = run_cli(verb, images, right[0], tmp_path / "b", *right[1:], *more, "--overwrite")
+            assert (done.code, done.err) == (0, "")
+
+    @pytest.mark.filterwarnings("ignore::lungunet.LungUNetWarning")
+    def test_evaluate(self, run_cli, phantoms, inverted, tmp_path: Path) -> None:
+        images, masks = phantoms
+        alone = ("--val", 0, "--test", 1)
+        for name, folder, said in (("a", inverted, True), ("b", masks, False)):
+            run_cli("split", images, folder, tmp_path / name, *alone)
+            done = run_cli("evaluate", "threshold", tmp_path / name, "--out", tmp_path / name)
+            assert (done.code, self.SAID in done.out) == (0, said)
+            assert (f"\nthe truth: {len(list(masks.iterdir()))} of" in done.out) == said
+            assert (self.FIX in done.out) == said
+
+
 def _has_lung(path: Path) -> bool:
     return bool(read_mask(path).any())
 

@@ -20,7 +20,8 @@ def judged(worry: float, *reasons: str) -> Plausibility:
 def say_triage(folder: Path, checked: dict[str, Plausibility]) -> None:
     worst_first = sorted(checked.items(), key=lambda item: -item[1].worry)
     rows = (triage_row(name, trust) for name, trust in worst_first)
-    write_csv(folder / "triage.csv", rows, ("name", "light", "worry", "reasons"))
+    columns = ("name", "light", "worry", "reasons", "disputed", "lung_share")
+    write_csv(folder / "triage.csv", rows, columns)
     say_lights(folder / "triage.csv")
 
 
@@ -74,6 +75,23 @@ def test_masks_of_before_count_too(run_cli, phantoms: tuple[Path, Path], tmp_pat
         done = run_cli("predict", "threshold", again, *go_on)
         assert f"\n{said(count())}: {table}; new: none\n" in done.out
     assert f"\n  red    {read()[0]['name']}: " in done.out
+
+
+@pytest.mark.parametrize(("at_odds", "said"), [(9, True), (8, False)])
+def test_where_nobody_agrees_it_says_so_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, at_odds: int, said: bool
+) -> None:
+    checked = {
+        f"{n}": Plausibility(
+            0.6, ("no",), {"disputed": 0.51 if n < at_odds else 0.5, "lung_share": 0.2}
+        )
+        for n in range(10)
+    }
+    empty = Plausibility(0.0, (), {"disputed": 0.0, "lung_share": 0.0})
+    unasked = Plausibility(0.1, ("not asked",), {"disputed": None, "lung_share": 0.2})
+    say_triage(tmp_path, checked | {"empty": empty, "unasked": unasked})
+    line = f"more than half of the lung is disputed in {at_odds} of 10 masks"
+    assert (line in capsys.readouterr().out) == said
 
 
 def test_predict_ranks_its_masks(run_cli, tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import one_to_one_codecs, views
 
-from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
+from lungunet.data.codec import (
+    IGNORE,
+    LUNG_CODEC,
+    LabelCodec,
+    is_lung,
+    looks_inverted,
+    tell_inverted,
+)
 from lungunet.errors import ConfigError, DataError, LabelError, counted
 
 MERGING = {0: 0, 3: 1, 4: 1, 5: 2}
@@ -552,3 +559,31 @@ def test_equal_codecs_have_one_hash():
         LabelCodec.parse("0,255", threshold=9),
     }
     assert len(codecs) == 3
+
+
+class TestInverted:
+    def test_lung_where_background_lies(self) -> None:
+        classes = np.ones((6, 8), np.uint8)
+        classes[2:4, 2:6] = 0
+        assert looks_inverted(classes)
+        assert not looks_inverted(1 - classes)
+
+    def test_lung_to_the_margin_of_a_picture_cut_to_it_is_none(self) -> None:
+        classes = np.ones((6, 8), np.uint8)
+        classes[:, 4] = classes[:, 0] = classes[0] = classes[-1] = 0
+        assert not looks_inverted(classes)
+
+    @pytest.mark.parametrize(
+        ("labels", "threshold", "fix"),
+        [
+            ("0,255", None, "pass labels='255,0'."),
+            ("0,1", None, "pass labels='1,0'."),
+            ("0,255", 128, "turn the masks around."),
+            ("0,1,2", None, "turn the masks around."),
+        ],
+    )
+    def test_says_how_to_read_them(self, labels: str, threshold: int | None, fix: str) -> None:
+        codec = LabelCodec.parse(labels, threshold=threshold)
+        assert tell_inverted(5, 10, codec) == ""
+        assert tell_inverted(6, 10, codec).startswith("6 of 10 masks with lung")
+        assert tell_inverted(6, 10, codec).endswith(fix)

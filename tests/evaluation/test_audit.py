@@ -349,6 +349,50 @@ def test_background_drawn_as_lung_is_not_taken_for_a_swap(data: Path, spoilt) ->
     assert ("error", "mask-inverted") not in found_for(audit(data), spoilt)
 
 
+def rewrite_all(data: Path, *, image: Callable | None = None, mask: Callable | None = None) -> None:
+    for names in ("train", "val", "test"):
+        for pair in getattr(lungunet.read_split(data), names):
+            if image is not None:
+                lungunet.write_image(pair.image, image(lungunet.read_image(pair.image)))
+            if mask is not None:
+                lungunet.write_mask(pair.mask, mask(lungunet.read_mask(pair.mask)))
+
+
+class TestRule:
+    """It has no say where it sees no lung."""
+
+    @pytest.mark.parametrize("window", [(-600, 1500), (-300, 1400), (-300, 1700), (0, 2000)])
+    def test_right_masks_on_grey_are_not_doubted(self, data: Path, window) -> None:
+        rewrite_all(data, image=lungunet.Window(*window).to_grey)
+        result = audit(data)
+        assert result.hears_rule
+        assert max(suspect.score for suspect in result.ranking) < 0.2
+
+    def test_grey_without_a_window(self, data: Path) -> None:
+        rewrite_all(data, image=lungunet.Window(40, 400).to_grey)
+        result = audit(data)
+        assert (result.hears_rule, result.doubtful) == (False, [])
+        (said,) = (f for f in result.findings if f.kind == "rule-unheard")
+        assert said.severity == "warning"
+        assert "24 of 24 slices: 8-bit grey of a window that cannot be told" in said.message
+
+    def test_a_rule_that_agrees_with_hardly_any_mask(self, data: Path) -> None:
+        rewrite_all(data, mask=lambda m: np.ascontiguousarray(np.roll(m, SIZE // 2, axis=1)[::-1]))
+        result = audit(data)
+        assert not result.hears_rule
+        assert not any("says the rule" in " ".join(s.reasons) for s in result.ranking)
+        (said,) = (f for f in result.findings if f.kind == "rule-unheard")
+        assert said.message.startswith("the threshold rule has no say: IoU 0.")
+        assert json.loads(json.dumps(result.to_dict()))["hears_rule"] is False
+
+    def test_masks_the_wrong_way_round_lead_the_ranking(self, data: Path) -> None:
+        rewrite_all(data, mask=lambda m: 255 - m)
+        result = audit(data)
+        assert {(s.kind, s.score) for s in result.ranking} == {("inverted", 1.0)}
+        assert sum(f.kind == "mask-inverted" for f in result.findings) == 24
+        assert not any(f.kind == "rule-unheard" for f in result.findings)
+
+
 def test_several_wrong_masks_all_rank_first(data: Path) -> None:
     train = lungunet.read_split(data).train
     spoils = [DOUBTS[name][0] for name in ("background", "one lung", "shifted", "heart filled")]

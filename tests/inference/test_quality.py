@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungunet import DataError, Plausibility, check_slice, check_volume, measure_slice
+from lungunet import DataError, Plausibility, Window, check_slice, check_volume, measure_slice
+from lungunet.data.hu import NO_WINDOW
 from lungunet.inference.quality import judge
 from lungunet.inference.reasons import put_in_words
 from lungunet.inference.record import Record
@@ -90,6 +91,28 @@ def test_what_was_not_given_is_undefined() -> None:
     grey = np.clip((hu + 1350) / 1500 * 255, 0, 255).astype(np.uint8)
     assert check_slice(grey, mask).values["mean_hu"] is None
     assert check_slice(grey, mask).light == "green"
+
+
+@pytest.mark.parametrize(
+    "window", [(-600, 1500), (-450, 1100), (-300, 1400), (-300, 1700), (1024, 4095)]
+)
+def test_grey_of_any_window_that_shows_lung(window: tuple[int, int]) -> None:
+    made = phantom_slice(4, 0.5, size=256)
+    grey, mask = Window(*window).to_grey(made.image), made.mask // 255
+    half = mask.copy()
+    half[:, :128] = 0
+    assert check_slice(grey, mask).light == "green"
+    assert check_slice(grey, half).light == check_slice(grey, 0 * mask).light == "red"
+
+
+def test_grey_without_a_window_is_asked_about_nobody() -> None:
+    made = phantom_slice(4, 0.5, size=256)
+    grey, mask = Window(40, 400).to_grey(made.image), made.mask // 255
+    said = check_slice(grey, mask)
+    assert (said.light, said.reasons) == ("amber", (NO_WINDOW,))
+    assert said.values["disputed"] is said.values["builtin_difference"] is None
+    assert check_slice(grey, mask, second_opinion=False).light == "green"
+    assert check_slice(np.zeros_like(grey), 0 * mask).light == "green"
 
 
 def test_a_lost_lung() -> None:
