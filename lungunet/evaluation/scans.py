@@ -208,7 +208,10 @@ def evaluate_scans(
         for option, given in (("mask_names", names), ("mask_codec", mask_codec)):
             if given is not None:
                 raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)
-        return _segment_with(Predictor.load(model, device=device), scoring, model_progress)
+        predictor = Predictor.load(model, device=device)
+        if predictor.segmenter.contract.window is None:  # it sees 8-bit grey
+            predictor.segmenter.contract.check_dtype("int16", str(scans), model=str(model))
+        return _segment_with(predictor, scoring, model_progress)
 
     source = load(model, scoring.mask_codec, mask_names)
     _refuse_other_classes(codec, source.codec)
