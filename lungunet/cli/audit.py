@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Json, LabelThreshold, Overwrite, Quiet, parse_codec
+from lungunet.cli.options import Json, LabelThreshold, Overwrite, Quiet, parse_codec, typed_labels
 from lungunet.cli.wording import in_options
 from lungunet.errors import listed
 
@@ -70,12 +70,12 @@ def audit(
     if as_json:
         console.say_json(result.to_dict())
     else:
-        _show(result, data, out)
+        _show(result, data, out, typed_labels(labels, label_threshold))
     if result.count("error"):
         raise typer.Exit(1)
 
 
-def _show(result: "Audit", data: Path, out: Path) -> None:
+def _show(result: "Audit", data: Path, out: Path, labels: tuple[object, ...]) -> None:
     lists = ", ".join(f"{count} {name}" for name, count in result.counts.items())
     console.say(f"{sum(result.counts.values())} pairs: {lists}")
     sums = [(result.count(name), name) for name in ("error", "warning", "note")]
@@ -95,7 +95,7 @@ def _show(result: "Audit", data: Path, out: Path) -> None:
             "the pair"
         )
         ranking = f"{out / 'ranking.csv'}:{_CLEAR}"
-        again = ("IMAGES", "MASKS", "NEW_DATA", "--like", data, "--exclude", ranking)
+        again = ("IMAGES", "MASKS", "NEW_DATA", "--like", data, "--exclude", ranking, *labels)
         console.say(
             f"drop all of these, into a new data folder: {console.command('split', *again)}"
         )

@@ -11,7 +11,6 @@ from lungunet.cli import console
 from lungunet.cli.options import (
     Device,
     Json,
-    LabelThreshold,
     Names,
     Overwrite,
     Quiet,
@@ -74,9 +73,16 @@ def evaluate(
         str,
         typer.Option(help="Raw values of the truth in class order; auto: what split.json says."),
     ] = "auto",
-    label_threshold: LabelThreshold = -1,
+    label_threshold: Annotated[
+        int,
+        typer.Option(help="For a smeared truth: raw values from here on are lung. -1 is off."),
+    ] = -1,
     mask_labels: Annotated[
-        str, typer.Option(help="Raw values of a folder of masks; auto: as lungunet writes them.")
+        str,
+        typer.Option(
+            help="Raw values of a folder of masks in place of MODEL, as --labels; '>=128' for "
+            "smeared ones. auto: as lungunet writes them."
+        ),
     ] = "auto",
     truth: Annotated[
         str | None,
@@ -340,6 +346,7 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
         return
     hold = "s hold" if count > 1 else " holds"
     much = f"{invented:.1f} {size}" if size == "mL" else f"{invented} {size}"
+    hold = "holds" if count == 1 else "hold"
     console.say(
         f"\n{count} {noun}{hold} no lung; on {wrong} of them {much} were called lung. "
         f"Mean Dice by what such {noun}s count as:"
@@ -357,7 +364,7 @@ def _show_empty(card: "ScoreCard", known: str) -> None:
 
 def _show_baselines(card: "ScoreCard", model: str, known: str) -> None:
     for remark in card.remarks:
-        console.say(f"\n{remark}")
+        console.say(f"\n{in_options(remark)}")
     if not card.baselines:
         return
     rows: list[tuple[Any, ...]] = [(model, card.pooled.iou, card.pooled.accuracy, "", "")]

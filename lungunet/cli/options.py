@@ -13,7 +13,8 @@ Labels = Annotated[
     str,
     typer.Option(
         help="Raw mask values in class order: 0,255 or 0,1 or 0,3=1,4=1. 255=ignore leaves pixels "
-        "out of every loss and score."
+        "out of every loss and score. auto: as a folder of predicted or mended masks says, else as "
+        "--like, else 0,255."
     ),
 ]
 LabelNames = Annotated[
@@ -24,7 +25,10 @@ LabelNames = Annotated[
 ]
 LabelThreshold = Annotated[
     int,
-    typer.Option(help="For smeared masks: raw values from here on are lung. -1 is off."),
+    typer.Option(
+        help="For smeared masks: raw values from here on are lung, as with --labels '>=128'. -1 is "
+        "off."
+    ),
 ]
 Names = Annotated[
     str | None,
@@ -73,8 +77,14 @@ def parse_labels(labels: str, threshold: int, names: str | None = None) -> "Labe
     )
 
 
-def parse_codec(labels: str, threshold: int) -> "LabelCodec | None":
-    """Read ``--labels`` and ``--label-threshold`` where auto is known; None where all is auto."""
+def parse_codec(labels: str, threshold: int, names: str | None = None) -> "LabelCodec | None":
+    """Read the options of labels where auto is known; None where all is auto."""
     if labels != "auto":
-        return parse_labels(labels, threshold)
-    return parse_labels("0,255", threshold) if threshold >= 0 else None
+        return parse_labels(labels, threshold, names)
+    return parse_labels("0,255", threshold, names) if threshold >= 0 or names else None
+
+
+def typed_labels(labels: str, threshold: int) -> tuple[object, ...]:
+    """Return the options of labels that were given, for a command to go on with."""
+    typed: tuple[object, ...] = () if labels == "auto" else ("--labels", labels)
+    return typed if threshold < 0 else (*typed, "--label-threshold", threshold)

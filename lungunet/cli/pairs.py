@@ -15,7 +15,7 @@ from lungunet.cli.options import (
     Names,
     Overwrite,
     Quiet,
-    parse_labels,
+    parse_codec,
 )
 from lungunet.errors import counted
 
@@ -60,9 +60,9 @@ Exclude = Annotated[
 Like = Annotated[
     str | None,
     typer.Option(
-        help="Keep the lists, folds and patients of this data folder: each slice goes where its "
-        "name stands there, so that models trained on it can be judged on the new test list. "
-        "Slices that it does not list are refused.",
+        help="Keep the lists, folds, patients and labels of this data folder: each slice goes "
+        "where its name stands there, so that models trained on it can be judged on the new test "
+        "list. Slices that it does not list are refused.",
         metavar="DATA",
     ),
 ]
@@ -81,7 +81,7 @@ def split(
     group: Group = None,
     guard: Guard = False,
     folds: Folds = 0,
-    labels: Labels = "0,255",
+    labels: Labels = "auto",
     label_threshold: LabelThreshold = -1,
     names: Names = None,
     exclude: Exclude = None,
@@ -104,7 +104,7 @@ def split(
         masks,
         data,
         config=SplitConfig(val, test, seed, group, guard, folds, exclude, like),
-        codec=parse_labels(labels, label_threshold, label_names),
+        codec=parse_codec(labels, label_threshold, label_names),
         names=names,
         overwrite=overwrite,
         progress=console.progress_bar,
@@ -126,7 +126,7 @@ def prepare(
     group: Group = None,
     guard: Guard = False,
     folds: Folds = 0,
-    labels: Labels = "0,255",
+    labels: Labels = "auto",
     label_threshold: LabelThreshold = -1,
     names: Names = None,
     exclude: Exclude = None,
@@ -149,7 +149,7 @@ def prepare(
         masks,
         data,
         config=SplitConfig(val, test, seed, group, guard, folds, exclude, like),
-        codec=parse_labels(labels, label_threshold, label_names),
+        codec=parse_codec(labels, label_threshold, label_names),
         names=names,
         size=size,
         raw=raw,

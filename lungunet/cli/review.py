@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lungunet.cli import console
-from lungunet.cli.options import Device, Json, LabelThreshold, Names, parse_codec
+from lungunet.cli.options import Device, Json, LabelThreshold, Names, parse_codec, typed_labels
 from lungunet.errors import counted
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def review(
         console.say(f"{said}; {counted(changed, 'mask')} changed: {log.path}")
         if scans is None and (log.dropped or (changed and not in_place)):
             masks = where or (source if images else "MASKS")
-            console.say(f"next:   {_split_again(log, source, masks, images)}")
+            # The log beside mended masks says how they are coded.
+            given = () if masks != "MASKS" else typed_labels(labels, label_threshold)
+            console.say(f"next:   {_split_again(log, source, masks, images, *given)}")
 
 
 def _folder_for(source: Path) -> Path:
@@ -138,11 +140,13 @@ def _folder_for(source: Path) -> Path:
     return Path(f"mended-{folder.resolve().name}")
 
 
-def _split_again(log: "ReviewLog", source: Path, masks: Path | str, images: Path | None) -> str:
+def _split_again(
+    log: "ReviewLog", source: Path, masks: Path | str, images: Path | None, *labels: object
+) -> str:
     """Return the command that makes lists of the masks as they are by now."""
     like = () if images else ("--like", source)
     exclude = ("--exclude", log.path) if log.dropped else ()
-    return console.command("split", images or "IMAGES", masks, "NEW_DATA", *like, *exclude)
+    return console.command("split", images or "IMAGES", masks, "NEW_DATA", *like, *exclude, *labels)
 
 
 def _compare(logs: tuple[Path, Path], as_json: bool) -> None:

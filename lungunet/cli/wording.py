@@ -14,6 +14,7 @@ _CALLED_OTHERWISE = {
     "out=None": "in_place=True",
     "mask_codec": "mask_labels",
 }
+_CODEC = re.compile(r"\b(mask_)?codec=LabelCodec\.parse\(('[^']*')\)")
 _VALUE = r"""('[^']*'|"[^"]*"|[^\s;()'"]*[^\s;()'".,:])"""
 
 
@@ -21,9 +22,11 @@ def in_options(text: str) -> str:
     """Return a message with the arguments that it names as options of the verb that runs."""
     if ".toml: " in text:  # about a file, in which settings are called as in Python
         return text
+    options = _options()
+    if "labels" in options:
+        text = _CODEC.sub(lambda found: f"{found[1] or ''}labels={found[2]}", text)
     for ours, theirs in _CALLED_OTHERWISE.items():
         text = text.replace(ours, theirs)
-    options = _options()
     known = "|".join(options)
     if not known:
         return text

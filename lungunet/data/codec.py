@@ -182,13 +182,16 @@ class LabelCodec:
         named = [raw for raw, index in self.classes.items() if index == IGNORE]
         return (named or [raw for raw in range(255, -1, -1) if raw not in self.classes])[0]
 
-    def encode(self, raw: np.ndarray, where: str = "mask") -> np.ndarray:
+    def encode(
+        self, raw: np.ndarray, where: str = "mask", *, argument: str = "codec"
+    ) -> np.ndarray:
         """Map raw values to class indices.
 
         Parameters
         ----------
         raw : (..., H, W) of any integer dtype or bool; with a threshold, True is class 1
         where : what a message calls this mask
+        argument : what a message calls this codec, for whoever passes another one
 
         Returns
         -------
@@ -212,13 +215,13 @@ class LabelCodec:
             # Comparing and counting take a fraction of the look-up's time.
             above = cv2.countNonZero(np.ascontiguousarray(raw).reshape(1, -1))
             if np.count_nonzero(inside) != above:
-                raise self._unknown(raw, where)
+                raise self._unknown(raw, where, argument)
             return inside.view(np.uint8)
         if raw.dtype == np.uint8 and self._table is not None:
             indices = _look_up(raw, self._table)
             # One pass over uint8 costs a tenth of the look-up: being strict is nearly free.
             if self.other is None and raw.size and indices.max() == _UNKNOWN:
-                self._refuse_unknown(raw, indices, where)
+                self._refuse_unknown(raw, indices, where, argument)
             return indices
         keys = np.array(list(self.classes), np.int64)
         values = np.array(list(self.classes.values()), np.uint8)
@@ -227,12 +230,14 @@ class LabelCodec:
         if self.other is not None:
             return np.where(known, values[at], np.uint8(self.other))
         if not known.all():
-            raise self._unknown(raw, where)
+            raise self._unknown(raw, where, argument)
         return np.asarray(values[at])
 
-    def _refuse_unknown(self, raw: np.ndarray, indices: np.ndarray, where: str) -> None:
+    def _refuse_unknown(
+        self, raw: np.ndarray, indices: np.ndarray, where: str, argument: str
+    ) -> None:
         if not self.ignores or not np.isin(raw[indices == _UNKNOWN], list(self.classes)).all():
-            raise self._unknown(raw, where)
+            raise self._unknown(raw, where, argument)
 
     def decode(self, indices: np.ndarray, where: str = "prediction") -> np.ndarray:
         """Map class indices to raw values.
@@ -319,7 +324,7 @@ class LabelCodec:
                 where=where,
             )
 
-    def _unknown(self, raw: np.ndarray, where: str) -> LabelError:
+    def _unknown(self, raw: np.ndarray, where: str, argument: str) -> LabelError:
         self._refuse_ct(raw, where)
         unknown = np.argwhere(~np.isin(raw, list(self.classes)))
         first = tuple(int(i) for i in unknown[0])
@@ -334,17 +339,11 @@ class LabelCodec:
             f"{where}: mask value {value} ({counted(len(unknown) - others, 'pixel')}, first at {at}"
             + (f"; other unknown values in {counted(others, 'pixel')}" if others else "")
             + f") is not one of {known}. Pass a codec that maps it "
-            f"(labels='{self._suggest_labels(raw)}'), or fix the file."
+            f"({suggest_codec(raw, self, argument=argument)}), or fix the file."
         )
 
     def _name(self, index: int) -> str:
         return "ignored" if index == IGNORE else self.names[index]
-
-    def _suggest_labels(self, raw: np.ndarray) -> str:
-        if len(self.classes) == 2:
-            return suggest_labels(np.unique(raw).tolist())
-        head, colon, tail = str(self).partition(":")  # what is named stays, the rest is not lung
-        return f"{head},*=0{colon}{tail}"
 
     def _suggest_values(self) -> str:
         return ",".join(
@@ -361,10 +360,11 @@ class LabelCodec:
         ``0,255`` numbers the raw values in order; ``0,3=1,4=1`` names the class where it is not
         the next one; ``0,10=1,11=1,*=0`` says what all other values are; ``0,1,255=ignore`` leaves
         pixels out of every loss and score; ``0,3=1,4=1,5=2:0,3,5`` adds the raw value that each
-        class is written as.
+        class is written as; ``>=128`` is for masks with smeared values.
 
         Parameters
         ----------
+        threshold : as behind ``>=``, where ``text`` names the raw values that are written
         names : one per class, background first
 
         Examples
@@ -378,6 +378,10 @@ class LabelCodec:
             When the text does not follow the notation.
         """
         text = text.strip()
+        if text.startswith(">="):
+            if threshold is not None:
+                raise ConfigError(f"labels '{text}' and threshold {threshold}: give one of them.")
+            return cls(LUNG_CODEC.classes, names=tuple(names), threshold=_threshold(text))
         head, _, tail = text.partition(":")
         classes: dict[int, int] = {}
         other = None
@@ -400,13 +404,15 @@ class LabelCodec:
             raise ConfigError(
                 "not a list of whole numbers. "
                 "Write raw values in class order, as in 0,255 or 0,3=1,4=1 or 0,10=1,*=0 or "
-                "0,1,255=ignore.",
+                "0,1,255=ignore, or '>=128' alone.",
                 where=f"labels '{text}'",
             ) from err
         return cls(classes, raw_values, tuple(names), threshold, other)
 
     def __str__(self) -> str:
-        """Return the notation that :meth:`parse` reads (without threshold and names)."""
+        """Return the notation that :meth:`parse` reads (without names; a threshold alone)."""
+        if self.threshold is not None:
+            return f">={self.threshold}"
 
         def written(raw: object, index: int) -> str:
             return f"{raw}={'ignore' if index == IGNORE else index}"
@@ -460,6 +466,12 @@ def is_lung(classes: np.ndarray) -> np.ndarray:
     return np.asarray((classes > 0) & (classes != IGNORE))
 
 
+def say_no_lung(masks: int, codec: LabelCodec) -> str:
+    """Say that masks, so many, hold no lung: mostly they are read otherwise than they are coded."""
+    of = "the mask" if masks == 1 else f"any of {masks} masks"
+    return f"no lung in {of}, read as {codec}. Look at the label coding: which values are lung."
+
+
 def _class_index(text: str) -> int:
     """Read what stands behind the equals sign: a number of a class, or the word ignore."""
     if text.strip() == "ignore":
@@ -480,21 +492,62 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-def suggest_labels(values: Sequence[int]) -> str:
-    """Return what ``--labels`` may be for masks of these raw values, the first one background.
+def suggest_codec(raw: np.ndarray, codec: LabelCodec, *, argument: str = "codec") -> str:
+    """Return what may read a mask that ``codec`` refuses, as the argument is written.
 
     Examples
     --------
-    >>> suggest_labels([0, 1]), suggest_labels([0, 3, 4]), suggest_labels(range(118))
-    ('0,1', '0,3=1,4=1', '0,1=1,2=1,*=0, with each value that is lung')
+    >>> suggest_codec(np.array([[0, 3, 4]]), LUNG_CODEC)
+    "codec=LabelCodec.parse('0,3=1,4=1')"
     """
-    first, *others = values
-    if len(others) < 2:
-        return ",".join(map(str, values)) if others else f"0,{first}"
-    if len(others) > _FEW:
-        named = ",".join(f"{value}=1" for value in others[:2])
-        return f"{first},{named},*=0, with each value that is lung"
-    return ",".join([str(first), *(f"{value}=1" for value in others)])
+    values = np.unique(raw).tolist()
+    background, *others = values
+    known = {codec.classes.get(value, 0) for value in values} - {0, IGNORE}
+    where = ""
+    if is_smeared(raw, codec):
+        labels = f">={_middle(raw, codec)}"
+    elif known and len(codec.classes) > 2:
+        head, colon, tail = str(codec).partition(":")  # what is named stays, the rest is not lung
+        labels = f"{head},*=0{colon}{tail}"
+    elif len(others) > _FEW:
+        one, two, *_ = others
+        labels, where = f"{background},{one}=1,{two}=1,*=0", f" if {one} and {two} are the lungs"
+    elif len(others) > 1:
+        labels = ",".join([str(background), *(f"{value}=1" for value in others)])
+    else:
+        labels = f"{background},{others[0]}" if others else f"0,{background or 1}"
+    return f"{argument}=LabelCodec.parse('{labels}'){where}"
+
+
+def is_smeared(raw: np.ndarray, codec: LabelCodec) -> bool:
+    """Tell a mask whose edges JPEG or resizing has blurred: two values, and little in between."""
+    lowest, highest = int(raw.min()), int(raw.max())
+    n, top = len(np.unique(raw)), max(codec.classes)
+    if highest - lowest <= 4 * SMEAR or n < 4:
+        return False
+    between = np.count_nonzero((raw > lowest + SMEAR) & (raw < highest - SMEAR))
+    # Of a small lung more is edge than not.
+    expected = n > MANY_VALUES and abs(highest - top) <= SMEAR
+    return expected or bool(between < np.count_nonzero(raw >= highest - SMEAR))
+
+
+def _middle(raw: np.ndarray, codec: LabelCodec) -> int:
+    """Return the middle of the two values that were smeared, of those of ``codec`` if it can be."""
+    lowest, highest = min(codec.classes), max(codec.classes)
+    if abs(int(raw.max()) - highest) > SMEAR:
+        lowest, highest = int(raw.min()), int(raw.max())
+    return (lowest + highest + 1) // 2
+
+
+def _threshold(text: str) -> int:
+    try:
+        return int(text.removeprefix(">="))
+    except ValueError as err:
+        raise ConfigError(
+            "no whole number behind >=. Write the raw value from which on pixels are lung, as in "
+            ">=128.",
+            where=f"labels '{text}'",
+        ) from err
 
 
 def _default_names(n: int) -> tuple[str, ...]:

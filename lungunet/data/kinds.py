@@ -4,7 +4,9 @@ Files, checkpoints and messages then hold plain values alone, arrays bytes that 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,3 +91,8 @@ def check_spacing(spacing_mm: Any, ndim: int) -> tuple[float, ...]:
             where=f"spacing_mm {spacing or spacing_mm}",
         )
     return spacing
+
+
+def as_list(paths: str | Path | Iterable[str | Path]) -> list[str]:
+    """Return one path or many as many: text is one, not its letters."""
+    return [str(paths)] if isinstance(paths, str | Path) else [str(path) for path in paths]

@@ -20,6 +20,9 @@ SIDES_CODEC = LabelCodec({value: value for value in range(4)}, names=("backgroun
 """Of masks with sides: 3 is lung of which nobody knows the side."""
 
 
+_BOTH_LUNGS = LabelCodec.parse("0,1=1,2=1,3=1")  # of masks with sides
+
+
 def read_codec(masks: str | Path) -> LabelCodec | None:
     """Return how masks are coded that were predicted or mended into a folder; None where neither.
 
@@ -36,6 +39,15 @@ def read_codec(masks: str | Path) -> LabelCodec | None:
     if "labels" in made_by:
         return LabelCodec.from_dict(made_by["labels"])
     return SIDES_CODEC if made_by.get("sides") else None  # of a version that said no more
+
+
+def read_lung_codec(masks: str | Path) -> LabelCodec | None:
+    """As :func:`read_codec`, to train on: left and right are one lung where their sides were told.
+
+    A model that has classes of its own keeps them.
+    """
+    told = read_codec(masks)
+    return _BOTH_LUNGS if told == SIDES_CODEC else told
 
 
 def read_head(path: Path) -> dict[str, Any] | None:

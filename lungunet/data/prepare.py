@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 
 from lungunet._version import __version__
-from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung
+from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec, is_lung, say_no_lung
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
 from lungunet.data.exclude import read_excluded, refuse_unknown
 from lungunet.data.files import refuse_existing, refuse_inputs, write_text
 from lungunet.data.like import DRAWN_BY, ListPlan, keep_lists
+from lungunet.data.made_by import read_lung_codec
 from lungunet.data.manifest import (
     Pair,
     find_pairs,
@@ -33,6 +34,7 @@ from lungunet.data.split import (
     Split,
     SplitConfig,
     SplitRecord,
+    choose_codec,
     count_pairs,
     fold_folders,
     fold_pairs,
@@ -61,7 +63,7 @@ def write_data_folder(
     folder: str | Path,
     *,
     config: SplitConfig = SplitConfig(),  # noqa: B008 - frozen
-    codec: LabelCodec = LUNG_CODEC,
+    codec: LabelCodec | None = None,
     names: str | None = None,
     size: int | None = None,
     raw: bool = False,
@@ -79,7 +81,8 @@ def write_data_folder(
     folder : where the lists go
     config : how to split. With folds, ``folder/fold-1`` and so on become data folders of their own,
         with the same test list: what :func:`cross_validate` trains on
-    codec : of the masks
+    codec : of the masks. None takes what their folder says, if they were predicted or mended into
+        it, left and right as one lung; else that of the data folder ``config.like``; else 0 and 255
     names : how masks are called beside their images, as for :func:`find_pairs`
     size : writes slices and masks anew into ``folder``, their longer side so many px, as
         :func:`prepare_pairs` does, and lists these. None lists the files where they are
@@ -110,6 +113,7 @@ def write_data_folder(
         made = [folder / "images", folder / "masks"]
         refuse_inputs(made, [Path(images), Path(masks)])
         refuse_existing([*(folder / f"{name}.txt" for name in SPLITS), *made], overwrite)
+    codec = codec or _find_codec(masks, config.like)
     excluded = [] if config.exclude is None else read_excluded(config.exclude)
     refuse_unknown(excluded, {pair.name for pair in pairs}, source=config.exclude)
     if config.like is not None:
@@ -120,6 +124,8 @@ def write_data_folder(
     without(plan.whole, excluded)  # before minutes of work
     pairs = [pair for pair in pairs if pair.name not in excluded]
     survey = survey_pairs(pairs, codec=codec, progress=progress)
+    if survey.empty_masks == len(pairs):
+        warnings.warn(f"{masks}: {say_no_lung(len(pairs), codec)}", LungUNetWarning, stacklevel=2)
     if size is not None:
         # An odd name would be refused when all is written.
         render_manifest(folder, [Pair(folder / f"{pair.name}.tif") for pair in pairs])
@@ -153,6 +159,17 @@ def write_data_folder(
     for path, text in files.items():
         write_text(path, text)
     return replace(record, counts=count_pairs(lists))
+
+
+def _find_codec(masks: str | Path, like: str | None) -> LabelCodec:
+    told = read_lung_codec(masks)
+    if told is not None or like is None:
+        return told or LUNG_CODEC
+    prepared = read_split_record(like).prepared_size is not None
+    # Files that were prepared have another coding than those they were made from.
+    if prepared and Path(masks).resolve() != Path(like, "masks").resolve():
+        return LUNG_CODEC
+    return choose_codec(like)
 
 
 def _draw(pairs: Sequence[Pair], folder: Path, config: SplitConfig, progress: Progress) -> ListPlan:
@@ -265,8 +282,8 @@ def survey_pairs(
         raise DataError(
             f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
             + (
-                "\nIf all masks are coded so, say it: labels='0,1', or label_threshold=128 for "
-                "smeared ones. If slices and masks are swapped, swap them."
+                "\nIf all masks are coded so, say it: codec=LabelCodec.parse('0,1'), or '>=128' "
+                "for smeared ones. If slices and masks are swapped, swap them."
                 if coded
                 else ""
             )

@@ -61,10 +61,10 @@ class SplitConfig:
         what was dropped, or the ``ranking.csv`` of an audit with the score from which on they go,
         as ``audit/ranking.csv:0.2``. All others stay in the list where they would be without this,
         by the same settings
-    like : a data folder whose lists, folds and patients are kept: each slice goes where its name
-        stands there, and what it left out is left out. So a model trained on it can be judged on
-        the new test list. Draws nothing: settings that ask for other lists are refused, and slices
-        that it does not list
+    like : a data folder whose lists, folds and patients are kept, and the coding of its masks where
+        none is given: each slice goes where its name stands there, and what it left out is left
+        out. So a model trained on it can be judged on the new test list. Draws nothing: settings
+        that ask for other lists are refused, and slices that it does not list
     """
 
     val: float = 0.1

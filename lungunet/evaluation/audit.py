@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec, is_lung
+from lungunet.data.codec import IGNORE, LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing, write_csv, write_json
@@ -298,6 +298,9 @@ def _audit(
     ]
     order = {name: place for place, name in enumerate((*_SEVERITIES, *SPLITS))}
     findings.sort(key=lambda f: (order[f.severity], f.kind, order[f.list], f.pair.name))
+    if all(fact.lung_share == 0 for fact in facts):
+        text = say_no_lung(len(facts), codec)
+        warnings.warn(f"{data}: {text}", LungUNetWarning, stacklevel=3)
     suspects = [_suspect(look) for look in looks]
     agreement: FoldAgreement | None = None
     if folds:

@@ -103,7 +103,7 @@ def fit_temperature(
     Returns
     -------
     float or None
-        None of a rule, which has no probabilities, and where no pixel is called lung.
+        None of a rule, which has no probabilities, and where no pixel that is called lung is lung.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def fit_temperature(
         logits = logits[known]
         for truth in (0, 1):
             counts[truth] += np.histogram(logits[hits == truth], _LOGITS)[0]
-    if not counts.any():
+    if not counts[1].any():
         return None
     middles = (_LOGITS[1:] + _LOGITS[:-1]) / 2
 

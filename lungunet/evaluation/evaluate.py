@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec
+from lungunet.data.codec import IGNORE, LabelCodec, say_no_lung
 from lungunet.data.ct import read_header, read_image, write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing
 from lungunet.data.hu import can_hold_hu
-from lungunet.data.kinds import check_kind
+from lungunet.data.kinds import as_list, check_kind
 from lungunet.data.made_by import read_codec
 from lungunet.data.manifest import Pair, refuse_equal_names
 from lungunet.data.overlay import draw_overlay, tile_pictures
@@ -29,7 +29,13 @@ from lungunet.errors import (
     listed,
 )
 from lungunet.evaluation.calibration import count_reliability, fit_temperature
-from lungunet.evaluation.masks import MaskFolder, Predicts, match_classes, say_other_names
+from lungunet.evaluation.masks import (
+    MaskFolder,
+    Predicts,
+    match_classes,
+    say_other_names,
+    say_other_numbers,
+)
 from lungunet.evaluation.predicted_truth import count_predicted, read_maker, say_predicted
 from lungunet.evaluation.report import REPORT, write_report, write_scores_page
 from lungunet.evaluation.scorecard import NOTHING, CaseScore, ScoreCard, score_case
@@ -94,10 +100,8 @@ def evaluate(
     refuse_equal_names(pairs)
     codec = codec or predictor.codec.for_prediction
     if codec.n_classes != predictor.codec.n_classes:
-        raise DataError(
-            f"the masks have {codec.n_classes} classes, the model "
-            f"{predictor.codec.n_classes}. Pass the labels that map one to the other."
-        )
+        of_model = not isinstance(predictor, MaskFolder)
+        raise DataError(say_other_numbers(codec, predictor.codec, of_model=of_model))
     if not codec.is_named:
         codec = replace(codec, names=predictor.codec.names)
     if patients is not None:
@@ -145,6 +149,8 @@ def evaluate(
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]
     if "lungs" in scored and "lungs" in rules:
         remarks += _say_known({"lungs": seen_by("lungs", pairs).train})
+    if not any(case.truth_px for case in cases):
+        remarks.append(f"the truth: {say_no_lung(len(cases), codec)}")
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
 
@@ -224,7 +230,7 @@ def evaluate_list(
     mask_codec: LabelCodec | None = None,
     mask_names: str | None = None,
     baselines: bool = True,
-    against: Sequence[str | Path] = (),
+    against: str | Path | Sequence[str | Path] = (),
     device: str | int = "auto",
     overwrite: bool = False,
     allow_seen: bool = False,
@@ -250,7 +256,7 @@ def evaluate_list(
     mask_names : how a folder of masks is called, as ``names`` of :func:`find_pairs`
     baselines : also score the threshold and the built-in model (where slices hold HU), and all
         background
-    against : other models, or folders of masks, to score beside it on the same slices
+    against : another model or folder of masks, or several, to score beside it on the same slices
     device : of a network
     overwrite : replace scores that are there
     allow_seen : score slices too that the model has seen; every table says how many they were
@@ -270,6 +276,7 @@ def evaluate_list(
     if split not in SPLITS:
         raise ConfigError(f"'{split}' is not one of {', '.join(SPLITS)}.", where="split")
     place, members = named_folder(model), find_members(model)
+    against = as_list(against)
     own = out is None and (place / "best").is_dir() and not is_on_hub(model)
     folds = out is None and len(members) > 1 and place.is_dir()
     folder = place / "evaluation" / split if own or folds else out
@@ -282,7 +289,7 @@ def evaluate_list(
     codec = codec or choose_codec(data)
     load = partial(_load, codec=codec, slices=pairs, device=device)
     predictor = load(model, mask_codec=mask_codec, mask_names=mask_names)
-    rivals = {str(other): load(other) for other in against}
+    rivals = {other: load(other) for other in against}
     if str(model) in rivals:
         raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
     seen = {str(each): seen_by(each, pairs) for each in (model, *against)}
@@ -345,7 +352,10 @@ def _load(
         return MaskFolder(model, told, mask_names=mask_names, slices=slices)
     for option, given in (("mask_names", mask_names), ("mask_codec", mask_codec)):
         if given is not None:
-            raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)
+            raise ConfigError(
+                f"{model} is no folder of masks, and it is not for those of against. Leave it out.",
+                where=option,
+            )
     return Predictor.load(model, device=device)
 
 

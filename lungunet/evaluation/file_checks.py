@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lungunet.data import tiff
-from lungunet.data.codec import IGNORE, MANY_VALUES, SMEAR, LabelCodec, is_lung, suggest_labels
+from lungunet.data.codec import IGNORE, LabelCodec, is_lung, is_smeared, suggest_codec
 from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
 from lungunet.data.hu import judge_hu
 from lungunet.data.manifest import Pair
@@ -119,22 +119,17 @@ def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[V
 
 
 def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
-    """Say how a mask, (H, W), that ``codec`` refuses is coded, and which flag reads it."""
+    """Say how a mask, (H, W), that ``codec`` refuses is coded, and which codec reads it."""
     values = [int(value) for value in np.unique(raw)]
-    known = np.array(list(codec.classes))
-    off = np.abs(np.array(values)[:, None] - known).min(axis=1)
-    top = int(known.max())
-    near = bool((off <= SMEAR).all()) and top > 2 * SMEAR and values[-1] >= top - SMEAR
-    if near or len(values) > MANY_VALUES:
-        middle = (int(known.min()) + top + 1) // 2
+    fix = f"Pass {suggest_codec(raw, codec)}"
+    if is_smeared(raw, codec):
         return Verdict(
             "error",
             "mask-smeared",
             f"{where}: {len(values)} values from {values[0]} to {values[-1]}, smeared by JPEG or "
-            f"smoothing. Pass label_threshold={middle}, or export it again without loss.",
+            f"smoothing. {fix}, or export it again without loss.",
         )
     shown = listed([str(value) for value in values], separator=", ")
-    fix = f"Pass labels='{suggest_labels(values)}'"
     expected = listed([str(value) for value in codec.classes], separator=", ")
     return Verdict(
         "error",
@@ -170,7 +165,7 @@ def check_inverted(
     first, second, *_ = (raw for raw, index in codec.classes.items() if index != IGNORE)
     text = (
         f"{where}: lung is drawn as background, and background, up to the margin, as lung. "
-        f"Invert it; if all are so, pass labels='{second},{first}'."
+        f"Invert it; if all are so, pass codec=LabelCodec.parse('{second},{first}')."
     )
     return [Verdict("error", "mask-inverted", text)]
 

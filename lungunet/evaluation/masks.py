@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from lungunet.data.codec import LUNG_CODEC, LabelCodec
+from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_mask
 from lungunet.data.manifest import (
     Pair,
@@ -70,6 +70,28 @@ def say_other_names(masks: LabelCodec, truth: LabelCodec) -> list[str]:
         "classes are compared by their order, for truth and masks call them otherwise: "
         f"{listed(called, separator=', ')}"
     ]
+
+
+def say_other_numbers(truth: LabelCodec, masks: LabelCodec, *, of_model: bool) -> str:
+    """Say that truth and masks have not as many classes, and how the one is read as the other."""
+    of = "the model" if of_model else "the masks to score"
+    if masks.n_classes == 2:
+        fix = f"All classes of the truth as lung are codec=LabelCodec.parse('{_as_lung(truth)}')."
+    elif truth.n_classes == 2:
+        lung = f"mask_codec=LabelCodec.parse('{_as_lung(masks.for_prediction)}')"
+        fix = f"All classes of the masks as lung are {lung}."
+        if of_model:
+            fix = f"Predict masks with it, and score these in its place, with {lung}."
+    else:
+        fix = "Pass codec for the truth, or mask_codec for masks, to read the one as the other."
+    return f"the truth has {truth.n_classes} classes, {of} {masks.n_classes}. {fix}"
+
+
+def _as_lung(codec: LabelCodec) -> LabelCodec:
+    """Return a codec that reads all classes but background as lung."""
+    lung = {0: 0, IGNORE: IGNORE}  # and all others 1
+    classes = {raw: lung.get(index, 1) for raw, index in codec.classes.items()}
+    return LabelCodec(classes, other=None if codec.other is None else lung.get(codec.other, 1))
 
 
 class MaskFolder:
@@ -138,7 +160,7 @@ class MaskFolder:
                 )
                 yield Prediction(path, error=error)
                 continue
-            classes = self.codec.encode(read_mask(mask), str(mask))
+            classes = self.codec.encode(read_mask(mask), str(mask), argument="mask_codec")
             yield Prediction(path, segmented=Segmented(classes))
 
     def _find_masks(self, names: Set[str]) -> None:

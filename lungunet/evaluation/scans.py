@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from lungunet.data.codec import IGNORE, LabelCodec, is_lung
+from lungunet.data.codec import IGNORE, LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import SUFFIXES, write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
+from lungunet.data.kinds import as_list
 from lungunet.data.made_by import SIDES
 from lungunet.data.manifest import Pair
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, counted, listed
-from lungunet.evaluation.masks import match_classes, say_other_names
+from lungunet.evaluation.masks import match_classes, say_other_names, say_other_numbers
 from lungunet.evaluation.predicted_truth import count_predicted, read_maker, say_predicted
 from lungunet.evaluation.report import REPORT, write_scores_page
 from lungunet.evaluation.scorecard import CaseScore, ScoreCard, count_classes, score_case
@@ -84,7 +85,7 @@ class ScanScoring:
             raise ConfigError(
                 "a mask that is scored answers for every voxel. Ignore voxels of the truth, and "
                 "name a class here.",
-                where=f"mask_labels={self.mask_codec}",
+                where=f"mask_codec {self.mask_codec}",
             )
 
 
@@ -138,7 +139,7 @@ def evaluate_scans(
     scoring: ScanScoring = ScanScoring(),
     names: str | None = None,
     mask_names: str | None = None,
-    against: Sequence[str | Path] = (),
+    against: str | Path | Sequence[str | Path] = (),
     group: str | None = None,
     series: str | None = None,
     resample: bool = False,
@@ -164,7 +165,7 @@ def evaluate_scans(
     scoring : how
     names, mask_names : how the truth, and a folder of masks, are called beside their scans, as for
         :func:`find_pairs`
-    against : other models, or folders of masks, to score beside it on the same scans
+    against : another model or folder of masks, or several, to score beside it on the same scans
     group : which scans are of one patient, a rule for their names as :func:`read_groups` takes it;
         intervals resample patients. None: each scan is a patient
     series : of DICOM this one alone, see :func:`find_volumes`
@@ -190,6 +191,7 @@ def evaluate_scans(
     if out is not None:
         files = ("scores.json", "cases.csv", REPORT)
         refuse_existing([Path(out) / name for name in files], overwrite)
+    against = as_list(against)
     _refuse_slices(scans)
     pairs = find_volume_pairs(scans, truth, names=names, series=series)
     with_truth = {name: pair for name, pair in pairs.items() if pair.mask is not None}
@@ -207,17 +209,23 @@ def evaluate_scans(
             return replace(masks, made_by=read_maker(model))
         for option, given in (("mask_names", names), ("mask_codec", mask_codec)):
             if given is not None:
-                raise ConfigError(f"{model} is no folder of masks. Leave it out.", where=option)
+                raise ConfigError(
+                    f"{model} is no folder of masks, and it is not for those of against. Leave it "
+                    "out.",
+                    where=option,
+                )
         predictor = Predictor.load(model, device=device)
         if predictor.segmenter.contract.window is None:  # it sees 8-bit grey
             predictor.segmenter.contract.check_dtype("int16", str(scans), model=str(model))
         return _segment_with(predictor, scoring, model_progress)
 
     source = load(model, scoring.mask_codec, mask_names)
-    _refuse_other_classes(codec, source.codec)
-    if str(model) in map(str, against):
+    if 2 < codec.n_classes != source.codec.n_classes > 2:
+        of_model = not _is_masks(model)
+        raise DataError(say_other_numbers(codec, source.codec, of_model=of_model))
+    if str(model) in against:
         raise ConfigError(f"{model} is what is scored. Name another one.", where="against")
-    rivals = {str(other): load(other, None, None) for other in against}
+    rivals = {other: load(other, None, None) for other in against}
     rules = _baselines(source, scoring, model_progress, without=rivals)
     found.baselines = {name: [] for name in (*rivals, *rules)}
     seen = {str(m): SeenScans(m) for m in (model, *against, *rules) if not _is_masks(m)}
@@ -245,6 +253,8 @@ def evaluate_scans(
         raise DataError(
             f"no scan could be scored:\n  {listed(found.failed)}\nMend them.", where=scans
         )
+    if not any(case.truth_px for case in found.cases):
+        found.remarks.append(f"the truth: {say_no_lung(len(found.cases), codec)}")
     found.remarks += say_other_names(source.codec, codec)
     found.remarks += _remarks(found, pairs, codec, source)
     for name, by in seen.items():
@@ -326,7 +336,7 @@ def _read_masks(
     )
 
     def read(name: str, scan: Volume) -> tuple[np.ndarray, bool]:
-        return _read_classes(masks[name], scan, known)
+        return _read_classes(masks[name], scan, known, argument="mask_codec")
 
     return _Source(read, known)
 
@@ -360,19 +370,13 @@ def _baselines(
     }
 
 
-def _refuse_other_classes(codec: LabelCodec, other: LabelCodec) -> None:
-    if codec.n_classes > 2 and other.n_classes > 2 and codec.n_classes != other.n_classes:
-        raise DataError(
-            f"the truth has {codec.n_classes} classes, the masks to score {other.n_classes}. Pass "
-            "the labels that map one to the other."
-        )
-
-
-def _read_classes(mask: Scan, scan: Volume, codec: LabelCodec) -> tuple[np.ndarray, bool]:
+def _read_classes(
+    mask: Scan, scan: Volume, codec: LabelCodec, *, argument: str = "codec"
+) -> tuple[np.ndarray, bool]:
     """Return a mask on the grid of its scan, and whether it was drawn on another one."""
     drawn = read_volume(mask)
     moved = not drawn.grid.turned.matches(scan.grid.turned)
-    return encode_scan(put_on_grid(drawn, scan), codec, str(mask)), moved
+    return encode_scan(put_on_grid(drawn, scan), codec, str(mask), argument=argument), moved
 
 
 def _score(
@@ -559,11 +563,20 @@ def _remarks(
     if codec.n_classes > 2 and not _could_tell(codec, source):
         yield "the masks do not tell regions apart as the truth does: lungs are scored as a whole"
     if found.swapped:
+        fix = f"codec={_exchanged(codec)} for the truth"
+        if not source.tells_sides:
+            fix = f"mask_codec={_exchanged(source.codec)} for the masks, or {fix}"
         yield (
             f"left and right are exchanged between truth and mask in {len(found.swapped)} of "
-            f"{counted(total, 'scan')}: {_list(found.swapped)}. Labels such as 0,2,1 read the "
-            "wrong ones right"
+            f"{counted(total, 'scan')}: {_list(found.swapped)}. What reads the wrong ones right is "
+            f"{fix}"
         )
+
+
+def _exchanged(codec: LabelCodec) -> str:
+    """Return how masks are read with the left lung for the right one."""
+    background, one, other = (codec.raw_values.get(index, index) for index in range(3))
+    return f"LabelCodec.parse('{background},{other},{one}')"
 
 
 def _list(names: list[str]) -> str:

@@ -250,6 +250,8 @@ def verdict(gain: Difference, *, model: str = "the model", than: str = "threshol
     model, than : what they are called
     """
     than = "the threshold baseline" if than == "threshold" else than
+    if math.isnan(gain.value):
+        return f"whether {model} beats {than} cannot be said: of no lung there is no IoU"
     if math.isnan(gain.interval.low):
         return f"whether {model} beats {than} cannot be said: an interval needs two patients"
     if gain.interval.low > 0:

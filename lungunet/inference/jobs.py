@@ -3,7 +3,7 @@
 Knows neither slices nor scans.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from hashlib import sha256
@@ -147,11 +147,6 @@ def identify(segmenter: Segmenter) -> str:
     said = said or (" ".join(members) if all(members) else "")
     about = json_text([segmenter.contract.to_dict(), segmenter.codec.to_dict()])
     return sha256(f"{said} {about}".encode()).hexdigest() if said else ""
-
-
-def as_list(inputs: str | Path | Iterable[str | Path]) -> list[str]:
-    """Return one input or many as many."""
-    return [str(inputs)] if isinstance(inputs, str | Path) else [str(source) for source in inputs]
 
 
 def name_uncertainty(name: str) -> Path:

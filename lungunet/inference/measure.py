@@ -462,13 +462,15 @@ def _read_scan_classes(raw: np.ndarray, codec: LabelCodec, where: str) -> np.nda
     return np.where(classes == IGNORE, 0, classes) if codec.ignores else classes
 
 
-def encode_scan(raw: np.ndarray, codec: LabelCodec, where: str) -> np.ndarray:
+def encode_scan(
+    raw: np.ndarray, codec: LabelCodec, where: str, *, argument: str = "codec"
+) -> np.ndarray:
     """Return classes of a scan, or 3 for all lung in a mask with sides that does not tell them."""
     if codec.n_classes == 3 and UNTOLD not in codec.classes:
         unsure = raw == UNTOLD
         if unsure.any() and not raw[~unsure].any():
             return np.where(unsure, np.uint8(UNTOLD), np.uint8(0))
-    return codec.encode(raw, where)
+    return codec.encode(raw, where, argument=argument)
 
 
 def _tell_sides(
@@ -557,7 +559,7 @@ def _warn_of_swapped(names: list[str], total: int, codec: LabelCodec) -> None:
         f"{listed(names, separator=', ')}: {left} lies on the patient's right and {right} on the "
         f"left in {len(names)} of {counted(total, 'mask')}, so left and right are swapped in the "
         f"table. If {left} is the right lung, read it so: "
-        f"labels='{background},{right},{left}'.",
+        f"codec=LabelCodec.parse('{background},{right},{left}').",
         LungUNetWarning,
         stacklevel=3,
     )

@@ -16,12 +16,12 @@ import numpy as np
 from lungunet.data.codec import LabelCodec
 from lungunet.data.ct import write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
+from lungunet.data.kinds import as_list
 from lungunet.data.made_by import SIDES, SIDES_CODEC
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.inference.crew import LostError, Sharing
 from lungunet.inference.jobs import (
     ALONE,
-    as_list,
     name_maps,
     name_uncertainty,
     note,

@@ -12,13 +12,13 @@ from pathlib import Path
 from lungunet.data.ct import SUFFIXES, write_image, write_mask, write_picture
 from lungunet.data.files import refuse_existing, refuse_inputs
 from lungunet.data.hu import HuSurvey
+from lungunet.data.kinds import as_list
 from lungunet.data.manifest import list_slices
 from lungunet.data.overlay import add_lines, draw_overlay
 from lungunet.errors import ConfigError, DataError, counted, listed
 from lungunet.inference.crew import LostError, Sharing
 from lungunet.inference.jobs import (
     ALONE,
-    as_list,
     name_maps,
     name_uncertainty,
     note,

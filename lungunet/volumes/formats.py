@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lungunet.data.ct import SUFFIXES as IMAGE_SUFFIXES
+from lungunet.data.kinds import as_list
 from lungunet.data.manifest import is_beside_masks
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
 from lungunet.volumes import archive, dicom
@@ -239,7 +240,9 @@ class _Found:
         return min(self.order[path] for path in folders if path in self.order)
 
 
-def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) -> list[Scan]:
+def find_volumes(
+    sources: str | Path | Iterable[str | Path], *, series: str | None = None
+) -> list[Scan]:
     """List the scans that a person means: volume files, and series of DICOM.
 
     A DICOM series is one scan whether it lies in one folder or in several, by itself or beside
@@ -248,8 +251,8 @@ def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) ->
 
     Parameters
     ----------
-    sources : files, globs, and folders: of volume files, or with DICOM at any depth; or studies of
-        a PACS, ``dicomweb+https://HOST/PATH/studies/UID``
+    sources : one or several: files, globs, and folders of volume files, or with DICOM at any depth;
+        or studies of a PACS, ``dicomweb+https://HOST/PATH/studies/UID``
     series : short id or SeriesInstanceUID: of DICOM this one alone
 
     Returns
@@ -266,7 +269,7 @@ def find_volumes(sources: Iterable[str | Path], *, series: str | None = None) ->
     ConfigError
         When there is no such series.
     """
-    named, found = [str(source) for source in sources], _Found()
+    named, found = as_list(sources), _Found()
     for source in named:
         if is_pacs(source):
             found.add_remote(find_remote(source, series=series))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lungunet.data.codec import LabelCodec, is_lung
+from lungunet.data.codec import LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import write_image, write_mask
 from lungunet.data.files import refuse_existing, write_csv
 from lungunet.data.hu import require_hu
 from lungunet.data.kinds import check_kind, plain_value
-from lungunet.data.made_by import SIDES_CODEC, read_codec
+from lungunet.data.made_by import read_lung_codec
 from lungunet.data.manifest import Pair, image_names, without_masks, write_manifest
 from lungunet.data.split import read_groups
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, counted, listed
@@ -25,7 +25,6 @@ from lungunet.volumes.volume import Volume, put_on_grid, read_volume
 
 _INT16 = np.iinfo(np.int16)
 _ZERO_ONE = LabelCodec({0: 0, 1: 1})
-_BOTH_LUNGS = LabelCodec.parse("0,1=1,2=1,3=1")  # of masks with sides
 
 
 @dataclass(frozen=True)
@@ -279,6 +278,7 @@ def slice_files(
     old += [path for path in (manifest, groups_file) if path.exists()]
     refuse_existing(old, overwrite)
     written: list[Pair] = []
+    read, with_lung = 0, False
     groups: dict[str, str] = {}
     try:
         for name, pair in progress(pairs.items(), desc="slices", total=len(pairs)):
@@ -287,6 +287,8 @@ def slice_files(
                 scan = replace(read_volume(pair.image, resample=resample), name=name)
                 mask = read_volume(labels)
                 classes, indices = _choose_slices(scan, mask, codec, config)
+                read += 1
+                with_lung = with_lung or bool(is_lung(classes).any())
                 while indices and old:
                     old.pop().unlink()
                 new = _write_slices(scan, classes, indices, folder, codec)
@@ -300,12 +302,13 @@ def slice_files(
         if written:
             write_manifest(manifest, written)
             write_groups(groups_file, groups)
+    if read and not with_lung:
+        warnings.warn(f"{masks}: {say_no_lung(read, codec)}", LungUNetWarning, stacklevel=2)
 
 
 def _codec_of(masks: str | Path) -> LabelCodec:
     """Return how masks are coded: as their folder says, with sides as one lung, else 0 and 1."""
-    told = read_codec(masks)
-    return _BOTH_LUNGS if told == SIDES_CODEC else told or _ZERO_ONE
+    return read_lung_codec(masks) or _ZERO_ONE
 
 
 def _choose_slices(

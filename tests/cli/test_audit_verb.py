@@ -124,6 +124,9 @@ class TestAudit:
         rows = done.out.split("most doubtful first")[1].splitlines()
         assert rows[1].split()[1:3] == ["test", wrong.name]
         assert "fits better" in rows[1]
+        assert "--labels" not in done.out
+        done = run_cli("audit", data, "--out", tmp_path / "again", "--labels", "0,255")
+        assert re.search(r"NEW_DATA --like .* --labels 0,255\n", done.out)
 
     def test_its_way_to_drop_slices_keeps_the_others_where_they_are(
         self, run_cli, folders, data: Path, tmp_path: Path

@@ -54,7 +54,8 @@ class TestWording:
             ("pass flip=True; flip=False leaves it.", "pass --flip; --no-flip leaves it."),
             ("Lower batch_size, or size.", "Lower --batch-size, or size."),
             ("batch_size=0: must be at least 1.", "--batch-size 0: must be at least 1."),
-            ("maps it (labels='0,3=1'), or fix.", "maps it (--labels 0,3=1), or fix."),
+            ("it (codec=LabelCodec.parse('0,3=1')), or", "it (--labels 0,3=1), or"),
+            ("Pass codec=LabelCodec.parse('>=128').", "Pass --labels '>=128'."),
             ("window='LEVEL,WIDTH' (a window", "--window LEVEL,WIDTH (a window"),
             ("workers=0 reads here.", "--workers 0 reads here."),
             ("run.toml: unknown setting 'batch_size'", "run.toml: unknown setting 'batch_size'"),
@@ -73,6 +74,11 @@ class TestWording:
         assert wording.in_options(both) == "with --resample, or"
         both = "as series='4e5a' ('lungunet ... --series 4e5a')."
         assert wording.in_options(both) == "as --series 4e5a."
+        said = "it (codec=LabelCodec.parse('0,2,1')), or"
+        assert wording.in_options(said) == said
+        monkeypatch.setattr("sys.argv", ["lungunet", "evaluate", "m", "x"])
+        assert wording.in_options(said) == "it (--labels 0,2,1), or"
+        assert wording.in_options(f"{said[:4]}mask_{said[4:]}") == "it (--mask-labels 0,2,1), or"
         monkeypatch.setattr("sys.argv", ["lungunet"])
         assert wording.in_options("Add overwrite=True") == "Add overwrite=True"
 

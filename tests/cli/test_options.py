@@ -9,7 +9,7 @@ import typer
 import lungunet
 from lungunet.cli import console
 from lungunet.cli.app import app
-from lungunet.cli.options import parse_codec, parse_labels
+from lungunet.cli.options import parse_codec, parse_labels, typed_labels
 from lungunet.errors import ConfigError, DataError
 
 VERBS = typer.main.get_command(app).commands
@@ -26,6 +26,16 @@ class TestLabels:
     def test_notation(self, parse) -> None:
         assert parse("0,3=1,4=1", -1) == lungunet.LabelCodec.parse("0,3=1,4=1")
         assert parse("0,1", 0) == lungunet.LabelCodec({0: 0, 1: 1}, threshold=0)
+
+    def test_names_alone_are_of_0_and_255(self) -> None:
+        assert parse_codec("auto", -1, "a,b") == lungunet.LabelCodec(
+            {0: 0, 255: 1}, names=("a", "b")
+        )
+
+    def test_what_was_typed_goes_on(self) -> None:
+        assert typed_labels("auto", -1) == ()
+        assert typed_labels("0,1", -1) == ("--labels", "0,1")
+        assert typed_labels("auto", 128) == ("--label-threshold", 128)
 
 
 @dataclass(frozen=True)

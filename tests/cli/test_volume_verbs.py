@@ -364,6 +364,7 @@ class TestSlices:
         after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.*")}
         assert after == before
 
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
     def test_a_scan_without_lung_takes_no_place(self, run_cli, scans, chest, tmp_path):
         mask, cut = tmp_path / "truth" / "c.mha", tmp_path / "cut"
         assert run_cli("slices", scans / "c.mha", mask, cut).code == 0
@@ -371,6 +372,7 @@ class TestSlices:
         write_volume(mask, np.zeros_like(chest[1]), like=chest[0])
         done = run_cli("slices", scans / "c.mha", mask, cut, "--overwrite")
         assert (done.code, "no slice was written" in done.out) == (0, True)
+        assert "c.mha: no lung in the mask, read as 0,1. Look at" in done.err
         assert sorted(cut.rglob("*")) == before
 
     def test_lists_go_before_the_slices_that_they_name(self, run_cli, scans, tmp_path, monkeypatch):

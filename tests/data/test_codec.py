@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import cv2
 import numpy as np
@@ -69,7 +70,8 @@ class TestStrictness:
             LUNG_CODEC.encode(raw, "ID_0012.tif")
         assert str(caught.value) == (
             "ID_0012.tif: mask value 7 (31 pixels, first at row 40, column 212) is not one of "
-            "0 (background), 255 (lung). Pass a codec that maps it (labels='0,7'), or fix the file."
+            "0 (background), 255 (lung). Pass a codec that maps it "
+            "(codec=LabelCodec.parse('0,7')), or fix the file."
         )
 
     @pytest.mark.parametrize("value", [1, 254, 256, -1, 511, 65535 - 256, 2**31 - 1, -(2**31)])
@@ -111,6 +113,51 @@ class TestStrictness:
             LUNG_CODEC.encode(np.zeros((2, 2), dtype), "ID_1")
         with pytest.raises(LabelError, match=rf"prediction: dtype {dtype}, labels are integers"):
             LUNG_CODEC.decode(np.zeros((2, 2), dtype))
+
+
+class TestProposals:
+    """What a message proposes reads the mask at hand, and lung as lung."""
+
+    LUNG = np.kron([[0, 0, 0], [0, 1, 0], [0, 0, 0]], np.ones((20, 20)))
+
+    @pytest.mark.parametrize(
+        ("codec", "values", "says"),
+        [
+            ("0,255", [0, 1], "'0,1'"),
+            ("0,255", [1, 2], "'1,2'"),
+            ("0,255", [0, 1, 2], "'0,1=1,2=1'"),
+            ("0,10=1,12=1", [0, 1], "'0,1'"),
+            ("0,1,2", [0, 255], "'0,255'"),
+            ("0,1,2", [0, 1, 2, 7], "'0,1,2,*=0'"),
+            ("10,12", [0], "'0,1'"),
+        ],
+    )
+    def test_by_values(self, codec, values, says):
+        raw = np.array([values], np.uint8)
+        codec = LabelCodec.parse(codec)
+        with pytest.raises(LabelError) as caught:
+            codec.encode(raw, argument="mask_codec")
+        proposed = f"mask_codec=LabelCodec.parse({says})"
+        assert f"Pass a codec that maps it ({proposed}), or" in str(caught.value)
+        read = LabelCodec.parse(says.strip("'")).encode(raw)
+        assert is_lung(read).any() == (len(values) > 1)
+
+    @pytest.mark.parametrize(("ksize", "scale"), [(5, 255), (9, 255), (5, 100)])
+    def test_smeared_masks_get_a_threshold(self, ksize, scale):
+        raw = cv2.GaussianBlur(self.LUNG, (ksize, ksize), 0) * scale
+        raw = np.rint(raw).astype(np.uint8)
+        with pytest.raises(LabelError) as caught:
+            LUNG_CODEC.encode(raw)
+        proposed = re.search(r"\(codec=LabelCodec\.parse\('(>=\d+)'\)\)", str(caught.value))[1]
+        assert (proposed == ">=128") == (scale == 255)
+        read = LabelCodec.parse(proposed).encode(raw).sum()
+        assert read == pytest.approx(self.LUNG.sum(), rel=0.1)
+
+    def test_many_structures_are_no_smear(self):
+        raw = np.kron(np.arange(100).reshape(10, 10), np.ones((6, 6))).astype(np.uint8)
+        with pytest.raises(LabelError) as caught:
+            LUNG_CODEC.encode(raw)
+        assert "parse('0,1=1,2=1,*=0') if 1 and 2 are the lungs), or" in str(caught.value)
 
 
 class TestCt:
@@ -208,6 +255,21 @@ class TestThreshold:
     def test_a_bool_mask_is_classes_already(self):
         codec = LabelCodec.parse("0,255", threshold=128)
         assert codec.encode(np.array([[True, False]])).tolist() == [[1, 0]]
+
+    @pytest.mark.parametrize("text", [">=128", " >= 128 "])
+    def test_is_a_word_of_the_notation(self, text):
+        codec = LabelCodec.parse(text, names=("a", "b"))
+        assert codec == LabelCodec.parse("0,255", threshold=128, names=("a", "b"))
+        assert str(codec) == ">=128"
+
+    @pytest.mark.parametrize("text", [">=", ">=x", ">=1.5"])
+    def test_a_word_without_a_number(self, text):
+        with pytest.raises(ConfigError, match=rf"^labels '{text}': no whole number behind >="):
+            LabelCodec.parse(text)
+
+    def test_is_said_once(self):
+        with pytest.raises(ConfigError, match="labels '>=128' and threshold 9: give one"):
+            LabelCodec.parse(">=128", threshold=9)
 
     def test_writes_clean_values(self):
         codec = LabelCodec.parse("0,255", threshold=128)
@@ -375,7 +437,7 @@ class TestOtherValues:
 
     def test_is_what_a_message_proposes(self):
         raw = np.array([[0, 10, 90, 117]])
-        with pytest.raises(LabelError, match=r"\(labels='0=0,10=1,11=1,\*=0'\), or fix the file"):
+        with pytest.raises(LabelError, match=r"parse\('0=0,10=1,11=1,\*=0'\)\), or fix the file"):
             LabelCodec.parse("0,10=1,11=1").encode(raw)
 
     def test_knows_no_threshold(self):

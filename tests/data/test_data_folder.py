@@ -10,8 +10,11 @@ import pytest
 
 import lungunet
 from lungunet import SplitConfig, SplitRecord, write_data_folder
+from lungunet.data.codec import LabelCodec
 from lungunet.data.exclude import read_excluded
 from lungunet.data.files import write_csv
+from lungunet.data.made_by import SIDES_CODEC
+from lungunet.data.manifest import RECORD
 from lungunet.data.review_log import LogWriter
 from lungunet.errors import ConfigError, DataError, LungUNetWarning, SplitError
 
@@ -36,6 +39,16 @@ class TestRecord:
         assert record.lung_share == pytest.approx(np.mean(shares))
         assert record.empty_masks == shares.count(0)
         assert lungunet.read_split_record(tmp_path / "d") == replace(record, lung_share=None)
+
+    @pytest.mark.parametrize("size", [None, 32])
+    def test_labels_by_which_no_mask_holds_lung_are_told(self, phantoms, tmp_path: Path, size):
+        codec = LabelCodec.parse("0,7,*=0")
+        said = r"masks: no lung in any of 12 masks, read as 0,7,\*=0\. Look at the label coding"
+        with pytest.warns(LungUNetWarning, match=said) as told:
+            write_data_folder(*phantoms, tmp_path / "d", codec=codec, size=size)
+        assert len(told) == 1
+        with pytest.warns(LungUNetWarning, match="no lung in any of 12 masks"):
+            lungunet.audit(tmp_path / "d")
 
     def test_round_trip(self, phantoms, tmp_path: Path):
         record = write_data_folder(*phantoms, tmp_path / "d", config=GROUPED, size=32)
@@ -337,6 +350,45 @@ class TestLike:
         (tmp_path / "new.txt").write_text("new")
         config = SplitConfig(exclude=str(tmp_path / "new.txt"), like=str(drawn))
         assert "new" in write_data_folder(*places, config=config).excluded
+
+    def test_keeps_the_coding(self, phantoms, tmp_path: Path):
+        ones = LabelCodec({0: 0, 1: 1}, names=("background", "both lungs"))
+        for path in phantoms[1].iterdir():
+            lungunet.write_mask(tmp_path / "ones" / path.name, lungunet.read_mask(path) // 255)
+        places = (phantoms[0], tmp_path / "ones")
+        write_data_folder(*places, tmp_path / "d", codec=ones)
+        like = SplitConfig(like=str(tmp_path / "d"))
+        assert write_data_folder(*places, tmp_path / "e", config=like).codec == ones
+        with pytest.raises(DataError, match=r"mask value 1 .*\(codec=LabelCodec.parse\('0,1'\)\)"):
+            write_data_folder(*places, tmp_path / "f")
+        with pytest.raises(DataError, match="mask value 1 "):
+            write_data_folder(*places, tmp_path / "f", config=like, codec=lungunet.LUNG_CODEC)
+
+    @pytest.mark.parametrize("labels", ["0,255", "0,1,2,3"])
+    def test_masks_that_say_their_coding_keep_it(self, phantoms, tmp_path: Path, labels: str):
+        """As predicted: with sides, 3 is of unknown side and all are one lung."""
+        codec = LabelCodec.parse(labels) if labels == "0,255" else SIDES_CODEC
+        said = {"format": 1, "made_by": {"labels": codec.to_dict()}}
+        for path in phantoms[1].iterdir():
+            lung = lungunet.LUNG_CODEC.encode(lungunet.read_mask(path)) * (codec.n_classes - 1)
+            lungunet.write_mask(tmp_path / "m" / path.name, codec.decode(lung))
+        (tmp_path / "m" / RECORD).write_text(json.dumps(said) + "\n")
+        write_data_folder(*phantoms, tmp_path / "d", codec=LabelCodec.parse(">=9"))
+        config = SplitConfig(like=str(tmp_path / "d"))
+        known = write_data_folder(*phantoms, tmp_path / "c")
+        for out, how in ((tmp_path / "e", config), (tmp_path / "f", SplitConfig())):
+            record = write_data_folder(phantoms[0], tmp_path / "m", out, config=how)
+            assert record.codec.names == ("background", "lung")
+            assert record.codec.threshold is None
+            assert record.lung_share == known.lung_share
+
+    def test_prepared_files_are_coded_by_themselves(self, phantoms, tmp_path: Path):
+        write_data_folder(*phantoms, tmp_path / "d", size=32)
+        config = SplitConfig(like=str(tmp_path / "d"))
+        again = write_data_folder(*phantoms, tmp_path / "e", config=config)
+        assert again.codec == lungunet.LUNG_CODEC
+        files = (tmp_path / "d" / "images", tmp_path / "d" / "masks")
+        assert write_data_folder(*files, tmp_path / "f", config=config).codec.raw_values[1] == 1
 
     def test_says_what_is_missing(self, phantoms, drawn: Path, tmp_path: Path):
         lists = lungunet.read_split(drawn)

@@ -88,7 +88,7 @@ class TestSurvey:
         ones = [write_pair(tmp_path, "b", np.eye(4, 5, dtype=np.uint8))] * others
         with pytest.raises(DataError, match="Convert it to one channel") as caught:
             survey_pairs([pair, *ones], codec=LUNG_CODEC)
-        assert ("labels=" in str(caught.value)) == hint
+        assert ("codec=" in str(caught.value)) == hint
 
     def test_long_lists_are_capped(self, tmp_path):
         pairs = [Pair(tmp_path / f"{i}.tif", tmp_path / "no.png") for i in range(20)]

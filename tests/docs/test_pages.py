@@ -2,6 +2,9 @@
 
 import re
 import shutil
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -77,6 +80,36 @@ def test_the_blocks_of_a_page_run(page: Path, here: Path, run: Path, run_cli) ->
         assert what in GIVEN, f"{page.name}: {what}"
         give(what, here, run, run_cli)
     run_page(page, run_cli)
+
+
+@pytest.mark.timeout(900)  # seconds, but minutes where mypy has no cache yet
+def test_the_code_of_the_pages_type_checks(tmp_path: Path) -> None:
+    """As strictly as the package, but functions may go without annotations, and packages."""
+    for page in RUNNABLE:
+        blocks = [block for block in read_blocks(page) if block.kind == "python"]
+        # The first line of a page is its heading; those of the blocks keep their numbers.
+        lines = [
+            "# mypy: allow-untyped-defs, allow-subclassing-any, disable-error-code=import-untyped"
+        ]
+        for block in blocks:
+            lines += [""] * (block.line - len(lines)) + block.text.splitlines()
+        if blocks:
+            name = re.sub(r"\W", "_", name_of(page).removesuffix(".md")) + ".py"
+            (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_lists_of_encoders_are_as_shown(page: Path, run_cli) -> None:
+    """What the other verbs print depends on the data."""
+    for block, after in pairwise(read_blocks(page)):
+        words = next(commands(block.text)) if block.kind == "sh" else []
+        if words[:2] == ["lungunet", "encoders"] and after.kind == "text":
+            assert run_cli(*words[1:]).out == after.text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

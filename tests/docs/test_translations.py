@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 import tokenize
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -33,13 +35,33 @@ def test_both_show_the_same_commands_code_and_output(english: Path, other: Path)
     assert shown(english) == shown(other)
 
 
+def paragraphs(page: Path) -> list[str]:
+    """Return what stands between empty lines, headings too, without the fenced blocks."""
+    text = re.sub(r"^```\w+\n.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    return re.split(r"\n\s*\n", text.strip())
+
+
+def told(paragraph: str, page: Path) -> dict[str, set[str]]:
+    """Return what a paragraph says alike in every language."""
+    code = {" ".join(words.split()) for words in re.findall(r"`([^`]+)`", paragraph)}
+    links = {
+        os.path.relpath(page.parent / target, ROOT)
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", paragraph)
+    }
+    prose = re.sub(r"`[^`]+`|\]\([^)]*\)", "", paragraph)
+    return {
+        "level": set(re.findall(r"^#+", paragraph)),
+        "code": code,
+        "links": links - {os.path.relpath(each, ROOT) for pages in PAGES for each in pages},
+        "numbers": set(re.findall(r"\d+(?:\.\d+)?", prose)),
+    }
+
+
 @pytest.mark.parametrize(("english", "other"), PAGES, ids=lambda page: page.name)
-def test_both_have_the_same_parts(english: Path, other: Path) -> None:
-    levels = [
-        [line.split(" ")[0] for line in page.read_text("utf-8").splitlines() if line[:1] == "#"]
-        for page in (english, other)
-    ]
-    assert levels[0] == levels[1]
+def test_both_have_the_same_paragraphs(english: Path, other: Path) -> None:
+    """Each in its place, with the same code, links and numbers."""
+    for ours, theirs in zip_longest(paragraphs(english), paragraphs(other), fillvalue=""):
+        assert told(ours, english) == told(theirs, other), f"{ours[:80]!r} and {theirs[:40]!r}"
 
 
 @pytest.mark.parametrize(("english", "other"), PAGES, ids=lambda page: page.name)

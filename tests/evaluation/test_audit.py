@@ -137,13 +137,13 @@ FAULTS: dict[str, tuple[Spoil, str, str, str]] = {
     "double image": (as_doubles, "error", "dtype", "float64"),
     "float mask": (as_floats, "error", "dtype", "mask value 0.5"),
     "size": (rewrite_mask(lambda m: m[:-2]), "error", "size", f"mask is {SIZE - 2}x{SIZE}"),
-    "0 and 1": (rewrite_mask(lambda m: m // 255), "error", "mask-coding", "labels='0,1'"),
+    "0 and 1": (rewrite_mask(lambda m: m // 255), "error", "mask-coding", "parse('0,1')"),
     "classes": (
         rewrite_mask(lambda m: np.where(np.arange(SIZE) < 64, m // 85, m // 63)),
-        "error", "mask-coding", "labels='0,3=1,4=1'",
+        "error", "mask-coding", "codec=LabelCodec.parse('0,3=1,4=1')",
     ),
-    "smeared": (smear, "error", "mask-smeared", "label_threshold=128"),
-    "inverted": (rewrite_mask(lambda m: 255 - m), "error", "mask-inverted", "labels='255,0'"),
+    "smeared": (smear, "error", "mask-smeared", "codec=LabelCodec.parse('>=128')"),
+    "inverted": (rewrite_mask(lambda m: 255 - m), "error", "mask-inverted", "parse('255,0')"),
     "colour": (colour, "error", "mask-colour", "channels that differ"),
     "palette": (palette, "error", "mask-palette", "palette PNG"),
     "empty": (rewrite_mask(np.zeros_like), "note", "mask-empty", "no lung"),
@@ -223,7 +223,8 @@ def test_coding_is_judged_against_the_codec_in_use() -> None:
     codec = lungunet.LabelCodec({0: 0, 1: 1})
     verdict = check_coding(np.array([[0, 255]], np.uint8), codec, "m.png")
     assert verdict.message == (
-        "m.png: values 0, 255, expected 0, 1. Pass labels='0,255', or fix the file."
+        "m.png: values 0, 255, expected 0, 1. Pass codec=LabelCodec.parse('0,255'), or fix the "
+        "file."
     )
 
 

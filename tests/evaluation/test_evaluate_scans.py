@@ -300,7 +300,7 @@ class TestFiles:
     def test_a_tolerance_that_is_none(self) -> None:
         with pytest.raises(ConfigError, match="tolerance_mm=-1"):
             ScanScoring(tolerance_mm=-1)
-        with pytest.raises(ConfigError, match="answers for every voxel"):
+        with pytest.raises(ConfigError, match="mask_codec 0,1,2=ignore: a mask that is scored"):
             ScanScoring(mask_codec=LabelCodec.parse("0,1,2=ignore"))
 
 
@@ -389,6 +389,7 @@ class TestSides:
         assert card.pooled.iou == 1
         assert card.regions["left lung"].pooled.iou == 0
         assert "exchanged between truth and mask in 1 of 1 scan: p" in card.remarks[0]
+        assert "mask_codec=LabelCodec.parse('0,2,1') for the masks" in card.remarks[0]
         read = ScanScoring(mask_codec=LabelCodec.parse("0,2,1"))
         assert sided.evaluate(scoring=read).regions["left lung"].pooled.iou == 1
 

@@ -143,7 +143,7 @@ def test_a_bad_file_stops_the_score(case) -> None:
 
 def test_another_number_of_classes_is_refused(case) -> None:
     pairs, _, preds = case
-    with pytest.raises(DataError, match="the masks have 3 classes, the model 2"):
+    with pytest.raises(DataError, match="the truth has 3 classes, the model 2"):
         evaluate(Predictor(Fixed(preds)), pairs, codec=LabelCodec({0: 0, 1: 1, 2: 2}))
 
 
@@ -462,6 +462,17 @@ class TestMaskFolder:
             MaskFolder(tmp_path / "b", mask_names="_seg")
 
 
+def test_a_truth_without_lung_is_told(phantoms, tmp_path: Path, run_cli) -> None:
+    for name in ("train", "val", "test"):
+        pairs = lungunet.find_pairs(*phantoms)
+        lungunet.write_manifest(tmp_path / "d" / f"{name}.txt", pairs[name == "val" :: 2][:2])
+    (tmp_path / "d" / "train.txt").unlink()
+    done = run_cli("evaluate", "lungs", tmp_path / "d", "--labels", "0,7,*=0")
+    assert "the truth: no lung in any of 2 masks, read as 0,7,*=0. Look at" in done.out
+    assert "nan" not in done.out
+    assert "temperature" not in done.out
+
+
 class TestClassNames:
     NAMES = ("background", "left lung", "right lung")
 
@@ -473,6 +484,20 @@ class TestClassNames:
         lungunet.write_image(tmp_path / "a.tif", truth.astype(np.int16) * -700)
         lungunet.write_mask(tmp_path / "masks" / "a.png", truth)
         return [Pair(tmp_path / "a.tif", tmp_path / "masks" / "a.png")]
+
+    @pytest.mark.parametrize(
+        ("truth", "masks", "says"),
+        [
+            ("0,1=1,2=1", "0,1,2", "masks as lung are mask_codec=LabelCodec.parse('0=0,1=1,2=1')."),
+            ("0,2,1", "0,1=1,2=1", "truth as lung are codec=LabelCodec.parse('0=0,1=1,2=1')."),
+            ("0,1,2", "0,1,2,3", "Pass codec for the truth, or mask_codec for masks,"),
+        ],
+    )
+    def test_more_classes_than_the_truth_has(self, sides, truth, masks, says) -> None:
+        truth, masks = LabelCodec.parse(truth), LabelCodec.parse(masks)
+        with pytest.raises(DataError, match=r"^the truth has \d classes, the masks") as caught:
+            self.score(sides, truth, masks)
+        assert says in str(caught.value)
 
     def score(self, pairs: list[Pair], truth: LabelCodec, masks: LabelCodec) -> ScoreCard:
         folder = MaskFolder(pairs[0].mask.parent, masks)
@@ -579,6 +604,11 @@ def test_the_verdict_is_that_of_the_interval(low: float, high: float, words: str
     assert verdict(Difference(value, Interval(low, high)), model="A").startswith(words)
 
 
+def test_no_verdict_where_no_lung_is() -> None:
+    said = verdict(Difference(math.nan, Interval(math.nan, math.nan)), model="A")
+    assert said.endswith("cannot be said: of no lung there is no IoU")
+
+
 class TestEvaluateList:
     def test_a_run_s_own_scores_are_kept_beside_it(self, own_run: Path, data: Path) -> None:
         card = evaluate_list(own_run, data, device="cpu")
@@ -613,8 +643,10 @@ class TestEvaluateList:
         ones = LabelCodec({0: 0, 1: 1})
         card = evaluate_list(tmp_path / "zero-one", data, mask_codec=ones, baselines=False)
         assert card.pooled.iou == 1.0
-        with pytest.raises(lungunet.LabelError, match="mask value 255 "):
+        with pytest.raises(lungunet.LabelError, match=r"value 255 .*\(codec=.*'0,255'"):
             evaluate_list(tmp_path / "zero-one", data, codec=ones, mask_codec=ones)
+        with pytest.raises(lungunet.LabelError, match=r"value 1 .*\(mask_codec=.*'0,1'"):
+            evaluate_list(tmp_path / "zero-one", data)
 
     def test_slices_that_a_run_was_trained_on_are_told(self, own_run: Path, data: Path) -> None:
         with pytest.raises(SplitError, match="6 of these 6 slices are among those that"):
@@ -661,7 +693,7 @@ class TestEvaluateList:
             in about
         )
         rule = evaluate_list(
-            "threshold", tmp_path / "again", split="val", against=[own_run], baselines=False
+            "threshold", tmp_path / "again", split="val", against=str(own_run), baselines=False
         )
         assert rule.remarks == card.remarks[:1]
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -256,8 +257,15 @@ class TestExport:
             grey = contract.to_grey(image)
             assert 0.05 < (grey < 100).mean() < 0.95
         feed = {"image": seen[1].astype(np.float32)[None]}
-        mask, _ = bare_session(tmp_path / "m.onnx").run(None, feed)
+        session = bare_session(tmp_path / "m.onnx")
+        mask, _ = session.run(None, feed)
         assert set(np.unique(mask)) == {0, 255}
+        # docs/howto/deploy.md: how a program without lungunet sees what the values must be
+        about = json.loads(session.get_modelmeta().custom_metadata_map["lungunet"])["contract"]
+        assert (about["dtypes"], about["window"]) == (
+            list(contract.dtypes),
+            contract.window and asdict(contract.window),
+        )
 
     def test_own_slices_are_compared_and_checked(self, traced, tmp_path: Path) -> None:
         made = saved(Bright(), HU)

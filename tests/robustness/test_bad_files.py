@@ -131,7 +131,7 @@ class TestSlices:
 
 
 SWAPPED = (
-    "If all masks are coded so, say it: --labels 0,1, or --label-threshold 128 for smeared ones. "
+    "If all masks are coded so, say it: --labels 0,1, or '>=128' for smeared ones. "
     "If slices and masks are swapped, swap them.\n"
 )
 MASKS = {

@@ -273,7 +273,8 @@ SHARE = "not a share of the pairs. Write 0 or more and less than 1; 0.1 is usual
         (
             "--labels a,b",
             "labels 'a,b': not a list of whole numbers. Write raw values in class order, as in "
-            "0,255 or 0,3=1,4=1 or 0,10=1,*=0 or 0,1,255=ignore.",
+            "0,255 or 0,3=1,4=1 or 0,10=1,*=0 or 0,1,255=ignore, or "
+            "'>=128' alone.",
         ),
         ("--labels 0,0", "labels '0,0': 0 appears twice. Name it once."),
         (

@@ -210,6 +210,12 @@ class TestNames:
         assert written_suffix(scan) == suffix
 
 
+def test_one_source_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    for source in (str(tmp_path), tmp_path):
+        assert [scan.name for scan in find_volumes(source)] == ["a"]
+
+
 class TestANewFormat:
     """One row and one reader: here voxels in .npy beside a text file with their spacing."""
 

@@ -280,6 +280,13 @@ class TestSliceFiles:
             expected = LabelCodec.parse("0,1=1,2=1,3=1") if said == SIDES_CODEC else said
             assert {one.codec for one in cut} == {given or expected or PLAIN}
 
+    def test_labels_by_which_no_mask_holds_lung_are_told(self, scans, tmp_path):
+        config = SliceConfig(LabelCodec.parse("0,7,*=0"))
+        said = r"masks: no lung in any of 3 masks, read as 0,7,\*=0\. Look at the label coding"
+        with pytest.warns(LungUNetWarning, match=said):
+            cut = list(slice_files(*scans, tmp_path / "cut", config=config))
+        assert [one.pairs for one in cut] == [(), (), ()]
+
     def test_a_bad_scan_has_its_error_and_the_others_go_on(self, scans, tmp_path):
         (scans[0] / "a2.nii.gz").write_bytes(b"junk")
         a1, a2, b1 = slice_files(*scans, tmp_path / "cut")
