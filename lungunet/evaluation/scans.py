@@ -214,7 +214,10 @@ def evaluate_scans(
                     "out.",
                     where=option,
                 )
-        return _segment_with(Predictor.load(model, device=device), scoring, model_progress)
+        predictor = Predictor.load(model, device=device)
+        if predictor.segmenter.contract.window is None:  # it sees 8-bit grey
+            predictor.segmenter.contract.check_dtype("int16", str(scans), model=str(model))
+        return _segment_with(predictor, scoring, model_progress)
 
     source = load(model, scoring.mask_codec, mask_names)
     if 2 < codec.n_classes != source.codec.n_classes > 2:

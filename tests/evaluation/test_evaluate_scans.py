@@ -482,6 +482,17 @@ class TestModels:
         assert card.difference(card.baselines["threshold"], "iou").value > 0
         assert "mean_hd95_mm" in card.to_dict()["baselines"]["threshold"]["model_minus_baseline"]
 
+    def test_a_model_of_8_bit_grey_is_named_before_any_work(
+        self, chest: Path, run: Path, tmp_path: Path
+    ) -> None:
+        saved, grey = lungunet.load_model(run), lungunet.InputContract(32, None, ("uint8",))
+        lungunet.save_model(tmp_path / "grey", saved.model, contract=grey, codec=saved.codec)
+        scans, truth = chest / "scans", chest / "truth"
+        said = re.escape(f"{scans}: a slice of int16, {tmp_path / 'grey'} expects uint8 grey")
+        for model, against in ((tmp_path / "grey", ()), ("threshold", (tmp_path / "grey",))):
+            with pytest.raises(DataError, match=f"^{said}"):
+                evaluate_scans(model, scans, truth, against=against)
+
     def test_against_another_model_and_masks(self, chest: Path, tmp_path: Path) -> None:
         rivals = [str(chest / "whole"), "threshold"]
         card = evaluate_scans(
