@@ -22,7 +22,7 @@ from lungunet.data.codec import IGNORE, LabelCodec, is_lung, say_no_lung
 from lungunet.data.ct import write_picture
 from lungunet.data.dataset import read_pair
 from lungunet.data.files import plain, refuse_existing, write_csv, write_json
-from lungunet.data.hu import NO_WINDOW
+from lungunet.data.hu import NO_WINDOW, can_hold_hu
 from lungunet.data.manifest import Pair, read_manifest, require_same_size
 from lungunet.data.overlay import add_lines, draw_overlay, show_grey, tile_pictures
 from lungunet.data.split import SPLITS, check_split_folder, choose_codec, read_patients
@@ -56,9 +56,9 @@ _DOUBTFUL = 0.005  # lower scores round to 0.00
 # Right masks are allowed to differ from models by 8 % along their edges: of models with less than
 # this every second one would be doubted by its edges alone.
 _TAUGHT_IOU = 0.92
-# Of a rule that sees the lung the median is 0.85 and more, of ill lungs too; of one that was given
-# grey for HU it is 0.0. Fewer masks than that can all be wrong.
-_SEEING_IOU, _ENOUGH = 0.6, 10
+# Of a rule that sees the lung the median is 0.85 and more, of ill lungs too, and half of that where
+# every mask lacks a lung; of one that was given grey for HU it is 0.0.
+_SEEING_IOU, _ENOUGH = 0.3, 10
 _INVERTED = "lung is drawn as background, and background as lung"
 _ROWS = 5  # pairs on a sheet
 _PANEL = 400  # px
@@ -141,9 +141,9 @@ class Audit:
     codec : how masks were read
     agreement : of the models with masks that they never saw; None without folds. Where it is not
         enough, the ranking is by the threshold rule alone
-    hears_rule : whether the threshold rule has a say in the ranking. It has none where its median
-        IoU with the masks that hold lung is below 0.6, of 10 or more, nor where no slice shows HU;
-        a finding tells so
+    hears_rule : whether the threshold rule has a say in the ranking. Of slices of 8 bits it has
+        none where its median IoU with the masks that hold lung is below 0.3, of 10 or more, nor
+        where no slice tells its window; a finding tells so
     """
 
     findings: tuple[Finding, ...]
@@ -429,7 +429,11 @@ def _judge(view: LabelView, *, inverted: bool) -> dict[str, Any]:
 
 
 def _judge_rule(looks: Sequence[_Look]) -> list[Finding]:
-    """Say whether the rule has a say: a warning where it has none, a note where it lacks some."""
+    """Say whether the rule has a say: a warning where it has none, a note where it lacks some.
+
+    Of HU it has one whatever it says: it sees lung there, so that masks which it does not agree
+    with are the ones in doubt.
+    """
     readable = [look for look in looks if look.doubt is not None]
     blind = [look for look in readable if not look.asks_rule]
     findings = []
@@ -438,13 +442,14 @@ def _judge_rule(looks: Sequence[_Look]) -> list[Finding]:
         severity: Severity = "warning" if len(blind) == len(readable) else "note"
         text = f"{len(blind)} of {counted(len(readable), 'slice')}: {NO_WINDOW}"
         findings.append(Finding(facts.pair, facts.list, severity, "rule-unheard", text))
-    ious = [look.rule_iou for look in readable if look.rule_iou is not None]
+    grey = [look for look in readable if not can_hold_hu(np.dtype(str(look.facts.dtype)))]
+    ious = [look.rule_iou for look in grey if look.rule_iou is not None]
     if len(ious) >= _ENOUGH and (middle := float(np.median(ious))) < _SEEING_IOU:
-        facts = next(look.facts for look in readable if look.rule_iou is not None)
+        facts = next(look.facts for look in grey if look.rule_iou is not None)
         text = (
             f"the threshold rule has no say: IoU {middle:.2f} with the masks, the median of "
-            f"{counted(len(ious), 'slice')} with lung. Below {_SEEING_IOU} it does not see the "
-            "lung of these slices, or most masks are wrong: look at some."
+            f"{counted(len(ious), 'slice')} of 8 bits with lung. Below {_SEEING_IOU} it does not "
+            "see the lung of these slices, or most masks are wrong: look at some."
         )
         reasons = Counter(reason for look in looks if look.doubt for reason in look.doubt.reasons)
         for reason, times in reasons.most_common(1):

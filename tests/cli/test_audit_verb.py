@@ -151,7 +151,7 @@ class TestAudit:
     @pytest.mark.parametrize(
         ("spoil", "said"),
         [
-            (lambda mask: np.roll(mask, 64, axis=1)[::-1].copy(), "rule-unheard, 1 file\n"),
+            (lambda mask: np.roll(mask, 64, axis=1)[::-1].copy(), "by the threshold rule"),
             (lambda mask: 255 - mask, "mask-inverted, 12 files\n"),
         ],
         ids=["where no lung is", "the wrong way round"],
@@ -164,8 +164,7 @@ class TestAudit:
         done = run_cli("audit", data, "--out", tmp_path / "out")
         assert said in done.out
         assert "drop all of these" not in done.out
-        assert ("by nobody: see rule-unheard above" in done.out) == ("unheard" in said)
-        assert ("12 with 0.2 and above, more than half" in done.out) == ("inverted" in said)
+        assert "12 with 0.2 and above, more than half" in done.out
 
     @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
     def test_without_patients_that_are_known(self, run_cli, folders, tmp_path: Path) -> None:
