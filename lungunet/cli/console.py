@@ -76,10 +76,16 @@ def going_on(results: Iterable[R], failed: list[str]) -> Iterator[R]:
         skipped.close()
 
 
-def refuse_skipped(failed: int, total: int, noun: str) -> None:
-    """Let the verb end with 1 where a job skipped something."""
-    if failed:
-        raise DataError(f"{failed} of {counted(total, noun)} skipped. Mend or remove them.")
+def refuse_skipped(failed: Sequence[str], total: int, noun: str) -> None:
+    """Let the verb end with 1 where a job skipped something, and say what to do about it all."""
+    if not failed:
+        return
+    fix = " Mend or remove them."
+    if all(": no such file. " in why for why in failed):  # of which each line says what to do
+        fix = ""
+    elif len(failed) < total and all("a mask, no CT slice" in why for why in failed):
+        fix = " Masks lie among them: give the slices alone, as 'COHORT/*/img', or a list (.txt)."
+    raise DataError(f"{len(failed)} of {counted(total, noun)} skipped.{fix}")
 
 
 _silent = False

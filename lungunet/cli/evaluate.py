@@ -241,7 +241,7 @@ def _evaluate_scans(
         _show(card, model, scans, options["against"])
     for reason in card.failed:
         console.warn(f"lungunet: skipped {in_options(reason)}")
-    console.refuse_skipped(len(card.failed), len(card.failed) + len(card.cases), "scan")
+    console.refuse_skipped(card.failed, len(card.failed) + len(card.cases), "scan")
 
 
 def _show(card: "ScoreCard", model: str, of: str, against: Sequence[str]) -> None:

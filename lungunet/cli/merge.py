@@ -56,4 +56,4 @@ def merge(
             "--skip-existing, then merge.",
             where=out,
         )
-    console.refuse_skipped(len(merged.failed), merged.masks + len(merged.failed), "item")
+    console.refuse_skipped(merged.failed, merged.masks + len(merged.failed), "item")

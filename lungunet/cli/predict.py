@@ -287,7 +287,7 @@ def _show_slices(results: "Generator[SliceResult, None, None]", told: _Told) -> 
     told.say_masks()
     told.say_results()
     told.say_lights()
-    console.refuse_skipped(len(told.failed), told.done + len(told.failed), "file")
+    console.refuse_skipped(told.failed, told.done + len(told.failed), "file")
 
 
 def _show_scans(
@@ -313,4 +313,4 @@ def _show_scans(
     if stopped:
         console.warn(f"lungunet: interrupted: {stopped}. {_GO_ON}")
         raise typer.Exit(130)
-    console.refuse_skipped(len(told.failed), told.done + len(told.failed), "scan")
+    console.refuse_skipped(told.failed, told.done + len(told.failed), "scan")

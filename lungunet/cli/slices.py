@@ -96,7 +96,7 @@ def slices(
         if given is None and rows:
             console.say(f"masks are read as {codec}; if that is wrong, say how with --labels\n")
         _report(folder, rows, labels=str(codec.for_truth))
-    console.refuse_skipped(len(failed), len(cut), "scan")
+    console.refuse_skipped(failed, len(cut), "scan")
 
 
 def _report(folder: Path, rows: list[tuple[str, int]], *, labels: str) -> None:

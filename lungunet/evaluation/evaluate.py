@@ -151,7 +151,10 @@ def evaluate(
             except DataError as err:  # one that does not cover every slice is left out
                 why = f"{pair.name}: {err.message}"
                 if not can_hold_hu(image.dtype):
-                    why = f"slices of {image.dtype} hold no HU, and it takes them to tell lung."
+                    why = (
+                        f"Slices of {image.dtype} hold no HU: lung told from grey is a guess, "
+                        "enough for a second opinion, not for a score."
+                    )
                 left_out.setdefault(why, []).append(name)
                 del scored[name]
     remarks += [f"not scored: {' and '.join(names)}. {why}" for why, names in left_out.items()]

@@ -83,6 +83,18 @@ class TestSlices:
         assert_said(run_cli("predict", model, *drawn, "--out", out), NO_CT)
         assert not list(out.glob("*.png"))
 
+    def test_predict_of_masks_among_slices(self, run_cli, phantoms, tmp_path: Path) -> None:
+        image = sorted(phantoms[0].glob("*.tif"))[8]
+        write_image(tmp_path / "in" / "P1" / "img" / image.name, read_image(image))
+        mask = read_mask(phantoms[1] / f"{image.stem}.png")
+        write_mask(tmp_path / "in" / "P1" / "gt" / f"{image.stem}.png", mask)
+        done = run_cli("predict", "threshold", tmp_path / "in", "--out", tmp_path / "out")
+        assert_said(done, NO_CT)
+        assert done.err.endswith(
+            "lungunet: 1 of 2 files skipped. Masks lie among them: give the slices alone, as "
+            "'COHORT/*/img', or a list (.txt).\n"
+        )
+
     def test_masks_of_another_tool(self, run_cli, data, phantoms, tmp_path: Path) -> None:
         out = tmp_path / "out"
         assert_said(run_cli("evaluate", phantoms[0], data, "--out", out), NO_MASK, out)

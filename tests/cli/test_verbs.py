@@ -315,7 +315,7 @@ class TestTrain:
         table = [line.split() for line in done.out.splitlines() if "  " in line]
         rows = {words[0]: words[-1] for words in table[-4:]}
         assert rows == {"fold-1": "-", "fold-2": "-", "mean": "-", "standard": "-"}
-        assert done.out.count("not scored: threshold and lungs. slices of uint8 hold no HU") == 1
+        assert done.out.count("not scored: threshold and lungs. Slices of uint8 hold no HU") == 1
 
     def test_resume_keeps_its_settings(self, run_cli, run: Path) -> None:
         done = run_cli("train", "--resume", run, "--lr", 0.1, "--out", "x")

@@ -314,7 +314,10 @@ class TestBaselines:
         card = evaluate(grey, pairs)
         assert set(card.baselines) == {"all background"}
         (remark,) = card.remarks
-        assert remark.startswith("not scored: threshold and lungs. slices of uint8 hold no HU")
+        assert remark == (
+            "not scored: threshold and lungs. Slices of uint8 hold no HU: lung told from grey is a "
+            "guess, enough for a second opinion, not for a score."
+        )
 
     def test_a_model_that_does_not_take_the_slices_is_named_before_any_work(self, case) -> None:
         pairs, truths, preds = case

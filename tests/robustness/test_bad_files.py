@@ -232,14 +232,14 @@ class TestNoFile:
         reason = "no such file. Check the path, or the list that names it."
         if harm is a_folder:
             reason = "cannot be read (Is a directory). Check the path."
+        fix = " Mend or remove them." if harm is a_folder else ""
 
         def spoil(world: Path) -> None:
             harm(world / SLICE)
             (world / "data" / "some.txt").write_text(listed)
 
         err = (
-            f"lungunet: skipped W/data/../{SLICE}: {reason}\n"
-            "lungunet: 1 of 2 files skipped. Mend or remove them.\n"
+            f"lungunet: skipped W/data/../{SLICE}: {reason}\nlungunet: 1 of 2 files skipped.{fix}\n"
         )
         args = "predict threshold W/data/some.txt --out W/out"
         check(Row(args, err, spoil, writes=("out", f"out/{OTHERS[0]}.png", *TABLES)))
