@@ -4,7 +4,7 @@ Owns the label map and nothing else: no files, no tensors.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ IGNORE = 255
 
 _UNKNOWN = IGNORE  # in the lookup table, too: the two are told apart by their raw values
 _MAX_CLASSES = 255
-_FEW = 7  # values that can all be lung, as lobes are
+_LOBES = 5  # up to here the values of a mask can all be lung: lungs, sides and lobes
 MANY_VALUES = 16
 SMEAR = 24  # how far JPEG and anti-aliasing push most values off the true one
 _NOT_IN_FILE_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
@@ -538,14 +538,32 @@ def suggest_codec(raw: np.ndarray, codec: LabelCodec, *, argument: str = "codec"
     elif known and len(codec.classes) > 2:
         head, colon, tail = str(codec).partition(":")  # what is named stays, the rest is not lung
         labels = f"{head},*=0{colon}{tail}"
-    elif len(others) > _FEW:
-        one, two, *_ = others
-        labels, where = f"{background},{one}=1,{two}=1,*=0", f" if {one} and {two} are the lungs"
-    elif len(others) > 1:
+    elif len(others) > 1 and others[-1] <= _LOBES:
         labels = ",".join([str(background), *(f"{value}=1" for value in others)])
+    elif len(others) > 1:
+        some = others[: min(2, len(others) - 1)]
+        labels = ",".join([str(background), *(f"{value}=1" for value in some), "*=0"])
+        of = listed([str(value) for value in others], separator=", ")
+        where = f" with =1 for each of {of} that is lung"
     else:
         labels = f"{background},{others[0]}" if others else f"0,{background or 1}"
     return f"{argument}=LabelCodec.parse('{labels}'){where}"
+
+
+def suggest_codecs(values: Iterable[int], codec: LabelCodec) -> str:
+    """Return what may read masks that hold these values together: apart, and as lung alone.
+
+    Examples
+    --------
+    >>> suggest_codecs([0, 1], LUNG_CODEC)
+    "codec=LabelCodec.parse('0,1')"
+    """
+    texts = [str(value) for value in sorted(values)]
+    merged = suggest_codec(np.array([[int(text) for text in texts]]), codec)
+    if len(texts) < 3 or "*" in merged or ">=" in merged:
+        return merged
+    apart = f"codec=LabelCodec.parse('{','.join(texts)}')"
+    return f"{apart} for each as a class of its own, {merged} for all as lung"
 
 
 def is_smeared(raw: np.ndarray, codec: LabelCodec) -> bool:

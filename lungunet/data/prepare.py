@@ -19,8 +19,11 @@ from lungunet.data.codec import (
     LUNG_CODEC,
     LabelCodec,
     is_lung,
+    is_smeared,
     looks_inverted,
     say_no_lung,
+    suggest_codec,
+    suggest_codecs,
     tell_inverted,
 )
 from lungunet.data.contract import resize_classes
@@ -279,14 +282,19 @@ def survey_pairs(
     dtypes: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     problems: list[str] = []
-    coded = False
+    values: set[int] = set()
+    smeared = ""
     empty, inverted, share = 0, 0, 0.0
     for pair in progress(pairs, desc="read", total=len(pairs)):
         try:
             image, classes = read_pair(pair, codec)
         except DataError as err:
             problems.append(str(err))
-            coded |= isinstance(err, LabelError) and not _is_coloured(pair)
+            raw = _read_labels(pair) if isinstance(err, LabelError) else None
+            if raw is not None and is_smeared(raw, codec):
+                smeared = suggest_codec(raw, codec)
+            elif raw is not None:
+                values.update(np.unique(raw).tolist())
             continue
         dtypes[image.dtype.name] += 1
         sizes[f"{image.shape[0]}x{image.shape[1]}"] += 1
@@ -295,15 +303,16 @@ def survey_pairs(
         inverted += looks_inverted(classes)
         share += lung
     if problems:
-        raise DataError(
-            f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
-            + (
-                "\nIf all masks are coded so, say it: codec=LabelCodec.parse('0,1'), or '>=128' "
-                "for smeared ones. If slices and masks are swapped, swap them."
-                if coded
-                else ""
+        text = f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
+        if values and dtypes:  # some masks fit
+            values.update(codec.classes)
+        if smeared or values:
+            fix = smeared or suggest_codecs(values, codec)
+            text += (
+                f"\nIf all masks are coded so, say it: {fix}. "
+                "If slices and masks are swapped, swap them."
             )
-        )
+        raise DataError(text)
     if warn and (text := tell_inverted(inverted, len(pairs) - empty, codec)):
         warnings.warn(text, LungUNetWarning, stacklevel=3)
     return SplitRecord(
@@ -314,13 +323,12 @@ def survey_pairs(
     )
 
 
-def _is_coloured(pair: Pair) -> bool:
-    """Whether a mask has colours, which no coding of one channel explains."""
+def _read_labels(pair: Pair) -> np.ndarray | None:
+    """Return a mask; None where it has colours or fractions, which no coding explains."""
     try:
-        read_mask(pair.require_mask())
+        return read_mask(pair.require_mask())
     except LabelError:
-        return True
-    return False
+        return None
 
 
 def prepare_pairs(

@@ -164,7 +164,20 @@ class TestProposals:
         raw = np.kron(np.arange(100).reshape(10, 10), np.ones((6, 6))).astype(np.uint8)
         with pytest.raises(LabelError) as caught:
             LUNG_CODEC.encode(raw)
-        assert "parse('0,1=1,2=1,*=0') if 1 and 2 are the lungs), or" in str(caught.value)
+        said = str(caught.value)
+        assert "parse('0,1=1,2=1,*=0') with =1 for each of 1, 2, 3, 4, 5, 6, 7, 8, and 91" in said
+
+    @pytest.mark.parametrize(
+        ("values", "says"),
+        [
+            ([0, 10, 12, 51], "'0,10=1,12=1,*=0') with =1 for each of 10, 12, 51 that is lung)"),
+            ([0, 10, 51], "'0,10=1,*=0') with =1 for each of 10, 51 that is lung)"),
+        ],
+    )
+    def test_structures_are_not_all_called_lung(self, values, says):
+        with pytest.raises(LabelError) as caught:
+            LUNG_CODEC.encode(np.array([values], np.uint8))
+        assert f"(codec=LabelCodec.parse({says}, or" in str(caught.value)
 
 
 class TestCt:

@@ -90,6 +90,26 @@ class TestSurvey:
             survey_pairs([pair, *ones], codec=LUNG_CODEC)
         assert ("codec=" in str(caught.value)) == hint
 
+    @pytest.mark.parametrize(
+        ("codec", "masks", "says"),
+        [
+            ("0,1", [[0, 255], [0, 255]], "'0,255')."),
+            ("0,255", [[0, 1], [0, 2]], "'0,1,2') for each as a class of its own, codec="),
+            ("0,1=1,3=1", [[0, 1, 2], [0, 2]], "'0=0,1=1,3=1,*=0')."),
+            ("0,255", [[0, 255], [0, 7]], "'0,7=1,*=0') with =1 for each of 7, 255 that is lung."),
+            ("0,255", [[0, 3, 252, 254, 255], [0, 255]], "'>=128')."),
+        ],
+    )
+    def test_a_coding_is_proposed_from_all_masks(self, tmp_path, codec, masks, says):
+        pairs = [
+            write_pair(tmp_path, f"m{i}", np.array([values] * 3, np.uint8))
+            for i, values in enumerate(masks)
+        ]
+        with pytest.raises(DataError) as caught:
+            survey_pairs(pairs, codec=LabelCodec.parse(codec))
+        last = str(caught.value).splitlines()[-1]
+        assert last.startswith("If all masks are coded so, say it: codec=LabelCodec.parse(" + says)
+
     def test_long_lists_are_capped(self, tmp_path):
         pairs = [Pair(tmp_path / f"{i}.tif", tmp_path / "no.png") for i in range(20)]
         with pytest.raises(DataError, match=r"^20 of 20 pairs are wrong:") as caught:

@@ -131,7 +131,8 @@ class TestSlices:
 
 
 SWAPPED = (
-    "If all masks are coded so, say it: --labels 0,1, or '>=128' for smeared ones. "
+    "If all masks are coded so, say it: --labels '0,7=1,*=0' with =1 for each of 7, 255 that is "
+    "lung. "
     "If slices and masks are swapped, swap them.\n"
 )
 MASKS = {
