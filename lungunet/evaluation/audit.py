@@ -38,7 +38,6 @@ from lungunet.errors import (
 from lungunet.evaluation.crossval import predict_out_of_fold
 from lungunet.evaluation.file_checks import (
     Finding,
-    Severity,
     Verdict,
     check_image,
     check_inverted,
@@ -73,7 +72,8 @@ class Suspect:
     list : train, val or test
     score : in [0, 1]: 1 for files that cannot be used, 0.5 for 5 % of the lung in dispute, 0 where
         nothing speaks against the label
-    kind : the gravest reason
+    kind : the gravest reason; "not judged", with a score of 0, where neither rule nor models could
+        see the slice and the mask by itself is not doubted
     reasons : in words, gravest first
     seen : bits of (H, W), packed: lung as a model saw it that was not trained on this pair; None
         without folds
@@ -437,11 +437,21 @@ def _judge_rule(looks: Sequence[_Look]) -> list[Finding]:
     readable = [look for look in looks if look.doubt is not None]
     blind = [look for look in readable if not look.asks_rule]
     findings = []
-    if blind:
+    if blind and len(blind) == len(readable):
         facts = blind[0].facts
-        severity: Severity = "warning" if len(blind) == len(readable) else "note"
         text = f"{len(blind)} of {counted(len(readable), 'slice')}: {NO_WINDOW}"
-        findings.append(Finding(facts.pair, facts.list, severity, "rule-unheard", text))
+        findings.append(Finding(facts.pair, facts.list, "warning", "rule-unheard", text))
+    else:
+        findings += [
+            Finding(
+                look.facts.pair,
+                look.facts.list,
+                "note",
+                "rule-unheard",
+                f"{look.facts.pair.image}: {NO_WINDOW}",
+            )
+            for look in blind
+        ]
     grey = [look for look in readable if not can_hold_hu(np.dtype(str(look.facts.dtype)))]
     ious = [look.rule_iou for look in grey if look.rule_iou is not None]
     if len(ious) >= _ENOUGH and (middle := float(np.median(ious))) < _SEEING_IOU:
@@ -483,6 +493,8 @@ def _digest(pixels: np.ndarray) -> bytes:
 def _suspect(look: _Look, *, by_rule: bool) -> Suspect:
     pair, name = look.facts.pair, look.facts.list
     doubt = look.doubt if by_rule else look.alone
+    if doubt is not None and doubt.kind == "none" and not look.asks_rule:
+        return Suspect(pair, name, 0.0, "not judged", (NO_WINDOW,))
     if doubt is not None:
         return Suspect(pair, name, doubt.score, doubt.kind, doubt.reasons)
     reasons = tuple(f.message for f in look.findings if f.severity == "error")

@@ -29,7 +29,7 @@ from lungunet.inference.shapes import as_bits
 
 DoubtKind = Literal[
     "unreadable", "inverted", "outside", "one-lung", "missing", "extra", "shifted", "mirrored",
-    "ragged", "edge", "border", "none",
+    "ragged", "edge", "border", "none", "not judged",
 ]  # fmt: skip
 """What is most wrong with a label; none where nothing stands out."""
 

@@ -376,6 +376,25 @@ class TestRule:
         assert said.severity == "warning"
         assert "24 of 24 slices: 8-bit grey of a window that cannot be told" in said.message
 
+    def test_slices_without_a_window_are_named_and_not_judged(self, data: Path) -> None:
+        blind = lungunet.read_split(data).train[:2]
+        untold = [lungunet.Window(40, 400).to_grey(lungunet.read_image(p.image)) for p in blind]
+        rewrite_all(data, image=lungunet.LUNG_WINDOW.to_grey)
+        for pair, image in zip(blind, untold, strict=True):
+            lungunet.write_image(pair.image, image)
+        result = audit(data)
+        assert result.hears_rule
+        said = {f.pair.name: f for f in result.findings if f.kind == "rule-unheard"}
+        assert set(said) == {pair.name for pair in blind}
+        for pair in blind:
+            assert said[pair.name].severity == "note"
+            assert said[pair.name].message.startswith(f"{pair.image}: 8-bit grey of a window")
+        unjudged = {s.pair.name: s for s in result.ranking if s.kind == "not judged"}
+        assert set(unjudged) == set(said)
+        for suspect in unjudged.values():
+            assert suspect.score == 0
+            assert suspect.reasons[0].startswith("8-bit grey of a window that cannot be told")
+
     def test_a_rule_that_agrees_with_hardly_any_mask(self, data: Path) -> None:
         corner = np.pad(np.full((20, 20), 255, np.uint8), (0, SIZE - 20))
         rewrite_all(data, mask=lambda m: corner if m.any() else m)
