@@ -13,7 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec, looks_inverted, suggest_exchanged, tell_inverted
+from lungunet.data.codec import (
+    IGNORE,
+    LabelCodec,
+    lie_swapped,
+    looks_inverted,
+    suggest_exchanged,
+    tell_inverted,
+)
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, refuse_no_numbers, require_hu
@@ -546,19 +553,9 @@ def _measured_file(
         name,
         codec,
         tuple(rows),
-        swapped=codec.n_classes == 3 and lungs is not None and _lie_swapped(lungs),
+        swapped=codec.n_classes == 3 and lungs is not None and lie_swapped(lungs, LEFT, RIGHT),
         untold=lungs is not None and not is_told(lungs),
     )
-
-
-def _lie_swapped(classes: np.ndarray) -> bool:
-    """Whether the left lung lies on the patient's right of the right one: at smaller columns."""
-    columns = np.arange(classes.shape[-1])
-    across = tuple(range(classes.ndim - 1))
-    left, right = ((classes == side).sum(axis=across) for side in (LEFT, RIGHT))
-    if not (left.any() and right.any()):
-        return False  # a lung that stands alone may lie anywhere
-    return bool(np.average(columns, weights=left) < np.average(columns, weights=right))
 
 
 def _warn_of_swapped(names: list[str], total: int, codec: LabelCodec) -> None:

@@ -155,15 +155,42 @@ class TestLungAndBackground:
 
 
 class TestLeftAndRight:
-    def test_masks_in_place_of_a_model(self, run_cli, phantoms, tmp_path: Path) -> None:
-        images, masks = phantoms
-        for path in masks.glob("*.png"):
+    NAMED = ("--labels", "0,1,2", "--label-names", "background,left,right")
+    SAID = "left lies on the patient's right and right on the left"
+
+    @pytest.fixture(autouse=True)
+    def sides(self, phantoms, tmp_path: Path) -> None:
+        """Masks with 1 in the left lung, and others with 2 there."""
+        for path in phantoms[1].glob("*.png"):
             mask = (read_mask(path) > 0).astype(np.uint8)
             mask[:, : mask.shape[1] // 2] *= 2  # the patient's right
             write_mask(tmp_path / "truth" / path.name, mask)
             write_mask(tmp_path / "turned" / path.name, (3 - mask) * (mask > 0))
-        named = ("--labels", "0,1,2", "--label-names", "background,left,right")
-        alone = ("--val", 0, "--test", 1)
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    @pytest.mark.parametrize("verb", [("split",), ("prepare", "--size", 32)])
+    def test_names_the_wrong_way_round(self, run_cli, phantoms, tmp_path: Path, verb) -> None:
+        verb, *more = verb
+        for number, (folder, named, said) in enumerate(
+            (
+                ("turned", self.NAMED, True),
+                ("truth", self.NAMED, False),
+                ("turned", ("--labels", "0,2,1", *self.NAMED[2:]), False),
+                ("turned", (*self.NAMED[:3], "background,right lung,left lung"), False),
+                ("turned", self.NAMED[:2], False),
+            )
+        ):
+            data = tmp_path / f"{number}"
+            done = run_cli(verb, phantoms[0], tmp_path / folder, data, *named, *more)
+            assert (done.code, done.err.count(self.SAID)) == (0, said)
+            assert ("--labels 0,2,1." in done.err) == said
+            run_cli("audit", data, "--out", tmp_path / f"audit{number}")
+            found = (tmp_path / f"audit{number}" / "findings.csv").read_text()
+            assert ("mask-sides" in found, self.SAID in found) == (said, said)
+
+    def test_masks_in_place_of_a_model(self, run_cli, phantoms, tmp_path: Path) -> None:
+        images, _ = phantoms
+        named, alone = self.NAMED, ("--val", 0, "--test", 1)
         run_cli("split", images, tmp_path / "truth", tmp_path / "data", *named, *alone)
         said = "left and right are exchanged between truth and mask in"
         fix = "--mask-labels 0,2,1 for the masks, or --labels 0,2,1 for the truth"
