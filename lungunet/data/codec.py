@@ -473,32 +473,97 @@ def say_no_lung(masks: int, codec: LabelCodec) -> str:
 
 
 def looks_inverted(classes: np.ndarray) -> bool:
-    """Whether a mask of classes, (H, W), has lung where background lies.
+    """Whether a mask of classes, (..., H, W), has lung where background lies.
 
     That is on most of the picture, and on most of its margin.
     """
     lung = is_lung(classes)
-    margin = np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]])
+    sides = lung[..., 0, :], lung[..., -1, :], lung[..., 0], lung[..., -1]
+    margin = np.concatenate([side.ravel() for side in sides])
     return bool(lung.mean() > 0.5 and margin.mean() > 0.5)
 
 
-def tell_inverted(count: int, lung: int, codec: LabelCodec) -> str:
+def tell_inverted(count: int, lung: int, codec: LabelCodec, *, argument: str = "codec") -> str:
     """Say of many masks that lung and background look swapped; '' where few look so.
 
     Parameters
     ----------
     count, lung : how many masks look so, and how many hold lung
+    argument : what the message calls the codec
     """
     if 2 * count <= lung:
         return ""
     fix = "turn the masks around"
     if codec.threshold is None and len(codec.classes) == 2 == codec.n_classes:
         background, other = (codec.raw_values[index] for index in (0, 1))
-        fix = f"pass labels='{other},{background}'"
+        fix = f"pass {argument}=LabelCodec.parse('{other},{background}')"
+    has = "has" if lung == 1 else "have"
     return (
-        f"{count} of {lung} masks with lung have it on most of the picture and of its margin, as "
-        f"background lies. If lung and background are swapped, {fix}."
+        f"{count} of {counted(lung, 'mask')} with lung {has} it on most of the picture and of its "
+        f"margin, as background lies. If lung and background are swapped, {fix}."
     )
+
+
+def find_sides(codec: LabelCodec) -> tuple[int, int] | None:
+    """Return the classes that are named left and right; None where not one of each is.
+
+    Examples
+    --------
+    >>> find_sides(LabelCodec.parse("0,1,2", names=("background", "right lung", "left lung")))
+    (2, 1)
+    """
+    words = [{*re.findall("[a-z]+", name.lower())} & {"left", "right"} for name in codec.names]
+    left, right = (
+        [index for index, found in enumerate(words) if found == {side}]
+        for side in ("left", "right")
+    )
+    return (left[0], right[0]) if len(left) == len(right) == 1 else None
+
+
+def lie_swapped(classes: np.ndarray, left: int = 1, right: int = 2) -> bool:
+    """Whether the left lung lies on the patient's right of the right one: at smaller columns.
+
+    Parameters
+    ----------
+    classes : (..., H, W) as slices are stored, the patient's right at column 0
+    left, right : which class is which
+    """
+    columns = np.arange(classes.shape[-1])
+    across = tuple(range(classes.ndim - 1))
+    of_left, of_right = ((classes == side).sum(axis=across) for side in (left, right))
+    if not (of_left.any() and of_right.any()):
+        return False  # a lung that stands alone may lie anywhere
+    return bool(np.average(columns, weights=of_left) < np.average(columns, weights=of_right))
+
+
+def tell_swapped(names: list[str], total: int, codec: LabelCodec) -> str:
+    """Say of masks, by name, that classes named left and right lie swapped; '' where none does."""
+    sides = find_sides(codec)
+    if not names or sides is None:
+        return ""
+    left, right = (codec.names[side] for side in sides)
+    fix = suggest_exchanged(codec, one=sides[0], other=sides[1])
+    return (
+        f"{listed(names, separator=', ')}: {left} lies on the patient's right and {right} on the "
+        f"left in {len(names)} of {counted(total, 'mask')}. If the names are the wrong way round "
+        f"in all, exchange the values: {fix}."
+    )
+
+
+def suggest_exchanged(
+    codec: LabelCodec, *, one: int = 1, other: int = 2, argument: str = "codec"
+) -> str:
+    """Return what reads two classes the one for the other, as the argument is written.
+
+    Examples
+    --------
+    >>> suggest_exchanged(LabelCodec.parse("0,1,2"))
+    "codec=LabelCodec.parse('0,2,1')"
+    """
+    turned = {one: other, other: one}
+    indices = (turned.get(index, index) for index in range(codec.n_classes))
+    values = ",".join(str(codec.raw_values.get(index, index)) for index in indices)
+    return f"{argument}=LabelCodec.parse('{values}')"
 
 
 def _class_index(text: str) -> int:

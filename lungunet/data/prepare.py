@@ -18,13 +18,16 @@ from lungunet.data.codec import (
     IGNORE,
     LUNG_CODEC,
     LabelCodec,
+    find_sides,
     is_lung,
     is_smeared,
+    lie_swapped,
     looks_inverted,
     say_no_lung,
     suggest_codec,
     suggest_codecs,
     tell_inverted,
+    tell_swapped,
 )
 from lungunet.data.contract import resize_classes
 from lungunet.data.ct import read_mask, write_image, write_mask
@@ -275,7 +278,8 @@ def survey_pairs(
 ) -> SplitRecord:
     """Read every pair once, and record what the files hold: dtypes, sizes, and how much lung.
 
-    Asked to, it warns where most masks have lung where background lies.
+    Asked to, it warns where most masks have lung where background lies, and where classes named
+    left and right lie on the other side.
     """
     if not pairs:
         raise SplitError("no pairs to read. Check the folders.")
@@ -285,6 +289,7 @@ def survey_pairs(
     values: set[int] = set()
     smeared = ""
     empty, inverted, share = 0, 0, 0.0
+    sides, swapped = find_sides(codec), []
     for pair in progress(pairs, desc="read", total=len(pairs)):
         try:
             image, classes = read_pair(pair, codec)
@@ -301,6 +306,8 @@ def survey_pairs(
         lung = float(is_lung(classes).mean())
         empty += lung == 0
         inverted += looks_inverted(classes)
+        if sides is not None and lie_swapped(classes, *sides):
+            swapped.append(pair.name)
         share += lung
     if problems:
         text = f"{len(problems)} of {len(pairs)} pairs are wrong:\n  {listed(problems)}"
@@ -313,8 +320,12 @@ def survey_pairs(
                 "If slices and masks are swapped, swap them."
             )
         raise DataError(text)
-    if warn and (text := tell_inverted(inverted, len(pairs) - empty, codec)):
-        warnings.warn(text, LungUNetWarning, stacklevel=3)
+    for text in (
+        tell_inverted(inverted, len(pairs) - empty, codec),
+        tell_swapped(swapped, len(pairs), codec),
+    ):
+        if warn and text:
+            warnings.warn(text, LungUNetWarning, stacklevel=3)
     return SplitRecord(
         dtypes=dict(sorted(dtypes.items())),
         sizes=dict(sorted(sizes.items())),

@@ -14,6 +14,7 @@ from lungunet.data.codec import (
     LabelCodec,
     looks_inverted,
     say_no_lung,
+    suggest_exchanged,
     tell_inverted,
 )
 from lungunet.data.ct import read_header, read_image, write_picture
@@ -123,14 +124,15 @@ def evaluate(
         rules = {NOTHING: rules[NOTHING]}
     scored: dict[str, list[CaseScore]] = {name: [] for name in (*rivals, *rules)}
     remarks = say_other_names(predictor.codec, codec)
-    inverted = 0
+    inverted_truth = inverted_masks = 0
     matched = zip(pairs, predictor.predict_files(images), strict=True)
     for pair, prediction in progress(matched, desc="evaluate", total=len(pairs)):
         image, truth = read_pair(pair, codec)
-        inverted += looks_inverted(truth)
         patient = pair.name if patients is None else str(patients[pair.name])
         score = partial(score_case, pair.name, patient=patient)
         classes = match_classes(_on_grid(prediction, truth, pair), predictor.codec, codec)
+        inverted_truth += looks_inverted(truth)
+        inverted_masks += looks_inverted(classes)
         case = score(truth, classes, n_classes=codec.n_classes)
         if prediction.segmented is not None:
             case = replace(
@@ -163,10 +165,38 @@ def evaluate(
     with_lung = sum(case.truth_px > 0 for case in cases)
     if not with_lung:
         remarks.append(f"the truth: {say_no_lung(len(cases), codec)}")
-    elif swapped := tell_inverted(inverted, with_lung, codec):
+    elif swapped := tell_inverted(inverted_truth, with_lung, codec):
         remarks.append(f"the truth: {swapped}")
+    if isinstance(predictor, MaskFolder):
+        drawn = sum(bool(case.counts[:, 1:].any()) for case in cases)
+        of_masks = predictor.codec
+        if swapped := tell_inverted(inverted_masks, drawn, of_masks, argument="mask_codec"):
+            remarks.append(f"the masks: {swapped}")
+    remarks += _say_exchanged(cases, codec, predictor)
     others = {name: ScoreCard(tuple(each), ("background", "lung")) for name, each in scored.items()}
     return ScoreCard(tuple(cases), codec.names, others, tuple(remarks), temperature=temperature)
+
+
+def _say_exchanged(cases: Sequence[CaseScore], codec: LabelCodec, predictor: Predicts) -> list[str]:
+    """Say that of two classes beside background each is mostly called the other one."""
+    if codec.n_classes != 3:
+        return []
+
+    def crossed(counts: np.ndarray) -> bool:
+        return bool(counts[1, 2] + counts[2, 1] > counts[1, 1] + counts[2, 2])
+
+    if not crossed(np.sum([case.counts for case in cases], axis=0)):
+        return []
+    _, one, other = codec.names
+    fix = f"{suggest_exchanged(codec)} for the truth"
+    if isinstance(predictor, MaskFolder):
+        of_masks = suggest_exchanged(predictor.codec, argument="mask_codec")
+        fix = f"{of_masks} for the masks, or {fix}"
+    return [
+        f"{one} and {other} are exchanged between truth and mask in "
+        f"{sum(crossed(case.counts) for case in cases)} of {counted(len(cases), 'slice')}. What "
+        f"reads the wrong ones right is {fix}"
+    ]
 
 
 def _refuse_unfit(predictors: Mapping[str, Predicts], images: Sequence[Path]) -> str:

@@ -11,7 +11,16 @@ from typing import Any, Literal
 import numpy as np
 
 from lungunet.data import tiff
-from lungunet.data.codec import IGNORE, LabelCodec, is_lung, is_smeared, suggest_codec
+from lungunet.data.codec import (
+    IGNORE,
+    LabelCodec,
+    find_sides,
+    is_lung,
+    is_smeared,
+    lie_swapped,
+    suggest_codec,
+    suggest_exchanged,
+)
 from lungunet.data.ct import SLICE_DTYPES, read_header, read_image, read_mask
 from lungunet.data.hu import judge_hu
 from lungunet.data.manifest import Pair
@@ -28,6 +37,7 @@ Kind = Literal[
     "mask-coding",  # raw values that the codec does not know: {0, 1} for {0, 255}
     "mask-smeared",  # many values near the known ones: JPEG, anti-aliasing
     "mask-inverted",
+    "mask-sides",  # classes named left and right lie on the other side
     "mask-colour",
     "mask-palette",
     "mask-empty",
@@ -116,7 +126,8 @@ def check_mask(path: Path, codec: LabelCodec) -> tuple[np.ndarray | None, list[V
         return None, [check_coding(raw, codec, str(path))]
     except DataError as err:
         return None, [Verdict("error", "mask-coding", str(err))]
-    return classes, _check_share(is_lung(classes)[classes != IGNORE], str(path))
+    verdicts = _check_share(is_lung(classes)[classes != IGNORE], str(path))
+    return classes, verdicts + _check_sides(classes, codec, str(path))
 
 
 def check_coding(raw: np.ndarray, codec: LabelCodec, where: str) -> Verdict:
@@ -148,6 +159,20 @@ def _check_share(lung: np.ndarray, where: str) -> list[Verdict]:
         text = f"{where}: every pixel is lung. Draw it again, or drop the pair."
         return [Verdict("error", "mask-full", text)]
     return []
+
+
+def _check_sides(classes: np.ndarray, codec: LabelCodec, where: str) -> list[Verdict]:
+    """Find out whether classes named left and right lie on the other side of the patient."""
+    sides = find_sides(codec)
+    if sides is None or not lie_swapped(classes, *sides):
+        return []
+    left, right = (codec.names[side] for side in sides)
+    fix = suggest_exchanged(codec, one=sides[0], other=sides[1])
+    text = (
+        f"{where}: {left} lies on the patient's right and {right} on the left. Exchange them; if "
+        f"all are so, split again with {fix}."
+    )
+    return [Verdict("warning", "mask-sides", text)]
 
 
 def check_inverted(

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from lungunet.data.codec import IGNORE, LabelCodec, is_lung, say_no_lung
+from lungunet.data.codec import (
+    IGNORE,
+    LabelCodec,
+    is_lung,
+    looks_inverted,
+    say_no_lung,
+    suggest_exchanged,
+    tell_inverted,
+)
 from lungunet.data.ct import SUFFIXES, write_picture
 from lungunet.data.files import refuse_existing
 from lungunet.data.hu import require_hu
@@ -112,6 +120,8 @@ class _Source:
 class _Found:
     """What has come out so far; lists hold names of scans."""
 
+    inverted_truth: int = 0
+    inverted_masks: int = 0
     cases: list[CaseScore] = field(default_factory=list)
     regions: dict[str, list[CaseScore]] = field(default_factory=lambda: defaultdict(list))
     baselines: dict[str, list[CaseScore]] = field(default_factory=dict)
@@ -253,8 +263,16 @@ def evaluate_scans(
         raise DataError(
             f"no scan could be scored:\n  {listed(found.failed)}\nMend them.", where=scans
         )
-    if not any(case.truth_px for case in found.cases):
+    with_lung = sum(case.truth_px > 0 for case in found.cases)
+    if not with_lung:
         found.remarks.append(f"the truth: {say_no_lung(len(found.cases), codec)}")
+    elif inverted := tell_inverted(found.inverted_truth, with_lung, codec):
+        found.remarks.append(f"the truth: {inverted}")
+    if _is_masks(model):
+        drawn = sum(bool(case.counts[:, 1:].any()) for case in found.cases)
+        of_masks = source.codec
+        if inverted := tell_inverted(found.inverted_masks, drawn, of_masks, argument="mask_codec"):
+            found.remarks.append(f"the masks: {inverted}")
     found.remarks += say_other_names(source.codec, codec)
     found.remarks += _remarks(found, pairs, codec, source)
     for name, by in seen.items():
@@ -416,6 +434,8 @@ def _score(
         for name, other in rivals.items()
     }
     found.cases.append(case)
+    found.inverted_truth += looks_inverted(truth)
+    found.inverted_masks += looks_inverted(pred)
     for name, region in regions.items():
         found.regions[name].append(region)
     for names, applies in (
@@ -563,20 +583,15 @@ def _remarks(
     if codec.n_classes > 2 and not _could_tell(codec, source):
         yield "the masks do not tell regions apart as the truth does: lungs are scored as a whole"
     if found.swapped:
-        fix = f"codec={_exchanged(codec)} for the truth"
+        fix = f"{suggest_exchanged(codec)} for the truth"
         if not source.tells_sides:
-            fix = f"mask_codec={_exchanged(source.codec)} for the masks, or {fix}"
+            of_masks = suggest_exchanged(source.codec, argument="mask_codec")
+            fix = f"{of_masks} for the masks, or {fix}"
         yield (
             f"left and right are exchanged between truth and mask in {len(found.swapped)} of "
             f"{counted(total, 'scan')}: {_list(found.swapped)}. What reads the wrong ones right is "
             f"{fix}"
         )
-
-
-def _exchanged(codec: LabelCodec) -> str:
-    """Return how masks are read with the left lung for the right one."""
-    background, one, other = (codec.raw_values.get(index, index) for index in range(3))
-    return f"LabelCodec.parse('{background},{other},{one}')"
 
 
 def _list(names: list[str]) -> str:

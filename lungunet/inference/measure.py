@@ -13,7 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lungunet.data.codec import IGNORE, LabelCodec
+from lungunet.data.codec import (
+    IGNORE,
+    LabelCodec,
+    lie_swapped,
+    looks_inverted,
+    suggest_exchanged,
+    tell_inverted,
+)
 from lungunet.data.ct import read_image, read_mask
 from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, refuse_no_numbers, require_hu
@@ -274,6 +281,7 @@ class MeasuredFile:
         :func:`check_volume`
     noted : whether the folder of the masks says how they are coded, as :func:`predict_scans` leaves
         it; else somebody said so, or it was guessed
+    inverted : whether lung lies on most of the picture and of its margin, as background does
     """
 
     name: str
@@ -284,6 +292,7 @@ class MeasuredFile:
     untold: bool = False
     no_chest: str = ""
     noted: bool = False
+    inverted: bool = False
 
 
 def measure_files(
@@ -371,6 +380,7 @@ def measure_files(
     swapped: list[str] = []
     untold: list[str] = []
     without: list[str] = []
+    inverted = with_lung = 0
     try:
         for name, pair in progress(pairs.items(), desc="measure", total=len(pairs)):
             try:
@@ -381,12 +391,16 @@ def measure_files(
             rows += file.rows
             swapped += [name] * file.swapped
             untold += [name] * file.untold
+            inverted += file.inverted
+            with_lung += file.rows[0].area_px > 0
             if file.no_chest:
                 without.append(f"{name}: {file.no_chest}")
             yield replace(file, codec=noted or codec, noted=noted is not None)
     finally:
         if rows and out is not None:
             write_measurements(out, rows)
+    if text := tell_inverted(inverted, with_lung, codec):
+        warnings.warn(f"{masks}: {text}", LungUNetWarning, stacklevel=2)
     if swapped:
         _warn_of_swapped(swapped, len(pairs), codec)
     if untold:
@@ -507,7 +521,7 @@ def _measure_image(
     if lungs is not None and is_told(lungs):
         rows.append(measured(lungs == LEFT, region="left lung"))
         rows.append(measured(lungs == RIGHT, region="right lung"))
-    return _measured_file(name, codec, rows, lungs)
+    return replace(_measured_file(name, codec, rows, lungs), inverted=looks_inverted(classes))
 
 
 def _measure_scan(
@@ -528,7 +542,8 @@ def _measure_scan(
     no_chest = tell_no_chest(scan.array, classes, spacing_mm=scan.spacing_mm)
     if no_chest:
         measured = without_volume(measured)
-    return replace(_measured_file(name, codec, measured.rows, lungs), no_chest=no_chest)
+    file = _measured_file(name, codec, measured.rows, lungs)
+    return replace(file, no_chest=no_chest, inverted=looks_inverted(classes))
 
 
 def _measured_file(
@@ -538,28 +553,18 @@ def _measured_file(
         name,
         codec,
         tuple(rows),
-        swapped=codec.n_classes == 3 and lungs is not None and _lie_swapped(lungs),
+        swapped=codec.n_classes == 3 and lungs is not None and lie_swapped(lungs, LEFT, RIGHT),
         untold=lungs is not None and not is_told(lungs),
     )
 
 
-def _lie_swapped(classes: np.ndarray) -> bool:
-    """Whether the left lung lies on the patient's right of the right one: at smaller columns."""
-    columns = np.arange(classes.shape[-1])
-    across = tuple(range(classes.ndim - 1))
-    left, right = ((classes == side).sum(axis=across) for side in (LEFT, RIGHT))
-    if not (left.any() and right.any()):
-        return False  # a lung that stands alone may lie anywhere
-    return bool(np.average(columns, weights=left) < np.average(columns, weights=right))
-
-
 def _warn_of_swapped(names: list[str], total: int, codec: LabelCodec) -> None:
-    background, left, right = (codec.raw_values.get(index, index) for index in range(3))
+    _, left, right = (codec.raw_values.get(index, index) for index in range(3))
     warnings.warn(
         f"{listed(names, separator=', ')}: {left} lies on the patient's right and {right} on the "
         f"left in {len(names)} of {counted(total, 'mask')}, so left and right are swapped in the "
         f"table. If {left} is the right lung, read it so: "
-        f"codec=LabelCodec.parse('{background},{right},{left}').",
+        f"{suggest_exchanged(codec)}.",
         LungUNetWarning,
         stacklevel=3,
     )

@@ -105,7 +105,7 @@ class TestSlices:
     def test_a_bad_file_is_skipped_and_named(self, run_cli, tmp_path) -> None:
         for name, value in (("a", 255), ("b", 7)):
             lungunet.write_image(tmp_path / f"i/{name}.tif", np.resize(HU, (4, 5)))
-            lungunet.write_mask(tmp_path / f"m/{name}.png", np.full((4, 5), value, np.uint8))
+            lungunet.write_mask(tmp_path / f"m/{name}.png", np.resize(np.uint8([0, value]), (4, 5)))
         out = tmp_path / "m.csv"
         done = run_cli("measure", tmp_path / "i", tmp_path / "m", "--out", out)
         assert done.code == 1

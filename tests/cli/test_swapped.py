@@ -10,7 +10,7 @@ from lungunet.data.manifest import Pair, read_manifest, render_manifest
 from lungunet.data.split import SPLITS
 from lungunet.phantom.phantom import phantom_slice
 from lungunet.volumes.grid import Grid
-from lungunet.volumes.volume import Volume, write_volume
+from lungunet.volumes.volume import Volume, read_volume, write_volume
 
 NO_CT = "0, 255 and nothing else: a mask, no CT slice"
 NO_MASK = "as CT has and no mask"
@@ -149,6 +149,71 @@ class TestLungAndBackground:
             assert (f"\nthe truth: {len(list(masks.iterdir()))} of" in done.out) == said
             assert (self.FIX in done.out) == said
 
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    def test_measure(self, run_cli, phantoms, inverted, tmp_path: Path) -> None:
+        images, masks = phantoms
+        for folder, said in ((inverted, True), (masks, False)):
+            out = tmp_path / f"{folder.name}.csv"
+            done = run_cli("measure", images, folder, "--out", out)
+            assert (done.code, done.err.count(self.SAID), self.FIX in done.err) == (0, said, said)
+
+    def test_masks_in_place_of_a_model(self, run_cli, data, phantoms, inverted) -> None:
+        for folder, said in ((inverted, True), (phantoms[1], False)):
+            done = run_cli("evaluate", folder, data)
+            assert (done.code, self.SAID in done.out) == (0, said)
+            assert ("\nthe masks: " in done.out) == said
+            assert ("pass --mask-labels 255,0." in done.out) == said
+            assert "the truth: " not in done.out
+
+
+class TestLeftAndRight:
+    NAMED = ("--labels", "0,1,2", "--label-names", "background,left,right")
+    SAID = "left lies on the patient's right and right on the left"
+
+    @pytest.fixture(autouse=True)
+    def sides(self, phantoms, tmp_path: Path) -> None:
+        """Masks with 1 in the left lung, and others with 2 there."""
+        for path in phantoms[1].glob("*.png"):
+            mask = (read_mask(path) > 0).astype(np.uint8)
+            mask[:, : mask.shape[1] // 2] *= 2  # the patient's right
+            write_mask(tmp_path / "truth" / path.name, mask)
+            write_mask(tmp_path / "turned" / path.name, (3 - mask) * (mask > 0))
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    @pytest.mark.parametrize("verb", [("split",), ("prepare", "--size", 32)])
+    def test_names_the_wrong_way_round(self, run_cli, phantoms, tmp_path: Path, verb) -> None:
+        verb, *more = verb
+        for number, (folder, named, said) in enumerate(
+            (
+                ("turned", self.NAMED, True),
+                ("truth", self.NAMED, False),
+                ("turned", ("--labels", "0,2,1", *self.NAMED[2:]), False),
+                ("turned", (*self.NAMED[:3], "background,right lung,left lung"), False),
+                ("turned", self.NAMED[:2], False),
+            )
+        ):
+            data = tmp_path / f"{number}"
+            done = run_cli(verb, phantoms[0], tmp_path / folder, data, *named, *more)
+            assert (done.code, done.err.count(self.SAID)) == (0, said)
+            assert ("--labels 0,2,1." in done.err) == said
+            run_cli("audit", data, "--out", tmp_path / f"audit{number}")
+            found = (tmp_path / f"audit{number}" / "findings.csv").read_text()
+            assert ("mask-sides" in found, self.SAID in found) == (said, said)
+
+    def test_masks_in_place_of_a_model(self, run_cli, phantoms, tmp_path: Path) -> None:
+        images, _ = phantoms
+        named, alone = self.NAMED, ("--val", 0, "--test", 1)
+        run_cli("split", images, tmp_path / "truth", tmp_path / "data", *named, *alone)
+        said = "left and right are exchanged between truth and mask in"
+        fix = "--mask-labels 0,2,1 for the masks, or --labels 0,2,1 for the truth"
+        for folder, more, is_said in (
+            ("turned", (), True),
+            ("truth", (), False),
+            ("turned", ("--mask-labels", "0,2,1"), False),
+        ):
+            done = run_cli("evaluate", tmp_path / folder, tmp_path / "data", *more)
+            assert (done.code, said in done.out, fix in done.out) == (0, is_said, is_said)
+
 
 def _has_lung(path: Path) -> bool:
     return bool(read_mask(path).any())
@@ -179,6 +244,23 @@ class TestScans:
             done = run_cli(*verb)
             assert (done.code, said in done.err) == (1, True), done.err
         assert not list(tmp_path.glob("out/**/*.nii*"))
+
+    @pytest.mark.filterwarnings("always::lungunet.LungUNetWarning")
+    def test_lung_as_background(self, run_cli, folders, tmp_path: Path) -> None:
+        scans, masks = folders
+        volume = read_volume(masks / "a.nii.gz")
+        turned = tmp_path / "turned"
+        write_volume(turned / "a.nii.gz", 1 - volume.array, like=volume)
+        said = "1 of 1 mask with lung has it on most of the picture"
+        for folder, is_said in ((turned, True), (masks, False)):
+            done = run_cli("measure", scans, folder, "--out", tmp_path / f"{folder.name}.csv")
+            assert (said in done.err, "pass --labels 1,0" in done.err) == (is_said, is_said)
+            done = run_cli("evaluate", folder, scans, "--truth", masks)
+            assert f"the masks: {said}" in done.out if is_said else said not in done.out
+            assert ("pass --mask-labels 1,0" in done.out) == is_said
+        done = run_cli("evaluate", masks, scans, "--truth", turned)
+        assert f"the truth: {said}" in done.out
+        assert "pass --labels 1,0" in done.out
 
     def test_scans_for_masks(self, run_cli, folders, tmp_path: Path) -> None:
         scans, _ = folders

@@ -589,8 +589,8 @@ class TestInverted:
     @pytest.mark.parametrize(
         ("labels", "threshold", "fix"),
         [
-            ("0,255", None, "pass labels='255,0'."),
-            ("0,1", None, "pass labels='1,0'."),
+            ("0,255", None, "pass codec=LabelCodec.parse('255,0')."),
+            ("0,1", None, "pass codec=LabelCodec.parse('1,0')."),
             ("0,255", 128, "turn the masks around."),
             ("0,1,2", None, "turn the masks around."),
         ],
