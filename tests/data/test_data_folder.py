@@ -312,7 +312,7 @@ class TestLike:
     def test_copies_that_a_review_wrote_pair_as_the_lists_call_slices(
         self, phantoms, tmp_path: Path
     ):
-        """Image and mask lie in folders of each patient, and a rule for names told which is which."""
+        """Image and mask lie in folders of each patient; a rule for names told which is which."""
         cohort, mended = tmp_path / "cohort", tmp_path / "mended"
         for image in sorted(phantoms[0].iterdir()):
             patient, _, number = image.stem.rpartition("-")
