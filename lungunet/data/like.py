@@ -6,9 +6,10 @@ By name, since masks may be mended copies and files may have moved. Reads no ima
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
-from lungunet.data.manifest import Pair, list_named
+from lungunet.data.manifest import Pair, find_images, list_named, name_files
 from lungunet.data.split import (
     SPLITS,
     Split,
@@ -66,6 +67,33 @@ def keep_lists(
     whole = _deal(pairs, owners)
     _check_missing(whole, {name: owners[name] for name in sorted({*owners} - {*pairs})}, folder)
     return ListPlan(whole, [_deal(pairs, owned) for owned in folds], record)
+
+
+def pair_as_listed(images: str | Path, masks: str | Path, folder: str | Path) -> list[Pair]:
+    """Pair masks with the images of a data folder, as its lists call and place these.
+
+    So copies pair that a review called ``p1_slice1``, however ``p1/ct/slice1.tif`` and its mask
+    were told to be paired. Images without a mask are left out.
+
+    Returns
+    -------
+    list of Pair
+        Sorted by name; none where its lists call images by their stems, which says no more than
+        these do, or do not have an image among ``images`` for every mask.
+    """
+    files = [Path(folder) / f"{name}.txt" for name in SPLITS]
+    listed_pairs = [pair for file in files if file.exists() for pair in list_named(file)]
+    if all(pair.name == pair.image.stem for pair in listed_pairs):
+        return []
+    there = {path.resolve(): path for path in find_images(images, but=Path(masks))}
+    image_of = {pair.name: there.get(pair.image.resolve()) for pair in listed_pairs}
+    pairs = []
+    for mask, name in name_files(find_images(masks)).items():
+        image = image_of.get(name)
+        if image is None:
+            return []
+        pairs.append(Pair(image, mask, name))
+    return sorted(pairs, key=attrgetter("name"))
 
 
 def _deal(pairs: Mapping[str, Pair], owners: Mapping[str, str]) -> Split:

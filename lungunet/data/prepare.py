@@ -34,7 +34,7 @@ from lungunet.data.ct import read_mask, write_image, write_mask
 from lungunet.data.dataset import read_pair
 from lungunet.data.exclude import read_excluded, refuse_unknown
 from lungunet.data.files import refuse_existing, refuse_inputs, write_text
-from lungunet.data.like import DRAWN_BY, ListPlan, keep_lists
+from lungunet.data.like import DRAWN_BY, ListPlan, keep_lists, pair_as_listed
 from lungunet.data.made_by import read_lung_codec
 from lungunet.data.manifest import (
     Pair,
@@ -91,7 +91,8 @@ def write_data_folder(
 
     Parameters
     ----------
-    images, masks : folders of slices and of masks, paired by stem
+    images, masks : folders of slices and of masks, paired by stem. With ``config.like``, masks that
+        do not pair so may be called as its lists call the slices, like those that a review mended
     folder : where the lists go
     config : how to split. With folds, ``folder/fold-1`` and so on become data folders of their own,
         with the same test list: what :func:`cross_validate` trains on
@@ -122,7 +123,7 @@ def write_data_folder(
     folder = Path(folder)
     if raw and size is None:
         raise ConfigError("nothing is written anew. Give a size too.", where="raw")
-    pairs = find_pairs(images, masks, names=names)
+    pairs = _pair(images, masks, names, config.like)
     if size is not None:
         made = [folder / "images", folder / "masks"]
         refuse_inputs(made, [Path(images), Path(masks)])
@@ -173,6 +174,17 @@ def write_data_folder(
     for path, text in files.items():
         write_text(path, text)
     return replace(record, counts=count_pairs(lists))
+
+
+def _pair(images: str | Path, masks: str | Path, names: str | None, like: str | None) -> list[Pair]:
+    """Pair by file names; where that fails, by those of the slices in lists that are kept."""
+    try:
+        return find_pairs(images, masks, names=names)
+    except DataError:
+        pairs = [] if like is None else pair_as_listed(images, masks, like)
+        if not pairs:
+            raise
+        return pairs
 
 
 def _find_codec(masks: str | Path, like: str | None) -> LabelCodec:

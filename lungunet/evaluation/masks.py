@@ -1,6 +1,7 @@
 """What can be scored: a model, or the masks that any other tool made, in its place."""
 
 from collections.abc import Iterable, Iterator, Set
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from lungunet.data.names import NameRule
 from lungunet.data.overlay import show_grey
 from lungunet.errors import ConfigError, listed
 from lungunet.inference.predictor import Prediction
+from lungunet.inference.record import identify_source, masks_by_source
 from lungunet.inference.segmenter import Segmented
 
 
@@ -97,6 +99,8 @@ def _as_lung(codec: LabelCodec) -> LabelCodec:
 class MaskFolder:
     """Answers for a slice with the mask in a folder that belongs to it by name.
 
+    Where none does, with the one that was predicted from its file, as the record beside masks says.
+
     Parameters
     ----------
     folder : masks as PNG, TIFF, JPEG or BMP
@@ -152,7 +156,7 @@ class MaskFolder:
         names = [self._called.get(path, path.stem) for path in files]
         self._find_masks(set(names) - self._mask_of.keys())
         for path, name in zip(files, names, strict=True):
-            mask = self._mask_of.get(name)
+            mask = self._mask_of.get(name) or self._predicted_from(path)
             if mask is None:
                 error = (
                     f"{self.folder}: no mask of {name}. Predict it, drop the pair, or "
@@ -162,6 +166,14 @@ class MaskFolder:
                 continue
             classes = self.codec.encode(read_mask(mask), str(mask), argument="mask_codec")
             yield Prediction(path, segmented=Segmented(classes))
+
+    def _predicted_from(self, path: Path) -> Path | None:
+        name = self._by_source and self._by_source.get(identify_source([path]))
+        return self._by_name.get(name) if name else None
+
+    @cached_property
+    def _by_source(self) -> dict[str, str]:
+        return masks_by_source(self.folder)
 
     def _find_masks(self, names: Set[str]) -> None:
         if names:

@@ -26,7 +26,13 @@ from lungunet.data.files import plain, refuse_existing, refuse_inputs, write_csv
 from lungunet.data.hu import HuSurvey, can_hold_hu, guess_hu, refuse_no_numbers, require_hu
 from lungunet.data.kinds import check_kind, check_spacing
 from lungunet.data.made_by import SIDES_CODEC, read_codec
-from lungunet.data.manifest import Pair, find_pairs, refuse_equal_names, require_same_size
+from lungunet.data.manifest import (
+    Pair,
+    find_images,
+    find_pairs,
+    refuse_equal_names,
+    require_same_size,
+)
 from lungunet.errors import (
     ConfigError,
     DataError,
@@ -424,10 +430,29 @@ def measure_files(
 
 def _pair_slices(images: Path, masks: Path, names: str | None) -> dict[str, Pair]:
     if images.is_dir() or masks.is_dir():
-        pairs = find_pairs(images, masks, names=names)
+        try:
+            pairs = find_pairs(images, masks, names=names)
+        except DataError:
+            pairs = _pair_predicted(images, masks) if images.is_dir() and masks.is_dir() else []
+            if not pairs:
+                raise
         refuse_equal_names(pairs)
         return {pair.name: pair for pair in pairs}
     return {images.stem: Pair(images, masks)}
+
+
+def _pair_predicted(images: Path, masks: Path) -> list[Pair]:
+    """Pair all masks of a folder with the files they were predicted from; none where one has none.
+
+    Files without a mask are left out, as the masks that lay among the slices when these were read.
+    """
+    from lungunet.inference.record import identify_source, masks_by_source
+
+    name_of, mask_of = masks_by_source(masks), {path.stem: path for path in find_images(masks)}
+    called = {name_of.get(identify_source([path])): path for path in find_images(images, but=masks)}
+    if not mask_of.keys() <= called.keys():
+        return []
+    return [Pair(called[name], mask, name) for name, mask in sorted(mask_of.items())]
 
 
 def codec_of_lungs(masks: str | Path) -> LabelCodec | None:

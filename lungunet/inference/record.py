@@ -6,6 +6,7 @@ number of masks. Knows no model but by its hash, and nothing of what a mask look
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from typing import IO, Any, NamedTuple, Self
 
 from lungunet.data.files import plain, replacing, write_csv
 from lungunet.data.made_by import FILE, FORMAT, parse_head
-from lungunet.data.manifest import list_records
+from lungunet.data.manifest import find_records, list_records
 from lungunet.errors import ConfigError, DataError, listed
 from lungunet.inference.measure import COLUMNS, Measurement
 from lungunet.inference.quality import TRIAGE_COLUMNS, Plausibility, triage_row
@@ -491,3 +492,15 @@ def identify_source(files: Sequence[Path]) -> str:
         except OSError:  # said where it is read
             found.update(b"?")
     return found.hexdigest()[:16]
+
+
+def masks_by_source(folder: Path) -> dict[str, str]:
+    """Return the names of masks in a folder by what :func:`identify_source` says of their images.
+
+    None of files that are alike, and none where nothing was predicted into the folder.
+    """
+    rows = Rows()
+    for path in find_records(folder):
+        rows.take_over(path)
+    sources = Counter(row.source for row in rows.masks.values())
+    return {row.source: name for name, row in rows.masks.items() if sources[row.source] == 1}

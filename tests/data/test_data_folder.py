@@ -309,6 +309,30 @@ class TestLike:
         again = SplitConfig(like=str(tmp_path / "e"))
         assert write_data_folder(*phantoms, tmp_path / "f", config=again) == record
 
+    def test_copies_that_a_review_wrote_pair_as_the_lists_call_slices(
+        self, phantoms, tmp_path: Path
+    ):
+        """Image and mask lie in folders of each patient; a rule for names told which is which."""
+        cohort, mended = tmp_path / "cohort", tmp_path / "mended"
+        for image in sorted(phantoms[0].iterdir()):
+            patient, _, number = image.stem.rpartition("-")
+            mask = phantoms[1] / f"{image.stem}.png"
+            for file, kind in ((image, "img"), (mask, "gt")):
+                copy = cohort / patient / kind / f"{number}{file.suffix}"
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+            mended.mkdir(exist_ok=True)
+            shutil.copy(mask, mended / f"{patient}_{number}.png")
+        write_data_folder(cohort, cohort, tmp_path / "d", config=GROUPED, names="img/*=gt/*")
+        config = SplitConfig(like=str(tmp_path / "d"))
+        write_data_folder(cohort, mended, tmp_path / "e", config=config)
+        old, new = (lungunet.read_split(tmp_path / name) for name in "de")
+        assert [(p.image, p.name) for p in new.train] == [(p.image, p.name) for p in old.train]
+        assert {(p.mask.parent, p.mask.stem == p.name) for p in new.test} == {(mended, True)}
+        (mended / "strange.png").write_bytes((mended / f"{new.test[0].name}.png").read_bytes())
+        with pytest.raises(DataError, match=r"cohort and \S+mended do not pair up"):
+            write_data_folder(cohort, mended, tmp_path / "f", config=config)
+
     def test_of_slices_written_anew(self, phantoms, drawn: Path, tmp_path: Path):
         config = SplitConfig(like=str(drawn))
         write_data_folder(*phantoms, tmp_path / "small", config=config, size=32)

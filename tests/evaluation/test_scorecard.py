@@ -28,6 +28,7 @@ from lungunet import (
     evaluate,
     evaluate_list,
 )
+from lungunet.data.manifest import RECORD
 from lungunet.data.seen import digest_hu, read_seen
 from lungunet.evaluation.evaluate import save_pictures
 from lungunet.evaluation.scorecard import Difference, ScoreCard, score_case, verdict
@@ -446,6 +447,23 @@ class TestMaskFolder:
         assert (tmp_path / "m" / "overlays").is_dir()
         card = evaluate(MaskFolder(tmp_path / "m"), split.test, baselines=False)
         assert len(card.cases) == len(split.test)
+
+    def test_masks_are_found_by_the_files_that_they_were_predicted_from(
+        self, run: Path, split: lungunet.Split, tmp_path: Path
+    ) -> None:
+        """Where a folder is predicted, names come of all that lies in it, not of a list."""
+        images = [pair.image for pair in split.test]
+        list(lungunet.predict_slices(Predictor.load(run), images, tmp_path / "m"))
+        pairs = [replace(pair, name=f"other{n}") for n, pair in enumerate(split.test)]
+        cards = [
+            evaluate(MaskFolder(tmp_path / "m", slices=some), some, baselines=False)
+            for some in (split.test, pairs)
+        ]
+        for ours, theirs in zip(cards[0].cases, cards[1].cases, strict=True):
+            np.testing.assert_array_equal(ours.counts, theirs.counts)
+        (tmp_path / "m" / RECORD).unlink()
+        with pytest.raises(DataError, match=r"no mask of other0\."):
+            evaluate(MaskFolder(tmp_path / "m", slices=pairs), pairs, baselines=False)
 
     def test_masks_that_are_called_otherwise(self, case, tmp_path: Path) -> None:
         pairs, truths, _ = case

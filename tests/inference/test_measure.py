@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import regionprops
 
+import lungunet
 from lungunet import (
     ConfigError,
     DataError,
@@ -356,3 +357,21 @@ class TestMeasureFiles:
         (tmp_path / "scan.nii").touch()
         with pytest.raises(ConfigError, match=r"^spacing_mm: for slices, these are volumes"):
             next(measure_files(tmp_path / "scan.nii", tmp_path / "mask.nii", spacing_mm=(1, 1)))
+
+
+def test_masks_pair_with_the_files_that_they_were_predicted_from(phantoms, tmp_path: Path) -> None:
+    """Masks that lie among the slices have no mask of their own: by names not all pair up."""
+    for image in sorted(phantoms[0].iterdir())[:2]:
+        mask = phantoms[1] / f"{image.stem}.png"
+        for file, kind in ((image, "img"), (mask, "gt")):
+            copy = tmp_path / "cohort" / image.stem / kind / f"1{file.suffix}"
+            copy.parent.mkdir(parents=True)
+            copy.write_bytes(file.read_bytes())
+    model = lungunet.Predictor.load("lungs")
+    list(lungunet.predict_slices(model, tmp_path / "cohort", tmp_path / "m"))
+    found = [file.name for file in lungunet.measure_files(tmp_path / "cohort", tmp_path / "m")]
+    assert found == sorted(path.stem for path in (tmp_path / "m").glob("*_img_1.png"))
+    assert len(found) == 2
+    (tmp_path / "m" / "predicted.jsonl").unlink()
+    with pytest.raises(lungunet.DataError, match="do not pair up"):
+        list(lungunet.measure_files(tmp_path / "cohort", tmp_path / "m"))
