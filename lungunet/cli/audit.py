@@ -1,6 +1,5 @@
 """``lungunet audit``: whether files and masks can be trusted, worst first."""
 
-import math
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +31,10 @@ def audit(
         ),
     ] = 0,
     pictures: Annotated[
-        int, typer.Option(help="Draw so many of the most doubtful masks, of those with a score.")
+        int,
+        typer.Option(
+            help="Draw so many of the most doubtful masks, of those with a score of 0.01 and above."
+        ),
     ] = 20,
     labels: Annotated[
         str, typer.Option(help="Raw mask values in class order; auto is what split.json says.")
@@ -86,7 +88,7 @@ def _show(result: "Audit", data: Path, out: Path, labels: tuple[object, ...]) ->
     voices = [f"{result.folds} models"] * heard + ["the threshold rule"] * result.hears_rule
     by = " and ".join(voices) or "nobody: see rule-unheard above"
     clear = sum(suspect.score >= _CLEAR for suspect in doubtful)
-    console.say(f"\nmasks, most doubtful first, by {by}: {len(doubtful)} with a score")
+    console.say(f"\nmasks, most doubtful first, by {by}: {len(doubtful)} with 0.01 and above")
     if heard:
         console.say(f"the models reach {result.agreement}")
     _show_ranking(doubtful[:_SHOWN])
@@ -131,7 +133,9 @@ def _show_findings(result: "Audit") -> None:
 def _show_ranking(suspects: "list[Suspect]") -> None:
     rows = []
     for suspect in suspects:
-        score = math.floor(100 * suspect.score + 1e-6) / 100  # what is 0.196 is not 0.2 and above
+        score = round(suspect.score, 2)
+        if suspect.score < _CLEAR <= score:  # what is 0.196 is not 0.2 and above
+            score = _CLEAR - 0.01
         reasons = "; ".join(suspect.reasons[:_REASONS_SHOWN])
         rows.append((f"{score:.2f}", suspect.list, suspect.pair.name, reasons))
     console.show_columns(rows)

@@ -39,11 +39,11 @@ def patients_of(data: Path) -> dict[str, set[str]]:
 
 
 def test_no_score_below_the_bound_is_shown_as_the_bound(capsys) -> None:
-    scores = (0.2, 0.1996, 0.29, 0.0)
+    scores = (0.2, 0.1996, 0.196, 0.287, 0.0)
     pair = lungunet.Pair("a.tif")
     show_ranking([SimpleNamespace(pair=pair, score=s, list="val", reasons=()) for s in scores])
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == ["0.20", "0.19", "0.29", "0.00"]
+    assert shown == ["0.20", "0.19", "0.19", "0.29", "0.00"]
 
 
 class TestGuard:
