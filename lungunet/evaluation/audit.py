@@ -55,8 +55,8 @@ _DOUBTFUL = 0.005  # lower scores round to 0.00
 # Right masks are allowed to differ from models by 8 % along their edges: of models with less than
 # this every second one would be doubted by its edges alone.
 _TAUGHT_IOU = 0.92
-# Of a rule that sees the lung the median is 0.85 and more, of ill lungs too, and half of that where
-# every mask lacks a lung; of one that was given grey for HU it is 0.0.
+# Of a rule that sees the lung the median is 0.85 and more, of ill lungs too, and 0.44 where every
+# mask lacks a lung; of one that was given grey for HU it is 0.0.
 _SEEING_IOU, _ENOUGH = 0.3, 10
 _INVERTED = "lung is drawn as background, and background as lung"
 _ROWS = 5  # pairs on a sheet
@@ -230,7 +230,7 @@ def audit(
     folds : train so many small models, each judges the pairs that it did not see; 0 asks the
         threshold rule alone. Pairs of one patient (split.json) and near-twins stay in one fold.
         Models that have learnt too little have no say: a warning tells so, see :class:`Audit`.
-        Nor has a rule that agrees with hardly any mask: a finding tells so
+        Nor has a rule that agrees with hardly any mask of 8-bit slices: a finding tells so
     out : folder to save the audit in; made before any work, and gone again where that comes to
         nothing. In a run folder, the run's report is written anew. None saves nothing
     pictures : as for :meth:`Audit.save`

@@ -9,6 +9,7 @@ import numpy as np
 
 from lungunet.data.codec import IGNORE, LUNG_CODEC, LabelCodec
 from lungunet.data.ct import read_mask
+from lungunet.data.kinds import as_list
 from lungunet.data.manifest import (
     Pair,
     find_images,
@@ -152,7 +153,7 @@ class MaskFolder:
         self, paths: str | Path | Iterable[str | Path], *, batch_size: int = 8
     ) -> Iterator[Prediction]:
         """Yield the mask of each file, in order, as classes alone."""
-        files = list(map(Path, [paths] if isinstance(paths, str | Path) else paths))
+        files = list(map(Path, as_list(paths)))
         names = [self._called.get(path, path.stem) for path in files]
         self._find_masks(set(names) - self._mask_of.keys())
         for path, name in zip(files, names, strict=True):
